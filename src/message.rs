@@ -1,0 +1,573 @@
+//! The envelope: a line to a typed message, and a typed message to a line.
+//!
+//! **Thread:** `rpc-read` parses, `rpc-write` encodes.
+//! **Owns:** the knowledge of JSON-RPC, JSON and base64; no other file has it.
+//! **Never:** reads, writes or waits; and never fails on what a client sends: a line that is no
+//! request becomes [`ClientMessage::Invalid`], which says why.
+//!
+//! Params are parsed by borrowing from the line, and `deltaBase64` is decoded from it directly.
+//! Deltas are framed by hand, because that is ten times as fast as a serializer and they are nearly
+//! all bytes there are; everything else goes through serde.
+
+use std::borrow::Cow;
+use std::io::Write as _;
+
+use serde::de::{Deserialize, Deserializer};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::value::RawValue;
+
+use crate::protocol::{
+    Collected, Exited, OutputDelta, Reply, Request, RequestId, RpcError, ServerMessage, SpawnFailure, code,
+    notification,
+};
+
+/// A line of the client, understood.
+#[derive(Debug, PartialEq)]
+pub(crate) enum ClientMessage {
+    Request {
+        id: RequestId,
+        request: Request,
+    },
+    /// Nothing to do and nothing to answer.
+    Notification,
+    /// To be answered with this error.
+    Invalid {
+        id: Option<RequestId>,
+        error: RpcError,
+    },
+}
+
+/// What `parse` makes of a line.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    pub(crate) message: ClientMessage,
+    /// Whether the message carried `"jsonrpc":"2.0"`; `None` where the line was no JSON object.
+    pub(crate) jsonrpc: Option<bool>,
+}
+
+#[derive(serde::Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    jsonrpc: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    method: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    error: Option<&'a RawValue>,
+}
+
+/// Keeps a `null` apart from a member that is not there.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Understands one line, without its end.
+pub(crate) fn parse(line: &[u8]) -> Parsed {
+    let (jsonrpc, result) = match envelope(line) {
+        Ok(envelope) => {
+            let jsonrpc = envelope.jsonrpc.is_some_and(|v| v.get() == "\"2.0\"");
+            (Some(jsonrpc), message(&envelope))
+        }
+        Err(error) => (None, Err((None, error))),
+    };
+    Parsed {
+        message: result.unwrap_or_else(|(id, error)| ClientMessage::Invalid { id, error }),
+        jsonrpc,
+    }
+}
+
+fn envelope(line: &[u8]) -> Result<Envelope<'_>, RpcError> {
+    let text = str::from_utf8(line).map_err(|e| {
+        RpcError::new(
+            code::PARSE_ERROR,
+            format!("the line is not UTF-8: invalid byte at position {}", e.valid_up_to()),
+        )
+    })?;
+    // A derived struct would take an array for its members in order; only an object is a message.
+    if text.trim_start().starts_with('{') {
+        match serde_json::from_str(text) {
+            Ok(envelope) => return Ok(envelope),
+            Err(e) if e.is_data() && is_json(text) => {
+                return Err(RpcError::invalid_request(format!("not a JSON-RPC request: {e}")));
+            }
+            Err(e) if e.is_data() => {}
+            Err(e) => return Err(RpcError::new(code::PARSE_ERROR, format!("the line is not JSON: {e}"))),
+        }
+    }
+    match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        Err(e) => Err(RpcError::new(code::PARSE_ERROR, format!("the line is not JSON: {e}"))),
+        Ok(_) if text.trim_start().starts_with('[') => Err(RpcError::invalid_request(
+            "batches are not supported: send one request a line",
+        )),
+        Ok(_) => Err(RpcError::invalid_request("a request must be a JSON object")),
+    }
+}
+
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+}
+
+type Refusal = (Option<RequestId>, RpcError);
+
+fn message(envelope: &Envelope<'_>) -> Result<ClientMessage, Refusal> {
+    let id = match envelope.id {
+        None => None,
+        Some(raw) => match request_id(raw.get()) {
+            Some(id) => Some(id),
+            None => {
+                return Err((
+                    None,
+                    RpcError::invalid_request("id must be a string or an integer of 64 bits"),
+                ));
+            }
+        },
+    };
+    let Some(method) = envelope.method else {
+        let error = if envelope.result.is_some() || envelope.error.is_some() {
+            "a response, but this server sends no requests"
+        } else {
+            "the message has no method"
+        };
+        return Err((id, RpcError::invalid_request(error)));
+    };
+    let Ok(method) = serde_json::from_str::<Cow<'_, str>>(method.get()) else {
+        return Err((id, RpcError::invalid_request("method must be a string")));
+    };
+    let Some(id) = id else {
+        // No method of ours is a notification that asks for anything: `initialized` is accepted and
+        // ignored, unknown ones are ignored, and a request without an id asks for no answer.
+        if method != "initialized" {
+            log::debug!("ignored the notification {method:?}");
+        }
+        return Ok(ClientMessage::Notification);
+    };
+    match request(&method, envelope.params) {
+        Ok(request) => Ok(ClientMessage::Request { id, request }),
+        Err(error) => Err((Some(id), error)),
+    }
+}
+
+fn request_id(text: &str) -> Option<RequestId> {
+    if text.starts_with('"') {
+        return serde_json::from_str(text).ok().map(RequestId::Text);
+    }
+    if let Ok(n) = serde_json::from_str(text) {
+        return Some(RequestId::Signed(n));
+    }
+    serde_json::from_str(text).ok().map(RequestId::Unsigned)
+}
+
+fn request(method: &str, raw: Option<&RawValue>) -> Result<Request, RpcError> {
+    Ok(match method {
+        "process/writeStdin" => Request::WriteStdin(params(method, raw)?),
+        "process/spawn" => Request::Spawn(params(method, raw)?),
+        "process/kill" => Request::Kill(params(method, raw)?),
+        "process/resizePty" => Request::ResizePty(params(method, raw)?),
+        "process/list" => {
+            params::<NoParams>(method, raw)?;
+            Request::List
+        }
+        "initialize" => Request::Initialize(params(method, raw)?),
+        _ => {
+            return Err(RpcError::new(
+                code::METHOD_NOT_FOUND,
+                format!("unknown method {method:?}"),
+            ));
+        }
+    })
+}
+
+#[derive(serde::Deserialize)]
+struct NoParams {}
+
+fn params<'a, T: Deserialize<'a>>(method: &str, raw: Option<&'a RawValue>) -> Result<T, RpcError> {
+    let text = raw.map_or("{}", RawValue::get);
+    if !text.starts_with('{') {
+        return Err(RpcError::invalid_params(format!("{method}: params must be an object")));
+    }
+    serde_json::from_str(text).map_err(|_| {
+        // Only a request that failed pays for finding out which member it was.
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let error = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+            Ok(_) => return RpcError::invalid_params(format!("{method}: malformed params")),
+            Err(error) => error,
+        };
+        let path = error.path().to_string();
+        let reason = error.into_inner().to_string();
+        let reason = reason.split(" at line ").next().unwrap_or_default();
+        RpcError::invalid_params(match path.as_str() {
+            "." => format!("{method}: {reason}"),
+            _ => format!("{method}: {path}: {reason}"),
+        })
+    })
+}
+
+/// Refuses an array where an object is meant; a derived `Deserialize` would take its elements in order.
+pub(crate) fn object<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct ObjectVisitor<T>(std::marker::PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for ObjectVisitor<T> {
+        type Value = T;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+        }
+    }
+    deserializer.deserialize_map(ObjectVisitor(std::marker::PhantomData))
+}
+
+/// [`object`] for a member that may be null or left out.
+pub(crate) fn optional_object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    #[derive(serde::Deserialize)]
+    #[serde(bound = "T: Deserialize<'de>")]
+    struct Wrapper<T>(#[serde(deserialize_with = "object")] T);
+    Ok(Option::<Wrapper<T>>::deserialize(deserializer)?.map(|w| w.0))
+}
+
+/// Bytes as base64, for a member that may be left out.
+pub(crate) mod optional_base64 {
+    use super::{Deserializer, Serializer};
+    use std::fmt;
+
+    /// Decodes straight from the line, with no string in between.
+    struct Bytes(Vec<u8>);
+
+    impl<'de> serde::Deserialize<'de> for Bytes {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Base64Visitor;
+            impl serde::de::Visitor<'_> for Base64Visitor {
+                type Value = Bytes;
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a string of base64")
+                }
+                fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Bytes, E> {
+                    base64_simd::STANDARD.decode_to_vec(text).map(Bytes).map_err(|_| {
+                        E::custom("invalid base64: the standard alphabet with padding and no white space is wanted")
+                    })
+                }
+            }
+            deserializer.deserialize_str(Base64Visitor)
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Vec<u8>>, D::Error> {
+        use serde::Deserialize;
+        Ok(Option::<Bytes>::deserialize(deserializer)?.map(|b| b.0))
+    }
+
+    pub(crate) fn serialize<S: Serializer>(
+        bytes: &Option<Vec<u8>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match bytes {
+            Some(bytes) => serializer.serialize_str(&base64_simd::STANDARD.encode_to_string(bytes)),
+            None => serializer.serialize_none(),
+        }
+    }
+}
+
+// ---- the way out ----
+
+/// Appends `message` as a line. With `jsonrpc` it carries `"jsonrpc":"2.0"`.
+pub(crate) fn encode(out: &mut Vec<u8>, message: &ServerMessage, jsonrpc: bool) {
+    out.extend_from_slice(if jsonrpc { b"{\"jsonrpc\":\"2.0\"," } else { b"{" });
+    match message {
+        ServerMessage::Response { id, outcome } => {
+            member(out, "id", id);
+            out.push(b',');
+            match outcome {
+                Ok(reply) => member(out, "result", &ReplyForm(reply)),
+                Err(error) => member(out, "error", &ErrorForm(error)),
+            }
+        }
+        ServerMessage::OutputDelta(delta) => encode_delta(out, delta),
+        ServerMessage::Exited(exited) => {
+            member(out, "method", &notification::EXITED);
+            out.push(b',');
+            member(out, "params", &ExitedForm(exited));
+        }
+    }
+    out.extend_from_slice(b"}\n");
+}
+
+fn encode_delta(out: &mut Vec<u8>, delta: &OutputDelta) {
+    out.reserve(delta.bytes.len() / 3 * 4 + 256 + delta.process_handle.len());
+    out.extend_from_slice(b"\"method\":\"process/outputDelta\",\"params\":{");
+    member(out, "processHandle", &*delta.process_handle);
+    out.extend_from_slice(b",\"stream\":\"");
+    out.extend_from_slice(delta.stream.name().as_bytes());
+    out.extend_from_slice(b"\",\"deltaBase64\":\"");
+    base64_simd::STANDARD.encode_append(&delta.bytes, out);
+    // Writing to a Vec cannot fail.
+    let _ = write!(
+        out,
+        "\",\"capReached\":{},\"offset\":{}}}",
+        delta.cap_reached, delta.offset
+    );
+}
+
+fn member<T: Serialize + ?Sized>(out: &mut Vec<u8>, name: &str, value: &T) {
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+    // A Vec takes everything, and none of our forms has a map whose keys are no strings.
+    if let Err(e) = serde_json::to_writer(&mut *out, value) {
+        unreachable!("a message of ours that is no JSON: {e}");
+    }
+}
+
+struct ReplyForm<'a>(&'a Reply);
+
+impl Serialize for ReplyForm<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Reply::Initialize(reply) => reply.serialize(serializer),
+            Reply::Spawn { pid } => single(serializer, "pid", pid),
+            Reply::Done => serializer.serialize_map(Some(0))?.end(),
+            Reply::List(processes) => single(serializer, "processes", processes),
+        }
+    }
+}
+
+fn single<S: Serializer>(
+    serializer: S,
+    name: &str,
+    value: &(impl Serialize + ?Sized),
+) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(1))?;
+    map.serialize_entry(name, value)?;
+    map.end()
+}
+
+struct ErrorForm<'a>(&'a RpcError);
+
+impl Serialize for ErrorForm<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let RpcError { code, message, data } = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("code", code)?;
+        map.serialize_entry("message", message)?;
+        if let Some(data) = data {
+            map.serialize_entry::<str, SpawnFailure>("data", data)?;
+        }
+        map.end()
+    }
+}
+
+struct ExitedForm<'a>(&'a Exited);
+
+impl Serialize for ExitedForm<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let e = self.0;
+        let (stdout, stdout_base64) = text(&e.stdout);
+        let (stderr, stderr_base64) = text(&e.stderr);
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("processHandle", &*e.process_handle)?;
+        map.serialize_entry("exitCode", &e.exit_code)?;
+        map.serialize_entry("stdout", &stdout)?;
+        map.serialize_entry("stdoutCapReached", &e.stdout.cap_reached)?;
+        map.serialize_entry("stderr", &stderr)?;
+        map.serialize_entry("stderrCapReached", &e.stderr.cap_reached)?;
+        if let Some(base64) = stdout_base64 {
+            map.serialize_entry("stdoutBase64", &base64)?;
+        }
+        if let Some(base64) = stderr_base64 {
+            map.serialize_entry("stderrBase64", &base64)?;
+        }
+        map.serialize_entry("outputDrainTimedOut", &e.output_drain_timed_out)?;
+        map.serialize_entry("pid", &e.pid)?;
+        map.serialize_entry("signal", &e.signal)?;
+        map.serialize_entry("coreDumped", &e.core_dumped)?;
+        map.serialize_entry("timedOut", &e.timed_out)?;
+        map.serialize_entry("durationMs", &e.duration.as_millis())?;
+        map.serialize_entry("usage", &UsageForm(e))?;
+        map.serialize_entry("stdoutBytes", &e.stdout_bytes)?;
+        map.serialize_entry("stderrBytes", &e.stderr_bytes)?;
+        map.end()
+    }
+}
+
+struct UsageForm<'a>(&'a Exited);
+
+impl Serialize for UsageForm<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let usage = &self.0.usage;
+        let mut map = serializer.serialize_map(Some(3))?;
+        map.serialize_entry("userMs", &usage.user.as_millis())?;
+        map.serialize_entry("systemMs", &usage.system.as_millis())?;
+        map.serialize_entry("maxRssBytes", &usage.max_rss_bytes)?;
+        map.end()
+    }
+}
+
+/// Collected bytes as text, and in base64 as well where the text cannot say them all.
+fn text(collected: &Collected) -> (Cow<'_, str>, Option<String>) {
+    let bytes = collected.bytes.as_slice();
+    // A cap that would split a character cuts before it: what is left of it is no fault of the program.
+    let whole = match collected.cap_reached {
+        true => &bytes[..bytes.len() - split_character(bytes)],
+        false => bytes,
+    };
+    match str::from_utf8(whole) {
+        Ok(text) => (Cow::Borrowed(text), None),
+        Err(_) => (
+            String::from_utf8_lossy(whole),
+            Some(base64_simd::STANDARD.encode_to_string(bytes)),
+        ),
+    }
+}
+
+/// How many bytes at the end of `bytes` begin a character that is not complete.
+fn split_character(bytes: &[u8]) -> usize {
+    (1..=3.min(bytes.len()))
+        .find(|&n| match str::from_utf8(&bytes[bytes.len() - n..]) {
+            Ok(_) => false,
+            Err(e) => e.valid_up_to() == 0 && e.error_len().is_none(),
+        })
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn invalid(line: &[u8]) -> (Option<RequestId>, i64, String) {
+        match parse(line).message {
+            ClientMessage::Invalid { id, error } => (id, error.code, error.message),
+            other => panic!("{:?} was taken for {other:?}", String::from_utf8_lossy(line)),
+        }
+    }
+
+    #[test]
+    fn ids_come_back_as_they_were_sent() {
+        for id in [
+            "0",
+            "-1",
+            "9007199254740993",
+            "18446744073709551615",
+            "-9223372036854775808",
+            "\"a b\"",
+            "\"\"",
+        ] {
+            let line = format!(r#"{{"id":{id},"method":"process/list"}}"#);
+            let ClientMessage::Request { id: parsed, .. } = parse(line.as_bytes()).message else {
+                panic!("{line} is a request");
+            };
+            assert_eq!(serde_json::to_string(&parsed).unwrap(), id);
+        }
+        for id in ["null", "1.0", "1e3", "{}", "[1]", "true", "18446744073709551616"] {
+            let line = format!(r#"{{"id":{id},"method":"process/list"}}"#);
+            let (id, code, message) = invalid(line.as_bytes());
+            assert_eq!((id, code), (None, code::INVALID_REQUEST));
+            assert!(message.contains("id"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_says_why() {
+        for (line, expected) in [
+            (&b"nonsense"[..], code::PARSE_ERROR),
+            (b"{\"id\":1", code::PARSE_ERROR),
+            (b"{\"id\":1} x", code::PARSE_ERROR),
+            (b"\xef\xbb\xbf{}", code::PARSE_ERROR),
+            (b"{\"id\":\"\xff\"}", code::PARSE_ERROR),
+            (b"12", code::INVALID_REQUEST),
+            (b"\"x\"", code::INVALID_REQUEST),
+            (b"null", code::INVALID_REQUEST),
+            (b"[]", code::INVALID_REQUEST),
+            (b"[\"2.0\",1,\"process/list\"]", code::INVALID_REQUEST),
+            (b"{}", code::INVALID_REQUEST),
+            (b"{\"id\":1,\"method\":3}", code::INVALID_REQUEST),
+            (b"{\"id\":1,\"result\":{}}", code::INVALID_REQUEST),
+            (b"{\"id\":1,\"id\":2,\"method\":\"process/list\"}", code::INVALID_REQUEST),
+            (b"{\"id\":1,\"method\":\"no/such\"}", code::METHOD_NOT_FOUND),
+            (b"{\"id\":1,\"method\":\"process/list\",\"params\":[]}", code::INVALID_PARAMS),
+            (b"{\"id\":1,\"method\":\"process/spawn\"}", code::INVALID_PARAMS),
+        ] {
+            assert_eq!(invalid(line).1, expected, "{}", String::from_utf8_lossy(line));
+        }
+        assert_eq!(
+            invalid(b"{\"id\":7,\"method\":3}").0,
+            Some(RequestId::Signed(7))
+        );
+    }
+
+    #[test]
+    fn nesting_costs_no_stack() {
+        let mut line = vec![b'['; 1_000_000];
+        assert_eq!(invalid(&line).1, code::PARSE_ERROR);
+        line.extend(vec![b']'; 1_000_000]);
+        assert_eq!(invalid(&line).1, code::INVALID_REQUEST);
+        let mut line = br#"{"id":1,"method":"process/list","params":"#.to_vec();
+        line.extend(vec![b'['; 1_000_000]);
+        line.extend(vec![b']'; 1_000_000]);
+        line.push(b'}');
+        assert_eq!(invalid(&line).1, code::INVALID_PARAMS);
+    }
+
+    #[test]
+    fn params_that_do_not_fit_are_named() {
+        for (params, member) in [
+            (r#"{"command":["a",3],"processHandle":"h"}"#, "command[1]"),
+            (r#"{"command":["a"],"processHandle":"h","timeoutMs":-1}"#, "timeoutMs"),
+            (r#"{"command":["a"],"processHandle":"h","timeoutMs":"5"}"#, "timeoutMs"),
+            (r#"{"command":["a"],"processHandle":"h","timeoutMs":1e30}"#, "timeoutMs"),
+            (r#"{"command":["a"],"processHandle":"h","size":{"rows":65536,"cols":1}}"#, "size.rows"),
+            (r#"{"command":["a"],"processHandle":"h","size":{"rows":1,"cols":1.5}}"#, "size.cols"),
+            (r#"{"command":["a"],"processHandle":"h","size":[1,2]}"#, "size"),
+            (r#"{"command":["a"],"processHandle":"h","env":{"A":1}}"#, "env.A"),
+            (r#"{"command":["a"]}"#, "processHandle"),
+        ] {
+            let line = format!(r#"{{"id":1,"method":"process/spawn","params":{params}}}"#);
+            let (_, code, message) = invalid(line.as_bytes());
+            assert_eq!(code, code::INVALID_PARAMS);
+            assert!(message.contains(member), "{message:?} names {member}");
+        }
+    }
+
+    #[test]
+    fn base64_is_strict() {
+        for bad in ["YQ", "YQ=", "-_-_", "Y Q=", "YR==", "YQ==\\n"] {
+            let line = format!(
+                r#"{{"id":1,"method":"process/writeStdin","params":{{"processHandle":"h","deltaBase64":"{bad}"}}}}"#
+            );
+            let (_, code, message) = invalid(line.as_bytes());
+            assert_eq!(code, code::INVALID_PARAMS, "{bad}");
+            assert!(message.contains("deltaBase64: invalid base64"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_split_character_is_cut_only_by_a_cap() {
+        let bytes = "añ€𝄞".as_bytes();
+        for end in 0..=bytes.len() {
+            let collected = |cap_reached| Collected {
+                bytes: bytes[..end].to_vec(),
+                cap_reached,
+            };
+            let whole = str::from_utf8(&bytes[..end]).is_ok();
+            let (cut, base64) = text(&collected(true)).clone();
+            assert!("añ€𝄞".starts_with(&*cut), "{cut:?} at {end}");
+            assert_eq!(base64, None);
+            let (kept, base64) = text(&collected(false)).clone();
+            assert_eq!(kept.contains('\u{fffd}'), !whole);
+            assert_eq!(base64.is_some(), !whole);
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! One process as an actor on its own thread.
+//!
+//! **Thread:** `proc-N`, from before the spawn until the process has been reaped.
+//! **Owns:** the child, its streams, every signal that is sent to it, and its deadlines. One thread
+//! spawns, signals and reaps, so no signal can reach a pid that has come to mean another process,
+//! and no lock is needed.
+//! **Never:** waits for anything but its one `poll`, which the child, the clock, the dispatcher and
+//! the writer can all end.
+//!
+//! | state | event | what happens |
+//! | --- | --- | --- |
+//! | running | a command | it is done and answered |
+//! | running | time is up | the tree is killed, the exit will be 124 |
+//! | running | the pidfd is readable | draining begins: 2 s at most for what keeps an output open |
+//! | draining | outputs ended, or time is up and what was owed is delivered | the group is killed, the child reaped, its end told |
+//! | any | the connection ends | the tree is killed, and draining no longer waits for the client |
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::outbox::Outbox;
+use crate::output::{Output, Sink};
+use crate::protocol::{
+    Collected, Exited, PtySize, Reply, RequestId, RpcError, SpawnParams, Stream, Usage, code,
+};
+use crate::pty::Terminal;
+use crate::spawn::{self, Channels, Child, Environment};
+use crate::stdin::Stdin;
+use crate::sys::{self, EventFd, Interest, Pid, Status};
+use crate::tree::{self, Camera, Held};
+use crate::signal;
+
+/// How long what keeps an output open after the exit delays `process/exited`.
+pub(crate) const DRAIN: Duration = Duration::from_millis(2_000);
+/// The same once the connection is ending.
+const DRAIN_AT_END: Duration = Duration::from_millis(250);
+/// How long a client that does not read delays the end of a process once the connection is ending.
+const DELIVER_AT_END: Duration = Duration::from_millis(1_500);
+/// How often a terminal that nobody has open is looked at, while its process lives and may open it
+/// again. The kernel reports the hang-up without end and the reopening not at all.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long the death of what was killed is waited for. The kernel needs microseconds.
+const DEATH: Duration = Duration::from_secs(1);
+
+/// The exit code of a process whose time was up.
+const TIMED_OUT: i32 = 124;
+/// The exit code where somebody else in this program has reaped our child.
+const STOLEN: i32 = -1;
+
+/// What the dispatcher hands to a process.
+pub(crate) enum Command {
+    Write {
+        id: RequestId,
+        bytes: Vec<u8>,
+        close: bool,
+    },
+    Resize {
+        id: RequestId,
+        size: PtySize,
+    },
+    Kill {
+        id: RequestId,
+        signal: i32,
+        grace: Option<Duration>,
+    },
+    /// The connection is ending.
+    End,
+}
+
+/// What a process tells the dispatcher.
+pub(crate) enum ProcessEvent {
+    /// It runs, and its spawn has been answered.
+    Started { serial: u64 },
+    /// It could not be started, and its spawn has been answered.
+    Failed { serial: u64 },
+    /// It has ended: the last word, and the commands that came too late.
+    Ended {
+        serial: u64,
+        exited: Option<Exited>,
+        inbox: Receiver<Command>,
+    },
+}
+
+/// What `process/list` shows; written by the process's thread, read by the dispatcher.
+#[derive(Default)]
+pub(crate) struct Vitals {
+    pub(crate) pid: AtomicU32,
+    pub(crate) started_at_ms: AtomicU64,
+    pub(crate) stdout_bytes: Arc<AtomicU64>,
+    pub(crate) stderr_bytes: Arc<AtomicU64>,
+    /// The dispatcher adds, the process's thread subtracts.
+    pub(crate) stdin_pending: Arc<AtomicU64>,
+}
+
+/// What all processes of a server share.
+pub(crate) struct Common {
+    pub(crate) environment: Environment,
+    pub(crate) camera: Camera,
+    pub(crate) busy_pipes: Arc<AtomicUsize>,
+}
+
+/// Everything a process thread begins with.
+pub(crate) struct Start {
+    pub(crate) serial: u64,
+    pub(crate) id: RequestId,
+    pub(crate) handle: Arc<str>,
+    pub(crate) params: Arc<SpawnParams>,
+    pub(crate) cap: Option<u64>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) inbox: Receiver<Command>,
+    pub(crate) wake: Arc<EventFd>,
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) common: Arc<Common>,
+    pub(crate) outbox: Outbox,
+    pub(crate) events: Sender<ProcessEvent>,
+}
+
+/// The life of one process; the body of its thread.
+pub(crate) fn run(start: Start) {
+    sys::block_signals_for_this_thread();
+    let serial = start.serial;
+    let events = start.events.clone();
+    let child = match spawn::spawn(&start.params, &start.common.environment) {
+        Ok(child) => child,
+        Err(error) => {
+            start.outbox.answer(Some(start.id), Err(error));
+            let _ = events.send(ProcessEvent::Failed { serial });
+            return;
+        }
+    };
+    let pid = child.pid.unsigned_abs();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    start.vitals.pid.store(pid, Relaxed);
+    start
+        .vitals
+        .started_at_ms
+        .store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
+    // The answer goes out before the first delta, and by this thread, so that it does.
+    start.outbox.answer(Some(start.id.clone()), Ok(Reply::Spawn { pid }));
+    let _ = events.send(ProcessEvent::Started { serial });
+    let mut process = Process::new(start, child);
+    process.live();
+    let (exited, inbox) = process.end();
+    let _ = events.send(ProcessEvent::Ended { serial, exited, inbox });
+}
+
+struct Process {
+    pid: Pid,
+    /// `None` once it has exited.
+    pidfd: Option<std::os::fd::OwnedFd>,
+    terminal: Option<Terminal>,
+    outputs: [Option<Output>; 2],
+    stdin: Stdin,
+    sink: Sink,
+    params: Arc<SpawnParams>,
+    inbox: Receiver<Command>,
+    wake: Arc<EventFd>,
+    vitals: Arc<Vitals>,
+    common: Arc<Common>,
+    started: Instant,
+    exited: Option<Instant>,
+    timeout_at: Option<Instant>,
+    kill_at: Option<Instant>,
+    timed_out: bool,
+    drain_timed_out: bool,
+    /// When the connection began to end.
+    ending: Option<Instant>,
+    /// What was killed outside of the group.
+    killed: Vec<Held>,
+    /// Left to itself because the connection ended and the client wanted it so.
+    released: bool,
+}
+
+impl Process {
+    fn new(start: Start, child: Child) -> Self {
+        let started = Instant::now();
+        let Start {
+            params,
+            cap,
+            vitals,
+            outbox,
+            ..
+        } = start;
+        let output = |fd, stream, total: &Arc<AtomicU64>| {
+            let streamed = params.tty || params.stream_stdout_stderr;
+            Output::new(fd, stream, params.tty, streamed, cap, Arc::clone(total))
+        };
+        let (terminal, outputs, stdin) = match child.channels {
+            Channels::Pipes { stdin, stdout, stderr } => {
+                let outputs = [
+                    Some(output(Rc::new(stdout), Stream::Stdout, &vitals.stdout_bytes)),
+                    Some(output(Rc::new(stderr), Stream::Stderr, &vitals.stderr_bytes)),
+                ];
+                (None, outputs, stdin.map(Rc::new))
+            }
+            Channels::Terminal { terminal, descriptor } => {
+                let descriptor = Rc::new(descriptor);
+                let screen = output(Rc::clone(&descriptor), Stream::Stdout, &vitals.stdout_bytes);
+                (Some(terminal), [Some(screen), None], Some(descriptor))
+            }
+        };
+        Process {
+            pid: child.pid,
+            pidfd: Some(child.pidfd),
+            terminal,
+            outputs,
+            stdin: Stdin::new(stdin, params.tty, Arc::clone(&vitals.stdin_pending), outbox.clone()),
+            sink: Sink {
+                handle: start.handle,
+                credit: outbox.credit(Arc::clone(&start.wake)),
+                outbox,
+                busy_pipes: Arc::clone(&start.common.busy_pipes),
+            },
+            params,
+            inbox: start.inbox,
+            wake: start.wake,
+            vitals,
+            common: start.common,
+            started,
+            exited: None,
+            // A timeout past the end of time is none.
+            timeout_at: start.timeout.and_then(|t| started.checked_add(t)),
+            kill_at: None,
+            timed_out: false,
+            drain_timed_out: false,
+            ending: None,
+            killed: Vec::new(),
+            released: false,
+        }
+    }
+
+    /// Serves the process until nothing of it is left to serve.
+    fn live(&mut self) {
+        loop {
+            self.keep_deadlines(Instant::now());
+            if self.is_over(Instant::now()) {
+                return;
+            }
+            let [first, second] = self.outputs.each_ref().map(|output| {
+                let interest = output.as_ref().and_then(|o| o.interest(&self.sink));
+                interest.map_or(Interest::NONE, Interest::read)
+            });
+            let mut interests = [
+                Interest::read(self.wake.raw()),
+                self.pidfd
+                    .as_ref()
+                    .map_or(Interest::NONE, |fd| Interest::read(std::os::fd::AsRawFd::as_raw_fd(fd))),
+                self.stdin.interest().map_or(Interest::NONE, Interest::write),
+                first,
+                second,
+            ];
+            let timeout = self.next_deadline().map(|d| d.saturating_duration_since(Instant::now()));
+            if let Err(e) = sys::poll(&mut interests, timeout) {
+                // Cannot happen with descriptors of our own; without poll there is no way on.
+                log::error!("poll failed, killing process {}: {e}", self.pid);
+                self.kill_tree();
+                return;
+            }
+            let [wake, exit, stdin, first, second] = interests;
+            if wake.readable() {
+                self.wake.clear();
+                self.take_commands();
+            }
+            if exit.readable() {
+                self.on_exit();
+            }
+            if stdin.writable() {
+                self.stdin.pump();
+            }
+            for (index, interest) in [first, second].into_iter().enumerate() {
+                if interest.readable()
+                    && let Some(output) = &mut self.outputs[index]
+                {
+                    output.pump(&self.sink);
+                }
+            }
+        }
+    }
+
+    fn outputs(&self) -> impl Iterator<Item = &Output> {
+        self.outputs.iter().flatten()
+    }
+
+    // ---- deadlines ----
+
+    fn keep_deadlines(&mut self, now: Instant) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if self.exited.is_some() {
+            return;
+        }
+        if due(self.timeout_at) {
+            self.timeout_at = None;
+            // An exit that came first counts, even if it was not noticed yet.
+            if self.has_exited() {
+                self.on_exit();
+                return;
+            }
+            self.timed_out = true;
+            self.kill_tree();
+        }
+        if due(self.kill_at) {
+            self.kill_at = None;
+            self.kill_tree();
+        }
+        for output in self.outputs.iter_mut().flatten() {
+            output.look_again();
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        if let Some(exited) = self.exited {
+            let all_settled = self.outputs().all(Output::is_settled);
+            let drain = exited + if self.ending.is_some() { DRAIN_AT_END } else { DRAIN };
+            let deliver = self.ending.map(|ending| ending + DELIVER_AT_END);
+            // Once the drain is over, only the delivery of what is owed is waited for.
+            return if all_settled || drain > Instant::now() { Some(drain) } else { deliver };
+        }
+        let look_again = || Instant::now() + LOOK_AGAIN;
+        let hung_up = self.outputs().any(Output::is_hung_up).then(look_again);
+        [self.timeout_at, self.kill_at, hung_up].into_iter().flatten().min()
+    }
+
+    fn has_exited(&self) -> bool {
+        let Some(pidfd) = &self.pidfd else { return true };
+        let mut interest = [Interest::read(std::os::fd::AsRawFd::as_raw_fd(pidfd))];
+        sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].readable()
+    }
+
+    /// Whether there is nothing left to do but to reap.
+    fn is_over(&mut self, now: Instant) -> bool {
+        if self.released {
+            return true;
+        }
+        let Some(exited) = self.exited else { return false };
+        if !self.outputs().any(Output::is_open) {
+            return true;
+        }
+        let drain = if self.ending.is_some() { DRAIN_AT_END } else { DRAIN };
+        // What was written before the exit is delivered, however long the client takes to read it;
+        // only the end of the connection does not wait for that.
+        let delivered = self.outputs().all(Output::is_settled);
+        let hopeless = self.ending.is_some_and(|ending| now >= ending + DELIVER_AT_END);
+        self.drain_timed_out = now >= exited + drain && (delivered || hopeless);
+        self.drain_timed_out
+    }
+
+    // ---- events ----
+
+    fn on_exit(&mut self) {
+        self.exited = Some(Instant::now());
+        self.pidfd = None;
+        self.timeout_at = None;
+        self.kill_at = None;
+        for output in self.outputs.iter_mut().flatten() {
+            output.process_exited();
+        }
+    }
+
+    fn take_commands(&mut self) {
+        while let Ok(command) = self.inbox.try_recv() {
+            match command {
+                Command::Write { id, bytes, close } => self.stdin.write(id, bytes, close),
+                Command::Resize { id, size } => {
+                    let outcome = self.resize(size);
+                    self.sink.outbox.answer(Some(id), outcome);
+                }
+                Command::Kill { id, signal, grace } => {
+                    let outcome = self.signal(signal, grace);
+                    self.sink.outbox.answer(Some(id), outcome);
+                }
+                Command::End => self.connection_ends(),
+            }
+        }
+    }
+
+    fn resize(&mut self, size: PtySize) -> Result<Reply, RpcError> {
+        let Some(terminal) = &self.terminal else {
+            return Err(RpcError::invalid_request("failed to resize PTY: the process has none"));
+        };
+        match terminal.resize(size) {
+            Ok(()) => Ok(Reply::Done),
+            Err(e) => Err(RpcError::new(code::INTERNAL_ERROR, format!("failed to resize PTY: {e}"))),
+        }
+    }
+
+    fn signal(&mut self, signal: i32, grace: Option<Duration>) -> Result<Reply, RpcError> {
+        if signal == libc::SIGKILL {
+            self.kill_tree();
+            return Ok(Reply::Done);
+        }
+        if self.exited.is_none() {
+            let grace = grace.and_then(|g| Instant::now().checked_add(g));
+            self.kill_at = [self.kill_at, grace].into_iter().flatten().min();
+        }
+        match sys::kill_group(self.pid, signal) {
+            Ok(()) => Ok(Reply::Done),
+            // The leader is a zombie until we reap it, and alone in its group as far as we may signal it.
+            Err(e) if self.exited.is_some() && e.raw_os_error() == Some(libc::EPERM) => Ok(Reply::Done),
+            Err(e) => Err(RpcError::new(
+                code::INTERNAL_ERROR,
+                format!("failed to send {}: {e}", signal::name(signal)),
+            )),
+        }
+    }
+
+    fn kill_tree(&mut self) {
+        self.killed.extend(tree::kill(self.pid, &self.common.camera));
+    }
+
+    fn connection_ends(&mut self) {
+        if self.ending.is_some() {
+            return;
+        }
+        self.ending = Some(Instant::now());
+        if self.params.detach && self.exited.is_none() {
+            self.released = true;
+            return;
+        }
+        if !self.params.detach {
+            self.kill_tree();
+        }
+    }
+
+    // ---- the end ----
+
+    /// Reaps the process and says how it ended; nothing is said of one that lives on.
+    fn end(mut self) -> (Option<Exited>, Receiver<Command>) {
+        self.stdin.fail("the process has ended");
+        if self.released {
+            return (None, self.inbox);
+        }
+        if !self.params.detach {
+            let _ = sys::kill_group(self.pid, libc::SIGKILL);
+        }
+        // Until here the pid was a zombie's at least, so that it could mean nobody else.
+        let (status, usage) = match sys::reap(self.pid) {
+            Ok(ended) => ended,
+            Err(e) => {
+                log::error!("somebody else has reaped process {}: {e}", self.pid);
+                stolen(&e)
+            }
+        };
+        if !self.params.detach {
+            tree::wait_for_group(self.pid, DEATH, &self.common.camera);
+        }
+        tree::wait_for_death(&self.killed, Instant::now() + DEATH);
+        let duration = self.exited.unwrap_or_else(Instant::now) - self.started;
+        let [stdout, stderr] = self.outputs.map(|o| o.map_or_else(Collected::default, Output::into_collected));
+        let exited = Exited {
+            process_handle: self.sink.handle,
+            exit_code: if self.timed_out { TIMED_OUT } else { status.code },
+            stdout,
+            stderr,
+            output_drain_timed_out: self.drain_timed_out,
+            pid: self.pid.unsigned_abs(),
+            signal: status.signal.map(signal::name),
+            core_dumped: status.core_dumped,
+            timed_out: self.timed_out,
+            duration,
+            usage,
+            stdout_bytes: self.vitals.stdout_bytes.load(Relaxed),
+            stderr_bytes: self.vitals.stderr_bytes.load(Relaxed),
+        };
+        (Some(exited), self.inbox)
+    }
+}
+
+fn stolen(_: &io::Error) -> (Status, Usage) {
+    let status = Status {
+        code: STOLEN,
+        signal: None,
+        core_dumped: false,
+    };
+    (status, Usage::default())
+}

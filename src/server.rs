@@ -1,0 +1,739 @@
+//! The dispatcher: `serve`, its events, the handle table, the end of a connection.
+//!
+//! **Thread:** the caller of [`serve`].
+//! **Owns:** the table of handles, the order of requests on each, and what a connection's end waits for.
+//! **Never:** waits for anything but its next event: not for a process, not for the writer, not for
+//! the client.
+
+use std::collections::hash_map::Entry as Slot;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
+
+use crate::connection::{Connection, INBOX, Io};
+use crate::error::Error;
+use crate::message::ClientMessage;
+use crate::outbox::{CHUNK, MAX_IN_FLIGHT, Notice, Outbox, outbox};
+use crate::output::BUSY_PIPES;
+use crate::process::{self, Command, Common, DRAIN, ProcessEvent, Start, Vitals};
+use crate::protocol::{
+    InitializeParams, InitializeReply, KillParams, Limits, ProcessInfo, PtySize, Reply, Request, RequestId,
+    ResizePtyParams, RpcError, ServerInfo, SpawnParams, Stage, WriteStdinParams, code,
+};
+use crate::spawn::{self, Environment};
+use crate::stdin::FREE;
+use crate::sys::{self, EventFd};
+use crate::tree::Camera;
+use crate::transport::{self, Dialect, Inbound, Wake};
+use crate::signal;
+
+/// How long the end of a connection may take, whatever the children or the client do.
+const END: Duration = Duration::from_millis(2_500);
+/// A process thread's stack. It is only touched as far as it is used; measured depth is under 16 KiB.
+const STACK: usize = 128 * 1024;
+
+/// Defaults and limits of a server. All have the values the protocol names.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// The longest line a client may send, in bytes (16 MiB). A longer one is refused and skipped.
+    /// Connections in memory have no lines.
+    pub max_message_bytes: usize,
+    /// `timeoutMs` where a spawn leaves it out, in milliseconds (10,000); `None`: no timeout.
+    pub default_timeout_ms: Option<u64>,
+    /// `outputBytesCap` where a spawn leaves it out (1 MiB); `None`: no cap.
+    pub default_output_bytes_cap: Option<u64>,
+    /// Pending stdin of a process above which a write is refused (8 MiB).
+    pub max_pending_stdin_bytes: u64,
+    /// End of input means "no more requests": wait until every process has exited (no).
+    pub drain: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            max_message_bytes: 16 * 1024 * 1024,
+            default_timeout_ms: Some(10_000),
+            default_output_bytes_cap: Some(1024 * 1024),
+            max_pending_stdin_bytes: 8 * 1024 * 1024,
+            drain: false,
+        }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The client has sent all it had.
+    InputEnded,
+    /// The client no longer reads answers.
+    OutputGone,
+    /// [`Stopper::stop`](crate::Stopper::stop) was called.
+    Stopped,
+}
+
+/// Serves one connection on the calling thread until it ends, and says why it did.
+///
+/// When it returns, every process that was started on the connection has been killed and reaped,
+/// with all it had started that could be found without changing anything process-wide: its process
+/// group, its session, and whatever descends from those by living parents. A daemon that has cut
+/// its ancestry before that is found only by a child subreaper, which the `procwire` binary is and a
+/// library must not make of its program.
+///
+/// # Errors
+///
+/// Fails before anything is served if SIGCHLD is ignored in this program, because then nobody can
+/// learn how a child ended, or if the threads for the connection cannot be started.
+pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
+    if sys::children_are_reaped_by_the_kernel() {
+        return Err(Error::children_ignored());
+    }
+    let Connection { kind, notices, notify } = connection;
+    let (inbox, outbox, transport) = match kind.into_io() {
+        Err((inbox, outbox)) => (inbox, outbox, None),
+        Ok(io) => {
+            let (inbox, outbox, transport) = Transport::start(io, notify, config.max_message_bytes)?;
+            (inbox, outbox, Some(transport))
+        }
+    };
+    let mut dispatcher = Dispatcher::new(config, inbox, notices, outbox);
+    let end = dispatcher.run();
+    let deadline = dispatcher.deadline.unwrap_or_else(|| Instant::now() + END);
+    // The last sender of the outbox: the writer comes to its end behind what is queued.
+    drop(dispatcher);
+    if let Some(transport) = transport {
+        transport.finish(deadline);
+    }
+    Ok(end)
+}
+
+/// The threads of a connection that has lines.
+struct Transport {
+    writer_done: Receiver<()>,
+    wake_reader: Option<Wake>,
+}
+
+impl Transport {
+    fn start(
+        io: Io,
+        notify: Sender<Notice>,
+        limit: usize,
+    ) -> Result<(Receiver<Inbound>, Outbox, Transport), Error> {
+        let (reader, writer, wake_reader) = io.open().map_err(Error::stdio)?;
+        let dialect = Arc::new(Dialect::default());
+        let (inbox_sender, inbox) = bounded(INBOX);
+        let (outbox, receiver) = outbox(notify);
+        let (done, writer_done) = bounded(1);
+        {
+            let dialect = Arc::clone(&dialect);
+            thread("rpc-write", move || {
+                transport::write_lines(receiver, writer, &dialect);
+                let _ = done.send(());
+            })?;
+        }
+        thread("rpc-read", move || {
+            transport::read_lines(reader, &inbox_sender, &dialect, limit);
+        })?;
+        let transport = Transport {
+            writer_done,
+            wake_reader,
+        };
+        Ok((inbox, outbox, transport))
+    }
+
+    /// Waits for what is queued to be written, but not past `deadline`: a client that does not read
+    /// leaves the writer where it is, and it ends with the program or with the client.
+    fn finish(self, deadline: Instant) {
+        if let Some(wake) = self.wake_reader {
+            wake.wake();
+        }
+        if self.writer_done.recv_deadline(deadline).is_err() {
+            log::debug!("the client has not read everything in time");
+        }
+    }
+}
+
+fn thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map(drop)
+        .map_err(|e| Error::thread(name, e))
+}
+
+/// Everything the dispatcher reacts to.
+enum Event {
+    Message(ClientMessage),
+    InputEnded,
+    Notice(Notice),
+    Process(ProcessEvent),
+    DeadlinePassed,
+}
+
+/// A live handle.
+struct Entry {
+    serial: u64,
+    params: Arc<SpawnParams>,
+    vitals: Arc<Vitals>,
+    inbox: Sender<Command>,
+    wake: Arc<EventFd>,
+    /// While the process is being started: the requests that came after its spawn.
+    starting: Option<VecDeque<(RequestId, Request)>>,
+}
+
+impl Entry {
+    fn command(&self, command: Command) {
+        // Fails only when the process thread has gone without a word, which is a bug of ours.
+        if self.inbox.send(command).is_err() {
+            log::error!("the thread of process {} is gone", self.serial);
+        }
+        self.wake.set();
+    }
+}
+
+struct Dispatcher {
+    config: Config,
+    inbox: Receiver<Inbound>,
+    input_open: bool,
+    notices: Receiver<Notice>,
+    events: Receiver<ProcessEvent>,
+    event_sender: Sender<ProcessEvent>,
+    outbox: Outbox,
+    table: HashMap<Arc<str>, Entry>,
+    /// Which handle a process thread means by its serial number.
+    handles: HashMap<u64, Arc<str>>,
+    next_serial: u64,
+    common: Arc<Common>,
+    initialized: bool,
+    /// Lists that wait for spawns sent before them to come to something.
+    lists: Vec<(RequestId, HashSet<u64>)>,
+    ending: Option<End>,
+    deadline: Option<Instant>,
+}
+
+impl Dispatcher {
+    fn new(config: Config, inbox: Receiver<Inbound>, notices: Receiver<Notice>, outbox: Outbox) -> Self {
+        let (event_sender, events) = unbounded();
+        Dispatcher {
+            config,
+            inbox,
+            input_open: true,
+            notices,
+            events,
+            event_sender,
+            outbox,
+            table: HashMap::new(),
+            handles: HashMap::new(),
+            next_serial: 1,
+            common: Arc::new(Common {
+                environment: Environment::snapshot(),
+                camera: Camera::default(),
+                busy_pipes: Arc::new(AtomicUsize::new(BUSY_PIPES)),
+            }),
+            initialized: false,
+            lists: Vec::new(),
+            ending: None,
+            deadline: None,
+        }
+    }
+
+    fn run(&mut self) -> End {
+        loop {
+            if let Some(end) = self.ending
+                && self.table.is_empty()
+            {
+                return end;
+            }
+            match self.next_event() {
+                Event::Message(message) => self.on_message(message),
+                Event::InputEnded => {
+                    self.input_open = false;
+                    if !self.config.drain {
+                        self.begin_end(End::InputEnded);
+                    }
+                }
+                Event::Notice(Notice::Room) => {}
+                Event::Notice(Notice::OutputGone) => self.begin_end(End::OutputGone),
+                Event::Notice(Notice::Stop) => self.begin_end(End::Stopped),
+                Event::Process(event) => self.on_process(event),
+                Event::DeadlinePassed => {
+                    log::warn!("{} processes have not ended in time", self.table.len());
+                    return self.ending.unwrap_or(End::Stopped);
+                }
+            }
+            // With --drain, the end of input is the end once nothing lives any more.
+            if !self.input_open && self.ending.is_none() && self.table.is_empty() {
+                self.begin_end(End::InputEnded);
+            }
+        }
+    }
+
+    fn next_event(&mut self) -> Event {
+        let deadline = self.deadline.map_or_else(never, crossbeam_channel::at);
+        let closed = never();
+        let inbox = match self.input_open && self.outbox.has_room() {
+            true => &self.inbox,
+            false => &closed,
+        };
+        select! {
+            recv(inbox) -> inbound => match inbound {
+                // The weight goes with this match: from here on the message is the dispatcher's.
+                Ok(Inbound::Message(message, _weight)) => Event::Message(message),
+                Ok(Inbound::OutputGone) => Event::Notice(Notice::OutputGone),
+                Err(_) => Event::InputEnded,
+            },
+            recv(self.events) -> event => match event {
+                Ok(event) => Event::Process(event),
+                // We hold a sender ourselves.
+                Err(_) => Event::DeadlinePassed,
+            },
+            recv(self.notices) -> notice => match notice {
+                Ok(notice) => Event::Notice(notice),
+                Err(_) => Event::DeadlinePassed,
+            },
+            recv(deadline) -> _ => Event::DeadlinePassed,
+        }
+    }
+
+    // ---- the end ----
+
+    fn begin_end(&mut self, end: End) {
+        if self.ending.is_some() {
+            return;
+        }
+        log::debug!("the connection ends: {end:?}");
+        self.ending = Some(end);
+        self.deadline = Some(Instant::now() + END);
+        for entry in self.table.values() {
+            entry.command(Command::End);
+        }
+        // What was read before is still answered.
+        self.input_open = false;
+        while let Ok(inbound) = self.inbox.try_recv() {
+            if let Inbound::Message(message, _) = inbound {
+                self.on_message(message);
+            }
+        }
+    }
+
+    // ---- requests ----
+
+    fn on_message(&mut self, message: ClientMessage) {
+        match message {
+            ClientMessage::Request { id, request } => {
+                self.outbox.admit();
+                self.on_request(id, request);
+            }
+            ClientMessage::Invalid { id, error } => {
+                self.outbox.admit();
+                self.outbox.answer(id, Err(error));
+            }
+            ClientMessage::Notification => {}
+        }
+    }
+
+    /// Takes one request that was admitted. Every way through here answers it, or hands it to
+    /// somebody who will.
+    fn on_request(&mut self, id: RequestId, request: Request) {
+        if let Some(handle) = handle_of(&request)
+            && let Some(entry) = self.table.get_mut(handle)
+            && let Some(backlog) = &mut entry.starting
+        {
+            if let Request::WriteStdin(write) = &request {
+                let error = pending_error(&self.config, &entry.vitals, write);
+                if let Some(error) = error {
+                    self.outbox.answer(Some(id), Err(error));
+                    return;
+                }
+                let bytes = write.delta.as_ref().map_or(0, Vec::len) as u64;
+                entry.vitals.stdin_pending.fetch_add(bytes, Relaxed);
+            }
+            backlog.push_back((id, request));
+            return;
+        }
+        let result = match request {
+            Request::Spawn(params) => self.spawn(&id, params),
+            Request::WriteStdin(params) => self.write_stdin(&id, params, false),
+            Request::ResizePty(params) => self.resize(&id, &params),
+            Request::Kill(params) => self.kill(&id, &params),
+            Request::List => {
+                self.list(id);
+                return;
+            }
+            Request::Initialize(params) => {
+                let reply = self.initialize(&params);
+                self.outbox.answer(Some(id), reply);
+                return;
+            }
+        };
+        if let Err(error) = result {
+            self.outbox.answer(Some(id), Err(error));
+        }
+    }
+
+    fn initialize(&mut self, params: &InitializeParams) -> Result<Reply, RpcError> {
+        if self.initialized {
+            return Err(RpcError::invalid_request("already initialized"));
+        }
+        self.initialized = true;
+        if let Some(capabilities) = &params.capabilities {
+            self.outbox.opt_out(capabilities);
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        let os = std::env::consts::OS;
+        Ok(Reply::Initialize(Box::new(InitializeReply {
+            user_agent: format!(
+                "procwire/{version} ({os}; {}) {}",
+                std::env::consts::ARCH,
+                params.client_info.name
+            ),
+            platform_family: std::env::consts::FAMILY.to_owned(),
+            platform_os: os.to_owned(),
+            server_info: ServerInfo {
+                name: "procwire".to_owned(),
+                version: version.to_owned(),
+            },
+            limits: Limits {
+                max_message_bytes: self.config.max_message_bytes as u64,
+                default_timeout_ms: self.config.default_timeout_ms,
+                default_output_bytes_cap: self.config.default_output_bytes_cap,
+                free_pending_stdin_bytes: FREE,
+                max_pending_stdin_bytes: self.config.max_pending_stdin_bytes,
+                output_drain_ms: u64::try_from(DRAIN.as_millis()).unwrap_or(u64::MAX),
+                max_delta_bytes: CHUNK as u64,
+                max_in_flight: MAX_IN_FLIGHT as u64,
+                default_pty_size: PtySize::default(),
+            },
+        })))
+    }
+
+    fn spawn(&mut self, id: &RequestId, params: SpawnParams) -> Result<(), RpcError> {
+        validate(&params)?;
+        if self.ending.is_some() {
+            return Err(RpcError::invalid_request("the connection is ending"));
+        }
+        let handle: Arc<str> = params.process_handle.as_str().into();
+        let Slot::Vacant(slot) = self.table.entry(Arc::clone(&handle)) else {
+            return Err(RpcError::invalid_request(format!(
+                "duplicate active process handle: {handle:?}"
+            )));
+        };
+        let wake = EventFd::new().map_err(|e| spawn::failure(&params, Stage::Pipe, &e))?;
+        let wake = Arc::new(wake);
+        let serial = self.next_serial;
+        let (inbox_sender, inbox) = unbounded();
+        let params = Arc::new(params);
+        let vitals = Arc::new(Vitals::default());
+        let start = Start {
+            serial,
+            id: id.clone(),
+            handle: Arc::clone(&handle),
+            cap: params.output_bytes_cap.or_default(self.config.default_output_bytes_cap),
+            timeout: params
+                .timeout_ms
+                .or_default(self.config.default_timeout_ms)
+                .map(Duration::from_millis),
+            params: Arc::clone(&params),
+            inbox,
+            wake: Arc::clone(&wake),
+            vitals: Arc::clone(&vitals),
+            common: Arc::clone(&self.common),
+            outbox: self.outbox.clone(),
+            events: self.event_sender.clone(),
+        };
+        thread::Builder::new()
+            .name(format!("proc-{serial}"))
+            .stack_size(STACK)
+            .spawn(move || process::run(start))
+            .map_err(|e| spawn::failure(&params, Stage::Thread, &os_error(e)))?;
+        // A process is let in beside its request: it will have one more message, its exit.
+        self.outbox.admit();
+        self.next_serial += 1;
+        self.handles.insert(serial, handle);
+        slot.insert(Entry {
+            serial,
+            params,
+            vitals,
+            inbox: inbox_sender,
+            wake,
+            starting: Some(VecDeque::new()),
+        });
+        Ok(())
+    }
+
+    fn entry(&self, handle: &str) -> Result<&Entry, RpcError> {
+        self.table.get(handle).ok_or_else(|| no_process(handle))
+    }
+
+    /// `counted`: its bytes were counted as pending when it was put into the backlog.
+    fn write_stdin(&self, id: &RequestId, params: WriteStdinParams, counted: bool) -> Result<(), RpcError> {
+        let neither = params.delta.is_none() && !params.close_stdin;
+        let entry = self.entry(&params.process_handle)?;
+        let bytes = params.delta.as_ref().map_or(0, Vec::len) as u64;
+        let refused = if neither {
+            Some(RpcError::invalid_params(
+                "process/writeStdin requires deltaBase64 or closeStdin",
+            ))
+        } else if !(entry.params.stream_stdin || entry.params.tty) {
+            Some(RpcError::invalid_request(
+                "stdin streaming is not enabled for this process: spawn it with streamStdin",
+            ))
+        } else if counted {
+            None
+        } else {
+            pending_error(&self.config, &entry.vitals, &params)
+        };
+        if let Some(error) = refused {
+            if counted {
+                entry.vitals.stdin_pending.fetch_sub(bytes, Relaxed);
+            }
+            return Err(error);
+        }
+        if !counted {
+            entry.vitals.stdin_pending.fetch_add(bytes, Relaxed);
+        }
+        entry.command(Command::Write {
+            id: id.clone(),
+            bytes: params.delta.unwrap_or_default(),
+            close: params.close_stdin,
+        });
+        Ok(())
+    }
+
+    fn resize(&self, id: &RequestId, params: &ResizePtyParams) -> Result<(), RpcError> {
+        validate_size(params.size)?;
+        self.entry(&params.process_handle)?.command(Command::Resize {
+            id: id.clone(),
+            size: params.size,
+        });
+        Ok(())
+    }
+
+    fn kill(&self, id: &RequestId, params: &KillParams) -> Result<(), RpcError> {
+        let signal = match &params.signal {
+            Some(name) => {
+                signal::number(name).map_err(|e| RpcError::invalid_params(format!("process/kill: {e}")))?
+            }
+            None => libc::SIGKILL,
+        };
+        self.entry(&params.process_handle)?.command(Command::Kill {
+            id: id.clone(),
+            signal,
+            grace: params.grace_ms.map(Duration::from_millis),
+        });
+        Ok(())
+    }
+
+    /// Answers with the live processes once the spawns that were sent before have come to something.
+    fn list(&mut self, id: RequestId) {
+        let starting = self.table.values().filter(|e| e.starting.is_some());
+        let starting: HashSet<u64> = starting.map(|e| e.serial).collect();
+        match starting.is_empty() {
+            true => self.answer_list(id),
+            false => self.lists.push((id, starting)),
+        }
+    }
+
+    fn answer_list(&self, id: RequestId) {
+        let live = self.table.values().filter(|e| e.starting.is_none());
+        let mut live: Vec<&Entry> = live.collect();
+        live.sort_by_key(|e| e.serial);
+        let processes = live.into_iter().map(|e| ProcessInfo {
+            process_handle: e.params.process_handle.clone(),
+            pid: e.vitals.pid.load(Relaxed),
+            command: e.params.command.clone(),
+            cwd: e.params.cwd.clone(),
+            tty: e.params.tty,
+            started_at_ms: e.vitals.started_at_ms.load(Relaxed),
+            stdout_bytes: e.vitals.stdout_bytes.load(Relaxed),
+            stderr_bytes: e.vitals.stderr_bytes.load(Relaxed),
+            stdin_pending_bytes: e.vitals.stdin_pending.load(Relaxed),
+        });
+        self.outbox.answer(Some(id), Ok(Reply::List(processes.collect())));
+    }
+
+    // ---- processes ----
+
+    fn on_process(&mut self, event: ProcessEvent) {
+        match event {
+            ProcessEvent::Started { serial } => {
+                let Some(entry) = self.entry_of(serial) else { return };
+                let backlog = entry.starting.take().unwrap_or_default();
+                self.catch_up(backlog, true);
+                self.spawn_settled(serial);
+            }
+            ProcessEvent::Failed { serial } => {
+                let Some(entry) = self.remove(serial) else { return };
+                self.outbox.retract();
+                self.catch_up(entry.starting.unwrap_or_default(), false);
+                self.spawn_settled(serial);
+            }
+            ProcessEvent::Ended {
+                serial,
+                exited,
+                inbox,
+            } => {
+                // The handle is free before the client can read that the process has exited, and
+                // commands that came too late are answered before its last word.
+                if let Some(entry) = self.remove(serial) {
+                    for command in inbox.try_iter() {
+                        self.too_late(&entry, command);
+                    }
+                }
+                match exited {
+                    Some(exited) => self.outbox.exited(exited),
+                    None => self.outbox.retract(),
+                }
+            }
+        }
+    }
+
+    /// Does what was asked of a handle while its process was being started. The process may have
+    /// failed to start, and then the next spawn in the backlog may take the handle over.
+    fn catch_up(&mut self, backlog: VecDeque<(RequestId, Request)>, counted: bool) {
+        for (id, request) in backlog {
+            match request {
+                Request::WriteStdin(params) if counted => {
+                    if let Err(error) = self.write_stdin(&id, params, true) {
+                        self.outbox.answer(Some(id), Err(error));
+                    }
+                }
+                request => self.on_request(id, request),
+            }
+        }
+    }
+
+    fn too_late(&self, entry: &Entry, command: Command) {
+        let id = match command {
+            Command::Write { id, .. } | Command::Resize { id, .. } | Command::Kill { id, .. } => id,
+            Command::End => return,
+        };
+        let error = no_process(&entry.params.process_handle);
+        self.outbox.answer(Some(id), Err(error));
+    }
+
+    fn spawn_settled(&mut self, serial: u64) {
+        for (_, waiting) in &mut self.lists {
+            waiting.remove(&serial);
+        }
+        let (ready, waiting) = std::mem::take(&mut self.lists)
+            .into_iter()
+            .partition(|(_, waiting)| waiting.is_empty());
+        self.lists = waiting;
+        let ready: Vec<(RequestId, HashSet<u64>)> = ready;
+        for (id, _) in ready {
+            self.answer_list(id);
+        }
+    }
+
+    fn entry_of(&mut self, serial: u64) -> Option<&mut Entry> {
+        self.table.get_mut(self.handles.get(&serial)?)
+    }
+
+    fn remove(&mut self, serial: u64) -> Option<Entry> {
+        self.table.remove(&self.handles.remove(&serial)?)
+    }
+}
+
+fn handle_of(request: &Request) -> Option<&str> {
+    match request {
+        Request::Spawn(p) => Some(&p.process_handle),
+        Request::WriteStdin(p) => Some(&p.process_handle),
+        Request::ResizePty(p) => Some(&p.process_handle),
+        Request::Kill(p) => Some(&p.process_handle),
+        Request::Initialize(_) | Request::List => None,
+    }
+}
+
+fn no_process(handle: &str) -> RpcError {
+    RpcError::invalid_request(format!("no active process for process handle {handle:?}"))
+}
+
+/// Refuses a write that would leave too much pending. A client that awaits its answers never has
+/// more than the free amount pending, and is never refused.
+fn pending_error(config: &Config, vitals: &Vitals, params: &WriteStdinParams) -> Option<RpcError> {
+    let pending = vitals.stdin_pending.load(Relaxed);
+    let more = params.delta.as_ref().map_or(0, Vec::len) as u64;
+    let limit = config.max_pending_stdin_bytes;
+    (pending > FREE.min(limit) && pending.saturating_add(more) > limit).then(|| {
+        RpcError::new(
+            code::OVERLOADED,
+            format!(
+                "{pending} bytes of stdin are pending already and the limit is {limit}: \
+                 await the answers to earlier writes"
+            ),
+        )
+    })
+}
+
+fn os_error(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(_) => error,
+        None => io::Error::from_raw_os_error(libc::EAGAIN),
+    }
+}
+
+/// What can be said about a spawn without asking the machine.
+fn validate(params: &SpawnParams) -> Result<(), RpcError> {
+    let SpawnParams {
+        command,
+        process_handle,
+        cwd,
+        env,
+        tty,
+        size,
+        ..
+    } = params;
+    if command.is_empty() {
+        return Err(RpcError::invalid_request("command must not be empty"));
+    }
+    if command[0].is_empty() {
+        return Err(RpcError::invalid_request(
+            "command must not be empty: its first element is the program",
+        ));
+    }
+    if process_handle.is_empty() {
+        return Err(RpcError::invalid_request("processHandle must not be empty"));
+    }
+    let invalid = |what: String| Err(RpcError::invalid_params(format!("process/spawn: {what}")));
+    if let Some(index) = command.iter().position(|argument| argument.contains('\0')) {
+        return invalid(format!("command[{index}] contains a nul byte"));
+    }
+    if let Some(cwd) = cwd {
+        if !cwd.starts_with('/') {
+            return invalid(format!("cwd must be an absolute path, got {cwd:?}"));
+        }
+        if cwd.contains('\0') {
+            return invalid("cwd contains a nul byte".to_owned());
+        }
+    }
+    for (name, value) in env.iter().flatten() {
+        if name.is_empty() || name.contains('=') || name.contains('\0') {
+            return invalid(format!(
+                "env: a name must not be empty or contain '=' or a nul byte, got {name:?}"
+            ));
+        }
+        if value.as_ref().is_some_and(|value| value.contains('\0')) {
+            return invalid(format!("env: the value of {name:?} contains a nul byte"));
+        }
+    }
+    match size {
+        Some(_) if !tty => invalid("size requires tty: true".to_owned()),
+        Some(size) => validate_size(*size),
+        None => Ok(()),
+    }
+}
+
+fn validate_size(size: PtySize) -> Result<(), RpcError> {
+    if size.rows == 0 || size.cols == 0 {
+        return Err(RpcError::invalid_params(
+            "process size rows and cols must be greater than 0",
+        ));
+    }
+    Ok(())
+}

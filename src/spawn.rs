@@ -1,0 +1,319 @@
+//! From the params of a spawn to a running child.
+//!
+//! **Thread:** the process thread of that child, which is the only one that waits while the kernel
+//! executes the program.
+//! **Owns:** nothing that lasts; the snapshot of the server's environment is shared and read only.
+//! **Never:** forks. The child is started by `posix_spawn`, because a fork copies the page tables of
+//! every thread there is: at a thousand threads that is 77 spawns a second instead of 1,250.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use crate::protocol::{RpcError, SpawnFailure, SpawnParams, Stage, code};
+use crate::pty::{FreshTerminal, Terminal};
+use crate::sys::{self, Pid, Stdio, StringList};
+
+/// Where programs are looked for if the child has no `PATH`; what glibc's `execvp` does.
+const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
+/// What runs a file that is executable and no program, as `execvp` does.
+const SHELL: &str = "/bin/sh";
+/// How long a program that somebody still has open for writing is waited for.
+const BUSY_TEXT: Duration = Duration::from_millis(500);
+
+/// The server's environment as it was when the connection began.
+pub(crate) struct Environment(Vec<Variable>);
+
+struct Variable {
+    name: OsString,
+    /// `NAME=value`.
+    definition: CString,
+}
+
+impl Environment {
+    /// Takes every variable byte for byte, UTF-8 or not.
+    pub(crate) fn snapshot() -> Self {
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            let definition = definition(name.as_bytes(), value.as_bytes()).ok()?;
+            Some(Variable { name, definition })
+        });
+        Environment(variables.collect())
+    }
+
+    fn value(&self, name: &str) -> Option<&[u8]> {
+        let variable = self.0.iter().find(|v| v.name == name)?;
+        variable.definition.as_bytes().get(name.len() + 1..)
+    }
+}
+
+fn definition(name: &[u8], value: &[u8]) -> Result<CString, std::ffi::NulError> {
+    let mut bytes = Vec::with_capacity(name.len() + value.len() + 2);
+    bytes.extend_from_slice(name);
+    bytes.push(b'=');
+    bytes.extend_from_slice(value);
+    CString::new(bytes)
+}
+
+/// A child that runs. Its thread signals and reaps it.
+pub(crate) struct Child {
+    pub(crate) pid: Pid,
+    /// Readable once it has ended.
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) channels: Channels,
+}
+
+/// Our ends of what the child has as descriptors 0, 1 and 2; all non-blocking.
+pub(crate) enum Channels {
+    Pipes {
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    Terminal {
+        terminal: Terminal,
+        descriptor: OwnedFd,
+    },
+}
+
+/// A step that failed, before it is known for which program.
+struct Failure(Stage, io::Error);
+
+impl Failure {
+    fn at(stage: Stage) -> impl Fn(io::Error) -> Failure {
+        move |error| Failure(stage, error)
+    }
+}
+
+/// The answer to a spawn that failed at `stage`.
+pub(crate) fn failure(params: &SpawnParams, stage: Stage, error: &io::Error) -> RpcError {
+    let program = params.command.first().cloned().unwrap_or_default();
+    let errno = error.raw_os_error().unwrap_or(libc::EIO);
+    let about = match stage {
+        Stage::Cwd => format!("cwd {:?}", params.cwd.as_deref().unwrap_or_default()),
+        Stage::Lookup => format!("{program:?} on the child's PATH"),
+        Stage::Exec => format!("{program:?}"),
+        Stage::Pty => "no terminal".to_owned(),
+        Stage::Pipe => "no descriptors".to_owned(),
+        Stage::Thread => "no thread".to_owned(),
+    };
+    RpcError {
+        code: code::INTERNAL_ERROR,
+        message: format!("failed to spawn process: {about}: {error}"),
+        data: Some(SpawnFailure {
+            errno,
+            code: sys::errno_name(errno),
+            stage,
+            program,
+        }),
+    }
+}
+
+/// Starts the program. Params were validated; what fails here is for the machine to refuse.
+pub(crate) fn spawn(params: &SpawnParams, environment: &Environment) -> Result<Child, RpcError> {
+    start(params, environment).map_err(|Failure(stage, error)| failure(params, stage, &error))
+}
+
+fn start(params: &SpawnParams, environment: &Environment) -> Result<Child, Failure> {
+    let directory = match &params.cwd {
+        Some(cwd) => {
+            let path = c_string(cwd.as_bytes()).map_err(Failure::at(Stage::Cwd))?;
+            Some(sys::open_directory(&path).map_err(Failure::at(Stage::Cwd))?)
+        }
+        None => None,
+    };
+    let program = Program::new(params, environment, directory.as_ref()).map_err(Failure::at(Stage::Exec))?;
+
+    if params.tty {
+        let size = params.size.unwrap_or_default();
+        let fresh = FreshTerminal::open(size).map_err(Failure::at(Stage::Pty))?;
+        let pid = program.run(&Stdio::Terminal(&fresh.name))?;
+        let (terminal, descriptor) = fresh.opened_by_child();
+        let channels = Channels::Terminal { terminal, descriptor };
+        return child(pid, channels);
+    }
+
+    let pipe = || sys::pipe().map_err(Failure::at(Stage::Pipe));
+    let (stdin_child, stdin) = match params.stream_stdin {
+        true => {
+            let (reader, writer) = pipe()?;
+            (reader, Some(writer))
+        }
+        false => (sys::open_null().map_err(Failure::at(Stage::Pipe))?, None),
+    };
+    let (stdout, stdout_child) = pipe()?;
+    let (stderr, stderr_child) = pipe()?;
+    for ours in stdin.iter().chain([&stdout, &stderr]) {
+        sys::set_nonblocking(ours).map_err(Failure::at(Stage::Pipe))?;
+    }
+    let pid = program.run(&Stdio::Descriptors([
+        stdin_child.as_fd(),
+        stdout_child.as_fd(),
+        stderr_child.as_fd(),
+    ]))?;
+    // The child has its own copies. Ours would keep its pipes from ending, and their numbers are
+    // what the pidfd takes where descriptors are short.
+    drop((stdin_child, stdout_child, stderr_child, directory));
+    child(pid, Channels::Pipes { stdin, stdout, stderr })
+}
+
+fn child(pid: Pid, channels: Channels) -> Result<Child, Failure> {
+    match sys::pidfd_open(pid) {
+        Ok(pidfd) => Ok(Child { pid, pidfd, channels }),
+        Err(error) => {
+            // A child whose end we could not see is worse than none.
+            let _ = sys::kill_group(pid, libc::SIGKILL);
+            let _ = sys::reap(pid);
+            Err(Failure(Stage::Pipe, error))
+        }
+    }
+}
+
+fn c_string(bytes: &[u8]) -> io::Result<CString> {
+    CString::new(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// A program with everything `execve` wants.
+struct Program<'a> {
+    search: Search<'a>,
+    argv: Vec<CString>,
+    own_variables: Vec<CString>,
+    environment: &'a Environment,
+    overrides: Option<&'a BTreeMap<String, Option<String>>>,
+    /// What relative paths are relative to, as the child will be there.
+    directory: Option<&'a OwnedFd>,
+}
+
+/// How the program is found: as `execvp` would in the child.
+enum Search<'a> {
+    /// A name with a slash, as it stands.
+    AsIs(CString),
+    /// Any other name, along the child's own `PATH`.
+    Along { name: CString, path: &'a [u8] },
+}
+
+impl<'a> Program<'a> {
+    fn new(
+        params: &'a SpawnParams,
+        environment: &'a Environment,
+        directory: Option<&'a OwnedFd>,
+    ) -> io::Result<Self> {
+        let argv: Vec<_> = params.command.iter().map(|a| c_string(a.as_bytes())).collect::<Result<_, _>>()?;
+        let overrides = params.env.as_ref();
+        let own_variables = overrides
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, value)| Some((name, value.as_ref()?)))
+            .map(|(name, value)| definition(name.as_bytes(), value.as_bytes()))
+            .collect::<Result<_, _>>()?;
+        let name = argv.first().cloned().ok_or(io::Error::from_raw_os_error(libc::ENOENT))?;
+        let search = if name.as_bytes().contains(&b'/') {
+            Search::AsIs(name)
+        } else {
+            let path = match overrides.and_then(|o| o.get("PATH")) {
+                Some(value) => value.as_ref().map(|v| v.as_bytes()),
+                None => environment.value("PATH"),
+            };
+            Search::Along {
+                name,
+                path: path.unwrap_or(DEFAULT_PATH),
+            }
+        };
+        Ok(Program {
+            search,
+            argv,
+            own_variables,
+            environment,
+            overrides,
+            directory,
+        })
+    }
+
+    fn run(&self, stdio: &Stdio<'_>) -> Result<Pid, Failure> {
+        let argv = StringList::new(&self.argv);
+        let environment = self.environment_list();
+        let (name, path) = match &self.search {
+            Search::AsIs(path) => {
+                return self.run_file(path, &argv, &environment, stdio).map_err(Failure::at(Stage::Exec));
+            }
+            Search::Along { name, path } => (name, path),
+        };
+        let mut failure = Failure(Stage::Lookup, io::Error::from_raw_os_error(libc::ENOENT));
+        for entry in path.split(|&b| b == b':') {
+            let candidate = candidate(entry, name).map_err(Failure::at(Stage::Lookup))?;
+            if let Err(error) = sys::check_executable(self.directory, &candidate) {
+                if error.raw_os_error() == Some(libc::EACCES) && failure.0 == Stage::Lookup {
+                    failure.1 = error;
+                }
+                continue;
+            }
+            match self.run_file(&candidate, &argv, &environment, stdio) {
+                Ok(pid) => return Ok(pid),
+                // Found, but what it needs to run is missing: execvp goes on along the PATH, too.
+                Err(error) if passed_over(&error) => {
+                    if failure.0 == Stage::Lookup {
+                        failure = Failure(Stage::Exec, error);
+                    }
+                }
+                Err(error) => return Err(Failure(Stage::Exec, error)),
+            }
+        }
+        Err(failure)
+    }
+
+    fn run_file(
+        &self,
+        path: &CString,
+        argv: &StringList<'_>,
+        environment: &StringList<'_>,
+        stdio: &Stdio<'_>,
+    ) -> io::Result<Pid> {
+        let started = Instant::now();
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let result = sys::posix_spawn(path, argv, environment, self.directory, stdio);
+            match result {
+                Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => {
+                    let shell = c_string(SHELL.as_bytes())?;
+                    let arguments = [&shell, path].into_iter().chain(self.argv.iter().skip(1));
+                    let argv = StringList::new(arguments);
+                    return sys::posix_spawn(&shell, &argv, environment, self.directory, stdio);
+                }
+                // Somebody has the file open for writing: a child that another program has forked
+                // and that has not come to its exec, as a rule. The kernel has no way to be told
+                // when that ends, so it is tried again.
+                Err(error)
+                    if error.raw_os_error() == Some(libc::ETXTBSY) && started.elapsed() < BUSY_TEXT =>
+                {
+                    std::thread::sleep(pause);
+                    pause *= 2;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn environment_list(&self) -> StringList<'_> {
+        let overridden = |name: &OsString| {
+            let overrides = self.overrides?;
+            overrides.get(name.to_str()?)
+        };
+        let inherited = self.environment.0.iter().filter(|v| overridden(&v.name).is_none());
+        StringList::new(inherited.map(|v| &v.definition).chain(&self.own_variables))
+    }
+}
+
+fn passed_over(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT)
+    )
+}
+
+/// The file called `name` in one entry of a `PATH`; an empty entry is the working directory.
+fn candidate(entry: &[u8], name: &CString) -> io::Result<CString> {
+    let entry = if entry.is_empty() { b"." } else { entry };
+    c_string(&[entry, b"/", name.as_bytes()].concat())
+}

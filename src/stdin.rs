@@ -1,0 +1,170 @@
+//! A process's stdin: the queue of bytes, and of the writes that are not answered yet.
+//!
+//! **Thread:** the process thread.
+//! **Owns:** our end of the child's stdin, and what the child has not taken yet.
+//! **Never:** waits. What the child does not take now stays queued, and `poll` tells when it will.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::outbox::Outbox;
+use crate::protocol::{Reply, RequestId, RpcError};
+use crate::sys;
+
+/// Up to this many pending bytes a write is answered at once.
+pub(crate) const FREE: u64 = 1024 * 1024;
+/// The pipe is asked to hold this much once it has carried [`BUSY`].
+const BUSY_PIPE: libc::c_int = 256 * 1024;
+const BUSY: u64 = 1024 * 1024;
+
+pub(crate) struct Stdin {
+    /// `None` once it is closed, or if it never was open to the client.
+    sink: Option<Rc<OwnedFd>>,
+    terminal: bool,
+    queue: VecDeque<Vec<u8>>,
+    /// How much of the first in the queue has been written.
+    at: usize,
+    /// Queued bytes; the dispatcher adds, this thread subtracts.
+    pending: Arc<AtomicU64>,
+    unanswered: VecDeque<RequestId>,
+    /// The client has closed it; the queue is still written.
+    closing: bool,
+    /// The last byte that went to a terminal was no end of a line.
+    inside_line: bool,
+    /// End-of-file waits in the queue of a terminal whose input is full.
+    end_queued: bool,
+    written: u64,
+    outbox: Outbox,
+}
+
+impl Stdin {
+    pub(crate) fn new(
+        sink: Option<Rc<OwnedFd>>,
+        terminal: bool,
+        pending: Arc<AtomicU64>,
+        outbox: Outbox,
+    ) -> Self {
+        Stdin {
+            sink,
+            terminal,
+            queue: VecDeque::new(),
+            at: 0,
+            pending,
+            unanswered: VecDeque::new(),
+            closing: false,
+            inside_line: false,
+            end_queued: false,
+            written: 0,
+            outbox,
+        }
+    }
+
+    /// The descriptor to wait for until it can be written, if there is anything to write.
+    pub(crate) fn interest(&self) -> Option<RawFd> {
+        match &self.sink {
+            Some(sink) if !self.queue.is_empty() => Some(sink.as_raw_fd()),
+            _ => None,
+        }
+    }
+
+    /// Queues `bytes`, which the dispatcher has counted as pending, and answers when it is time to.
+    pub(crate) fn write(&mut self, id: RequestId, bytes: Vec<u8>, close: bool) {
+        if self.sink.is_none() || self.closing {
+            self.taken(bytes.len());
+            let error = match self.closing {
+                true => "stdin is already closed",
+                false => "stdin was closed by the process",
+            };
+            self.outbox.answer(Some(id), Err(RpcError::invalid_request(error)));
+            return;
+        }
+        if !bytes.is_empty() {
+            self.queue.push_back(bytes);
+        }
+        self.closing = close;
+        self.unanswered.push_back(id);
+        self.pump();
+    }
+
+    /// Writes what the child takes now.
+    pub(crate) fn pump(&mut self) {
+        while let (Some(sink), Some(bytes)) = (&self.sink, self.queue.front()) {
+            match sys::write(sink.as_fd(), &bytes[self.at..]) {
+                Ok(n) => {
+                    if let (true, Some(last)) = (self.terminal, bytes[..self.at + n].last()) {
+                        self.inside_line = !matches!(last, b'\n' | b'\r' | 4);
+                    }
+                    self.at += n;
+                    let before = self.written;
+                    self.written += n as u64;
+                    if before < BUSY && self.written >= BUSY && !self.terminal {
+                        // Refused where the user's pipes hold too much already; then it is slower.
+                        let _ = sys::set_pipe_size(sink.as_fd(), BUSY_PIPE);
+                    }
+                    if self.at == bytes.len() {
+                        self.queue.pop_front();
+                        self.at = 0;
+                    }
+                    self.taken(n);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // A terminal that nobody has open may be opened again; its process decides.
+                Err(e) if self.terminal && e.raw_os_error() == Some(libc::EIO) => break,
+                Err(_) => {
+                    self.fail("stdin was closed by the process");
+                    return;
+                }
+            }
+        }
+        if self.closing && self.queue.is_empty() {
+            self.close();
+        }
+        if self.pending.load(Relaxed) <= FREE || self.queue.is_empty() {
+            for id in self.unanswered.drain(..) {
+                self.outbox.answer(Some(id), Ok(Reply::Done));
+            }
+        }
+    }
+
+    /// Everything before the end has been written: ends a pipe, types end-of-file at a terminal.
+    fn close(&mut self) {
+        let Some(sink) = self.sink.take() else { return };
+        if !self.terminal || self.end_queued {
+            return;
+        }
+        let (character, canonical) = sys::terminal_eof(&sink).unwrap_or((4, true));
+        // Behind an unfinished line the first one only hands that line over, so it takes two, as at
+        // a keyboard. To a program that reads single characters it is one more of them.
+        let typed = [character; 2];
+        let typed = if canonical && self.inside_line { &typed[..] } else { &typed[..1] };
+        let result = sys::write(sink.as_fd(), typed);
+        if result.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
+            // The terminal's input is full: type it when there is room.
+            self.pending.fetch_add(typed.len() as u64, Relaxed);
+            self.queue.push_back(typed.to_vec());
+            self.end_queued = true;
+            self.sink = Some(sink);
+        }
+    }
+
+    /// Gives up: nothing will be read any more.
+    pub(crate) fn fail(&mut self, why: &str) {
+        let left: usize = self.queue.iter().map(Vec::len).sum();
+        self.taken(left - self.at);
+        self.queue.clear();
+        self.at = 0;
+        self.sink = None;
+        for id in self.unanswered.drain(..) {
+            self.outbox.answer(Some(id), Err(RpcError::invalid_request(why)));
+        }
+    }
+
+    fn taken(&self, n: usize) {
+        self.pending.fetch_sub(n as u64, Relaxed);
+    }
+}

@@ -1,0 +1,558 @@
+//! The system calls: every `unsafe` of the crate.
+//!
+//! **Thread:** whoever calls; nothing here keeps state.
+//! **Owns:** nothing; descriptors come and go as [`OwnedFd`].
+//! **Never:** decides anything. Each function is one call with its return value made a `Result`;
+//! what to do about an error is for the caller.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::time::Duration;
+
+use crate::protocol::Usage;
+
+/// A process id.
+pub(crate) type Pid = libc::pid_t;
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn check_size(result: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+// ---- descriptors ----
+
+/// A pipe, reading end first. Both ends are closed on exec and numbered above 2,
+/// so that no child gets one by accident and none collides with what a child is given.
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [0; 2];
+    // SAFETY: `ends` has room for the two descriptors that pipe2 writes.
+    check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    // SAFETY: pipe2 succeeded, so both are open and belong to nobody else.
+    let (reader, writer) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+    Ok((above_stdio(reader)?, above_stdio(writer)?))
+}
+
+/// The same open file under a number above 2.
+pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > 2 {
+        return Ok(fd);
+    }
+    // SAFETY: plain fcntl on a descriptor we own; the result is checked before it is taken.
+    let moved = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) })?;
+    // SAFETY: fcntl returned a new descriptor that belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(moved) })
+}
+
+fn open(path: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: `path` is a NUL-terminated string; no mode is needed without O_CREAT.
+    let fd = check(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) })?;
+    // SAFETY: open returned a new descriptor that belongs to nobody else.
+    above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `/dev/null` for reading.
+pub(crate) fn open_null() -> io::Result<OwnedFd> {
+    open(c"/dev/null", libc::O_RDONLY)
+}
+
+/// A directory that can be entered.
+pub(crate) fn open_directory(path: &CStr) -> io::Result<OwnedFd> {
+    let directory = open(path, libc::O_PATH | libc::O_DIRECTORY)?;
+    // O_PATH asks for no permission on the directory itself, and fchdir does; ask now, while the
+    // error can still be told apart from the program's own.
+    can_access(Some(&directory), c".", libc::X_OK)?;
+    Ok(directory)
+}
+
+/// Whether `path`, relative to `directory`, is a file that may be executed.
+pub(crate) fn check_executable(directory: Option<&OwnedFd>, path: &CStr) -> io::Result<()> {
+    let at = directory.map_or(libc::AT_FDCWD, AsRawFd::as_raw_fd);
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: `path` is NUL-terminated and `stat` has room for the result.
+    check(unsafe { libc::fstatat(at, path.as_ptr(), stat.as_mut_ptr(), 0) })?;
+    // SAFETY: fstatat succeeded and filled it.
+    let stat = unsafe { stat.assume_init() };
+    if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(io::Error::from_raw_os_error(libc::EACCES));
+    }
+    can_access(directory, path, libc::X_OK)
+}
+
+fn can_access(directory: Option<&OwnedFd>, path: &CStr, mode: libc::c_int) -> io::Result<()> {
+    let at = directory.map_or(libc::AT_FDCWD, AsRawFd::as_raw_fd);
+    // SAFETY: `path` is a NUL-terminated string.
+    check(unsafe { libc::faccessat(at, path.as_ptr(), mode, libc::AT_EACCESS) }).map(drop)
+}
+
+/// Makes reads and writes on `fd` return `EAGAIN` instead of waiting.
+pub(crate) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: plain fcntl on an open descriptor.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
+}
+
+/// Asks for a pipe that holds `bytes`; fails on what is no pipe and where the user's share is used up.
+pub(crate) fn set_pipe_size(fd: BorrowedFd<'_>, bytes: libc::c_int) -> io::Result<()> {
+    // SAFETY: plain fcntl on an open descriptor.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) }).map(drop)
+}
+
+/// Bytes that can be read from a pipe or terminal now.
+pub(crate) fn readable_bytes(fd: &OwnedFd) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int, and `bytes` is one.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &mut bytes) })?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
+}
+
+/// The character that means end-of-file on the terminal behind `master`, and whether the terminal
+/// is in canonical mode, in which it means that.
+pub(crate) fn terminal_eof(master: &OwnedFd) -> io::Result<(u8, bool)> {
+    let mut termios = MaybeUninit::<libc::termios>::uninit();
+    // SAFETY: `termios` has room for the result.
+    check(unsafe { libc::tcgetattr(master.as_raw_fd(), termios.as_mut_ptr()) })?;
+    // SAFETY: tcgetattr succeeded and filled it.
+    let termios = unsafe { termios.assume_init() };
+    Ok((termios.c_cc[libc::VEOF], termios.c_lflag & libc::ICANON != 0))
+}
+
+/// One read into `buffer`.
+pub(crate) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: `buffer` is valid for writes of its length.
+    check_size(unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) })
+}
+
+/// One read of at most `limit` bytes behind what `buffer` holds, within its capacity.
+pub(crate) fn read_behind(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
+    let spare = buffer.spare_capacity_mut();
+    let room = spare.len().min(limit);
+    // SAFETY: `spare` is valid for writes of its length, and `room` is no more than that.
+    let n = check_size(unsafe { libc::read(fd.as_raw_fd(), spare.as_mut_ptr().cast(), room) })?;
+    // SAFETY: the kernel has initialised `n` bytes behind the length, within the capacity.
+    unsafe { buffer.set_len(buffer.len() + n) };
+    Ok(n)
+}
+
+/// One write of what `bytes` holds.
+pub(crate) fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: `bytes` is valid for reads of its length.
+    check_size(unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) })
+}
+
+// ---- waiting ----
+
+/// One descriptor to wait for.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(crate) struct Interest(libc::pollfd);
+
+impl Interest {
+    /// Waits for nothing; keeps a place.
+    pub(crate) const NONE: Interest = Interest(libc::pollfd {
+        fd: -1,
+        events: 0,
+        revents: 0,
+    });
+
+    /// Waits until `fd` can be read, has ended, or has failed.
+    pub(crate) fn read(fd: RawFd) -> Self {
+        Self::new(fd, libc::POLLIN)
+    }
+
+    /// Waits until `fd` can be written or has failed.
+    pub(crate) fn write(fd: RawFd) -> Self {
+        Self::new(fd, libc::POLLOUT)
+    }
+
+    /// Waits until `fd` can be read or written, or has failed.
+    pub(crate) fn read_write(fd: RawFd) -> Self {
+        Self::new(fd, libc::POLLIN | libc::POLLOUT)
+    }
+
+    /// Waits until the other end of `fd` is gone.
+    pub(crate) fn hangup(fd: RawFd) -> Self {
+        Self::new(fd, 0)
+    }
+
+    fn new(fd: RawFd, events: libc::c_short) -> Self {
+        Interest(libc::pollfd { fd, events, revents: 0 })
+    }
+
+    /// Reading would not wait: data, the end, or an error.
+    pub(crate) fn readable(self) -> bool {
+        self.0.revents & (libc::POLLIN | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
+    }
+
+    /// Writing would not wait: room, or an error.
+    pub(crate) fn writable(self) -> bool {
+        self.0.revents & (libc::POLLOUT | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
+    }
+
+    /// The other end is gone.
+    pub(crate) fn hung_up(self) -> bool {
+        self.0.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
+    }
+}
+
+/// Waits until one of `interests` is ready, `timeout` has passed, or a signal came. Never fails with `EINTR`.
+pub(crate) fn poll(interests: &mut [Interest], timeout: Option<Duration>) -> io::Result<()> {
+    let timeout = timeout.map(|t| libc::timespec {
+        tv_sec: libc::time_t::try_from(t.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: t.subsec_nanos().into(),
+    });
+    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: Interest is a transparent pollfd, the length is the slice's, and `timeout` is null or lives here.
+    let result = unsafe {
+        libc::ppoll(
+            interests.as_mut_ptr().cast(),
+            interests.len() as libc::nfds_t,
+            timeout,
+            ptr::null(),
+        )
+    };
+    match check(result) {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+            for interest in interests {
+                interest.0.revents = 0;
+            }
+            Ok(())
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// An event counter: something another thread sets to end a `poll`.
+#[derive(Debug)]
+pub(crate) struct EventFd(OwnedFd);
+
+impl EventFd {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: a plain call; the result is checked before it is taken.
+        let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+        // SAFETY: eventfd returned a new descriptor that belongs to nobody else.
+        Ok(EventFd(above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })?))
+    }
+
+    /// Ends the `poll` that waits for it, or the next one.
+    pub(crate) fn set(&self) {
+        // The only way to fail is a counter that is full, and then it is set.
+        let _ = write(as_borrowed(&self.0), &1u64.to_ne_bytes());
+    }
+
+    /// Makes the next `poll` wait again.
+    pub(crate) fn clear(&self) {
+        let mut count = [0; 8];
+        let _ = read(as_borrowed(&self.0), &mut count);
+    }
+
+    pub(crate) fn raw(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+fn as_borrowed(fd: &OwnedFd) -> BorrowedFd<'_> {
+    use std::os::fd::AsFd;
+    fd.as_fd()
+}
+
+// ---- signals ----
+
+/// Blocks every signal for the calling thread, so that none of its calls is interrupted and a write
+/// to a closed pipe is an error and no death, whatever the embedding program does with SIGPIPE.
+pub(crate) fn block_signals_for_this_thread() {
+    // SAFETY: the set is filled before it is used, and only this thread's mask changes.
+    unsafe {
+        let mut all = MaybeUninit::uninit();
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), ptr::null_mut());
+    }
+}
+
+/// Whether this program has told the kernel to throw away how its children ended.
+pub(crate) fn children_are_reaped_by_the_kernel() -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: asks for the present action only; `action` has room for it.
+    unsafe {
+        if libc::sigaction(libc::SIGCHLD, ptr::null(), action.as_mut_ptr()) != 0 {
+            return false;
+        }
+        let action = action.assume_init();
+        action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0
+    }
+}
+
+/// Signals one process.
+pub(crate) fn kill(pid: Pid, signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// Signals every member of the group `pgid`; with signal 0, asks whether there is one.
+pub(crate) fn kill_group(pgid: Pid, signal: libc::c_int) -> io::Result<()> {
+    debug_assert!(pgid > 1, "-1 and 0 mean something else");
+    kill(-pgid, signal)
+}
+
+/// A descriptor that becomes readable when the process has ended, and that no later process can inherit.
+pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: no memory is involved; the kernel sets close-on-exec on it.
+    let fd = check_size(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) as libc::ssize_t })?;
+    // SAFETY: the call returned a new descriptor that belongs to nobody else.
+    above_stdio(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Signals exactly the process behind `pidfd`.
+pub(crate) fn pidfd_signal(pidfd: &OwnedFd, signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: a null siginfo is allowed and means what kill(2) sends.
+    check_size(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            ptr::null::<libc::siginfo_t>(),
+            0,
+        ) as libc::ssize_t
+    })
+    .map(drop)
+}
+
+// ---- the end of a child ----
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) code: i32,
+    pub(crate) signal: Option<i32>,
+    pub(crate) core_dumped: bool,
+}
+
+/// Reaps a child of ours. Waits for its end; the caller knows that it has come.
+pub(crate) fn reap(pid: Pid) -> io::Result<(Status, Usage)> {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    loop {
+        // SAFETY: both pointers are valid for writes.
+        match check(unsafe { libc::wait4(pid, &mut status, 0, usage.as_mut_ptr()) }) {
+            Ok(_) => break,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        }
+    }
+    // SAFETY: wait4 succeeded and filled it; it was zeroed before.
+    let usage = unsafe { usage.assume_init() };
+    let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
+    Ok((
+        Status {
+            code: match signal {
+                Some(n) => 128 + n,
+                None => libc::WEXITSTATUS(status),
+            },
+            signal,
+            core_dumped: signal.is_some() && libc::WCOREDUMP(status),
+        },
+        Usage {
+            user: duration(usage.ru_utime),
+            system: duration(usage.ru_stime),
+            max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+        },
+    ))
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
+        + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
+}
+
+/// The symbolic name of an error number, `"ENOENT"` for one.
+pub(crate) fn errno_name(errno: i32) -> String {
+    unsafe extern "C" {
+        /// glibc 2.32 and later; null for a number it does not know.
+        fn strerrorname_np(errno: libc::c_int) -> *const libc::c_char;
+    }
+    // SAFETY: takes any number and returns null or a static string.
+    let name = unsafe { strerrorname_np(errno) };
+    if name.is_null() {
+        return format!("E{errno}");
+    }
+    // SAFETY: not null, so a NUL-terminated string that is never freed.
+    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+}
+
+// ---- spawning ----
+
+/// A list of strings as `execve` wants it: pointers, then a null.
+pub(crate) struct StringList<'a> {
+    pointers: Vec<*const libc::c_char>,
+    _strings: std::marker::PhantomData<&'a CStr>,
+}
+
+impl<'a> StringList<'a> {
+    pub(crate) fn new(strings: impl IntoIterator<Item = &'a CString>) -> Self {
+        let mut pointers: Vec<_> = strings.into_iter().map(|s| s.as_ptr()).collect();
+        pointers.push(ptr::null());
+        StringList {
+            pointers,
+            _strings: std::marker::PhantomData,
+        }
+    }
+
+    fn as_ptr(&self) -> *const *mut libc::c_char {
+        self.pointers.as_ptr().cast()
+    }
+}
+
+/// What a child gets as descriptors 0, 1 and 2.
+pub(crate) enum Stdio<'a> {
+    Descriptors([BorrowedFd<'a>; 3]),
+    /// The terminal of this name, which becomes the controlling terminal of the child's session.
+    Terminal(&'a CStr),
+}
+
+/// Starts a program in a session of its own, with default signals, an empty signal mask, and no
+/// descriptor above 2. Returns once it runs, with its pid, or with the error of whatever stopped it.
+///
+/// `path` is used as it stands, relative to `directory` if it is relative; there is no search.
+/// glibc does this with `CLONE_VM | CLONE_VFORK`: no page table is copied, and only the calling
+/// thread waits.
+pub(crate) fn posix_spawn(
+    path: &CStr,
+    argv: &StringList<'_>,
+    environment: &StringList<'_>,
+    directory: Option<&OwnedFd>,
+    stdio: &Stdio<'_>,
+) -> io::Result<Pid> {
+    let mut actions = FileActions::new()?;
+    let mut attributes = Attributes::new()?;
+    attributes.start_clean()?;
+    if let Some(directory) = directory {
+        actions.change_directory(directory)?;
+    }
+    match stdio {
+        Stdio::Descriptors(fds) => {
+            for (target, fd) in (0..).zip(fds) {
+                actions.duplicate(fd.as_raw_fd(), target)?;
+            }
+        }
+        Stdio::Terminal(name) => {
+            // The first terminal a session leader opens without O_NOCTTY is its controlling terminal.
+            actions.open(0, name)?;
+            actions.duplicate(0, 1)?;
+            actions.duplicate(0, 2)?;
+        }
+    }
+    actions.close_from(3)?;
+
+    let mut pid = 0;
+    // SAFETY: both objects are initialised, both lists end in null, and all strings outlive the call.
+    spawn_check(unsafe {
+        libc::posix_spawn(
+            &mut pid,
+            path.as_ptr(),
+            &*actions.0,
+            &*attributes.0,
+            argv.as_ptr(),
+            environment.as_ptr(),
+        )
+    })?;
+    Ok(pid)
+}
+
+/// The spawn functions return the error instead of setting errno.
+fn spawn_check(error: libc::c_int) -> io::Result<()> {
+    if error == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(error))
+    }
+}
+
+/// Boxed, because POSIX does not say that the object may be moved.
+struct FileActions(Box<libc::posix_spawn_file_actions_t>);
+
+impl FileActions {
+    fn new() -> io::Result<Self> {
+        // SAFETY: all-zero bytes are valid for this C struct, and init makes it an object before any use.
+        let mut actions = Box::new(unsafe { mem::zeroed() });
+        // SAFETY: a valid pointer to an object that is not initialised yet.
+        spawn_check(unsafe { libc::posix_spawn_file_actions_init(&mut *actions) })?;
+        Ok(FileActions(actions))
+    }
+
+    fn change_directory(&mut self, directory: &OwnedFd) -> io::Result<()> {
+        // SAFETY: an initialised object; the descriptor is open until after the spawn.
+        spawn_check(unsafe {
+            libc::posix_spawn_file_actions_addfchdir_np(&mut *self.0, directory.as_raw_fd())
+        })
+    }
+
+    fn duplicate(&mut self, from: RawFd, to: RawFd) -> io::Result<()> {
+        // SAFETY: an initialised object; the descriptor is open until after the spawn.
+        spawn_check(unsafe { libc::posix_spawn_file_actions_adddup2(&mut *self.0, from, to) })
+    }
+
+    fn open(&mut self, fd: RawFd, path: &CStr) -> io::Result<()> {
+        // SAFETY: an initialised object; the path is copied.
+        spawn_check(unsafe {
+            libc::posix_spawn_file_actions_addopen(&mut *self.0, fd, path.as_ptr(), libc::O_RDWR, 0)
+        })
+    }
+
+    fn close_from(&mut self, first: RawFd) -> io::Result<()> {
+        // SAFETY: an initialised object.
+        spawn_check(unsafe { libc::posix_spawn_file_actions_addclosefrom_np(&mut *self.0, first) })
+    }
+}
+
+impl Drop for FileActions {
+    fn drop(&mut self) {
+        // SAFETY: initialised in `new`, destroyed once.
+        unsafe { libc::posix_spawn_file_actions_destroy(&mut *self.0) };
+    }
+}
+
+struct Attributes(Box<libc::posix_spawnattr_t>);
+
+impl Attributes {
+    fn new() -> io::Result<Self> {
+        // SAFETY: all-zero bytes are valid for this C struct, and init makes it an object before any use.
+        let mut attributes = Box::new(unsafe { mem::zeroed() });
+        // SAFETY: a valid pointer to an object that is not initialised yet.
+        spawn_check(unsafe { libc::posix_spawnattr_init(&mut *attributes) })?;
+        Ok(Attributes(attributes))
+    }
+
+    /// A session of its own, every signal at its default, none blocked.
+    fn start_clean(&mut self) -> io::Result<()> {
+        let flags = libc::POSIX_SPAWN_SETSIGDEF
+            | libc::POSIX_SPAWN_SETSIGMASK
+            | libc::POSIX_SPAWN_SETSID as libc::c_int;
+        // SAFETY: an initialised object, and sets that are filled or emptied before they are used.
+        unsafe {
+            let mut set = MaybeUninit::uninit();
+            libc::sigfillset(set.as_mut_ptr());
+            spawn_check(libc::posix_spawnattr_setsigdefault(&mut *self.0, set.as_ptr()))?;
+            libc::sigemptyset(set.as_mut_ptr());
+            spawn_check(libc::posix_spawnattr_setsigmask(&mut *self.0, set.as_ptr()))?;
+            spawn_check(libc::posix_spawnattr_setflags(&mut *self.0, flags as libc::c_short))
+        }
+    }
+}
+
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        // SAFETY: initialised in `new`, destroyed once.
+        unsafe { libc::posix_spawnattr_destroy(&mut *self.0) };
+    }
+}

@@ -1,0 +1,244 @@
+//! Finding and ending everything a process has started.
+//!
+//! **Thread:** the process thread of the leader in question.
+//! **Owns:** one recent picture of all processes of the machine, shared by those who ask at once.
+//! **Never:** signals by a bare pid what is no child or group of ours; strangers are verified and
+//! signalled through a pidfd.
+//!
+//! A process group is ended by one call. What has left it, with `setsid` or as a shell's job, is
+//! found by its session or by its parents, and for that nobody may die before the picture is taken:
+//! the children of the dead belong to somebody else. So the tree is frozen first, looked at until
+//! nothing new turns up, and killed last.
+//!
+//! A picture costs some microseconds for each process of the machine. A thousand kills at once share
+//! a few of them: whoever asks while one is being taken waits for the next, which serves all who wait.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::sys::{self, Interest, Pid};
+
+/// Rounds of freezing and looking; each finds what the last one's newcomers had started meanwhile.
+const ROUNDS: usize = 32;
+
+/// One process, as `/proc` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) pid: Pid,
+    pub(crate) parent: Pid,
+    pub(crate) group: Pid,
+    pub(crate) session: Pid,
+    /// In clock ticks since boot; with the pid, an identity.
+    started: u64,
+    /// Ended, and not yet reaped.
+    pub(crate) dead: bool,
+}
+
+/// All processes at one moment.
+pub(crate) struct Picture {
+    seen: Vec<Seen>,
+    children: HashMap<Pid, Vec<usize>>,
+}
+
+/// Takes pictures, one for all who ask at the same time.
+#[derive(Default)]
+pub(crate) struct Camera(Mutex<Option<(Instant, Arc<Picture>)>>);
+
+impl Camera {
+    /// A picture that was begun after this call. Waits for one being taken; that ends by itself.
+    pub(crate) fn picture(&self) -> Arc<Picture> {
+        let asked = Instant::now();
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((begun, picture)) = &*last
+            && *begun > asked
+        {
+            return Arc::clone(picture);
+        }
+        let begun = Instant::now();
+        let picture = Arc::new(Picture::take());
+        *last = Some((begun, Arc::clone(&picture)));
+        picture
+    }
+}
+
+impl Picture {
+    /// Looks at `/proc` now. Without one there is nothing to see, and groups are all that is ended.
+    pub(crate) fn take() -> Self {
+        let mut seen = Vec::new();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) {
+                seen.extend(look_at(pid));
+            }
+        }
+        let mut children = HashMap::<Pid, Vec<usize>>::new();
+        for (index, process) in seen.iter().enumerate() {
+            children.entry(process.parent).or_default().push(index);
+        }
+        Picture { seen, children }
+    }
+
+    /// Everything alive that is below one of `roots`, the roots left out.
+    pub(crate) fn descendants(&self, roots: impl IntoIterator<Item = Pid>) -> Vec<Seen> {
+        let mut known = HashSet::new();
+        let mut found = Vec::new();
+        let mut queue: Vec<Pid> = roots.into_iter().collect();
+        while let Some(parent) = queue.pop() {
+            for &index in self.children.get(&parent).into_iter().flatten() {
+                let process = self.seen[index];
+                if known.insert(process.pid) {
+                    queue.push(process.pid);
+                    if !process.dead {
+                        found.push(process);
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// Everything alive in the group or session of `leader`, or below such a one.
+    fn tree(&self, leader: Pid) -> Vec<Seen> {
+        let own = |p: &&Seen| p.pid == leader || p.group == leader || p.session == leader;
+        let members: Vec<Seen> = self.seen.iter().filter(own).copied().collect();
+        let mut tree = self.descendants(members.iter().map(|p| p.pid));
+        let known: HashSet<Pid> = tree.iter().map(|p| p.pid).collect();
+        tree.extend(members.into_iter().filter(|p| !p.dead && !known.contains(&p.pid)));
+        tree
+    }
+
+    /// Everything alive in the group `pgid`.
+    fn group(&self, pgid: Pid) -> impl Iterator<Item = Seen> + '_ {
+        self.seen.iter().filter(move |p| p.group == pgid && !p.dead).copied()
+    }
+}
+
+/// What `/proc` says of one process; `None` if there is none.
+fn look_at(pid: Pid) -> Option<Seen> {
+    let mut text = [0; 512];
+    let n = fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut text).ok()?;
+    parse_stat(pid, &text[..n])
+}
+
+/// The line is `pid (name) state ppid pgrp session …`, and the name may hold anything, `)` included.
+fn parse_stat(pid: Pid, line: &[u8]) -> Option<Seen> {
+    let after_name = line.iter().rposition(|&b| b == b')')? + 1;
+    let mut fields = str::from_utf8(&line[after_name..]).ok()?.split_ascii_whitespace();
+    let state = fields.next()?;
+    let mut number = || fields.next()?.parse::<i64>().ok();
+    let mut id = || Pid::try_from(number()?).ok();
+    let (parent, group, session) = (id()?, id()?, id()?);
+    // From tty_nr, the fourth behind the state, to starttime, the nineteenth.
+    let started = fields.nth(15)?.parse().ok()?;
+    Some(Seen {
+        pid,
+        parent,
+        group,
+        session,
+        started,
+        dead: matches!(state, "Z" | "X"),
+    })
+}
+
+/// A process that is held by a pidfd, so that its pid cannot come to mean another.
+pub(crate) struct Held(OwnedFd);
+
+impl Held {
+    /// Takes hold of exactly the process that was seen; `None` if it is gone.
+    pub(crate) fn take(seen: Seen) -> Option<Held> {
+        let pidfd = sys::pidfd_open(seen.pid).ok()?;
+        let now = look_at(seen.pid)?;
+        (now.started == seen.started).then_some(Held(pidfd))
+    }
+
+    pub(crate) fn signal(&self, signal: libc::c_int) {
+        // One that is gone needs no signal.
+        let _ = sys::pidfd_signal(&self.0, signal);
+    }
+}
+
+/// Kills `leader`'s group, its session, and all that came from them by an unbroken line of parents.
+///
+/// The leader must not have been reaped, so that its number means it. Returns what was killed
+/// outside of the group, for [`wait_for_death`].
+pub(crate) fn kill(leader: Pid, camera: &Camera) -> Vec<Held> {
+    // Errors mean that nobody is there; that is what is wanted.
+    let _ = sys::kill_group(leader, libc::SIGSTOP);
+    let mut frozen = HashSet::new();
+    let mut held = Vec::new();
+    for _ in 0..ROUNDS {
+        let picture = camera.picture();
+        let mut news = false;
+        for process in picture.tree(leader) {
+            if process.group == leader || !frozen.insert((process.pid, process.started)) {
+                continue;
+            }
+            news = true;
+            if let Some(process) = Held::take(process) {
+                process.signal(libc::SIGSTOP);
+                held.push(process);
+            }
+        }
+        if !news {
+            break;
+        }
+    }
+    for process in &held {
+        process.signal(libc::SIGKILL);
+    }
+    let _ = sys::kill_group(leader, libc::SIGKILL);
+    held
+}
+
+/// Waits until all of `killed` are dead, but not past `deadline`. The kernel ends the wait: each has
+/// been sent SIGKILL.
+pub(crate) fn wait_for_death(killed: &[Held], deadline: Instant) {
+    for process in killed {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut interest = [Interest::read(process.0.as_raw_fd())];
+            if sys::poll(&mut interest, Some(left)).is_err() || interest[0].readable() || left.is_zero() {
+                break;
+            }
+        }
+    }
+}
+
+/// Waits until nobody is left alive in the group `pgid`, whose leader has been reaped and whose
+/// members have been sent SIGKILL. Gives up after `patience`.
+pub(crate) fn wait_for_group(pgid: Pid, patience: Duration, camera: &Camera) {
+    let deadline = Instant::now() + patience;
+    while sys::kill_group(pgid, 0).is_ok() && Instant::now() < deadline {
+        let held: Vec<Held> = camera.picture().group(pgid).filter_map(Held::take).collect();
+        if held.is_empty() {
+            // Zombies that their parent has not reaped; they are dead.
+            return;
+        }
+        wait_for_death(&held, deadline);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_confuse_the_fields() {
+        let line = b"42 (a) Z 1 (b)) S 7 8 9 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 12345 0 0";
+        let seen = parse_stat(42, line).expect("well-formed");
+        assert_eq!((seen.parent, seen.group, seen.session), (7, 8, 9));
+        assert_eq!((seen.started, seen.dead), (12345, false));
+    }
+
+    #[test]
+    fn this_process_is_in_the_picture_below_its_parent() {
+        let own = Pid::try_from(std::process::id()).unwrap();
+        let seen = look_at(own).expect("we are alive");
+        let picture = Picture::take();
+        assert!(picture.descendants([seen.parent]).contains(&seen));
+    }
+}
