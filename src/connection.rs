@@ -117,7 +117,11 @@ impl Io {
     #[allow(clippy::type_complexity)]
     pub(crate) fn open(
         self,
-    ) -> std::io::Result<(Box<dyn Read + Send>, Box<dyn Write + Send>, Option<crate::transport::Wake>)> {
+    ) -> std::io::Result<(
+        Box<dyn Read + Send>,
+        Box<dyn Write + Send>,
+        Option<crate::transport::Wake>,
+    )> {
         match self {
             Io::Any { reader, writer } => Ok((reader, writer, None)),
             Io::Stdio => {

@@ -85,7 +85,10 @@ fn envelope(line: &[u8]) -> Result<Envelope<'_>, RpcError> {
     let text = str::from_utf8(line).map_err(|e| {
         RpcError::new(
             code::PARSE_ERROR,
-            format!("the line is not UTF-8: invalid byte at position {}", e.valid_up_to()),
+            format!(
+                "the line is not UTF-8: invalid byte at position {}",
+                e.valid_up_to()
+            ),
         )
     })?;
     // A derived struct would take an array for its members in order; only an object is a message.
@@ -96,11 +99,19 @@ fn envelope(line: &[u8]) -> Result<Envelope<'_>, RpcError> {
                 return Err(RpcError::invalid_request(format!("not a JSON-RPC request: {e}")));
             }
             Err(e) if e.is_data() => {}
-            Err(e) => return Err(RpcError::new(code::PARSE_ERROR, format!("the line is not JSON: {e}"))),
+            Err(e) => {
+                return Err(RpcError::new(
+                    code::PARSE_ERROR,
+                    format!("the line is not JSON: {e}"),
+                ));
+            }
         }
     }
     match serde_json::from_str::<serde::de::IgnoredAny>(text) {
-        Err(e) => Err(RpcError::new(code::PARSE_ERROR, format!("the line is not JSON: {e}"))),
+        Err(e) => Err(RpcError::new(
+            code::PARSE_ERROR,
+            format!("the line is not JSON: {e}"),
+        )),
         Ok(_) if text.trim_start().starts_with('[') => Err(RpcError::invalid_request(
             "batches are not supported: send one request a line",
         )),
@@ -188,7 +199,9 @@ struct NoParams {}
 fn params<'a, T: Deserialize<'a>>(method: &str, raw: Option<&'a RawValue>) -> Result<T, RpcError> {
     let text = raw.map_or("{}", RawValue::get);
     if !text.starts_with('{') {
-        return Err(RpcError::invalid_params(format!("{method}: params must be an object")));
+        return Err(RpcError::invalid_params(format!(
+            "{method}: params must be an object"
+        )));
     }
     serde_json::from_str(text).map_err(|_| {
         // Only a request that failed pays for finding out which member it was.
@@ -256,7 +269,9 @@ pub(crate) mod optional_base64 {
                 }
                 fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Bytes, E> {
                     base64_simd::STANDARD.decode_to_vec(text).map(Bytes).map_err(|_| {
-                        E::custom("invalid base64: the standard alphabet with padding and no white space is wanted")
+                        E::custom(
+                            "invalid base64: the standard alphabet with padding and no white space is wanted",
+                        )
                     })
                 }
             }
@@ -495,17 +510,20 @@ mod tests {
             (b"{}", code::INVALID_REQUEST),
             (b"{\"id\":1,\"method\":3}", code::INVALID_REQUEST),
             (b"{\"id\":1,\"result\":{}}", code::INVALID_REQUEST),
-            (b"{\"id\":1,\"id\":2,\"method\":\"process/list\"}", code::INVALID_REQUEST),
+            (
+                b"{\"id\":1,\"id\":2,\"method\":\"process/list\"}",
+                code::INVALID_REQUEST,
+            ),
             (b"{\"id\":1,\"method\":\"no/such\"}", code::METHOD_NOT_FOUND),
-            (b"{\"id\":1,\"method\":\"process/list\",\"params\":[]}", code::INVALID_PARAMS),
+            (
+                b"{\"id\":1,\"method\":\"process/list\",\"params\":[]}",
+                code::INVALID_PARAMS,
+            ),
             (b"{\"id\":1,\"method\":\"process/spawn\"}", code::INVALID_PARAMS),
         ] {
             assert_eq!(invalid(line).1, expected, "{}", String::from_utf8_lossy(line));
         }
-        assert_eq!(
-            invalid(b"{\"id\":7,\"method\":3}").0,
-            Some(RequestId::Signed(7))
-        );
+        assert_eq!(invalid(b"{\"id\":7,\"method\":3}").0, Some(RequestId::Signed(7)));
     }
 
     #[test]
@@ -525,11 +543,26 @@ mod tests {
     fn params_that_do_not_fit_are_named() {
         for (params, member) in [
             (r#"{"command":["a",3],"processHandle":"h"}"#, "command[1]"),
-            (r#"{"command":["a"],"processHandle":"h","timeoutMs":-1}"#, "timeoutMs"),
-            (r#"{"command":["a"],"processHandle":"h","timeoutMs":"5"}"#, "timeoutMs"),
-            (r#"{"command":["a"],"processHandle":"h","timeoutMs":1e30}"#, "timeoutMs"),
-            (r#"{"command":["a"],"processHandle":"h","size":{"rows":65536,"cols":1}}"#, "size.rows"),
-            (r#"{"command":["a"],"processHandle":"h","size":{"rows":1,"cols":1.5}}"#, "size.cols"),
+            (
+                r#"{"command":["a"],"processHandle":"h","timeoutMs":-1}"#,
+                "timeoutMs",
+            ),
+            (
+                r#"{"command":["a"],"processHandle":"h","timeoutMs":"5"}"#,
+                "timeoutMs",
+            ),
+            (
+                r#"{"command":["a"],"processHandle":"h","timeoutMs":1e30}"#,
+                "timeoutMs",
+            ),
+            (
+                r#"{"command":["a"],"processHandle":"h","size":{"rows":65536,"cols":1}}"#,
+                "size.rows",
+            ),
+            (
+                r#"{"command":["a"],"processHandle":"h","size":{"rows":1,"cols":1.5}}"#,
+                "size.cols",
+            ),
             (r#"{"command":["a"],"processHandle":"h","size":[1,2]}"#, "size"),
             (r#"{"command":["a"],"processHandle":"h","env":{"A":1}}"#, "env.A"),
             (r#"{"command":["a"]}"#, "processHandle"),

@@ -20,7 +20,9 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select, unbounded};
 
-use crate::protocol::{Capabilities, Exited, OutputDelta, Reply, RequestId, RpcError, ServerMessage, notification};
+use crate::protocol::{
+    Capabilities, Exited, OutputDelta, Reply, RequestId, RpcError, ServerMessage, notification,
+};
 use crate::sys::EventFd;
 
 /// The most bytes of output in one message.
@@ -128,7 +130,12 @@ impl Outbox {
                 Ok(_) => 0,
                 Err(error) => error.message.len(),
             };
-        self.queue(&self.answers, ServerMessage::Response { id, outcome }, None, weight);
+        self.queue(
+            &self.answers,
+            ServerMessage::Response { id, outcome },
+            None,
+            weight,
+        );
     }
 
     /// Sends a delta behind all earlier output. The permit says that there was credit for it.
@@ -146,7 +153,12 @@ impl Outbox {
             return;
         }
         let weight = 512 + exited.stdout.bytes.len() + exited.stderr.bytes.len();
-        self.queue(&self.output, ServerMessage::Exited(Box::new(exited)), None, weight);
+        self.queue(
+            &self.output,
+            ServerMessage::Exited(Box::new(exited)),
+            None,
+            weight,
+        );
     }
 
     fn queue(&self, lane: &Sender<Queued>, message: ServerMessage, permit: Option<Permit>, weight: usize) {

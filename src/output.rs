@@ -232,7 +232,9 @@ impl Output {
         // A small message does not keep a large buffer.
         if bytes.len() < bytes.capacity() / 4 {
             let small = bytes.as_slice().to_vec();
-            sink.outbox.buffers().give_back(std::mem::replace(&mut bytes, small));
+            sink.outbox
+                .buffers()
+                .give_back(std::mem::replace(&mut bytes, small));
         }
         let permit = permit.map(|mut permit| {
             permit.shrink(bytes.capacity());

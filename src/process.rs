@@ -29,11 +29,11 @@ use crate::protocol::{
     Collected, Exited, PtySize, Reply, RequestId, RpcError, SpawnParams, Stream, Usage, code,
 };
 use crate::pty::Terminal;
+use crate::signal;
 use crate::spawn::{self, Channels, Child, Environment};
 use crate::stdin::Stdin;
 use crate::sys::{self, EventFd, Interest, Pid, Status};
 use crate::tree::{self, Camera, Held};
-use crate::signal;
 
 /// How long what keeps an output open after the exit delays `process/exited`.
 pub(crate) const DRAIN: Duration = Duration::from_millis(2_000);
@@ -134,19 +134,27 @@ pub(crate) fn run(start: Start) {
         }
     };
     let pid = child.pid.unsigned_abs();
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     start.vitals.pid.store(pid, Relaxed);
     start
         .vitals
         .started_at_ms
         .store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
     // The answer goes out before the first delta, and by this thread, so that it does.
-    start.outbox.answer(Some(start.id.clone()), Ok(Reply::Spawn { pid }));
+    start
+        .outbox
+        .answer(Some(start.id.clone()), Ok(Reply::Spawn { pid }));
     let _ = events.send(ProcessEvent::Started { serial });
     let mut process = Process::new(start, child);
     process.live();
     let (exited, inbox) = process.end();
-    let _ = events.send(ProcessEvent::Ended { serial, exited, inbox });
+    let _ = events.send(ProcessEvent::Ended {
+        serial,
+        exited,
+        inbox,
+    });
 }
 
 struct Process {
@@ -191,7 +199,11 @@ impl Process {
             Output::new(fd, stream, params.tty, streamed, cap, Arc::clone(total))
         };
         let (terminal, outputs, stdin) = match child.channels {
-            Channels::Pipes { stdin, stdout, stderr } => {
+            Channels::Pipes {
+                stdin,
+                stdout,
+                stderr,
+            } => {
                 let outputs = [
                     Some(output(Rc::new(stdout), Stream::Stdout, &vitals.stdout_bytes)),
                     Some(output(Rc::new(stderr), Stream::Stderr, &vitals.stderr_bytes)),
@@ -209,7 +221,12 @@ impl Process {
             pidfd: Some(child.pidfd),
             terminal,
             outputs,
-            stdin: Stdin::new(stdin, params.tty, Arc::clone(&vitals.stdin_pending), outbox.clone()),
+            stdin: Stdin::new(
+                stdin,
+                params.tty,
+                Arc::clone(&vitals.stdin_pending),
+                outbox.clone(),
+            ),
             sink: Sink {
                 handle: start.handle,
                 credit: outbox.credit(Arc::clone(&start.wake)),
@@ -247,14 +264,16 @@ impl Process {
             });
             let mut interests = [
                 Interest::read(self.wake.raw()),
-                self.pidfd
-                    .as_ref()
-                    .map_or(Interest::NONE, |fd| Interest::read(std::os::fd::AsRawFd::as_raw_fd(fd))),
+                self.pidfd.as_ref().map_or(Interest::NONE, |fd| {
+                    Interest::read(std::os::fd::AsRawFd::as_raw_fd(fd))
+                }),
                 self.stdin.interest().map_or(Interest::NONE, Interest::write),
                 first,
                 second,
             ];
-            let timeout = self.next_deadline().map(|d| d.saturating_duration_since(Instant::now()));
+            let timeout = self
+                .next_deadline()
+                .map(|d| d.saturating_duration_since(Instant::now()));
             if let Err(e) = sys::poll(&mut interests, timeout) {
                 // Cannot happen with descriptors of our own; without poll there is no way on.
                 log::error!("poll failed, killing process {}: {e}", self.pid);
@@ -315,14 +334,26 @@ impl Process {
     fn next_deadline(&self) -> Option<Instant> {
         if let Some(exited) = self.exited {
             let all_settled = self.outputs().all(Output::is_settled);
-            let drain = exited + if self.ending.is_some() { DRAIN_AT_END } else { DRAIN };
+            let drain = exited
+                + if self.ending.is_some() {
+                    DRAIN_AT_END
+                } else {
+                    DRAIN
+                };
             let deliver = self.ending.map(|ending| ending + DELIVER_AT_END);
             // Once the drain is over, only the delivery of what is owed is waited for.
-            return if all_settled || drain > Instant::now() { Some(drain) } else { deliver };
+            return if all_settled || drain > Instant::now() {
+                Some(drain)
+            } else {
+                deliver
+            };
         }
         let look_again = || Instant::now() + LOOK_AGAIN;
         let hung_up = self.outputs().any(Output::is_hung_up).then(look_again);
-        [self.timeout_at, self.kill_at, hung_up].into_iter().flatten().min()
+        [self.timeout_at, self.kill_at, hung_up]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn has_exited(&self) -> bool {
@@ -340,7 +371,11 @@ impl Process {
         if !self.outputs().any(Output::is_open) {
             return true;
         }
-        let drain = if self.ending.is_some() { DRAIN_AT_END } else { DRAIN };
+        let drain = if self.ending.is_some() {
+            DRAIN_AT_END
+        } else {
+            DRAIN
+        };
         // What was written before the exit is delivered, however long the client takes to read it;
         // only the end of the connection does not wait for that.
         let delivered = self.outputs().all(Output::is_settled);
@@ -380,11 +415,16 @@ impl Process {
 
     fn resize(&mut self, size: PtySize) -> Result<Reply, RpcError> {
         let Some(terminal) = &self.terminal else {
-            return Err(RpcError::invalid_request("failed to resize PTY: the process has none"));
+            return Err(RpcError::invalid_request(
+                "failed to resize PTY: the process has none",
+            ));
         };
         match terminal.resize(size) {
             Ok(()) => Ok(Reply::Done),
-            Err(e) => Err(RpcError::new(code::INTERNAL_ERROR, format!("failed to resize PTY: {e}"))),
+            Err(e) => Err(RpcError::new(
+                code::INTERNAL_ERROR,
+                format!("failed to resize PTY: {e}"),
+            )),
         }
     }
 
@@ -450,7 +490,9 @@ impl Process {
         }
         tree::wait_for_death(&self.killed, Instant::now() + DEATH);
         let duration = self.exited.unwrap_or_else(Instant::now) - self.started;
-        let [stdout, stderr] = self.outputs.map(|o| o.map_or_else(Collected::default, Output::into_collected));
+        let [stdout, stderr] = self
+            .outputs
+            .map(|o| o.map_or_else(Collected::default, Output::into_collected));
         let exited = Exited {
             process_handle: self.sink.handle,
             exit_code: if self.timed_out { TIMED_OUT } else { status.code },

@@ -39,8 +39,14 @@ impl FreshTerminal {
         let pair = portable_pty::unix::UnixPtySystem::default()
             .openpty(native(size))
             .map_err(|e| system_error(&e))?;
-        let name = pair.master.tty_name().ok_or(io::Error::from_raw_os_error(libc::ENOTTY))?;
-        let raw = pair.master.as_raw_fd().ok_or(io::Error::from_raw_os_error(libc::EBADF))?;
+        let name = pair
+            .master
+            .tty_name()
+            .ok_or(io::Error::from_raw_os_error(libc::ENOTTY))?;
+        let raw = pair
+            .master
+            .as_raw_fd()
+            .ok_or(io::Error::from_raw_os_error(libc::EBADF))?;
         // SAFETY: the master is open for as long as `pair` lives, which is longer than this borrow.
         let descriptor = unsafe { BorrowedFd::borrow_raw(raw) }.try_clone_to_owned()?;
         sys::set_nonblocking(&descriptor)?;

@@ -25,12 +25,12 @@ use crate::protocol::{
     InitializeParams, InitializeReply, KillParams, Limits, ProcessInfo, PtySize, Reply, Request, RequestId,
     ResizePtyParams, RpcError, ServerInfo, SpawnParams, Stage, WriteStdinParams, code,
 };
+use crate::signal;
 use crate::spawn::{self, Environment};
 use crate::stdin::FREE;
 use crate::sys::{self, EventFd};
-use crate::tree::Camera;
 use crate::transport::{self, Dialect, Inbound, Wake};
-use crate::signal;
+use crate::tree::Camera;
 
 /// How long the end of a connection may take, whatever the children or the client do.
 const END: Duration = Duration::from_millis(2_500);
@@ -93,7 +93,11 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
     if sys::children_are_reaped_by_the_kernel() {
         return Err(Error::children_ignored());
     }
-    let Connection { kind, notices, notify } = connection;
+    let Connection {
+        kind,
+        notices,
+        notify,
+    } = connection;
     let (inbox, outbox, transport) = match kind.into_io() {
         Err((inbox, outbox)) => (inbox, outbox, None),
         Ok(io) => {
@@ -433,7 +437,9 @@ impl Dispatcher {
             serial,
             id: id.clone(),
             handle: Arc::clone(&handle),
-            cap: params.output_bytes_cap.or_default(self.config.default_output_bytes_cap),
+            cap: params
+                .output_bytes_cap
+                .or_default(self.config.default_output_bytes_cap),
             timeout: params
                 .timeout_ms
                 .or_default(self.config.default_timeout_ms)
@@ -562,7 +568,9 @@ impl Dispatcher {
     fn on_process(&mut self, event: ProcessEvent) {
         match event {
             ProcessEvent::Started { serial } => {
-                let Some(entry) = self.entry_of(serial) else { return };
+                let Some(entry) = self.entry_of(serial) else {
+                    return;
+                };
                 let backlog = entry.starting.take().unwrap_or_default();
                 self.catch_up(backlog, true);
                 self.spawn_settled(serial);

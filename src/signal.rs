@@ -55,7 +55,9 @@ pub(crate) fn number(signal: &SignalName) -> Result<i32, String> {
                 .find(|(_, known)| known.strip_prefix("SIG") == Some(bare))
                 .map(|(n, _)| *n)
                 .ok_or_else(|| {
-                    format!("unknown signal {name:?}: use a name such as \"SIGTERM\" or \"TERM\", or a number")
+                    format!(
+                        "unknown signal {name:?}: use a name such as \"SIGTERM\" or \"TERM\", or a number"
+                    )
                 })
         }
     }

@@ -156,7 +156,14 @@ fn start(params: &SpawnParams, environment: &Environment) -> Result<Child, Failu
     // The child has its own copies. Ours would keep its pipes from ending, and their numbers are
     // what the pidfd takes where descriptors are short.
     drop((stdin_child, stdout_child, stderr_child, directory));
-    child(pid, Channels::Pipes { stdin, stdout, stderr })
+    child(
+        pid,
+        Channels::Pipes {
+            stdin,
+            stdout,
+            stderr,
+        },
+    )
 }
 
 fn child(pid: Pid, channels: Channels) -> Result<Child, Failure> {
@@ -200,7 +207,11 @@ impl<'a> Program<'a> {
         environment: &'a Environment,
         directory: Option<&'a OwnedFd>,
     ) -> io::Result<Self> {
-        let argv: Vec<_> = params.command.iter().map(|a| c_string(a.as_bytes())).collect::<Result<_, _>>()?;
+        let argv: Vec<_> = params
+            .command
+            .iter()
+            .map(|a| c_string(a.as_bytes()))
+            .collect::<Result<_, _>>()?;
         let overrides = params.env.as_ref();
         let own_variables = overrides
             .into_iter()
@@ -208,7 +219,10 @@ impl<'a> Program<'a> {
             .filter_map(|(name, value)| Some((name, value.as_ref()?)))
             .map(|(name, value)| definition(name.as_bytes(), value.as_bytes()))
             .collect::<Result<_, _>>()?;
-        let name = argv.first().cloned().ok_or(io::Error::from_raw_os_error(libc::ENOENT))?;
+        let name = argv
+            .first()
+            .cloned()
+            .ok_or(io::Error::from_raw_os_error(libc::ENOENT))?;
         let search = if name.as_bytes().contains(&b'/') {
             Search::AsIs(name)
         } else {
@@ -236,7 +250,9 @@ impl<'a> Program<'a> {
         let environment = self.environment_list();
         let (name, path) = match &self.search {
             Search::AsIs(path) => {
-                return self.run_file(path, &argv, &environment, stdio).map_err(Failure::at(Stage::Exec));
+                return self
+                    .run_file(path, &argv, &environment, stdio)
+                    .map_err(Failure::at(Stage::Exec));
             }
             Search::Along { name, path } => (name, path),
         };
@@ -300,7 +316,11 @@ impl<'a> Program<'a> {
             let overrides = self.overrides?;
             overrides.get(name.to_str()?)
         };
-        let inherited = self.environment.0.iter().filter(|v| overridden(&v.name).is_none());
+        let inherited = self
+            .environment
+            .0
+            .iter()
+            .filter(|v| overridden(&v.name).is_none());
         StringList::new(inherited.map(|v| &v.definition).chain(&self.own_variables))
     }
 }

@@ -79,7 +79,8 @@ impl Stdin {
                 true => "stdin is already closed",
                 false => "stdin was closed by the process",
             };
-            self.outbox.answer(Some(id), Err(RpcError::invalid_request(error)));
+            self.outbox
+                .answer(Some(id), Err(RpcError::invalid_request(error)));
             return;
         }
         if !bytes.is_empty() {
@@ -141,7 +142,11 @@ impl Stdin {
         // Behind an unfinished line the first one only hands that line over, so it takes two, as at
         // a keyboard. To a program that reads single characters it is one more of them.
         let typed = [character; 2];
-        let typed = if canonical && self.inside_line { &typed[..] } else { &typed[..1] };
+        let typed = if canonical && self.inside_line {
+            &typed[..]
+        } else {
+            &typed[..1]
+        };
         let result = sys::write(sink.as_fd(), typed);
         if result.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
             // The terminal's input is full: type it when there is room.

@@ -175,18 +175,17 @@ impl Interest {
         Self::new(fd, libc::POLLOUT)
     }
 
-    /// Waits until `fd` can be read or written, or has failed.
-    pub(crate) fn read_write(fd: RawFd) -> Self {
-        Self::new(fd, libc::POLLIN | libc::POLLOUT)
-    }
-
     /// Waits until the other end of `fd` is gone.
     pub(crate) fn hangup(fd: RawFd) -> Self {
         Self::new(fd, 0)
     }
 
     fn new(fd: RawFd, events: libc::c_short) -> Self {
-        Interest(libc::pollfd { fd, events, revents: 0 })
+        Interest(libc::pollfd {
+            fd,
+            events,
+            revents: 0,
+        })
     }
 
     /// Reading would not wait: data, the end, or an error.
@@ -545,7 +544,10 @@ impl Attributes {
             spawn_check(libc::posix_spawnattr_setsigdefault(&mut *self.0, set.as_ptr()))?;
             libc::sigemptyset(set.as_mut_ptr());
             spawn_check(libc::posix_spawnattr_setsigmask(&mut *self.0, set.as_ptr()))?;
-            spawn_check(libc::posix_spawnattr_setflags(&mut *self.0, flags as libc::c_short))
+            spawn_check(libc::posix_spawnattr_setflags(
+                &mut *self.0,
+                flags as libc::c_short,
+            ))
         }
     }
 }

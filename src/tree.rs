@@ -113,14 +113,20 @@ impl Picture {
 
     /// Everything alive in the group `pgid`.
     fn group(&self, pgid: Pid) -> impl Iterator<Item = Seen> + '_ {
-        self.seen.iter().filter(move |p| p.group == pgid && !p.dead).copied()
+        self.seen
+            .iter()
+            .filter(move |p| p.group == pgid && !p.dead)
+            .copied()
     }
 }
 
 /// What `/proc` says of one process; `None` if there is none.
 fn look_at(pid: Pid) -> Option<Seen> {
     let mut text = [0; 512];
-    let n = fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut text).ok()?;
+    let n = fs::File::open(format!("/proc/{pid}/stat"))
+        .ok()?
+        .read(&mut text)
+        .ok()?;
     parse_stat(pid, &text[..n])
 }
 

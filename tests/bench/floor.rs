@@ -1,7 +1,7 @@
 //! What the machine itself allows: the same work as the rows, with no server in between.
 
 use crate::client::poll;
-use crate::stats::{bytes_for, mib_per_second, micros, percentile};
+use crate::stats::{mib_per_second, micros, percentile, sized};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result, Write};
@@ -66,28 +66,26 @@ pub fn spawn_on_pty(seconds: f64) -> Result<(f64, f64)> {
 
 /// MiB/s of `count` programs' output at once, each read by a thread of its own.
 pub fn stdout(count: u64, seconds: f64) -> Result<f64> {
-    let run = |bytes: u64| -> Result<f64> {
+    sized(seconds, |bytes| {
         let start = Instant::now();
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..count)
-                .map(|_| scope.spawn(move || read_zeros(bytes)))
+                .map(|_| scope.spawn(move || read_zeros(bytes / count)))
                 .collect();
             for thread in threads {
                 thread
                     .join()
                     .unwrap_or_else(|_| Err(Error::other("a thread panicked")))?;
             }
-            Ok(mib_per_second(bytes * count, start))
+            Ok(mib_per_second(bytes, start))
         })
-    };
-    let probe = run(8 << 20)?;
-    run(bytes_for(seconds, probe) / count)
+    })
 }
 
 /// MiB/s of a program's output on a PTY.
 pub fn pty_output(seconds: f64) -> Result<f64> {
     let mut buffer = vec![0; 64 * 1024];
-    let mut run = |bytes: u64| -> Result<f64> {
+    sized(seconds, |bytes| {
         let start = Instant::now();
         let mut child = Pty::spawn(&["head", "-c", &bytes.to_string(), "/dev/zero"])?;
         let mut total = 0;
@@ -99,15 +97,13 @@ pub fn pty_output(seconds: f64) -> Result<f64> {
         }
         expect(child.wait()? == 0 && total == bytes, "output was lost")?;
         Ok(mib_per_second(total, start))
-    };
-    let probe = run(1 << 20)?;
-    run(bytes_for(seconds, probe))
+    })
 }
 
 /// MiB/s into a program's stdin, 64 KiB at a time.
 pub fn stdin(seconds: f64) -> Result<f64> {
     let chunk = vec![b'x'; 64 * 1024];
-    let run = |bytes: u64| -> Result<f64> {
+    sized(seconds, |bytes| {
         let start = Instant::now();
         let (mut child, mut stdin, mut stdout) = piped(&["wc", "-c"])?;
         for _ in 0..bytes / chunk.len() as u64 {
@@ -119,9 +115,7 @@ pub fn stdin(seconds: f64) -> Result<f64> {
         child.wait()?;
         expect(text.trim() == bytes.to_string(), "wc counted otherwise")?;
         Ok(mib_per_second(bytes, start))
-    };
-    let probe = run(8 << 20)?;
-    run(bytes_for(seconds, probe))
+    })
 }
 
 /// Round trips of 16 bytes through `cat`, in microseconds.

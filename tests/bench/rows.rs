@@ -3,7 +3,7 @@
 use crate::client::{Client, Program, Start, excerpt};
 use crate::floor;
 use crate::scan::{self, Event};
-use crate::stats::{bytes_for, mib_per_second, micros, percentile};
+use crate::stats::{mib_per_second, micros, percentile, sized};
 use crate::tree;
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -269,8 +269,7 @@ fn output(start: &Start, settings: &Settings, count: u64, tty: bool) -> Result<V
 
 /// Lets programs write for about some seconds and returns MiB/s.
 pub fn output_for(client: &mut Client, seconds: f64, count: u64, tty: bool) -> Result<f64, String> {
-    let probe = outputs(client, 4 << 20, count, tty)?;
-    outputs(client, bytes_for(seconds, probe) / count, count, tty)
+    sized(seconds, |bytes| outputs(client, bytes / count, count, tty))
 }
 
 fn outputs(client: &mut Client, bytes: u64, count: u64, tty: bool) -> Result<f64, String> {
@@ -360,8 +359,7 @@ fn check_output(start: &Start, count: u64, tty: bool) -> Result<(), String> {
 
 fn stdin(start: &Start, settings: &Settings) -> Result<Vec<f64>, String> {
     let mut client = start.client()?;
-    let probe = stdin_of(&mut client, 4 << 20)?;
-    let rate = stdin_of(&mut client, bytes_for(settings.seconds, probe))?;
+    let rate = sized(settings.seconds, |bytes| stdin_of(&mut client, bytes))?;
     Ok(vec![rate])
 }
 

@@ -27,11 +27,23 @@ pub fn mib_per_second(bytes: u64, start: Instant) -> f64 {
     bytes as f64 / (1 << 20) as f64 / start.elapsed().as_secs_f64()
 }
 
-/// How many bytes to move so that it takes about `seconds` at `rate` MiB/s.
-pub fn bytes_for(seconds: f64, rate: f64) -> u64 {
-    // Whole chunks of 64 KiB, no less than 1 MiB, no more than 4 GiB.
-    let chunks = (rate * seconds * 16.0).clamp(16.0, 65_536.0);
-    chunks as u64 * 65_536
+/// Moves more and more bytes until that takes about some seconds, and returns the last rate.
+///
+/// `run` moves a number of bytes and returns MiB/s; the runs before the last one warm up.
+pub fn sized<E>(seconds: f64, mut run: impl FnMut(u64) -> Result<f64, E>) -> Result<f64, E> {
+    const MOST: u64 = 8 << 30;
+    let mut bytes = 4 << 20;
+    loop {
+        let rate = run(bytes)?;
+        let took = bytes as f64 / (1 << 20) as f64 / rate;
+        if took >= seconds * 0.7 || bytes >= MOST {
+            return Ok(rate);
+        }
+        // The first runs are mostly start-up, and say little about how much is enough.
+        let factor = (seconds / took).min(8.0);
+        // Whole chunks of 64 KiB.
+        bytes = ((bytes as f64 * factor) as u64).min(MOST) / 65_536 * 65_536;
+    }
 }
 
 /// A duration in microseconds.

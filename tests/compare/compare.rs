@@ -289,8 +289,13 @@ fn table(differences: &[Difference]) -> String {
     for diff in differences {
         let (mut a, mut b) = (show(&diff.a), show(&diff.b));
         let mut name = diff.name.as_str();
-        if let (true, Some(end)) = (a == "-" || b == "-", name.find(") ")) {
-            name = &name[..=end];
+        let process = &name[..name.find(") ").map_or(0, |end| end + 1)];
+        let first = format!("{process} stdout");
+        if differences
+            .iter()
+            .any(|diff| diff.name == first && (diff.a.is_none() || diff.b.is_none()))
+        {
+            name = process;
             if alone == name {
                 continue;
             }

@@ -147,8 +147,8 @@ impl Reader {
         match method {
             None => self.response(&message),
             // What becomes of processes after the end of the connection is
-            // nobody's to see.
-            Some(_) if self.closed => {}
+            // nobody's to see, but what has ended has ended.
+            Some(_) if self.closed && !self.ended(params) => {}
             Some("process/outputDelta") => self.delta(params),
             Some("process/exited") => self.exited(params),
             Some(method) => {
@@ -214,6 +214,13 @@ impl Reader {
                 .wrong
                 .push(format!("{name}: neither result nor error, or both")),
         }
+    }
+
+    /// Whether the process that a notification is about has exited already.
+    fn ended(&self, params: &Value) -> bool {
+        let handle = params["processHandle"].as_str().unwrap_or("");
+        let live = self.live.get(handle);
+        live.is_some_and(|&at| self.processes[at].exited.is_some())
     }
 
     fn delta(&mut self, params: &Value) {

@@ -1,1 +1,59 @@
-fn main(){}
+//! The integration tests: one binary, one module a subject.
+//!
+//! Each test runs in a process of its own, started by this one, so that what it leaves behind can be
+//! seen exactly: threads, descriptors, children and grandchildren (see `harness.rs`). Names can be
+//! filtered as usual: `cargo test --test it kill`.
+//!
+//! Races and soaks run longer with `PROCWIRE_TEST_FACTOR=10`.
+
+mod harness;
+
+// A request and the program it starts.
+mod spawn;
+
+use harness::{Body, Mode, Test};
+use libtest_mimic::{Arguments, Trial};
+
+/// The subjects in reading order.
+const SUBJECTS: &[(&str, &[Test])] = &[("spawn", spawn::TESTS)];
+
+fn main() {
+    if let Some(name) = std::env::var_os(harness::RUN_ONE) {
+        let name = name.into_string().expect("test names are ASCII");
+        let (_, run) = all()
+            .into_iter()
+            .find(|(known, _)| *known == name)
+            .expect("a test of that name");
+        harness::run_alone(run);
+        return;
+    }
+    let arguments = Arguments::from_args();
+    let trials = all().into_iter().map(|(name, _)| {
+        let own_name = name.clone();
+        Trial::test(name, move || {
+            harness::run_in_own_process(&own_name).map_err(Into::into)
+        })
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
+
+/// Every test with its full name; those for both modes twice.
+fn all() -> Vec<(String, Box<dyn FnOnce()>)> {
+    let mut all: Vec<(String, Box<dyn FnOnce()>)> = Vec::new();
+    for (subject, tests) in SUBJECTS {
+        for test in *tests {
+            match test.body {
+                Body::Once(body) => all.push((format!("{subject}::{}", test.name), Box::new(body))),
+                Body::Both(body) => {
+                    for (mode, suffix) in [(Mode::Pipe, "pipe"), (Mode::Tty, "tty")] {
+                        all.push((
+                            format!("{subject}::{}::{suffix}", test.name),
+                            Box::new(move || body(mode)),
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    all
+}

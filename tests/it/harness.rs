@@ -1,0 +1,743 @@
+//! What every test stands on: a client of the wire, its transcript, deadlines, and the check that
+//! nothing is left.
+//!
+//! A test talks JSON lines to a server, in this process over a socket pair ([`Client::in_process`])
+//! or to the real binary ([`Client::binary`]). Every wait has a deadline, and a test that fails
+//! prints the whole conversation. After a test its process must be as it was before it: no thread,
+//! no descriptor, no child, and, because it is a child subreaper, no grandchild either.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use base64_simd::STANDARD;
+use serde_json::{Value, json};
+
+/// How long any single thing may take. Generous: it is for the slowest machine, and only a failure waits for it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test may take in all, before its process is ended with what it has said so far.
+const WHOLE_TEST: Duration = Duration::from_secs(120);
+/// Names the test to run to a process of its own.
+pub const RUN_ONE: &str = "PROCWIRE_RUN_ONE_TEST";
+
+/// One test. Made by [`test!`] and [`both!`], so that an unlisted test is a compiler warning.
+pub struct Test {
+    pub name: &'static str,
+    pub body: Body,
+}
+
+/// What a test runs.
+pub enum Body {
+    Once(fn()),
+    /// Once with pipes and once with a PTY.
+    Both(fn(Mode)),
+}
+
+/// How the program under test is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Pipe,
+    Tty,
+}
+
+impl Mode {
+    /// Spawn params for this mode, streamed both ways, with no timeout.
+    pub fn params(self, handle: &str, command: &[&str]) -> Value {
+        json!({
+            "processHandle": handle,
+            "command": command,
+            "tty": self == Mode::Tty,
+            "streamStdin": true,
+            "streamStdoutStderr": true,
+            "timeoutMs": null,
+        })
+    }
+
+    /// What `text` is after the terminal's output processing: there, lines end in CR LF.
+    pub fn printed(self, text: &str) -> String {
+        match self {
+            Mode::Pipe => text.to_owned(),
+            Mode::Tty => text.replace('\n', "\r\n"),
+        }
+    }
+}
+
+/// Lists a test that runs once.
+macro_rules! test {
+    ($name:ident) => {
+        $crate::harness::Test {
+            name: stringify!($name),
+            body: $crate::harness::Body::Once($name),
+        }
+    };
+}
+/// Lists a test that runs with pipes and with a PTY.
+macro_rules! both {
+    ($name:ident) => {
+        $crate::harness::Test {
+            name: stringify!($name),
+            body: $crate::harness::Body::Both($name),
+        }
+    };
+}
+pub(crate) use {both, test};
+
+/// How often a race is run: `count`, times what the environment asks for.
+pub fn times(count: usize) -> usize {
+    let factor = std::env::var("PROCWIRE_TEST_FACTOR")
+        .ok()
+        .and_then(|f| f.parse::<f64>().ok());
+    (count as f64 * factor.unwrap_or(1.0)).max(1.0) as usize
+}
+
+// ---- one process a test ----
+
+/// Runs one test in a process of its own; what it printed is the error if it failed.
+pub fn run_in_own_process(name: &str) -> Result<(), String> {
+    let output = Command::new(std::env::current_exe().expect("a running program has a file"))
+        .env(RUN_ONE, name)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("the test's process could not be started: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!(
+        "{}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}
+
+/// The body of such a process.
+pub fn run_alone(body: impl FnOnce()) {
+    become_subreaper();
+    std::thread::Builder::new()
+        .name("watchdog".into())
+        .spawn(|| {
+            std::thread::sleep(WHOLE_TEST);
+            eprintln!("the test took more than {WHOLE_TEST:?}");
+            print_transcript();
+            kill_descendants();
+            std::process::exit(101);
+        })
+        .expect("a thread for the watchdog");
+    let default_hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        default_hook(info);
+        print_transcript();
+        kill_descendants();
+        std::process::exit(101);
+    }));
+    let before = Footprint::take();
+    body();
+    before.check();
+}
+
+/// What this process holds.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Footprint {
+    threads: usize,
+    descriptors: Vec<String>,
+}
+
+impl Footprint {
+    pub fn take() -> Self {
+        Footprint {
+            threads: std::fs::read_dir("/proc/self/task")
+                .expect("/proc is mounted")
+                .count(),
+            descriptors: descriptors("self"),
+        }
+    }
+
+    /// Waits until all is as it was, and fails if it does not become so.
+    pub fn check(&self) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let now = Footprint::take();
+            let children = children_of(std::process::id());
+            if now == *self && children.is_empty() {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "something is left behind.\nbefore: {self:#?}\nnow: {now:#?}\nprocesses: {children:#?}"
+            );
+            // An adopted grandchild that has died is reaped here; one that lives is a failure.
+            reap_adopted();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// The open descriptors of a process and what they are; the one that lists them is left out.
+pub fn descriptors(pid: &str) -> Vec<String> {
+    let directory = format!("/proc/{pid}/fd");
+    let mut all: Vec<String> = std::fs::read_dir(&directory)
+        .expect("the process is there")
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let target = std::fs::read_link(entry.path()).ok()?;
+            let target = target.to_string_lossy().into_owned();
+            (!target.contains("/proc/"))
+                .then(|| format!("{} -> {target}", entry.file_name().to_string_lossy()))
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+/// One process of the machine: pid, parent, state and name.
+#[derive(Debug, Clone)]
+pub struct Proc {
+    pub pid: u32,
+    pub parent: u32,
+    pub group: u32,
+    pub session: u32,
+    pub state: String,
+    pub name: String,
+}
+
+/// All processes of the machine.
+pub fn processes() -> Vec<Proc> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("/proc is mounted").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+            continue;
+        };
+        let Some((head, tail)) = stat.rsplit_once(") ") else {
+            continue;
+        };
+        let fields: Vec<&str> = tail.split(' ').collect();
+        let number = |i: usize| {
+            fields
+                .get(i)
+                .and_then(|f: &&str| f.parse::<u32>().ok())
+                .unwrap_or(0)
+        };
+        all.push(Proc {
+            pid,
+            parent: number(1),
+            group: number(2),
+            session: number(3),
+            state: fields[0].to_owned(),
+            name: head.split_once('(').map_or("", |(_, n)| n).to_owned(),
+        });
+    }
+    all
+}
+
+/// The children of `pid`, zombies included.
+pub fn children_of(pid: u32) -> Vec<Proc> {
+    processes().into_iter().filter(|p| p.parent == pid).collect()
+}
+
+/// Whether `pid` is there and not a zombie.
+pub fn is_alive(pid: u32) -> bool {
+    processes()
+        .iter()
+        .any(|p| p.pid == pid && p.state != "Z" && p.state != "X")
+}
+
+/// Waits until `condition` holds; fails with `what` if it does not.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn become_subreaper() {
+    // SAFETY: no memory is involved; the process is this test's own.
+    let result = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+    assert_eq!(result, 0, "a child subreaper");
+}
+
+/// Reaps children that nobody waits for: the orphans this process has adopted as subreaper.
+pub fn reap_adopted() {
+    // SAFETY: no status is asked for.
+    while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
+}
+
+/// At a failure: what the test has started must not outlive it.
+fn kill_descendants() {
+    let own = std::process::id();
+    for _ in 0..100 {
+        let all = processes();
+        let mut known = vec![own];
+        let mut i = 0;
+        while i < known.len() {
+            let parent = known[i];
+            known.extend(all.iter().filter(|p| p.parent == parent).map(|p| p.pid));
+            i += 1;
+        }
+        if known.len() == 1 {
+            return;
+        }
+        for pid in &known[1..] {
+            // SAFETY: no memory is involved; these are descendants of this very process.
+            unsafe { libc::kill(*pid as libc::pid_t, libc::SIGKILL) };
+        }
+        reap_adopted();
+    }
+}
+
+// ---- the transcript ----
+
+static TRANSCRIPT: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn record(direction: &str, line: &[u8]) {
+    let mut text = String::from_utf8_lossy(&line[..line.len().min(600)]).into_owned();
+    if line.len() > 600 {
+        text.push_str(&format!("… ({} bytes)", line.len()));
+    }
+    if let Ok(mut transcript) = TRANSCRIPT.lock() {
+        transcript.push(format!("{direction} {}", text.trim_end()));
+    }
+}
+
+fn print_transcript() {
+    if let Ok(transcript) = TRANSCRIPT.lock() {
+        let skipped = transcript.len().saturating_sub(400);
+        eprintln!("---- the conversation ({skipped} lines before it left out) ----");
+        for line in &transcript[skipped..] {
+            eprintln!("{line}");
+        }
+    }
+}
+
+// ---- the client ----
+
+/// A client of one server.
+pub struct Client {
+    writer: Option<Box<dyn Write + Send>>,
+    incoming: mpsc::Receiver<Value>,
+    reader: Option<JoinHandle<()>>,
+    server: Server,
+    next_id: i64,
+    responses: HashMap<String, Value>,
+    notifications: VecDeque<Value>,
+}
+
+enum Server {
+    InProcess(JoinHandle<Result<procwire::End, procwire::Error>>),
+    Binary(Child),
+}
+
+/// How a [`Client::binary`] is started.
+pub fn binary() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_procwire"))
+}
+
+impl Client {
+    /// A server on a thread of this process, with the defaults.
+    pub fn in_process() -> Client {
+        Self::in_process_with(procwire::Config::default())
+    }
+
+    /// A server on a thread of this process.
+    pub fn in_process_with(config: procwire::Config) -> Client {
+        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+        let input = theirs.try_clone().expect("a descriptor");
+        let connection = procwire::Connection::from_io(input, theirs);
+        let server = std::thread::Builder::new()
+            .name("dispatch".into())
+            .spawn(move || procwire::serve(connection, config))
+            .expect("a thread for the server");
+        let writer = ours.try_clone().expect("a descriptor");
+        Self::over(ours, Box::new(SocketWriter(writer)), Server::InProcess(server))
+    }
+
+    /// The real binary with `arguments`.
+    pub fn binary(arguments: &[&str]) -> Client {
+        let mut command = binary();
+        command.args(arguments);
+        Self::command(command)
+    }
+
+    /// Any command that serves stdio; its stderr is the test's.
+    pub fn command(mut command: Command) -> Client {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        let stdin = child.stdin.take().expect("stdin was piped");
+        let stdout = child.stdout.take().expect("stdout was piped");
+        Self::over(stdout, Box::new(stdin), Server::Binary(child))
+    }
+
+    fn over(reader: impl Read + Send + 'static, writer: Box<dyn Write + Send>, server: Server) -> Client {
+        let (sender, incoming) = mpsc::channel();
+        let reader = std::thread::Builder::new()
+            .name("client-read".into())
+            .spawn(move || {
+                let mut reader = BufReader::with_capacity(256 * 1024, reader);
+                let mut line = Vec::new();
+                loop {
+                    line.clear();
+                    match reader.read_until(b'\n', &mut line) {
+                        Ok(0) | Err(_) => return,
+                        Ok(_) => {}
+                    }
+                    record("<--", &line);
+                    // Purity: whatever the server prints must be one JSON object a line.
+                    let value: Value = serde_json::from_slice(&line)
+                        .unwrap_or_else(|e| panic!("the server printed what is no JSON: {e}"));
+                    assert_eq!(line.last(), Some(&b'\n'), "a line ends in LF");
+                    if sender.send(value).is_err() {
+                        return;
+                    }
+                }
+            })
+            .expect("a thread for the client");
+        Client {
+            writer: Some(writer),
+            incoming,
+            reader: Some(reader),
+            server,
+            next_id: 1,
+            responses: HashMap::new(),
+            notifications: VecDeque::new(),
+        }
+    }
+
+    /// The server's pid, if it is a binary.
+    pub fn pid(&self) -> u32 {
+        match &self.server {
+            Server::Binary(child) => child.id(),
+            Server::InProcess(_) => std::process::id(),
+        }
+    }
+
+    // -- sending --
+
+    /// Sends bytes as they are.
+    pub fn send_raw(&mut self, bytes: &[u8]) {
+        record("-->", bytes);
+        let writer = self.writer.as_mut().expect("input is still open");
+        writer
+            .write_all(bytes)
+            .and_then(|()| writer.flush())
+            .expect("the server reads");
+    }
+
+    /// Sends a message as a line.
+    pub fn send(&mut self, message: &Value) {
+        let mut line = message.to_string().into_bytes();
+        line.push(b'\n');
+        self.send_raw(&line);
+    }
+
+    /// Sends a request without waiting; its id.
+    pub fn request(&mut self, method: &str, params: Value) -> i64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.send(&json!({"id": id, "method": method, "params": params}));
+        id
+    }
+
+    // -- receiving --
+
+    fn receive(&mut self, deadline: Instant, what: &str) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.incoming.recv_timeout(left) {
+            Ok(message) => {
+                match message.get("id") {
+                    Some(id) if message.get("method").is_none() => {
+                        let earlier = self.responses.insert(id.to_string(), message.clone());
+                        assert!(
+                            earlier.is_none() || id.is_null(),
+                            "two answers to {id}: {message}"
+                        );
+                    }
+                    _ => self.notifications.push_back(message),
+                }
+                true
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => false,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("waited in vain for {what}"),
+        }
+    }
+
+    /// The answer to `id`, whole. Answers and notifications that come before it are kept.
+    pub fn response(&mut self, id: impl Into<Value>) -> Value {
+        let id: Value = id.into();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(response) = self.responses.remove(&id.to_string()) {
+                return response;
+            }
+            let what = format!("the answer to {id}");
+            assert!(self.receive(deadline, &what), "the server ended before {what}");
+        }
+    }
+
+    /// Whether the answer to `id` has come before what was received last.
+    pub fn is_answered(&self, id: i64) -> bool {
+        self.responses.contains_key(&id.to_string())
+    }
+
+    /// The result of `id`, which must have succeeded.
+    pub fn result(&mut self, id: i64) -> Value {
+        let response = self.response(id);
+        assert!(response.get("error").is_none(), "request {id} failed: {response}");
+        response["result"].clone()
+    }
+
+    /// The error of `id`, which must have failed: its code and message.
+    pub fn error(&mut self, id: i64) -> (i64, String) {
+        let response = self.response(id);
+        let error = &response["error"];
+        let code = error["code"]
+            .as_i64()
+            .unwrap_or_else(|| panic!("request {id} succeeded: {response}"));
+        (
+            code,
+            error["message"]
+                .as_str()
+                .expect("an error has a message")
+                .to_owned(),
+        )
+    }
+
+    /// Sends a request that must succeed, and waits for its result.
+    pub fn call(&mut self, method: &str, params: Value) -> Value {
+        let id = self.request(method, params);
+        self.result(id)
+    }
+
+    /// Sends a request that must fail, and waits for its error's code and message.
+    pub fn refuse(&mut self, method: &str, params: Value) -> (i64, String) {
+        let id = self.request(method, params);
+        self.error(id)
+    }
+
+    /// The next notification, in the order the server sent them.
+    pub fn notification(&mut self) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(notification) = self.notifications.pop_front() {
+                return notification;
+            }
+            assert!(
+                self.receive(deadline, "a notification"),
+                "the server ended before a notification"
+            );
+        }
+    }
+
+    /// Takes notifications until `wanted` takes one; those it does not take stay in order.
+    pub fn find<T>(&mut self, what: &str, mut wanted: impl FnMut(&Value) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        let mut looked_at = 0;
+        loop {
+            while looked_at < self.notifications.len() {
+                if let Some(found) = wanted(&self.notifications[looked_at]) {
+                    self.notifications.remove(looked_at);
+                    return found;
+                }
+                looked_at += 1;
+            }
+            assert!(self.receive(deadline, what), "the server ended before {what}");
+        }
+    }
+
+    /// The params of `process/exited` for `handle`. Deltas of that handle are left for [`Client::streamed`].
+    pub fn exited(&mut self, handle: &str) -> Value {
+        self.find(&format!("the exit of {handle:?}"), |n| {
+            let ours = n["method"] == "process/exited" && n["params"]["processHandle"] == handle;
+            ours.then(|| n["params"].clone())
+        })
+    }
+
+    /// The next delta of `handle`: its bytes and the whole params.
+    pub fn delta(&mut self, handle: &str) -> (Vec<u8>, Value) {
+        self.find(&format!("output of {handle:?}"), |n| {
+            let ours = n["method"] == "process/outputDelta" && n["params"]["processHandle"] == handle;
+            ours.then(|| (decoded(&n["params"]), n["params"].clone()))
+        })
+    }
+
+    /// Takes output of `handle` until it holds `text`; everything taken so far.
+    pub fn until(&mut self, handle: &str, text: &str) -> String {
+        let mut seen = Vec::new();
+        loop {
+            seen.extend(self.delta(handle).0);
+            let so_far = String::from_utf8_lossy(&seen);
+            if so_far.contains(text) {
+                return so_far.into_owned();
+            }
+        }
+    }
+
+    /// Waits for the exit of a streamed process; its stdout, stderr and exit. Checks what every
+    /// stream must keep: offsets without a gap, the cap's flag on the last delta only, nothing behind the exit.
+    pub fn streamed(&mut self, handle: &str) -> (Vec<u8>, Vec<u8>, Value) {
+        let mut streams = [(Vec::new(), false), (Vec::new(), false)];
+        let mut first = [None, None];
+        loop {
+            let notification = self.find(&format!("output or exit of {handle:?}"), |n| {
+                (n["params"]["processHandle"] == handle).then(|| n.clone())
+            });
+            let params = &notification["params"];
+            if notification["method"] == "process/exited" {
+                let [(stdout, _), (stderr, _)] = streams;
+                return (stdout, stderr, params.clone());
+            }
+            let index = usize::from(params["stream"] == "stderr");
+            let (bytes, capped) = &mut streams[index];
+            assert!(!*capped, "a delta behind the one that said capReached: {params}");
+            let offset = params["offset"].as_u64().expect("a delta has an offset");
+            // A test may have taken the beginning of the stream already.
+            let base = *first[index].get_or_insert(offset);
+            assert_eq!(offset - base, bytes.len() as u64, "a gap in {handle:?}");
+            bytes.extend(decoded(params));
+            *capped = params["capReached"] == true;
+        }
+    }
+
+    // -- common requests --
+
+    /// Spawns and waits for the answer; the pid.
+    pub fn spawn(&mut self, params: Value) -> u32 {
+        let result = self.call("process/spawn", params);
+        u32::try_from(result["pid"].as_u64().expect("a pid")).expect("a pid is small")
+    }
+
+    /// Spawns and waits until the program has printed `ready`.
+    pub fn spawn_ready(&mut self, params: Value) -> u32 {
+        let handle = params["processHandle"].as_str().expect("a handle").to_owned();
+        let pid = self.spawn(params);
+        self.until(&handle, "ready");
+        pid
+    }
+
+    /// Runs a program with its output collected; its exit.
+    pub fn run(&mut self, command: &[&str]) -> Value {
+        self.run_with(json!({"processHandle": "run", "command": command}))
+    }
+
+    /// Runs a program with its output collected and these params; its exit.
+    pub fn run_with(&mut self, params: Value) -> Value {
+        let handle = params["processHandle"].as_str().expect("a handle").to_owned();
+        self.spawn(params);
+        self.exited(&handle)
+    }
+
+    /// Writes to stdin without waiting; the request's id.
+    pub fn write(&mut self, handle: &str, bytes: &[u8]) -> i64 {
+        self.request(
+            "process/writeStdin",
+            json!({"processHandle": handle, "deltaBase64": encode(bytes)}),
+        )
+    }
+
+    /// Closes stdin; must succeed.
+    pub fn close_stdin(&mut self, handle: &str) {
+        self.call(
+            "process/writeStdin",
+            json!({"processHandle": handle, "closeStdin": true}),
+        );
+    }
+
+    /// Kills; must succeed.
+    pub fn kill(&mut self, handle: &str) {
+        self.call("process/kill", json!({"processHandle": handle}));
+    }
+
+    // -- the end --
+
+    /// Ends the server's input.
+    pub fn end_input(&mut self) {
+        self.writer = None;
+    }
+
+    /// Ends the input and waits for the server: all it still sent, and its exit status if it is a binary.
+    pub fn finish(mut self) -> (Vec<Value>, Option<ExitStatus>) {
+        self.end_input();
+        self.finish_anyhow()
+    }
+
+    /// Waits for the server without ending its input.
+    pub fn finish_anyhow(mut self) -> (Vec<Value>, Option<ExitStatus>) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.receive(deadline, "the end of the server's output") {}
+        let status = match self.server {
+            Server::InProcess(thread) => {
+                thread
+                    .join()
+                    .expect("the server does not panic")
+                    .expect("the server serves");
+                None
+            }
+            Server::Binary(mut child) => Some(wait(&mut child)),
+        };
+        self.writer = None;
+        let reader = self.reader.take().expect("the reader is joined once");
+        reader.join().expect("the server printed only JSON");
+        let mut left: Vec<Value> = self.notifications.into();
+        left.extend(self.responses.into_values());
+        (left, status)
+    }
+}
+
+/// Ends its side of the connection when it is dropped, though the socket has other owners.
+struct SocketWriter(UnixStream);
+
+impl Write for SocketWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Drop for SocketWriter {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(std::net::Shutdown::Write);
+    }
+}
+
+/// Waits for a child of the test with a deadline.
+pub fn wait(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().expect("the child is ours") {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "process {} does not end", child.id());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Makes a descriptor's reads and writes return at once.
+pub fn set_nonblocking(fd: &impl AsRawFd) {
+    // SAFETY: plain fcntl on an open descriptor.
+    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+    // SAFETY: as above.
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) };
+    assert_eq!(result, 0, "fcntl");
+}
+
+pub fn encode(bytes: &[u8]) -> String {
+    STANDARD.encode_to_string(bytes)
+}
+
+/// The bytes of a delta's params.
+pub fn decoded(params: &Value) -> Vec<u8> {
+    let text = params["deltaBase64"].as_str().expect("a delta has bytes");
+    STANDARD.decode_to_vec(text).expect("a delta decodes alone")
+}
