@@ -5,6 +5,8 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("procwire runs on Linux: it relies on pidfds, and has not been tried elsewhere");
 
+#[cfg(feature = "cli")]
+pub mod guard;
 pub mod protocol;
 
 mod connection;

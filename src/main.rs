@@ -1,6 +1,137 @@
-fn main() {
-    let drain = std::env::args().any(|a| a == "--drain");
-    let mut c = procwire::Config::default();
-    c.drain = drain;
-    procwire::serve(procwire::Connection::stdio(), c).unwrap();
+//! The binary: flags, logger, guard, signals, exit code.
+//!
+//! **Thread:** main reads signals and reaps adopted orphans, while `dispatch` serves.
+//! **Owns:** everything that is process-wide, which the library leaves alone.
+//! **Never:** writes to stdout, but for `--help` and `--version`.
+
+mod flags;
+
+use std::collections::HashSet;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use flags::{Command, Serve};
+use procwire::guard::{self, Guarded};
+use procwire::{Connection, End};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+fn main() -> ExitCode {
+    start_logging();
+    let serve = match flags::parse(lexopt::Parser::from_env()) {
+        Ok(Command::Serve(serve)) => serve,
+        Ok(Command::Print(text)) => return print(&text),
+        Err(error) => {
+            // Where nobody reads errors either, there is only the exit code left.
+            let _ = writeln!(io::stderr(), "procwire: {error}\nTry 'procwire --help'.");
+            return ExitCode::from(2);
+        }
+    };
+    if serve.guarded_by.is_none() {
+        match guard::run() {
+            Ok(code) => return exit_code(code),
+            Err(e) => log::warn!("serving without a guard, so a SIGKILL would leave processes: {e}"),
+        }
+    }
+    match run(serve) {
+        Ok(code) => exit_code(code),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "procwire: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Serves stdio until the connection ends or a signal says so; the exit code.
+fn run(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
+    let Serve {
+        mut config,
+        guarded_by,
+    } = serve;
+    let guarded = Guarded::begin(guarded_by.as_deref())?;
+    let mut signals = Signals::new(handled_signals())?;
+    let handle = signals.handle();
+
+    let detached = Arc::new(Mutex::new(HashSet::new()));
+    let tell_guard = guarded.detached();
+    config.on_detach = Some({
+        let detached = Arc::clone(&detached);
+        Arc::new(move |pid| {
+            let mut detached = detached.lock().unwrap_or_else(PoisonError::into_inner);
+            detached.extend(i32::try_from(pid));
+            tell_guard(pid);
+        })
+    });
+
+    let connection = Connection::stdio();
+    let stopper = connection.stopper();
+    let dispatcher = thread::Builder::new().name("dispatch".to_owned()).spawn(move || {
+        let result = procwire::serve(connection, config);
+        handle.close();
+        result
+    })?;
+
+    let mut first = None;
+    for signal in &mut signals {
+        if signal == SIGCHLD {
+            guard::reap_adopted();
+            continue;
+        }
+        stopper.stop();
+        if first.replace(signal).is_some() {
+            // Asked twice: do not wait for anybody any more.
+            break;
+        }
+    }
+    let end = match first {
+        Some(_) if !dispatcher.is_finished() => Ok(End::Stopped),
+        _ => dispatcher.join().map_err(|_| "the dispatcher has panicked")?,
+    };
+    guard::sweep(&detached.lock().unwrap_or_else(PoisonError::into_inner));
+    match (end?, first) {
+        (End::Stopped, Some(signal)) => Ok(128 + signal),
+        _ => Ok(0),
+    }
+}
+
+fn handled_signals() -> Vec<i32> {
+    let mut signals = vec![SIGCHLD, SIGTERM, SIGINT];
+    // Whoever starts us under nohup wants us to live on without a terminal.
+    if !guard::is_ignored(SIGHUP) {
+        signals.push(SIGHUP);
+    }
+    signals
+}
+
+/// Logs go to stderr, as `RUST_LOG` says, and are dropped where nobody reads them.
+fn start_logging() {
+    struct StderrIfRead;
+    impl Write for StderrIfRead {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if guard::stderr_has_room() {
+                io::stderr().write(bytes)
+            } else {
+                Ok(bytes.len())
+            }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
+        .target(env_logger::Target::Pipe(Box::new(StderrIfRead)))
+        .init();
 }

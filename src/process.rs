@@ -102,6 +102,7 @@ pub(crate) struct Common {
     pub(crate) environment: Environment,
     pub(crate) camera: Camera,
     pub(crate) busy_pipes: Arc<AtomicUsize>,
+    pub(crate) on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
 }
 
 /// Everything a process thread begins with.
@@ -142,6 +143,9 @@ pub(crate) fn run(start: Start) {
         .vitals
         .started_at_ms
         .store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
+    if let (true, Some(on_detach)) = (start.params.detach, &start.common.on_detach) {
+        on_detach(pid);
+    }
     // The answer goes out before the first delta, and by this thread, so that it does.
     start
         .outbox

@@ -7,6 +7,7 @@
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -38,7 +39,7 @@ const END: Duration = Duration::from_millis(2_500);
 const STACK: usize = 128 * 1024;
 
 /// Defaults and limits of a server. All have the values the protocol names.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Config {
     /// The longest line a client may send, in bytes (16 MiB). A longer one is refused and skipped.
@@ -52,6 +53,21 @@ pub struct Config {
     pub max_pending_stdin_bytes: u64,
     /// End of input means "no more requests": wait until every process has exited (no).
     pub drain: bool,
+    /// Called with the pid of each process that was spawned with `detach`, on its own thread, before
+    /// its spawn is answered: for whoever sweeps up after the server and has to spare it.
+    pub on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("max_message_bytes", &self.max_message_bytes)
+            .field("default_timeout_ms", &self.default_timeout_ms)
+            .field("default_output_bytes_cap", &self.default_output_bytes_cap)
+            .field("max_pending_stdin_bytes", &self.max_pending_stdin_bytes)
+            .field("drain", &self.drain)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Config {
@@ -62,6 +78,7 @@ impl Default for Config {
             default_output_bytes_cap: Some(1024 * 1024),
             max_pending_stdin_bytes: 8 * 1024 * 1024,
             drain: false,
+            on_detach: None,
         }
     }
 }
@@ -223,6 +240,7 @@ struct Dispatcher {
 impl Dispatcher {
     fn new(config: Config, inbox: Receiver<Inbound>, notices: Receiver<Notice>, outbox: Outbox) -> Self {
         let (event_sender, events) = unbounded();
+        let on_detach = config.on_detach.clone();
         Dispatcher {
             config,
             inbox,
@@ -238,6 +256,7 @@ impl Dispatcher {
                 environment: Environment::snapshot(),
                 camera: Camera::default(),
                 busy_pipes: Arc::new(AtomicUsize::new(BUSY_PIPES)),
+                on_detach,
             }),
             initialized: false,
             lists: Vec::new(),

@@ -337,6 +337,21 @@ pub(crate) struct Status {
     pub(crate) core_dumped: bool,
 }
 
+impl Status {
+    /// From what the wait functions give.
+    fn new(status: libc::c_int) -> Self {
+        let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
+        Status {
+            code: match signal {
+                Some(n) => 128 + n,
+                None => libc::WEXITSTATUS(status),
+            },
+            signal,
+            core_dumped: signal.is_some() && libc::WCOREDUMP(status),
+        }
+    }
+}
+
 /// Reaps a child of ours. Waits for its end; the caller knows that it has come.
 pub(crate) fn reap(pid: Pid) -> io::Result<(Status, Usage)> {
     let mut status = 0;
@@ -351,16 +366,8 @@ pub(crate) fn reap(pid: Pid) -> io::Result<(Status, Usage)> {
     }
     // SAFETY: wait4 succeeded and filled it; it was zeroed before.
     let usage = unsafe { usage.assume_init() };
-    let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
     Ok((
-        Status {
-            code: match signal {
-                Some(n) => 128 + n,
-                None => libc::WEXITSTATUS(status),
-            },
-            signal,
-            core_dumped: signal.is_some() && libc::WCOREDUMP(status),
-        },
+        Status::new(status),
         Usage {
             user: duration(usage.ru_utime),
             system: duration(usage.ru_stime),
@@ -387,6 +394,164 @@ pub(crate) fn errno_name(errno: i32) -> String {
     }
     // SAFETY: not null, so a NUL-terminated string that is never freed.
     unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+}
+
+// ---- what is process-wide, for the binary's guard only ----
+
+#[cfg(feature = "cli")]
+pub(crate) use process_wide::*;
+
+#[cfg(feature = "cli")]
+mod process_wide {
+    use super::*;
+
+    /// A thread's set of blocked signals.
+    pub(crate) struct SignalMask(libc::sigset_t);
+
+    fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
+        let mut set = MaybeUninit::uninit();
+        // SAFETY: the set is emptied before anything is added to it.
+        unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            for signal in signals {
+                libc::sigaddset(set.as_mut_ptr(), *signal);
+            }
+            set.assume_init()
+        }
+    }
+
+    /// Blocks `signals` for this thread; what was blocked before.
+    pub(crate) fn block_signals(signals: &[libc::c_int]) -> io::Result<SignalMask> {
+        let set = set_of(signals);
+        let mut before = MaybeUninit::uninit();
+        // SAFETY: an initialised set, and room for the one before.
+        spawn_check(unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, before.as_mut_ptr()) })?;
+        // SAFETY: pthread_sigmask succeeded and filled it.
+        Ok(SignalMask(unsafe { before.assume_init() }))
+    }
+
+    /// Blocks exactly what `mask` says, for this thread.
+    pub(crate) fn set_signal_mask(mask: &SignalMask) {
+        // SAFETY: an initialised set.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &mask.0, ptr::null_mut()) };
+    }
+
+    /// Blocks nothing, for this thread.
+    pub(crate) fn unblock_all_signals() {
+        set_signal_mask(&SignalMask(set_of(&[])));
+    }
+
+    /// Gives `signal` its default meaning.
+    pub(crate) fn default_signal(signal: libc::c_int) {
+        // SAFETY: installs no code.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+
+    /// Whether `signal` is ignored, as nohup makes SIGHUP.
+    pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
+        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: asks for the present action only; `action` has room for it.
+        unsafe {
+            libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) == 0
+                && action.assume_init().sa_sigaction == libc::SIG_IGN
+        }
+    }
+
+    /// A descriptor that gives the blocked `signals` as they come.
+    pub(crate) fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+        let set = set_of(signals);
+        // SAFETY: an initialised set; the result is checked before it is taken.
+        let fd = check(unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
+        // SAFETY: signalfd returned a new descriptor that belongs to nobody else.
+        above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    /// The next signal of a [`signal_fd`], if there is one.
+    pub(crate) fn next_signal(fd: &OwnedFd) -> Option<libc::c_int> {
+        let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+        let n = read(as_borrowed(fd), &mut info).ok()?;
+        // The number is the first member.
+        let number = info.get(..4).filter(|_| n == info.len())?;
+        Some(u32::from_ne_bytes(number.try_into().ok()?).cast_signed())
+    }
+
+    /// Adopts the orphans below this process.
+    pub(crate) fn become_subreaper() -> io::Result<()> {
+        // SAFETY: no memory is involved.
+        check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop)
+    }
+
+    /// Sends this process `signal` when its parent dies.
+    pub(crate) fn die_with_parent(signal: libc::c_int) -> io::Result<()> {
+        // SAFETY: no memory is involved.
+        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0) }).map(drop)
+    }
+
+    /// Reaps a child that has ended, if there is one; with `own_thread_only`, none of another thread's.
+    pub(crate) fn reap_any(own_thread_only: bool) -> Option<(Pid, Status)> {
+        let mut status = 0;
+        let options = libc::WNOHANG | if own_thread_only { libc::__WNOTHREAD } else { 0 };
+        // SAFETY: `status` is valid for writes.
+        let pid = unsafe { libc::waitpid(-1, &mut status, options) };
+        (pid > 0).then(|| (pid, Status::new(status)))
+    }
+
+    pub(crate) fn is_terminal(fd: BorrowedFd<'_>) -> bool {
+        // SAFETY: takes any descriptor.
+        unsafe { libc::isatty(fd.as_raw_fd()) == 1 }
+    }
+
+    pub(crate) fn set_close_on_exec(fd: &OwnedFd) -> io::Result<()> {
+        // SAFETY: plain fcntl on an open descriptor.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
+    }
+
+    pub(crate) fn set_inheritable(fd: &OwnedFd) -> io::Result<()> {
+        // SAFETY: plain fcntl on an open descriptor.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) }).map(drop)
+    }
+
+    /// Puts `/dev/null` where stdin and stdout were.
+    pub(crate) fn let_go_of_stdio() -> io::Result<()> {
+        let null = open(c"/dev/null", libc::O_RDWR)?;
+        for fd in 0..=1 {
+            // SAFETY: descriptors 0 and 1 are given up by this program from here on.
+            check(unsafe { libc::dup2(null.as_raw_fd(), fd) })?;
+        }
+        Ok(())
+    }
+
+    /// Starts this program again as its own child: descriptors and signal actions as they are,
+    /// the signal mask as given, in a group of its own if so wished.
+    pub(crate) fn spawn_server(
+        path: &CStr,
+        argv: &StringList<'_>,
+        environment: &StringList<'_>,
+        mask: &SignalMask,
+        own_group: bool,
+    ) -> io::Result<Pid> {
+        let mut attributes = Attributes::new()?;
+        let flags = libc::POSIX_SPAWN_SETSIGMASK | if own_group { libc::POSIX_SPAWN_SETPGROUP } else { 0 };
+        // SAFETY: an initialised object and an initialised set.
+        unsafe {
+            spawn_check(libc::posix_spawnattr_setsigmask(&mut *attributes.0, &mask.0))?;
+            spawn_check(libc::posix_spawnattr_setpgroup(&mut *attributes.0, 0))?;
+            spawn_check(libc::posix_spawnattr_setflags(&mut *attributes.0, flags as libc::c_short))?;
+        }
+        let mut pid = 0;
+        // SAFETY: initialised attributes, both lists end in null, and all strings outlive the call.
+        spawn_check(unsafe {
+            libc::posix_spawn(
+                &mut pid,
+                path.as_ptr(),
+                ptr::null(),
+                &*attributes.0,
+                argv.as_ptr(),
+                environment.as_ptr(),
+            )
+        })?;
+        Ok(pid)
+    }
 }
 
 // ---- spawning ----

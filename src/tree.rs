@@ -26,7 +26,7 @@ use crate::sys::{self, Interest, Pid};
 const ROUNDS: usize = 32;
 
 /// One process, as `/proc` shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Seen {
     pub(crate) pid: Pid,
     pub(crate) parent: Pid,

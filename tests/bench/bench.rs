@@ -165,10 +165,8 @@ fn measure(options: &Options) -> Result<(Results, bool), String> {
         for (index, metric) in row.metrics.iter().enumerate() {
             results.figures.push(Figure {
                 row: row.name.to_owned(),
-                title: row
-                    .title
-                    .replace(" N ", &format!(" {} ", digits(settings.live as f64))),
-                metric: metric.name.to_owned(),
+                title: numbered(row.title, &settings),
+                metric: numbered(metric.name, &settings),
                 unit: metric.unit.to_owned(),
                 more_is_better: metric.more_is_better,
                 drawn: metric.drawn,
@@ -275,6 +273,11 @@ fn processes(start: &Start) -> Result<String, String> {
     let _client = start.client()?;
     rows::settle();
     Ok(tree::Server::idle().map_or_else(|error| error, |server| server.names()))
+}
+
+/// Puts the number of live processes where a name says N.
+fn numbered(name: &str, settings: &Settings) -> String {
+    name.replace(" N ", &format!(" {} ", digits(settings.live as f64)))
 }
 
 fn default_server() -> Vec<String> {

@@ -283,7 +283,8 @@ impl Reader {
 
     fn finish(mut self) -> Facts {
         for (handle, ids) in std::mem::take(&mut self.answers) {
-            self.facts.add(format!("answers for {handle}"), ids.join(" "));
+            self.facts
+                .add(format!("answers for {handle}"), short(&ids.join(" ")));
         }
         for process in std::mem::take(&mut self.processes) {
             let name = process.name;

@@ -1,0 +1,263 @@
+//! The guard: what makes sure that nothing outlives a server, even one that is killed with SIGKILL.
+//!
+//! For the binary only: everything here is process-wide, which a library must not be.
+//!
+//! **Thread:** the main thread of the guard, and the main thread of the server below it.
+//! **Owns:** the server as a child; the orphans of both.
+//! **Never:** reads a request or writes an answer.
+//!
+//! The process the client starts becomes the guard: tiny, and a child subreaper. It starts the
+//! server below itself, from the same file, with the same arguments and descriptors; the server is
+//! a child subreaper, too. So every orphan of a spawned program ends up below the server, and below
+//! the guard if there is no server any more. Whichever of the two dies first, the other sweeps:
+//!
+//! | what happens | who notices | what is done |
+//! | --- | --- | --- |
+//! | the connection ends | the server | it kills all that is below it, and exits; the guard exits with its code |
+//! | the server is killed | the guard, by SIGCHLD | it kills all that is below it, and exits |
+//! | the guard is killed | the server, by its parent-death signal | as at SIGTERM |
+//!
+//! Processes that were spawned with `detach` are spared with all that is below them. The server
+//! tells the guard their pids through a pipe.
+
+use std::collections::HashSet;
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use crate::sys::{self, Interest, Pid, StringList};
+use crate::tree::{Held, Picture};
+
+/// The argument by which the guard tells the server who guards it: `--guarded-by=PID,FD`.
+pub const GUARDED_BY: &str = "--guarded-by=";
+
+/// How long a sweep goes on. The kernel needs milliseconds; only a fork bomb needs more.
+const SWEEP: Duration = Duration::from_millis(1_500);
+
+/// The server's side of the guard.
+#[derive(Debug)]
+pub struct Guarded {
+    /// Where the guard reads the pids of detached processes.
+    detached: Option<OwnedFd>,
+}
+
+/// Starts the server below this process and waits for its end; the exit code to end with.
+///
+/// # Errors
+///
+/// Where the server cannot be started this way, because there is no `/proc` for one, it has to do
+/// without a guard.
+pub fn run() -> io::Result<i32> {
+    sys::become_subreaper()?;
+    // As it was when we were started; the server shall not see what the guard does to itself.
+    let mask = sys::block_signals(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
+    let restore = |e| {
+        sys::set_signal_mask(&mask);
+        e
+    };
+    sys::default_signal(libc::SIGCHLD);
+    let (reader, writer) = sys::pipe().map_err(restore)?;
+    let server = start_server(writer, &mask).map_err(restore)?;
+    let signals = sys::signal_fd(&mask_of_guard()).map_err(restore)?;
+    let _ = sys::set_nonblocking(&reader);
+    // The client must see the server's ends close, not ours.
+    let _ = sys::let_go_of_stdio();
+
+    let mut detached = HashSet::new();
+    let status = loop {
+        let mut interests = [Interest::read(signals.as_raw_fd()), Interest::read(reader.as_raw_fd())];
+        if sys::poll(&mut interests, None).is_err() {
+            return Ok(1);
+        }
+        if interests[1].readable() {
+            read_detached(&reader, &mut detached);
+        }
+        if !interests[0].readable() {
+            if interests[1].hung_up() {
+                // The server is gone or going; only its SIGCHLD is still to come.
+                let _ = sys::poll(&mut [Interest::read(signals.as_raw_fd())], None);
+            }
+            continue;
+        }
+        match sys::next_signal(&signals) {
+            Some(libc::SIGCHLD) => {
+                if let Some(status) = reap_until(server) {
+                    break status;
+                }
+            }
+            Some(signal) => {
+                let _ = sys::kill(server, signal);
+            }
+            None => {}
+        }
+    };
+    read_detached(&reader, &mut detached);
+    if status.signal.is_some() {
+        log::warn!("the server was killed; ending what it had started");
+    }
+    // A server that ended by itself has swept already, and this finds nothing.
+    sweep(&detached);
+    Ok(status.code)
+}
+
+fn mask_of_guard() -> [libc::c_int; 4] {
+    [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP]
+}
+
+fn start_server(detached: OwnedFd, mask: &sys::SignalMask) -> io::Result<Pid> {
+    let c_string = |text: &OsString| CString::new(text.as_bytes()).map_err(io::Error::other);
+    let mut arguments: Vec<CString> = std::env::args_os().map(|a| c_string(&a)).collect::<Result<_, _>>()?;
+    // Inherited by number: the server takes it over.
+    sys::set_inheritable(&detached)?;
+    let guarded_by = format!("{GUARDED_BY}{},{}", std::process::id(), detached.as_raw_fd());
+    arguments.insert(1.min(arguments.len()), CString::new(guarded_by)?);
+    let environment: Vec<CString> = std::env::vars_os()
+        .map(|(name, value)| c_string(&[name, value].join(std::ffi::OsStr::new("="))))
+        .collect::<Result<_, _>>()?;
+    // With the terminal as input it must stay in the foreground; otherwise a signal to the client's
+    // whole group shall not reach both of us.
+    let own_group = !sys::is_terminal(io::stdin().as_fd());
+    sys::spawn_server(
+        c"/proc/self/exe",
+        &StringList::new(&arguments),
+        &StringList::new(&environment),
+        mask,
+        own_group,
+    )
+}
+
+fn read_detached(reader: &OwnedFd, detached: &mut HashSet<Pid>) {
+    let mut bytes = [0; 4];
+    // Written four bytes at a time, so they are read so, too.
+    while let Ok(4) = sys::read(reader.as_fd(), &mut bytes) {
+        detached.insert(Pid::from_ne_bytes(bytes));
+    }
+}
+
+/// Reaps all that has ended; the status of `server` if it was among them.
+fn reap_until(server: Pid) -> Option<sys::Status> {
+    let mut found = None;
+    while let Some((pid, status)) = sys::reap_any(false) {
+        if pid == server {
+            found = Some(status);
+        }
+    }
+    found
+}
+
+impl Guarded {
+    /// Makes this process one that can sweep: a child subreaper that hears when its guard dies.
+    ///
+    /// `guarded_by` is the value of [`GUARDED_BY`]; without one there is no guard.
+    ///
+    /// # Errors
+    ///
+    /// Names what the system refused, or what was wrong with the value.
+    pub fn begin(guarded_by: Option<&str>) -> io::Result<Guarded> {
+        sys::become_subreaper()?;
+        sys::default_signal(libc::SIGCHLD);
+        sys::unblock_all_signals();
+        let Some(value) = guarded_by else {
+            return Ok(Guarded { detached: None });
+        };
+        let malformed = || io::Error::new(io::ErrorKind::InvalidInput, "malformed --guarded-by");
+        let (guard, fd) = value.split_once(',').ok_or_else(malformed)?;
+        let guard: u32 = guard.parse().map_err(|_| malformed())?;
+        let fd: RawFd = fd.parse().map_err(|_| malformed())?;
+        sys::die_with_parent(libc::SIGTERM)?;
+        if std::os::unix::process::parent_id() != guard {
+            return Err(io::Error::other("the guard has died already"));
+        }
+        // SAFETY: the guard has opened it for us and told us its number; nobody else here knows it.
+        let detached = unsafe { OwnedFd::from_raw_fd(fd) };
+        sys::set_close_on_exec(&detached)?;
+        // A guard that does not read must not stop us.
+        sys::set_nonblocking(&detached)?;
+        Ok(Guarded {
+            detached: Some(detached),
+        })
+    }
+
+    /// What tells the guard of a detached process, for [`Config::on_detach`](crate::Config::on_detach).
+    #[must_use]
+    pub fn detached(self) -> impl Fn(u32) + Send + Sync + 'static {
+        // It lives as long as the server, so that its closing means the server's end.
+        let fd = self.detached.map(IntoRawFd::into_raw_fd);
+        move |pid| {
+            if let Some(fd) = fd {
+                // SAFETY: given up above and never closed.
+                let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+                let _ = sys::write(fd, &pid.to_ne_bytes());
+            }
+        }
+    }
+}
+
+/// Reaps the orphans that this process has adopted. Must be called by the main thread: they are its
+/// children, while those of process threads belong to these and are left alone.
+pub fn reap_adopted() {
+    while sys::reap_any(true).is_some() {}
+}
+
+/// Kills everything below this process, but for `spared` and what is below or in the session of
+/// those: freeze, look, kill, until nothing is left. Must be called by the main thread.
+#[allow(clippy::implicit_hasher)]
+pub fn sweep(spared: &HashSet<Pid>) {
+    let own = Pid::try_from(std::process::id()).unwrap_or(Pid::MAX);
+    let deadline = Instant::now() + SWEEP;
+    while Instant::now() < deadline {
+        let mut frozen = HashSet::new();
+        let mut held: Vec<Held> = Vec::new();
+        // Freeze until nobody new turns up, so that nobody can start another behind our back.
+        loop {
+            let below = below(own, spared);
+            let before = held.len();
+            for seen in below {
+                if frozen.insert(seen)
+                    && let Some(process) = Held::take(seen)
+                {
+                    process.signal(libc::SIGSTOP);
+                    held.push(process);
+                }
+            }
+            if held.len() == before || Instant::now() >= deadline {
+                break;
+            }
+        }
+        if held.is_empty() {
+            break;
+        }
+        for process in &held {
+            process.signal(libc::SIGKILL);
+        }
+        crate::tree::wait_for_death(&held, deadline);
+        while sys::reap_any(false).is_some() {}
+    }
+    while sys::reap_any(false).is_some() {}
+}
+
+fn below(own: Pid, spared: &HashSet<Pid>) -> Vec<crate::tree::Seen> {
+    let picture = Picture::take();
+    let all = picture.descendants([own]);
+    let roots = all.iter().filter(|p| spared.contains(&p.pid) || spared.contains(&p.session));
+    let roots: HashSet<Pid> = roots.map(|p| p.pid).collect();
+    let kept: HashSet<Pid> = picture.descendants(roots.iter().copied()).iter().map(|p| p.pid).collect();
+    all.into_iter()
+        .filter(|p| !roots.contains(&p.pid) && !kept.contains(&p.pid))
+        .collect()
+}
+
+/// Whether `signal` is ignored, as nohup makes SIGHUP.
+#[must_use]
+pub fn is_ignored(signal: i32) -> bool {
+    sys::is_ignored(signal)
+}
+
+/// Whether a short write to stderr would not wait for whoever reads it.
+#[must_use]
+pub fn stderr_has_room() -> bool {
+    let mut interest = [Interest::write(libc::STDERR_FILENO)];
+    sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].writable()
+}
