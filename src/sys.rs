@@ -511,6 +511,26 @@ mod process_wide {
         check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) }).map(drop)
     }
 
+    /// Gives the memory of code that has run back to the system. It is file pages that nobody has
+    /// changed; what runs again is mapped again from the page cache.
+    pub(crate) fn forget_code_pages() {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        for line in maps.lines() {
+            // `start-end perms offset device inode path`
+            let Some((range, rest)) = line.split_once(' ') else { continue };
+            if !rest.starts_with("r-xp ") || !rest.contains(" /") {
+                continue;
+            }
+            let Some((start, end)) = range.split_once('-') else { continue };
+            let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)) else {
+                continue;
+            };
+            // SAFETY: a private mapping of a file that is not writable has no content of its own,
+            // so what is dropped here comes back from the file unchanged.
+            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+        }
+    }
+
     /// Puts `/dev/null` where stdin and stdout were.
     pub(crate) fn let_go_of_stdio() -> io::Result<()> {
         let null = open(c"/dev/null", libc::O_RDWR)?;

@@ -7,11 +7,15 @@
 //! no descriptor, no child, and, because it is a child subreaper, no grandchild either.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, mpsc};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -293,6 +297,47 @@ fn kill_descendants() {
     }
 }
 
+/// A directory of the test's own, gone with the test.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new() -> Scratch {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir(&path).expect("a directory for the test");
+        // As `pwd -P` prints it.
+        Scratch(path.canonicalize().expect("the directory is there"))
+    }
+
+    /// The path of `name` in here.
+    pub fn path(&self, name: &str) -> String {
+        let path = self.0.join(name);
+        path.to_str().expect("the test names its files in UTF-8").to_owned()
+    }
+
+    /// Writes a file with these permissions; its path.
+    pub fn file(&self, name: &str, mode: u32, content: impl AsRef<[u8]>) -> String {
+        let path = self.path(name);
+        std::fs::write(&path, content).expect("the file is written");
+        std::fs::set_permissions(&path, Permissions::from_mode(mode)).expect("the file is ours");
+        path
+    }
+
+    /// Makes a directory; its path.
+    pub fn directory(&self, name: &str) -> String {
+        let path = self.path(name);
+        std::fs::create_dir_all(&path).expect("the directory is made");
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 // ---- the transcript ----
 
 static TRANSCRIPT: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -324,10 +369,30 @@ pub struct Client {
     writer: Option<Box<dyn Write + Send>>,
     incoming: mpsc::Receiver<Value>,
     reader: Option<JoinHandle<()>>,
+    pause: Arc<Pause>,
     server: Server,
     next_id: i64,
     responses: HashMap<String, Value>,
     notifications: VecDeque<Value>,
+}
+
+/// Keeps a client's reader from reading.
+#[derive(Default)]
+struct Pause {
+    paused: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Pause {
+    fn set(&self, paused: bool) {
+        *self.paused.lock().expect("nobody panics with it") = paused;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) {
+        let paused = self.paused.lock().expect("nobody panics with it");
+        drop(self.changed.wait_while(paused, |paused| *paused));
+    }
 }
 
 enum Server {
@@ -380,12 +445,15 @@ impl Client {
 
     fn over(reader: impl Read + Send + 'static, writer: Box<dyn Write + Send>, server: Server) -> Client {
         let (sender, incoming) = mpsc::channel();
+        let pause = Arc::new(Pause::default());
+        let its_pause = Arc::clone(&pause);
         let reader = std::thread::Builder::new()
             .name("client-read".into())
             .spawn(move || {
                 let mut reader = BufReader::with_capacity(256 * 1024, reader);
                 let mut line = Vec::new();
                 loop {
+                    its_pause.wait();
                     line.clear();
                     match reader.read_until(b'\n', &mut line) {
                         Ok(0) | Err(_) => return,
@@ -406,6 +474,7 @@ impl Client {
             writer: Some(writer),
             incoming,
             reader: Some(reader),
+            pause,
             server,
             next_id: 1,
             responses: HashMap::new(),
@@ -449,6 +518,16 @@ impl Client {
     }
 
     // -- receiving --
+
+    /// Reads nothing from now on, but for one message that may have begun.
+    pub fn stop_reading(&self) {
+        self.pause.set(true);
+    }
+
+    /// Reads again.
+    pub fn read_again(&self) {
+        self.pause.set(false);
+    }
 
     fn receive(&mut self, deadline: Instant, what: &str) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
