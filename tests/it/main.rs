@@ -10,12 +10,16 @@ mod harness;
 
 // A request and the program it starts.
 mod spawn;
+mod protocol;
 
 use harness::{Body, Mode, Test};
 use libtest_mimic::{Arguments, Trial};
 
 /// The subjects in reading order.
-const SUBJECTS: &[(&str, &[Test])] = &[("spawn", spawn::TESTS)];
+const SUBJECTS: &[(&str, &[Test])] = &[
+    ("spawn", spawn::TESTS),
+    ("protocol", protocol::TESTS),
+];
 
 fn main() {
     if let Some(name) = std::env::var_os(harness::RUN_ONE) {

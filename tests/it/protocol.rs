@@ -50,12 +50,19 @@ fn refused(client: &mut Client, line: &[u8]) -> Value {
     let response = client.response(Value::Null);
     assert_eq!(response["id"], Value::Null);
     assert!(response.get("result").is_none(), "{response}");
-    assert!(response["error"]["message"].as_str().is_some_and(|m| !m.is_empty()), "{response}");
+    assert!(
+        response["error"]["message"]
+            .as_str()
+            .is_some_and(|m| !m.is_empty()),
+        "{response}"
+    );
     response
 }
 
 fn code_of(response: &Value) -> i64 {
-    response["error"]["code"].as_i64().unwrap_or_else(|| panic!("no error: {response}"))
+    response["error"]["code"]
+        .as_i64()
+        .unwrap_or_else(|| panic!("no error: {response}"))
 }
 
 /// Requests separated by every kind of line end and blank line are all understood.
@@ -78,7 +85,10 @@ fn last_line_needs_no_end() {
     client.send_raw(b"{\"id\":1,\"method\":\"process/list\"}\n{\"id\":2,\"method\":\"process/list\"}");
     let (left, _) = client.finish();
     assert_eq!(left.len(), 2, "{left:?}");
-    assert!(left.contains(&json!({"id": 2, "result": {"processes": []}})), "{left:?}");
+    assert!(
+        left.contains(&json!({"id": 2, "result": {"processes": []}})),
+        "{left:?}"
+    );
 
     // What was cut off in the middle is told to be so.
     let mut client = Client::in_process();
@@ -144,7 +154,10 @@ fn jsonrpc_is_written_exactly_when_the_first_message_had_it(mode: Mode) {
         (request(false, 1, "process/list", json!({})), false),
         (json!({"jsonrpc": "2.0", "method": "initialized"}), true),
         (json!({"method": "initialized"}), false),
-        (json!({"jsonrpc": "1.0", "id": 1, "method": "process/list"}), false),
+        (
+            json!({"jsonrpc": "1.0", "id": 1, "method": "process/list"}),
+            false,
+        ),
         (json!({"jsonrpc": 2.0, "id": 1, "method": "process/list"}), false),
         (json!({"jsonrpc": "2.0", "id": 1, "method": "no/such"}), true),
     ];
@@ -156,7 +169,12 @@ fn jsonrpc_is_written_exactly_when_the_first_message_had_it(mode: Mode) {
             seen.push(client.response(1));
         }
         // The other way round from now on.
-        client.send(&request(!expected, 2, "process/spawn", mode.params("a", &["echo", "x"])));
+        client.send(&request(
+            !expected,
+            2,
+            "process/spawn",
+            mode.params("a", &["echo", "x"]),
+        ));
         seen.push(client.response(2));
         client.send(&request(!expected, 3, "no/such", json!({})));
         seen.push(client.response(3));
@@ -172,7 +190,11 @@ fn jsonrpc_is_written_exactly_when_the_first_message_had_it(mode: Mode) {
         }
         for message in seen {
             let version = message.get("jsonrpc");
-            assert_eq!(version, expected.then(|| json!("2.0")).as_ref(), "{first} then {message}");
+            assert_eq!(
+                version,
+                expected.then(|| json!("2.0")).as_ref(),
+                "{first} then {message}"
+            );
         }
         client.finish();
     }
@@ -195,7 +217,10 @@ fn ids_come_back_as_sent() {
     ];
     for id in &ids {
         client.send(&json!({"id": id, "method": "process/list"}));
-        assert_eq!(client.response(id.clone()), json!({"id": id, "result": {"processes": []}}));
+        assert_eq!(
+            client.response(id.clone()),
+            json!({"id": id, "result": {"processes": []}})
+        );
         // Errors carry it as well, whoever finds them.
         client.send(&json!({"id": id, "method": "no/such"}));
         assert_eq!(code_of(&client.response(id.clone())), -32601);
@@ -234,8 +259,14 @@ fn same_id_twice_is_answered_twice() {
           {\"id\":\"7\",\"method\":\"process/list\"}\n",
     );
     let answers = [client.response(7), client.response(7)];
-    assert!(answers.contains(&json!({"id": 7, "result": {"processes": []}})), "{answers:?}");
-    assert!(answers.iter().any(|a| a["error"]["code"] == -32601), "{answers:?}");
+    assert!(
+        answers.contains(&json!({"id": 7, "result": {"processes": []}})),
+        "{answers:?}"
+    );
+    assert!(
+        answers.iter().any(|a| a["error"]["code"] == -32601),
+        "{answers:?}"
+    );
     // The string and the number are different ids.
     assert_eq!(client.response("7")["id"], "7");
     client.finish();
@@ -289,7 +320,16 @@ fn invalid_utf8_is_a_parse_error() {
 /// JSON, and no request: the id comes back wherever one can be read.
 fn what_is_no_request_is_refused_with_its_id() {
     let mut client = Client::in_process();
-    for line in ["12", "-0.5", "\"process/list\"", "null", "true", "{}", "{\"method\":3}", "{\"params\":{}}"] {
+    for line in [
+        "12",
+        "-0.5",
+        "\"process/list\"",
+        "null",
+        "true",
+        "{}",
+        "{\"method\":3}",
+        "{\"params\":{}}",
+    ] {
         assert_eq!(code_of(&refused(&mut client, line.as_bytes())), -32600, "{line}");
     }
     for (line, id) in [
@@ -310,7 +350,8 @@ fn what_is_no_request_is_refused_with_its_id() {
 /// A batch is one refusal, not several answers.
 fn batches_are_refused_and_nothing_in_them_runs() {
     let mut client = Client::in_process();
-    let spawn = r#"{"id":1,"method":"process/spawn","params":{"command":["sleep","100"],"processHandle":"a"}}"#;
+    let spawn =
+        r#"{"id":1,"method":"process/spawn","params":{"command":["sleep","100"],"processHandle":"a"}}"#;
     for line in [
         "[]".to_owned(),
         format!("[{spawn}]"),
@@ -330,7 +371,10 @@ fn batches_are_refused_and_nothing_in_them_runs() {
 fn nesting_costs_no_stack() {
     let mut client = Client::in_process();
     assert_eq!(code_of(&refused(&mut client, &vec![b'['; 10_000_000])), -32700);
-    assert_eq!(code_of(&refused(&mut client, &b"{\"a\":".repeat(1_000_000))), -32700);
+    assert_eq!(
+        code_of(&refused(&mut client, &b"{\"a\":".repeat(1_000_000))),
+        -32700
+    );
     let nested = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
     assert_eq!(code_of(&refused(&mut client, nested.as_bytes())), -32600);
     let id_nested = format!("{{\"id\":{nested},\"method\":\"process/list\"}}");
@@ -346,10 +390,26 @@ fn nesting_costs_no_stack() {
     // Where it looks, it is a value of the wrong kind.
     for (id, method, params) in [
         (3, "process/list", nested.clone()),
-        (4, "process/spawn", format!("{{\"processHandle\":\"a\",\"command\":{nested}}}")),
-        (5, "process/spawn", format!("{{\"processHandle\":\"a\",\"command\":[\"true\"],\"size\":{nested}}}")),
-        (6, "process/spawn", format!("{{\"processHandle\":\"a\",\"command\":[\"true\"],\"timeoutMs\":{nested}}}")),
-        (7, "process/kill", format!("{{\"processHandle\":\"a\",\"signal\":{nested}}}")),
+        (
+            4,
+            "process/spawn",
+            format!("{{\"processHandle\":\"a\",\"command\":{nested}}}"),
+        ),
+        (
+            5,
+            "process/spawn",
+            format!("{{\"processHandle\":\"a\",\"command\":[\"true\"],\"size\":{nested}}}"),
+        ),
+        (
+            6,
+            "process/spawn",
+            format!("{{\"processHandle\":\"a\",\"command\":[\"true\"],\"timeoutMs\":{nested}}}"),
+        ),
+        (
+            7,
+            "process/kill",
+            format!("{{\"processHandle\":\"a\",\"signal\":{nested}}}"),
+        ),
         (8, "initialize", format!("{{\"clientInfo\":{nested}}}")),
     ] {
         let line = format!("{{\"id\":{id},\"method\":\"{method}\",\"params\":{params}}}\n");
@@ -389,41 +449,101 @@ fn responses_from_a_client_are_refused() {
         assert_eq!(code_of(&response), -32600, "{message}");
     }
     assert_eq!(code_of(&refused(&mut client, b"{\"result\":{}}")), -32600);
-    assert_eq!(code_of(&refused(&mut client, b"{\"id\":null,\"error\":{}}")), -32600);
+    assert_eq!(
+        code_of(&refused(&mut client, b"{\"id\":null,\"error\":{}}")),
+        -32600
+    );
     assert_serving(&mut client);
     client.finish();
 }
 
 fn unknown_methods_are_told_apart_from_bad_params() {
     let mut client = Client::in_process();
-    for method in ["", "no/such", "process/", "process/Spawn", " process/list", "process/list ", "initialized"] {
+    for method in [
+        "",
+        "no/such",
+        "process/",
+        "process/Spawn",
+        " process/list",
+        "process/list ",
+        "initialized",
+    ] {
         let (code, message) = client.refuse(method, json!({}));
         assert_eq!(code, -32601, "{method:?}");
         assert!(message.contains(method), "{message:?} names {method:?}");
     }
-    for method in
-        ["process/spawn", "process/writeStdin", "process/kill", "process/resizePty", "process/list", "initialize"]
-    {
+    for method in [
+        "process/spawn",
+        "process/writeStdin",
+        "process/kill",
+        "process/resizePty",
+        "process/list",
+        "initialize",
+    ] {
         for params in [json!([]), json!("x"), json!(1), json!(true), json!(["a", ["b"]])] {
-            assert_eq!(client.refuse(method, params.clone()).0, -32602, "{method} {params}");
+            assert_eq!(
+                client.refuse(method, params.clone()).0,
+                -32602,
+                "{method} {params}"
+            );
         }
     }
     // What is wrong is named.
     for (method, params, member) in [
-        ("process/spawn", json!({"command": "true", "processHandle": "a"}), "command"),
-        ("process/spawn", json!({"command": ["true", 1], "processHandle": "a"}), "command[1]"),
-        ("process/spawn", json!({"command": ["true"], "processHandle": 1}), "processHandle"),
+        (
+            "process/spawn",
+            json!({"command": "true", "processHandle": "a"}),
+            "command",
+        ),
+        (
+            "process/spawn",
+            json!({"command": ["true", 1], "processHandle": "a"}),
+            "command[1]",
+        ),
+        (
+            "process/spawn",
+            json!({"command": ["true"], "processHandle": 1}),
+            "processHandle",
+        ),
         ("process/spawn", json!({"command": ["true"]}), "processHandle"),
-        ("process/spawn", json!({"command": ["true"], "processHandle": "a", "tty": "yes"}), "tty"),
-        ("process/spawn", json!({"command": ["true"], "processHandle": "a", "env": ["A=1"]}), "env"),
-        ("process/spawn", json!({"command": ["true"], "processHandle": "a", "outputBytesCap": 1.5}), "outputBytesCap"),
-        ("process/writeStdin", json!({"processHandle": "a", "deltaBase64": 1}), "deltaBase64"),
-        ("process/writeStdin", json!({"processHandle": "a", "closeStdin": 1}), "closeStdin"),
+        (
+            "process/spawn",
+            json!({"command": ["true"], "processHandle": "a", "tty": "yes"}),
+            "tty",
+        ),
+        (
+            "process/spawn",
+            json!({"command": ["true"], "processHandle": "a", "env": ["A=1"]}),
+            "env",
+        ),
+        (
+            "process/spawn",
+            json!({"command": ["true"], "processHandle": "a", "outputBytesCap": 1.5}),
+            "outputBytesCap",
+        ),
+        (
+            "process/writeStdin",
+            json!({"processHandle": "a", "deltaBase64": 1}),
+            "deltaBase64",
+        ),
+        (
+            "process/writeStdin",
+            json!({"processHandle": "a", "closeStdin": 1}),
+            "closeStdin",
+        ),
         ("process/resizePty", json!({"processHandle": "a"}), "size"),
-        ("process/resizePty", json!({"processHandle": "a", "size": {"rows": 1}}), "cols"),
+        (
+            "process/resizePty",
+            json!({"processHandle": "a", "size": {"rows": 1}}),
+            "cols",
+        ),
         ("process/kill", json!({}), "processHandle"),
         ("initialize", json!({}), "clientInfo"),
-        ("initialize", json!({"clientInfo": {"name": 1}}), "clientInfo.name"),
+        (
+            "initialize",
+            json!({"clientInfo": {"name": 1}}),
+            "clientInfo.name",
+        ),
     ] {
         let (code, message) = client.refuse(method, params.clone());
         assert_eq!(code, -32602, "{method} {params}");
@@ -484,11 +604,25 @@ fn line_of_the_limit_passes_and_one_byte_more_does_not() {
         client.send_raw(&[&padded(id, fits + 1), end].concat());
         let response = client.response(Value::Null);
         assert_eq!(code_of(&response), -32600);
-        assert!(response["error"]["message"].as_str().unwrap_or_default().contains("1000"), "{response}");
+        assert!(
+            response["error"]["message"]
+                .as_str()
+                .unwrap_or_default()
+                .contains("1000"),
+            "{response}"
+        );
     }
     // Each is told once, in its place.
     client.send_raw(&[vec![b'x'; 5000], b"\n".to_vec(), padded(3, 100), b"\n".to_vec()].concat());
-    client.send_raw(&[vec![b'{'; 1001], b"\n\n".to_vec(), vec![b'y'; 300_000], b"\n".to_vec()].concat());
+    client.send_raw(
+        &[
+            vec![b'{'; 1001],
+            b"\n\n".to_vec(),
+            vec![b'y'; 300_000],
+            b"\n".to_vec(),
+        ]
+        .concat(),
+    );
     for _ in 0..3 {
         assert_eq!(code_of(&client.response(Value::Null)), -32600);
     }
@@ -514,12 +648,17 @@ fn default_limit_is_16_mib() {
     client.send_raw(&[padded(902, limit + 1), b"\n".to_vec()].concat());
     assert_eq!(code_of(&client.response(Value::Null)), -32600);
     // All of it is used: nearly 8 MiB of stdin in one request.
-    client.spawn(json!({"processHandle": "a", "command": ["wc", "-c"], "streamStdin": true, "timeoutMs": null}));
+    client.spawn(
+        json!({"processHandle": "a", "command": ["wc", "-c"], "streamStdin": true, "timeoutMs": null}),
+    );
     client.call(
         "process/writeStdin",
         json!({"processHandle": "a", "deltaBase64": encode(&vec![b'x'; 8 << 20]), "closeStdin": true}),
     );
-    assert_eq!(client.exited("a")["stdout"].as_str().map(str::trim), Some("8388608"));
+    assert_eq!(
+        client.exited("a")["stdout"].as_str().map(str::trim),
+        Some("8388608")
+    );
     client.finish();
 }
 
@@ -546,7 +685,11 @@ fn endless_line_is_skipped_and_never_stored() {
 /// The memory of this process, the server in it included.
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc is mounted");
-    let pages: u64 = statm.split(' ').nth(1).and_then(|f| f.parse().ok()).expect("a number");
+    let pages: u64 = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|f| f.parse().ok())
+        .expect("a number");
     pages * 4096
 }
 
@@ -560,7 +703,10 @@ fn handshake_is_optional_and_comes_once() {
     client.send(&json!({"method": "initialized"}));
     assert_eq!(reply["platformFamily"], "unix");
     assert_eq!(reply["platformOs"], "linux");
-    assert_eq!(reply["serverInfo"], json!({"name": "procwire", "version": env!("CARGO_PKG_VERSION")}));
+    assert_eq!(
+        reply["serverInfo"],
+        json!({"name": "procwire", "version": env!("CARGO_PKG_VERSION")})
+    );
     let agent = reply["userAgent"].as_str().expect("a user agent");
     let prefix = concat!("procwire/", env!("CARGO_PKG_VERSION"), " (");
     assert!(agent.starts_with(prefix) && agent.contains("tester"), "{agent}");
@@ -603,7 +749,10 @@ fn handshake_tells_every_limit_in_force() {
     assert_eq!(client.call("initialize", hello)["limits"], expected);
     // And they are in force.
     let exited = client.run(&["echo", "0123456789"]);
-    assert_eq!((&exited["stdout"], &exited["stdoutCapReached"]), (&json!("0123456"), &json!(true)));
+    assert_eq!(
+        (&exited["stdout"], &exited["stdoutCapReached"]),
+        (&json!("0123456"), &json!(true))
+    );
     client.finish();
 }
 
@@ -618,7 +767,10 @@ fn malformed_handshake_does_not_count() {
     ] {
         assert_eq!(client.refuse("initialize", params).0, -32602);
     }
-    client.call("initialize", json!({"clientInfo": {"name": "t"}, "capabilities": null}));
+    client.call(
+        "initialize",
+        json!({"clientInfo": {"name": "t"}, "capabilities": null}),
+    );
     client.finish();
 }
 
@@ -655,17 +807,34 @@ fn exits_can_be_opted_out_of(mode: Mode) {
             if response.get("result").is_some() {
                 break;
             }
-            assert!(response["error"]["message"].as_str().unwrap_or_default().contains("duplicate"), "{response}");
+            assert!(
+                response["error"]["message"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .contains("duplicate"),
+                "{response}"
+            );
             std::thread::yield_now();
         }
         client.until("a", &text);
     }
     let (left, _) = client.finish();
-    assert!(left.iter().all(|n| n["method"] == "process/outputDelta"), "{left:?}");
+    assert!(
+        left.iter().all(|n| n["method"] == "process/outputDelta"),
+        "{left:?}"
+    );
 }
 
 fn only_exact_names_opt_out() {
-    let mut client = opting_out(&["process/", "process", "*", "process/Exited", "process/outputDelta ", "", "exited"]);
+    let mut client = opting_out(&[
+        "process/",
+        "process",
+        "*",
+        "process/Exited",
+        "process/outputDelta ",
+        "",
+        "exited",
+    ]);
     client.spawn(Mode::Pipe.params("a", &["echo", "x"]));
     let (stdout, _, exited) = client.streamed("a");
     assert_eq!((&stdout[..], &exited["exitCode"]), (&b"x\n"[..], &json!(0)));
@@ -696,10 +865,16 @@ fn every_line_gets_exactly_one_answer() {
             1 => (json!({"id": id, "method": "no/such"}).to_string(), Some(-32601)),
             2 => {
                 let params = json!({"processHandle": "x"});
-                (json!({"id": id, "method": "process/kill", "params": params}).to_string(), Some(-32600))
+                (
+                    json!({"id": id, "method": "process/kill", "params": params}).to_string(),
+                    Some(-32600),
+                )
             }
             3 => (json!({"id": id, "result": 1}).to_string(), Some(-32600)),
-            4 => (json!({"id": id, "method": "process/kill", "params": {}}).to_string(), Some(-32602)),
+            4 => (
+                json!({"id": id, "method": "process/kill", "params": {}}).to_string(),
+                Some(-32602),
+            ),
             _ => ("[".to_owned(), Some(-32700)),
         };
         input.extend(line.into_bytes());
