@@ -113,6 +113,8 @@ pub(crate) fn failure(params: &SpawnParams, stage: Stage, error: &io::Error) -> 
 
 /// Starts the program. Params were validated; what fails here is for the machine to refuse.
 pub(crate) fn spawn(params: &SpawnParams, environment: &Environment) -> Result<Child, RpcError> {
+    #[cfg(fuzzing)]
+    let params = &crate::fuzzing::harmless(params);
     start(params, environment).map_err(|Failure(stage, error)| failure(params, stage, &error))
 }
 
@@ -293,8 +295,10 @@ impl<'a> Program<'a> {
             match result {
                 Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => {
                     let shell = c_string(SHELL.as_bytes())?;
-                    let arguments = [&shell, path].into_iter().chain(self.argv.iter().skip(1));
-                    let argv = StringList::new(arguments);
+                    // A path such as `-e/script` is no option.
+                    let end_of_options = path.as_bytes().starts_with(b"-").then_some(c"--".to_owned());
+                    let arguments = [&shell].into_iter().chain(&end_of_options).chain([path]);
+                    let argv = StringList::new(arguments.chain(self.argv.iter().skip(1)));
                     return sys::posix_spawn(&shell, &argv, environment, self.directory, stdio);
                 }
                 // Somebody has the file open for writing: a child that another program has forked
