@@ -9,6 +9,8 @@
 mod harness;
 
 // A request and the program it starts.
+mod argv;
+mod environment;
 mod spawn;
 mod protocol;
 
@@ -18,6 +20,8 @@ use libtest_mimic::{Arguments, Trial};
 /// The subjects in reading order.
 const SUBJECTS: &[(&str, &[Test])] = &[
     ("spawn", spawn::TESTS),
+    ("environment", environment::TESTS),
+    ("argv", argv::TESTS),
     ("protocol", protocol::TESTS),
 ];
 
