@@ -74,7 +74,10 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("guarded-by") => guarded_by = Some(parser.value()?.string()?),
             Short('h') | Long("help") => return Ok(Command::Print(HELP.to_owned())),
             Short('V') | Long("version") => {
-                return Ok(Command::Print(format!("procwire {}\n", env!("CARGO_PKG_VERSION"))));
+                return Ok(Command::Print(format!(
+                    "procwire {}\n",
+                    env!("CARGO_PKG_VERSION")
+                )));
             }
             Value(word) if first && word == "serve" => {}
             argument => return Err(argument.unexpected()),

@@ -69,7 +69,10 @@ pub fn run() -> io::Result<i32> {
 
     let mut detached = HashSet::new();
     let status = loop {
-        let mut interests = [Interest::read(signals.as_raw_fd()), Interest::read(reader.as_raw_fd())];
+        let mut interests = [
+            Interest::read(signals.as_raw_fd()),
+            Interest::read(reader.as_raw_fd()),
+        ];
         if sys::poll(&mut interests, None).is_err() {
             return Ok(1);
         }
@@ -110,7 +113,9 @@ fn mask_of_guard() -> [libc::c_int; 4] {
 
 fn start_server(detached: OwnedFd, mask: &sys::SignalMask) -> io::Result<Pid> {
     let c_string = |text: &OsString| CString::new(text.as_bytes()).map_err(io::Error::other);
-    let mut arguments: Vec<CString> = std::env::args_os().map(|a| c_string(&a)).collect::<Result<_, _>>()?;
+    let mut arguments: Vec<CString> = std::env::args_os()
+        .map(|a| c_string(&a))
+        .collect::<Result<_, _>>()?;
     // Inherited by number: the server takes it over.
     sys::set_inheritable(&detached)?;
     let guarded_by = format!("{GUARDED_BY}{},{}", std::process::id(), detached.as_raw_fd());
@@ -243,9 +248,15 @@ pub fn sweep(spared: &HashSet<Pid>) {
 fn below(own: Pid, spared: &HashSet<Pid>) -> Vec<crate::tree::Seen> {
     let picture = Picture::take();
     let all = picture.descendants([own]);
-    let roots = all.iter().filter(|p| spared.contains(&p.pid) || spared.contains(&p.session));
+    let roots = all
+        .iter()
+        .filter(|p| spared.contains(&p.pid) || spared.contains(&p.session));
     let roots: HashSet<Pid> = roots.map(|p| p.pid).collect();
-    let kept: HashSet<Pid> = picture.descendants(roots.iter().copied()).iter().map(|p| p.pid).collect();
+    let kept: HashSet<Pid> = picture
+        .descendants(roots.iter().copied())
+        .iter()
+        .map(|p| p.pid)
+        .collect();
     all.into_iter()
         .filter(|p| !roots.contains(&p.pid) && !kept.contains(&p.pid))
         .collect()

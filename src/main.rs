@@ -78,11 +78,13 @@ fn run(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
 
     let connection = Connection::stdio();
     let stopper = connection.stopper();
-    let dispatcher = thread::Builder::new().name("dispatch".to_owned()).spawn(move || {
-        let result = procwire::serve(connection, config);
-        handle.close();
-        result
-    })?;
+    let dispatcher = thread::Builder::new()
+        .name("dispatch".to_owned())
+        .spawn(move || {
+            let result = procwire::serve(connection, config);
+            handle.close();
+            result
+        })?;
 
     let mut first = None;
     for signal in &mut signals {

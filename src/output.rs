@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use crate::outbox::{CHUNK, Credit, Outbox, Permit};
 use crate::protocol::{Collected, OutputDelta, Stream};
@@ -19,6 +20,9 @@ const BUSY_PIPE: libc::c_int = 256 * 1024;
 /// How many streams of a server may have a larger pipe: together they take a quarter of what an
 /// unprivileged user may have in pipes, past which every new pipe is tiny.
 pub(crate) const BUSY_PIPES: usize = 64;
+/// How often a terminal that nobody has open is looked at, while its process lives and may open it
+/// again. The kernel reports the hang-up without end and the reopening not at all.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// More than a terminal's buffers hold.
 const TERMINAL_HOLDS: u64 = 64 * 1024;
 
@@ -51,8 +55,9 @@ pub(crate) struct Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
-    /// A terminal that nobody has open. Somebody who has it as controlling terminal may open it again.
-    HungUp,
+    /// A terminal that nobody has open, to be looked at again then: somebody who has it as
+    /// controlling terminal may open it again.
+    HungUp(Instant),
     Ended,
 }
 
@@ -112,14 +117,17 @@ impl Output {
         self.state != State::Ended
     }
 
-    /// A terminal that nobody has open, to be looked at again now and then.
-    pub(crate) fn is_hung_up(&self) -> bool {
-        self.state == State::HungUp
+    /// When a terminal that nobody has open is to be looked at again.
+    pub(crate) fn look_again_at(&self) -> Option<Instant> {
+        match self.state {
+            State::HungUp(at) => Some(at),
+            State::Open | State::Ended => None,
+        }
     }
 
-    /// Looks again at a terminal that was hung up.
-    pub(crate) fn look_again(&mut self) {
-        if self.state == State::HungUp {
+    /// Looks again at a terminal that was hung up, if it is time to.
+    pub(crate) fn look_again(&mut self, now: Instant) {
+        if self.look_again_at().is_some_and(|at| at <= now) {
             self.state = State::Open;
         }
     }
@@ -134,7 +142,9 @@ impl Output {
             owed,
             settled: owed == 0,
         });
-        self.look_again();
+        if self.look_again_at().is_some() {
+            self.state = State::Open;
+        }
     }
 
     /// Everything that was written before the exit has been delivered.
@@ -173,7 +183,9 @@ impl Output {
         match filled {
             Filled::Some | Filled::All => {}
             // Nobody will open the terminal of a process that is gone.
-            Filled::HungUp if self.after_exit.is_none() => self.state = State::HungUp,
+            Filled::HungUp if self.after_exit.is_none() => {
+                self.state = State::HungUp(Instant::now() + LOOK_AGAIN);
+            }
             Filled::HungUp | Filled::Ended => self.state = State::Ended,
         }
     }

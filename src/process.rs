@@ -41,9 +41,6 @@ pub(crate) const DRAIN: Duration = Duration::from_millis(2_000);
 const DRAIN_AT_END: Duration = Duration::from_millis(250);
 /// How long a client that does not read delays the end of a process once the connection is ending.
 const DELIVER_AT_END: Duration = Duration::from_millis(1_500);
-/// How often a terminal that nobody has open is looked at, while its process lives and may open it
-/// again. The kernel reports the hang-up without end and the reopening not at all.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long the death of what was killed is waited for. The kernel needs microseconds.
 const DEATH: Duration = Duration::from_secs(1);
 
@@ -331,7 +328,7 @@ impl Process {
             self.kill_tree();
         }
         for output in self.outputs.iter_mut().flatten() {
-            output.look_again();
+            output.look_again(now);
         }
     }
 
@@ -352,9 +349,8 @@ impl Process {
                 deliver
             };
         }
-        let look_again = || Instant::now() + LOOK_AGAIN;
-        let hung_up = self.outputs().any(Output::is_hung_up).then(look_again);
-        [self.timeout_at, self.kill_at, hung_up]
+        let look_again = self.outputs().filter_map(Output::look_again_at).min();
+        [self.timeout_at, self.kill_at, look_again]
             .into_iter()
             .flatten()
             .min()

@@ -517,12 +517,17 @@ mod process_wide {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
         for line in maps.lines() {
             // `start-end perms offset device inode path`
-            let Some((range, rest)) = line.split_once(' ') else { continue };
+            let Some((range, rest)) = line.split_once(' ') else {
+                continue;
+            };
             if !rest.starts_with("r-xp ") || !rest.contains(" /") {
                 continue;
             }
-            let Some((start, end)) = range.split_once('-') else { continue };
-            let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)) else {
+            let Some((start, end)) = range.split_once('-') else {
+                continue;
+            };
+            let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16))
+            else {
                 continue;
             };
             // SAFETY: a private mapping of a file that is not writable has no content of its own,
@@ -556,7 +561,10 @@ mod process_wide {
         unsafe {
             spawn_check(libc::posix_spawnattr_setsigmask(&mut *attributes.0, &mask.0))?;
             spawn_check(libc::posix_spawnattr_setpgroup(&mut *attributes.0, 0))?;
-            spawn_check(libc::posix_spawnattr_setflags(&mut *attributes.0, flags as libc::c_short))?;
+            spawn_check(libc::posix_spawnattr_setflags(
+                &mut *attributes.0,
+                flags as libc::c_short,
+            ))?;
         }
         let mut pid = 0;
         // SAFETY: initialised attributes, both lists end in null, and all strings outlive the call.
@@ -724,8 +732,10 @@ impl Attributes {
             | libc::POSIX_SPAWN_SETSID as libc::c_int;
         // SAFETY: an initialised object, and sets that are filled or emptied before they are used.
         unsafe {
-            let mut set = MaybeUninit::uninit();
-            libc::sigfillset(set.as_mut_ptr());
+            let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+            // Every bit, which sigfillset does not set: glibc would leave its own two signals, 32
+            // and 33, ignored in the child.
+            set.as_mut_ptr().write_bytes(0xff, 1);
             spawn_check(libc::posix_spawnattr_setsigdefault(&mut *self.0, set.as_ptr()))?;
             libc::sigemptyset(set.as_mut_ptr());
             spawn_check(libc::posix_spawnattr_setsigmask(&mut *self.0, set.as_ptr()))?;
