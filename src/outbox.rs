@@ -340,6 +340,13 @@ impl OutboxReceiver {
     }
 }
 
+impl Drop for OutboxReceiver {
+    /// A client in memory that drops its receiver has gone; at the end of a connection nobody hears it.
+    fn drop(&mut self) {
+        self.output_gone();
+    }
+}
+
 /// The credit account of one process. Its own thread reserves, the receiving side gives back.
 pub(crate) struct Credit {
     in_flight: AtomicUsize,

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never, select, unbounded};
 
 use crate::connection::{Connection, INBOX, Io};
 use crate::error::Error;
@@ -35,6 +35,8 @@ use crate::tree::Camera;
 
 /// How long the end of a connection may take, whatever the children or the client do.
 const END: Duration = Duration::from_millis(2_500);
+/// How long requests that still come are taken once the connection is ending.
+const LAST_REQUESTS: Duration = Duration::from_millis(200);
 /// A process thread's stack. It is only touched as far as it is used; measured depth is under 16 KiB.
 const STACK: usize = 128 * 1024;
 
@@ -337,9 +339,20 @@ impl Dispatcher {
         }
         // What was read before is still answered.
         self.input_open = false;
-        while let Ok(inbound) = self.inbox.try_recv() {
-            if let Inbound::Message(message, _) = inbound {
-                self.on_message(message);
+        let enough = Instant::now() + LAST_REQUESTS;
+        loop {
+            match self.inbox.try_recv() {
+                Ok(Inbound::Message(message, _)) => self.on_message(message),
+                Ok(Inbound::OutputGone) => {}
+                // A client that has dropped both of its halves has sent all it had.
+                Err(TryRecvError::Disconnected) if end == End::OutputGone => {
+                    self.ending = Some(End::InputEnded);
+                    break;
+                }
+                Err(_) => break,
+            }
+            if Instant::now() > enough {
+                break;
             }
         }
     }

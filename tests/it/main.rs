@@ -8,11 +8,15 @@
 
 mod harness;
 
+// The bytes between.
+mod stdin;
+
 // A request and the program it starts.
 mod argv;
 mod environment;
-mod spawn;
+mod memory;
 mod protocol;
+mod spawn;
 
 use harness::{Body, Mode, Test};
 use libtest_mimic::{Arguments, Trial};
@@ -22,7 +26,9 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),
+    ("stdin", stdin::TESTS),
     ("protocol", protocol::TESTS),
+    ("memory", memory::TESTS),
 ];
 
 fn main() {

@@ -377,6 +377,7 @@ fn nesting_costs_no_stack() {
     );
     let nested = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
     assert_eq!(code_of(&refused(&mut client, nested.as_bytes())), -32600);
+    let nested = "[".repeat(100_000) + &"]".repeat(100_000);
     let id_nested = format!("{{\"id\":{nested},\"method\":\"process/list\"}}");
     assert_eq!(code_of(&refused(&mut client, id_nested.as_bytes())), -32600);
 

@@ -1,0 +1,727 @@
+//! Connections inside one program: typed messages with raw bytes, the stopper, several servers, and
+//! what is bounded while nobody receives.
+
+use crate::harness::{PATIENCE, Test, children_of, is_alive, test, times, wait_until};
+use procwire::protocol::{
+    Capabilities, ClientInfo, Exited, InitializeParams, KillParams, Limit, PtySize, Reply, Request,
+    RequestId, ResizePtyParams, RpcError, ServerMessage, SignalName, SpawnParams, Stage, Stream,
+    WriteStdinParams,
+};
+use procwire::{ClientEnd, Config, Connection, ConnectionEnded, End, Error};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub const TESTS: &[Test] = &[
+    test!(bytes_go_both_ways_as_they_are),
+    test!(ids_come_back_as_given),
+    test!(every_request_has_its_reply),
+    test!(errors_are_typed),
+    test!(params_are_checked_without_a_parser),
+    test!(dropping_the_client_ends_everything),
+    test!(dropping_the_sender_leaves_the_rest_to_be_received),
+    test!(dropping_the_receiver_ends_everything),
+    test!(drain_waits_for_the_processes),
+    test!(stopper_ends_the_connection),
+    test!(stopper_may_come_first_or_too_late),
+    test!(servers_share_nothing),
+    test!(timed_receiving_gives_up_in_time),
+    test!(flood_waits_for_its_receiver),
+    test!(requests_wait_for_their_receiver),
+    test!(opting_out_is_the_same_in_memory),
+    test!(other_children_of_the_program_are_left_alone),
+    test!(ignored_sigchld_is_refused),
+];
+
+/// A server on a thread, and the client's end.
+fn serve(config: Config) -> (ClientEnd, JoinHandle<Result<End, Error>>) {
+    let (connection, client) = Connection::memory();
+    (client, dispatch(connection, config))
+}
+
+fn dispatch(connection: Connection, config: Config) -> JoinHandle<Result<End, Error>> {
+    std::thread::Builder::new()
+        .name("dispatch".into())
+        .spawn(move || procwire::serve(connection, config))
+        .expect("a thread for the server")
+}
+
+/// How the server ended, which it must do in time.
+fn ended(server: JoinHandle<Result<End, Error>>) -> End {
+    wait_until("the server has ended", || server.is_finished());
+    server
+        .join()
+        .expect("the server does not panic")
+        .expect("the server serves")
+}
+
+fn next(client: &mut ClientEnd) -> ServerMessage {
+    let message = client.recv_timeout(PATIENCE).expect("the server is there");
+    message.expect("a message in time")
+}
+
+fn params(handle: &str, command: &[&str]) -> SpawnParams {
+    SpawnParams {
+        command: command.iter().map(|&c| c.to_owned()).collect(),
+        process_handle: handle.to_owned(),
+        timeout_ms: Limit::Unlimited,
+        output_bytes_cap: Limit::Unlimited,
+        ..SpawnParams::default()
+    }
+}
+
+fn streamed(handle: &str, command: &[&str]) -> SpawnParams {
+    SpawnParams {
+        stream_stdin: true,
+        stream_stdout_stderr: true,
+        ..params(handle, command)
+    }
+}
+
+/// Asks, and takes what comes until the answer has; what came before it is given to `other`.
+fn ask(
+    client: &mut ClientEnd,
+    request: Request,
+    mut other: impl FnMut(ServerMessage),
+) -> Result<Reply, RpcError> {
+    client.send("ask", request).expect("the server is there");
+    loop {
+        match next(client) {
+            ServerMessage::Response { id, outcome } if id == Some("ask".into()) => return outcome,
+            message => other(message),
+        }
+    }
+}
+
+/// Asks where nothing but the answer may come.
+fn ask_only(client: &mut ClientEnd, request: Request) -> Result<Reply, RpcError> {
+    ask(client, request, |other| panic!("not the answer: {other:?}"))
+}
+
+fn spawn(client: &mut ClientEnd, params: SpawnParams) -> u32 {
+    match ask_only(client, Request::Spawn(params)) {
+        Ok(Reply::Spawn { pid }) => pid,
+        other => panic!("no process: {other:?}"),
+    }
+}
+
+fn write(handle: &str, bytes: &[u8]) -> Request {
+    Request::WriteStdin(WriteStdinParams {
+        process_handle: handle.to_owned(),
+        delta: Some(bytes.to_vec()),
+        close_stdin: false,
+    })
+}
+
+fn close(handle: &str) -> Request {
+    Request::WriteStdin(WriteStdinParams {
+        process_handle: handle.to_owned(),
+        delta: None,
+        close_stdin: true,
+    })
+}
+
+fn kill(handle: &str) -> Request {
+    Request::Kill(KillParams {
+        process_handle: handle.to_owned(),
+        ..KillParams::default()
+    })
+}
+
+/// Takes the output of one stream of one process, gap by gap, until the process has exited.
+fn collect(client: &mut ClientEnd, handle: &str, of: Stream) -> (Vec<u8>, Exited) {
+    let mut bytes = Vec::new();
+    loop {
+        match next(client) {
+            ServerMessage::OutputDelta(delta) => {
+                assert_eq!((&*delta.process_handle, delta.stream), (handle, of));
+                assert_eq!(delta.offset, bytes.len() as u64, "a gap");
+                bytes.extend(delta.bytes);
+            }
+            ServerMessage::Exited(exited) => {
+                assert_eq!(&*exited.process_handle, handle);
+                return (bytes, *exited);
+            }
+            ServerMessage::Response { id, outcome } => {
+                assert_eq!(outcome, Ok(Reply::Done), "the answer to {id:?}");
+            }
+        }
+    }
+}
+
+/// All byte values, in and out, with nothing that would change them in between.
+fn bytes_go_both_ways_as_they_are() {
+    let all: Vec<u8> = (0..=u8::MAX).cycle().take(300_000).collect();
+    for of in [Stream::Stdout, Stream::Stderr] {
+        let (mut client, server) = serve(Config::default());
+        let command: &[&str] = match of {
+            Stream::Stdout => &["cat"],
+            Stream::Stderr => &["sh", "-c", "exec cat >&2"],
+        };
+        let pid = spawn(&mut client, streamed("a", command));
+        for piece in all.chunks(70_001) {
+            client.send(1, write("a", piece)).expect("the server is there");
+        }
+        client.send(2, close("a")).expect("the server is there");
+        let (bytes, exited) = collect(&mut client, "a", of);
+        assert!(bytes == all, "{} bytes came back", bytes.len());
+        assert_eq!((exited.pid, exited.exit_code, exited.signal), (pid, 0, None));
+        assert_eq!(exited.stdout_bytes + exited.stderr_bytes, all.len() as u64);
+        drop(client);
+        assert_eq!(ended(server), End::InputEnded);
+    }
+    // Collected output is bytes as well, and what is no UTF-8 stays as it was.
+    let (mut client, server) = serve(Config::default());
+    spawn(&mut client, params("a", &["printf", "\\377\\000x"]));
+    let (_, exited) = collect(&mut client, "a", Stream::Stdout);
+    assert_eq!(exited.stdout.bytes, b"\xff\0x");
+    drop(client);
+    ended(server);
+}
+
+fn ids_come_back_as_given() {
+    let (mut client, server) = serve(Config::default());
+    let ids = [
+        RequestId::Signed(i64::MIN),
+        RequestId::Unsigned(u64::MAX),
+        RequestId::Text(String::new()),
+        RequestId::Text("\0é".into()),
+        7.into(),
+        "seven".into(),
+    ];
+    for id in ids {
+        client
+            .send(id.clone(), Request::List)
+            .expect("the server is there");
+        let expected = ServerMessage::Response {
+            id: Some(id),
+            outcome: Ok(Reply::List(Vec::new())),
+        };
+        assert_eq!(next(&mut client), expected);
+    }
+    drop(client);
+    ended(server);
+}
+
+fn every_request_has_its_reply() {
+    let (mut client, server) = serve(Config::default());
+    let hello = InitializeParams {
+        client_info: ClientInfo {
+            name: "tester".into(),
+            ..ClientInfo::default()
+        },
+        capabilities: None,
+    };
+    match ask_only(&mut client, Request::Initialize(hello)) {
+        Ok(Reply::Initialize(reply)) => {
+            assert_eq!(reply.server_info.name, "procwire");
+            assert_eq!(reply.limits.default_timeout_ms, Some(10_000));
+            assert_eq!(reply.limits.default_pty_size, PtySize { rows: 24, cols: 80 });
+        }
+        other => panic!("no handshake: {other:?}"),
+    }
+    let terminal = SpawnParams {
+        tty: true,
+        size: Some(PtySize { rows: 10, cols: 20 }),
+        ..params("t", &["sh", "-c", "read x; stty size; read x"])
+    };
+    let pid = spawn(&mut client, terminal);
+    match ask_only(&mut client, Request::List) {
+        Ok(Reply::List(processes)) => {
+            assert_eq!(processes.len(), 1);
+            assert_eq!(
+                (processes[0].process_handle.as_str(), processes[0].pid),
+                ("t", pid)
+            );
+            assert!(processes[0].tty);
+        }
+        other => panic!("no list: {other:?}"),
+    }
+    let resize = Request::ResizePty(ResizePtyParams {
+        process_handle: "t".into(),
+        size: PtySize { rows: 33, cols: 44 },
+    });
+    assert_eq!(ask_only(&mut client, resize), Ok(Reply::Done));
+    let mut screen = Vec::new();
+    let mut look = |message| match message {
+        ServerMessage::OutputDelta(delta) => screen.extend(delta.bytes),
+        other => panic!("no output: {other:?}"),
+    };
+    assert_eq!(ask(&mut client, write("t", b"\n"), &mut look), Ok(Reply::Done));
+    let deadline = Instant::now() + PATIENCE;
+    while !String::from_utf8_lossy(&screen).contains("33 44") {
+        assert!(Instant::now() < deadline, "the terminal's size: {screen:?}");
+        match next(&mut client) {
+            ServerMessage::OutputDelta(delta) => screen.extend(delta.bytes),
+            other => panic!("no output: {other:?}"),
+        }
+    }
+    let term = Request::Kill(KillParams {
+        process_handle: "t".into(),
+        signal: Some(SignalName::Name("SIGKILL".into())),
+        grace_ms: None,
+    });
+    client.send(9, term).expect("the server is there");
+    let mut exit = None;
+    while exit.is_none() {
+        match next(&mut client) {
+            ServerMessage::Exited(exited) => exit = Some(exited),
+            ServerMessage::Response { outcome, .. } => assert_eq!(outcome, Ok(Reply::Done)),
+            ServerMessage::OutputDelta(_) => {}
+        }
+    }
+    let exited = exit.expect("just seen");
+    assert_eq!(
+        (exited.exit_code, exited.signal.as_deref()),
+        (137, Some("SIGKILL"))
+    );
+    drop(client);
+    ended(server);
+}
+
+fn errors_are_typed() {
+    let (mut client, server) = serve(Config::default());
+    let error = ask_only(
+        &mut client,
+        Request::Spawn(params("a", &["/nonexistent/program"])),
+    )
+    .expect_err("there is no such program");
+    assert_eq!(error.code, procwire::protocol::code::INTERNAL_ERROR);
+    let data = error.data.expect("why it could not be started");
+    assert_eq!(
+        (data.errno, &*data.code, data.stage, &*data.program),
+        (2, "ENOENT", Stage::Exec, "/nonexistent/program")
+    );
+    let error = ask_only(&mut client, kill("a")).expect_err("there is no such process");
+    assert_eq!(error.code, procwire::protocol::code::INVALID_REQUEST);
+    assert!(error.message.contains("\"a\""), "{error}");
+    drop(client);
+    ended(server);
+}
+
+/// What a line's parser would refuse on the wire is refused here, too.
+fn params_are_checked_without_a_parser() {
+    let (mut client, server) = serve(Config::default());
+    let good = || params("a", &["true"]);
+    let size = |rows, cols| Some(PtySize { rows, cols });
+    let env = |name: &str, value: &str| Some([(name.to_owned(), Some(value.to_owned()))].into());
+    let bad = [
+        (
+            SpawnParams {
+                command: vec![],
+                ..good()
+            },
+            -32600,
+        ),
+        (
+            SpawnParams {
+                command: vec![String::new()],
+                ..good()
+            },
+            -32600,
+        ),
+        (
+            SpawnParams {
+                process_handle: String::new(),
+                ..good()
+            },
+            -32600,
+        ),
+        (
+            SpawnParams {
+                command: vec!["a".into(), "b\0c".into()],
+                ..good()
+            },
+            -32602,
+        ),
+        (
+            SpawnParams {
+                cwd: Some("tmp".into()),
+                ..good()
+            },
+            -32602,
+        ),
+        (
+            SpawnParams {
+                cwd: Some("/tmp\0".into()),
+                ..good()
+            },
+            -32602,
+        ),
+        (
+            SpawnParams {
+                env: env("", "x"),
+                ..good()
+            },
+            -32602,
+        ),
+        (
+            SpawnParams {
+                env: env("A=B", "x"),
+                ..good()
+            },
+            -32602,
+        ),
+        (
+            SpawnParams {
+                env: env("A", "\0"),
+                ..good()
+            },
+            -32602,
+        ),
+        (
+            SpawnParams {
+                size: size(1, 1),
+                ..good()
+            },
+            -32602,
+        ),
+        (
+            SpawnParams {
+                tty: true,
+                size: size(0, 1),
+                ..good()
+            },
+            -32602,
+        ),
+        (
+            SpawnParams {
+                tty: true,
+                size: size(1, 0),
+                ..good()
+            },
+            -32602,
+        ),
+    ];
+    for (params, code) in bad {
+        let shown = format!("{params:?}");
+        let error = ask_only(&mut client, Request::Spawn(params)).expect_err(&shown);
+        assert_eq!(error.code, code, "{shown}");
+    }
+    let nothing = WriteStdinParams {
+        process_handle: "a".into(),
+        ..WriteStdinParams::default()
+    };
+    spawn(&mut client, streamed("a", &["cat"]));
+    let error = ask_only(&mut client, Request::WriteStdin(nothing)).expect_err("nothing to write");
+    assert_eq!(error.code, -32602);
+    drop(client);
+    ended(server);
+}
+
+/// A tree that ignores every polite signal; the pids of both.
+fn stubborn_tree(client: &mut ClientEnd) -> [u32; 2] {
+    let script = "trap '' TERM HUP INT; sleep 1000 & echo $!; wait";
+    let pid = spawn(client, streamed("tree", &["sh", "-c", script]));
+    match next(client) {
+        ServerMessage::OutputDelta(delta) => {
+            let text = String::from_utf8(delta.bytes).expect("a number");
+            [pid, text.trim().parse().expect("a number")]
+        }
+        other => panic!("no output: {other:?}"),
+    }
+}
+
+fn dropping_the_client_ends_everything() {
+    let (mut client, server) = serve(Config::default());
+    let tree = stubborn_tree(&mut client);
+    drop(client);
+    assert_eq!(ended(server), End::InputEnded);
+    assert!(!tree.into_iter().any(is_alive), "something of {tree:?} lives");
+}
+
+/// The end of input is not the end of output: what is known is still told, the exits last.
+fn dropping_the_sender_leaves_the_rest_to_be_received() {
+    let (mut client, server) = serve(Config::default());
+    let tree = stubborn_tree(&mut client);
+    for id in 0..100 {
+        client.send(id, Request::List).expect("the server is there");
+    }
+    let (sender, receiver) = client.split();
+    drop(sender);
+    let messages: Vec<ServerMessage> = receiver.collect();
+    assert_eq!(ended(server), End::InputEnded);
+    let answers = messages
+        .iter()
+        .filter(|m| matches!(m, ServerMessage::Response { outcome: Ok(_), .. }));
+    assert_eq!(answers.count(), 100);
+    match messages.last() {
+        Some(ServerMessage::Exited(exited)) => {
+            assert_eq!((exited.pid, exited.exit_code), (tree[0], 137));
+            assert_eq!(exited.signal.as_deref(), Some("SIGKILL"));
+        }
+        other => panic!("not the exit: {other:?}"),
+    }
+}
+
+/// Who receives nothing any more has gone, even if it could still send.
+fn dropping_the_receiver_ends_everything() {
+    let (mut client, server) = serve(Config::default());
+    let tree = stubborn_tree(&mut client);
+    let (sender, receiver) = client.split();
+    drop(receiver);
+    assert_eq!(ended(server), End::OutputGone);
+    assert!(!tree.into_iter().any(is_alive), "something of {tree:?} lives");
+    assert_eq!(sender.send(1, Request::List), Err(ConnectionEnded));
+}
+
+fn drain_waits_for_the_processes() {
+    let mut config = Config::default();
+    config.drain = true;
+    let (mut client, server) = serve(config);
+    spawn(&mut client, streamed("a", &["sh", "-c", "cat; echo over"]));
+    client
+        .send(1, write("a", b"some\n"))
+        .expect("the server is there");
+    client.send(2, close("a")).expect("the server is there");
+    let (sender, receiver) = client.split();
+    drop(sender);
+    let mut bytes = Vec::new();
+    let mut exit = None;
+    for message in receiver {
+        match message {
+            ServerMessage::OutputDelta(delta) => bytes.extend(delta.bytes),
+            ServerMessage::Exited(exited) => exit = Some(exited.exit_code),
+            ServerMessage::Response { outcome, .. } => assert_eq!(outcome, Ok(Reply::Done)),
+        }
+    }
+    assert_eq!((bytes.as_slice(), exit), (&b"some\nover\n"[..], Some(0)));
+    assert_eq!(ended(server), End::InputEnded);
+}
+
+fn stopper_ends_the_connection() {
+    for drain in [false, true] {
+        let mut config = Config::default();
+        config.drain = drain;
+        let (connection, mut client) = Connection::memory();
+        let stopper = connection.stopper();
+        let server = dispatch(connection, config);
+        let tree = stubborn_tree(&mut client);
+        let before = Instant::now();
+        stopper.stop();
+        stopper.clone().stop();
+        assert!(before.elapsed() < Duration::from_secs(1), "stopping is asking");
+        assert_eq!(ended(server), End::Stopped);
+        assert!(!tree.into_iter().any(is_alive), "something of {tree:?} lives");
+        // What it knew is there to be received, and then there is the end.
+        match client.recv() {
+            Ok(ServerMessage::Exited(exited)) => assert_eq!(exited.exit_code, 137),
+            other => panic!("not the exit: {other:?}"),
+        }
+        assert_eq!(client.recv(), Err(ConnectionEnded));
+        assert_eq!(client.recv_timeout(PATIENCE), Err(ConnectionEnded));
+        assert_eq!(client.send(1, Request::List), Err(ConnectionEnded));
+    }
+}
+
+fn stopper_may_come_first_or_too_late() {
+    let (connection, mut client) = Connection::memory();
+    let stopper = connection.stopper();
+    stopper.stop();
+    client.send(1, Request::List).expect("it waits to be served");
+    let server = dispatch(connection, Config::default());
+    assert_eq!(ended(server), End::Stopped);
+    stopper.stop();
+    // What had been asked before is answered all the same.
+    assert!(matches!(
+        client.recv(),
+        Ok(ServerMessage::Response { outcome: Ok(_), .. })
+    ));
+    assert_eq!(client.recv(), Err(ConnectionEnded));
+
+    // A connection that nobody serves ends with its other half.
+    let (connection, client) = Connection::memory();
+    drop(connection);
+    assert_eq!(client.send(1, Request::List), Err(ConnectionEnded));
+}
+
+/// The same handle on many servers of one program; the end of one is not the end of another.
+fn servers_share_nothing() {
+    let mut all: Vec<_> = (0..8).map(|_| serve(Config::default())).collect();
+    let mut pids = Vec::new();
+    for (client, _) in &mut all {
+        pids.push(spawn(client, streamed("same", &["cat"])));
+    }
+    let (first, server) = all.remove(0);
+    drop(first);
+    assert_eq!(ended(server), End::InputEnded);
+    assert!(!is_alive(pids[0]));
+    for (number, (client, _)) in all.iter_mut().enumerate() {
+        let text = format!("server {number}");
+        client
+            .send(1, write("same", text.as_bytes()))
+            .expect("the server is there");
+        client.send(2, close("same")).expect("the server is there");
+        let (bytes, exited) = collect(client, "same", Stream::Stdout);
+        assert_eq!((bytes, exited.exit_code), (text.into_bytes(), 0));
+    }
+    for (client, server) in all {
+        drop(client);
+        assert_eq!(ended(server), End::InputEnded);
+    }
+}
+
+fn timed_receiving_gives_up_in_time() {
+    let (mut client, server) = serve(Config::default());
+    let before = Instant::now();
+    assert_eq!(client.recv_timeout(Duration::from_millis(50)), Ok(None));
+    assert!(before.elapsed() >= Duration::from_millis(50));
+    assert_eq!(client.recv_timeout(Duration::ZERO), Ok(None));
+    client.send(1, Request::List).expect("the server is there");
+    // A time past the end of time is no limit, and no failure.
+    assert!(matches!(client.recv_timeout(Duration::MAX), Ok(Some(_))));
+    drop(client);
+    ended(server);
+}
+
+/// The memory of this process, the server in it included.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc is mounted");
+    let pages: u64 = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|f| f.parse().ok())
+        .expect("a number");
+    pages * 4096
+}
+
+/// Nobody receives: the flood stops at a bound and the server's memory with it, the same process is
+/// killed at once, and then everything that was written is there without a gap.
+fn flood_waits_for_its_receiver() {
+    let (mut client, server) = serve(Config::default());
+    let before = resident_bytes();
+    let pid = spawn(
+        &mut client,
+        streamed("a", &["head", "-c", "1000000000", "/dev/zero"]),
+    );
+    // It is stopped by the full pipe: it uses no more processor time.
+    let used = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it waits");
+        let fields: Vec<u64> = stat
+            .rsplit(") ")
+            .next()
+            .into_iter()
+            .flat_map(|tail| tail.split(' '))
+            .map(|f| f.parse().unwrap_or(0))
+            .collect();
+        fields[11] + fields[12]
+    };
+    let mut last = (used(), Instant::now());
+    wait_until("the flood has stopped", || {
+        let now = used();
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        last.1.elapsed() > Duration::from_millis(200)
+    });
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes that nobody has received");
+    client.send(1, kill("a")).expect("the server is there");
+    wait_until("it is dead though nobody receives", || !is_alive(pid));
+    let (bytes, exited) = collect(&mut client, "a", Stream::Stdout);
+    assert_eq!((exited.exit_code, exited.stdout_bytes), (137, bytes.len() as u64));
+    assert!(
+        bytes.len() >= 64 * 1024 && bytes.len() < 1_000_000_000,
+        "{} bytes",
+        bytes.len()
+    );
+    drop(client);
+    ended(server);
+}
+
+/// More requests than may be unanswered: the sender waits for the receiver, and none is lost.
+fn requests_wait_for_their_receiver() {
+    let (client, server) = serve(Config::default());
+    let (sender, receiver) = client.split();
+    let count = 65_536 + times(20_000);
+    let feeder = std::thread::spawn(move || {
+        for id in 0..count {
+            sender
+                .send(id as i64, Request::List)
+                .expect("the server is there");
+        }
+    });
+    // With nobody receiving, the last of them can never be taken.
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!feeder.is_finished(), "{count} answers are waiting for nobody");
+    let mut expected = 0;
+    for message in receiver {
+        match message {
+            ServerMessage::Response { id, outcome: Ok(_) } => assert_eq!(id, Some(expected.into())),
+            other => panic!("no answer: {other:?}"),
+        }
+        expected += 1;
+    }
+    assert_eq!(expected, count as i64);
+    feeder.join().expect("all were sent");
+    assert_eq!(ended(server), End::InputEnded);
+}
+
+fn opting_out_is_the_same_in_memory() {
+    let (mut client, server) = serve(Config::default());
+    let hello = InitializeParams {
+        client_info: ClientInfo::default(),
+        capabilities: Some(Capabilities {
+            opt_out_notification_methods: Some(vec!["process/outputDelta".into()]),
+            ..Capabilities::default()
+        }),
+    };
+    assert!(ask_only(&mut client, Request::Initialize(hello)).is_ok());
+    spawn(&mut client, streamed("a", &["echo", "x"]));
+    match next(&mut client) {
+        ServerMessage::Exited(exited) => assert_eq!((exited.exit_code, exited.stdout_bytes), (0, 2)),
+        other => panic!("not the exit: {other:?}"),
+    }
+    drop(client);
+    ended(server);
+}
+
+/// A library waits for its own children only, and kills no other.
+fn other_children_of_the_program_are_left_alone() {
+    let mut own = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .expect("sleep starts");
+    let mut done = std::process::Command::new("sh")
+        .args(["-c", "exit 7"])
+        .spawn()
+        .expect("sh starts");
+    let (mut client, server) = serve(Config::default());
+    for _ in 0..20 {
+        spawn(&mut client, params("a", &["true"]));
+        collect(&mut client, "a", Stream::Stdout);
+    }
+    stubborn_tree(&mut client);
+    drop(client);
+    ended(server);
+    assert!(is_alive(own.id()), "a stranger was killed");
+    assert!(
+        children_of(std::process::id()).iter().any(|c| c.pid == done.id()),
+        "a stranger was reaped"
+    );
+    assert_eq!(done.wait().expect("it is still ours").code(), Some(7));
+    own.kill().expect("it is ours");
+    own.wait().expect("it is ours");
+}
+
+/// Where the kernel throws away how children end, nothing is served.
+fn ignored_sigchld_is_refused() {
+    let set = |handler| {
+        // SAFETY: this test has its process to itself, and no handler is a function.
+        unsafe { libc::signal(libc::SIGCHLD, handler) };
+    };
+    set(libc::SIG_IGN);
+    let (client, server) = serve(Config::default());
+    wait_until("it has been refused", || server.is_finished());
+    let error = server
+        .join()
+        .expect("no panic")
+        .expect_err("exit codes would be lost");
+    assert!(error.to_string().contains("SIGCHLD"), "{error}");
+    assert_eq!(client.send(1, Request::List), Err(ConnectionEnded));
+    set(libc::SIG_DFL);
+    let (mut client, server) = serve(Config::default());
+    spawn(&mut client, params("a", &["sh", "-c", "exit 7"]));
+    assert_eq!(collect(&mut client, "a", Stream::Stdout).1.exit_code, 7);
+    drop(client);
+    ended(server);
+}
