@@ -315,7 +315,9 @@ impl Scratch {
     /// The path of `name` in here.
     pub fn path(&self, name: &str) -> String {
         let path = self.0.join(name);
-        path.to_str().expect("the test names its files in UTF-8").to_owned()
+        path.to_str()
+            .expect("the test names its files in UTF-8")
+            .to_owned()
     }
 
     /// Writes a file with these permissions; its path.
@@ -821,4 +823,34 @@ pub fn encode(bytes: &[u8]) -> String {
 pub fn decoded(params: &Value) -> Vec<u8> {
     let text = params["deltaBase64"].as_str().expect("a delta has bytes");
     STANDARD.decode_to_vec(text).expect("a delta decodes alone")
+}
+
+/// `length` bytes of a sequence without a period, from position `from` on, so that every shift,
+/// loss and repetition shows.
+pub fn pattern(from: u64, length: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(length + 16);
+    let first = from / 8;
+    let mut word = first;
+    while bytes.len() < length + 8 {
+        let mut mixed = word.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bytes.extend_from_slice(&(mixed ^ (mixed >> 27)).to_le_bytes());
+        word += 1;
+    }
+    bytes.drain(..(from % 8) as usize);
+    bytes.truncate(length);
+    bytes
+}
+
+/// What this process has in memory, in bytes.
+pub fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc is mounted");
+    let pages = statm.split(' ').nth(1).expect("a second field");
+    pages.parse::<u64>().expect("a number") * 4096
+}
+
+/// Ends a process that the server is not meant to end.
+pub fn kill_stray(pid: u32) {
+    // SAFETY: no memory is involved; the test has started it, and nobody but the test can reap it.
+    unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
 }
