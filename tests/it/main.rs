@@ -8,12 +8,18 @@
 
 mod harness;
 
+// What the documents say.
+mod documents;
+
 // The bytes between.
+mod output;
 mod stdin;
 
 // A request and the program it starts.
 mod argv;
 mod environment;
+mod exit;
+mod list;
 mod memory;
 mod protocol;
 mod spawn;
@@ -23,10 +29,14 @@ use libtest_mimic::{Arguments, Trial};
 
 /// The subjects in reading order.
 const SUBJECTS: &[(&str, &[Test])] = &[
+    ("documents", documents::TESTS),
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),
+    ("exit", exit::TESTS),
+    ("list", list::TESTS),
     ("stdin", stdin::TESTS),
+    ("output", output::TESTS),
     ("protocol", protocol::TESTS),
     ("memory", memory::TESTS),
 ];

@@ -1,0 +1,310 @@
+//! The documents are executed: every session they show is replayed, and what they name exists.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::harness::{Client, Test, binary, decoded, test, wait};
+
+pub const TESTS: &[Test] = &[
+    test!(sessions_are_true),
+    test!(the_hello_example_does_what_the_readme_says),
+    test!(the_printf_of_the_readme_prints_two_lines),
+    test!(gotchas_name_tests_that_exist),
+    test!(links_lead_somewhere),
+    test!(every_file_opens_with_what_it_is),
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The fenced blocks of a document in this language, each with the line it begins at.
+fn blocks(document: &str, language: &str) -> Vec<(usize, String)> {
+    let mut blocks = Vec::new();
+    let mut open: Option<(usize, String)> = None;
+    for (number, line) in (1..).zip(document.lines()) {
+        match &mut open {
+            Some((_, text)) if !line.starts_with("```") => {
+                text.push_str(line);
+                text.push('\n');
+            }
+            Some(_) => blocks.extend(open.take()),
+            None if line.strip_prefix("```") == Some(language) => open = Some((number + 1, String::new())),
+            // Skip to the end of a block in another language.
+            None if line.starts_with("```") => open = Some((0, String::new())),
+            None => {}
+        }
+    }
+    blocks.retain(|(line, _)| *line > 0);
+    blocks
+}
+
+/// Plays each session of the README and the protocol's page.
+fn sessions_are_true() {
+    let mut played = 0;
+    for document in ["README.md", "docs/protocol.md"] {
+        for (line, session) in blocks(&read(document), "session") {
+            play(&format!("{document}:{line}"), &session);
+            played += 1;
+        }
+    }
+    assert!(played >= 10, "only {played} sessions were found");
+}
+
+fn play(place: &str, session: &str) {
+    let mut client = Client::in_process();
+    for line in session.lines() {
+        if let Some(sent) = line.strip_prefix("--> ") {
+            client.send_raw(format!("{sent}\n").as_bytes());
+        } else if let Some(expected) = line.strip_prefix("<-- ") {
+            let expected: Value = serde_json::from_str(expected)
+                .unwrap_or_else(|e| panic!("{place}: an expected line is no JSON: {e}: {line}"));
+            let actual = next_like(&mut client, &expected);
+            if let Err(path) = matches(&expected, &actual) {
+                panic!("{place}: differs at {path}\nexpected {expected}\ngot      {actual}");
+            }
+        } else {
+            panic!("{place}: a line of a session begins with '--> ' or '<-- ': {line}");
+        }
+    }
+    // What is left can only be the end of a process that the session left running.
+    let (left, _) = client.finish();
+    for message in left {
+        assert_eq!(
+            message["method"], "process/exited",
+            "{place} does not show {message}"
+        );
+    }
+}
+
+/// The message that `expected` is about: the answer to its id, or the next notification of its
+/// method and handle, deltas joined to the length that is expected.
+fn next_like(client: &mut Client, expected: &Value) -> Value {
+    if let Some(id) = expected.get("id") {
+        return client.response(id.clone());
+    }
+    let wanted = |n: &Value| {
+        n["method"] == expected["method"]
+            && n["params"]["processHandle"] == expected["params"]["processHandle"]
+    };
+    let mut next = || {
+        client.find(&format!("a message like {expected}"), |n| {
+            wanted(n).then(|| n.clone())
+        })
+    };
+    let mut message = next();
+    if expected["method"] == "process/outputDelta" {
+        let length = decoded(&expected["params"]).len();
+        let mut bytes = decoded(&message["params"]);
+        while bytes.len() < length {
+            bytes.extend(decoded(&next()["params"]));
+        }
+        message["params"]["deltaBase64"] = crate::harness::encode(&bytes).into();
+    }
+    message
+}
+
+/// Whether `actual` is as `expected` says; the path of the first difference if not.
+fn matches(expected: &Value, actual: &Value) -> Result<(), String> {
+    let same = match (expected, actual) {
+        (Value::String(any), _) if any == "{...}" => true,
+        (Value::String(pattern), Value::String(text)) => {
+            let mut rest = text.as_str();
+            let mut parts = pattern.split("[..]");
+            let first = parts.next().unwrap_or_default();
+            match rest.strip_prefix(first) {
+                None => false,
+                Some(after) if pattern.contains("[..]") => {
+                    rest = after;
+                    parts.all(|part| match rest.find(part) {
+                        Some(at) if !part.is_empty() => {
+                            rest = &rest[at + part.len()..];
+                            true
+                        }
+                        found => found.is_some(),
+                    })
+                }
+                Some(after) => after.is_empty(),
+            }
+        }
+        (Value::Object(expected), Value::Object(actual)) => {
+            let keys: HashSet<&String> = expected.keys().chain(actual.keys()).collect();
+            for key in keys {
+                match (expected.get(key), actual.get(key)) {
+                    (Some(e), Some(a)) => matches(e, a).map_err(|path| format!(".{key}{path}"))?,
+                    _ => return Err(format!(".{key}, which only one of them has")),
+                }
+            }
+            true
+        }
+        (Value::Array(expected), Value::Array(actual)) if expected.len() == actual.len() => {
+            for (index, (e, a)) in expected.iter().zip(actual).enumerate() {
+                matches(e, a).map_err(|path| format!("[{index}]{path}"))?;
+            }
+            true
+        }
+        (expected, actual) => expected == actual,
+    };
+    if same { Ok(()) } else { Err(String::new()) }
+}
+
+/// Runs the binary over `input` and gives the lines it printed; it must exit with 0.
+fn drained(input: &[u8]) -> Vec<Value> {
+    use std::io::{Read, Write};
+    let mut child = binary()
+        .arg("--drain")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    child
+        .stdin
+        .take()
+        .expect("stdin was piped")
+        .write_all(input)
+        .expect("the binary reads");
+    let mut printed = String::new();
+    let mut stdout = child.stdout.take().expect("stdout was piped");
+    stdout
+        .read_to_string(&mut printed)
+        .expect("the binary prints UTF-8");
+    let status = wait(&mut child);
+    assert_eq!(status.code(), Some(0), "{printed}");
+    printed
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("no JSON: {e}: {line}")))
+        .collect()
+}
+
+fn the_hello_example_does_what_the_readme_says() {
+    let lines = drained(read("docs/examples/hello.jsonl").as_bytes());
+    let exit = |handle: &str| {
+        let of_handle =
+            |l: &&Value| l["method"] == "process/exited" && l["params"]["processHandle"] == handle;
+        let mut exits = lines.iter().filter(of_handle);
+        let exit = exits.next().unwrap_or_else(|| panic!("no exit of {handle}"));
+        assert!(exits.next().is_none(), "two exits of {handle}");
+        &exit["params"]
+    };
+    assert_eq!(exit("pipe")["stdout"], "hello from a pipe\n");
+    assert_eq!(exit("shout")["stdout"], "HELLO\n");
+    assert_eq!(exit("sleeper")["signal"], "SIGKILL");
+    assert_eq!(exit("terminal")["exitCode"], 0);
+    let mut screen = Vec::new();
+    for line in lines.iter().filter(|l| l["method"] == "process/outputDelta") {
+        screen.extend(decoded(&line["params"]));
+    }
+    let screen = String::from_utf8_lossy(&screen).into_owned();
+    assert!(
+        screen.contains("30 100\r\n") && screen.ends_with("hello, world\r\n"),
+        "{screen:?}"
+    );
+    let answered = lines.iter().filter(|l| l.get("result").is_some()).count();
+    assert_eq!(answered, 8, "every request of the file is answered");
+}
+
+fn the_printf_of_the_readme_prints_two_lines() {
+    let readme = read("README.md");
+    let line = readme
+        .lines()
+        .find_map(|l| {
+            l.strip_prefix("printf '")?
+                .strip_suffix("\\n' | procwire --drain")
+        })
+        .expect("the README shows a printf");
+    let lines = drained(format!("{line}\n").as_bytes());
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0]["result"]["pid"].is_u64(), "{lines:?}");
+    assert_eq!(lines[1]["params"]["stdout"], "hi\n");
+}
+
+/// A gotcha that names no test, or one that is gone, is a promise nobody keeps.
+fn gotchas_name_tests_that_exist() {
+    let known: HashSet<String> = crate::SUBJECTS
+        .iter()
+        .flat_map(|(subject, tests)| tests.iter().map(move |t| format!("{subject}::{}", t.name)))
+        .collect();
+    let mut named = 0;
+    let gotchas = read("docs/gotchas.md");
+    for line in gotchas.lines().filter(|l| l.starts_with("Pinned by ")) {
+        for name in line.split('`').skip(1).step_by(2) {
+            named += 1;
+            let unit_test = name.starts_with("src/");
+            assert!(
+                unit_test || known.contains(name),
+                "docs/gotchas.md names {name:?}"
+            );
+        }
+    }
+    assert!(named >= 20, "only {named} tests are named");
+}
+
+fn links_lead_somewhere() {
+    for document in markdown_files() {
+        let directory = document.parent().expect("a file is in a directory");
+        let text = read(&document);
+        for link in text.split("](").skip(1) {
+            let target = link.split(')').next().unwrap_or_default();
+            let file = target.split('#').next().unwrap_or_default();
+            if target.contains("://") || file.is_empty() {
+                continue;
+            }
+            assert!(directory.join(file).exists(), "{}: {target}", document.display());
+        }
+    }
+}
+
+fn markdown_files() -> Vec<PathBuf> {
+    let mut files = vec![root().join("README.md")];
+    files.extend(files_below(&root().join("docs"), "md"));
+    files
+}
+
+fn files_below(directory: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory)
+        .expect("the directory is there")
+        .flatten()
+    {
+        let path = entry.path();
+        if path.is_dir() && !path.ends_with("target") {
+            files.extend(files_below(&path, extension));
+        } else if path.extension().is_some_and(|e| e == extension) {
+            files.push(path);
+        }
+    }
+    files
+}
+
+fn every_file_opens_with_what_it_is() {
+    for file in ["src", "tests"]
+        .iter()
+        .flat_map(|d| files_below(&root().join(d), "rs"))
+    {
+        let text = read(&file);
+        assert!(
+            text.starts_with("//!"),
+            "{} does not say what it is",
+            file.display()
+        );
+        for thread in ["**Thread:**", "**Owns:**", "**Never:**"] {
+            let needed = file.starts_with(root().join("src"))
+                && !file.ends_with("lib.rs")
+                && !file.ends_with("error.rs")
+                && !file.ends_with("fuzzing.rs");
+            assert!(
+                !needed || text.contains(thread),
+                "{} has no {thread}",
+                file.display()
+            );
+        }
+    }
+}
