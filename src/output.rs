@@ -152,6 +152,13 @@ impl Output {
         self.state == State::Ended || self.after_exit.as_ref().is_some_and(|a| a.settled)
     }
 
+    /// There is nothing to read now. A terminal does not say how much it owes at the exit, and one that
+    /// somebody else keeps open has no end; when the drain is over, this is how it is known to owe nothing.
+    pub(crate) fn is_silent(&self) -> bool {
+        let mut interest = [sys::Interest::read(self.source.as_raw_fd())];
+        sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && !interest[0].readable()
+    }
+
     /// Reads a chunk and passes it on.
     pub(crate) fn pump(&mut self, sink: &Sink) {
         let (permit, limit) = match self.needs_credit() {

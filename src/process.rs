@@ -378,7 +378,8 @@ impl Process {
         };
         // What was written before the exit is delivered, however long the client takes to read it;
         // only the end of the connection does not wait for that.
-        let delivered = self.outputs().all(Output::is_settled);
+        let settled = |output: &Output| output.is_settled() || output.is_silent();
+        let delivered = now >= exited + drain && self.outputs().all(settled);
         let hopeless = self.ending.is_some_and(|ending| now >= ending + DELIVER_AT_END);
         self.drain_timed_out = now >= exited + drain && (delivered || hopeless);
         self.drain_timed_out
