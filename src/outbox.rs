@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::protocol::{
     Capabilities, Exited, OutputDelta, Reply, RequestId, RpcError, ServerMessage, notification,
@@ -64,7 +64,7 @@ struct Queued {
 #[derive(Clone)]
 pub(crate) struct Outbox {
     answers: Sender<Queued>,
-    output: Sender<Queued>,
+    output: Sender<Option<Queued>>,
     shared: Arc<Shared>,
 }
 
@@ -83,7 +83,9 @@ struct Shared {
 /// The receiving side.
 pub(crate) struct OutboxReceiver {
     answers: Receiver<Queued>,
-    output: Receiver<Queued>,
+    /// `None` says that there is an answer. So the receiver waits for this lane alone, which costs
+    /// less than waiting for either of two.
+    output: Receiver<Option<Queued>>,
     /// A message of the output lane that waits for the answers that were sent before it.
     held: Option<Queued>,
     /// How many of those there may be.
@@ -130,12 +132,10 @@ impl Outbox {
                 Ok(_) => 0,
                 Err(error) => error.message.len(),
             };
-        self.queue(
-            &self.answers,
-            ServerMessage::Response { id, outcome },
-            None,
-            weight,
-        );
+        let answer = self.queued(ServerMessage::Response { id, outcome }, None, weight);
+        // A receiver that is gone has lost its client, which the dispatcher hears from elsewhere.
+        let _ = self.answers.send(answer);
+        let _ = self.output.send(None);
     }
 
     /// Sends a delta behind all earlier output. The permit says that there was credit for it.
@@ -143,7 +143,8 @@ impl Outbox {
         if self.shared.no_deltas.load(SeqCst) {
             return;
         }
-        self.queue(&self.output, ServerMessage::OutputDelta(delta), permit, 0);
+        let message = self.queued(ServerMessage::OutputDelta(delta), permit, 0);
+        let _ = self.output.send(Some(message));
     }
 
     /// Sends the last word on a process behind all its output. The process was admitted before.
@@ -153,22 +154,17 @@ impl Outbox {
             return;
         }
         let weight = 512 + exited.stdout.bytes.len() + exited.stderr.bytes.len();
-        self.queue(
-            &self.output,
-            ServerMessage::Exited(Box::new(exited)),
-            None,
-            weight,
-        );
+        let message = self.queued(ServerMessage::Exited(Box::new(exited)), None, weight);
+        let _ = self.output.send(Some(message));
     }
 
-    fn queue(&self, lane: &Sender<Queued>, message: ServerMessage, permit: Option<Permit>, weight: usize) {
+    fn queued(&self, message: ServerMessage, permit: Option<Permit>, weight: usize) -> Queued {
         self.shared.unsent.fetch_add(weight, SeqCst);
-        // A receiver that is gone has lost its client, which the dispatcher hears from elsewhere.
-        let _ = lane.send(Queued {
+        Queued {
             message,
             permit,
             weight,
-        });
+        }
     }
 
     /// Lets in one request, or one process.
@@ -264,42 +260,31 @@ impl OutboxReceiver {
 
     /// The next message; waits for it until `deadline`, or until all senders are gone.
     pub(crate) fn next(&mut self, deadline: Option<Instant>) -> Result<Taken, NoMessage> {
-        let timer = deadline.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
         loop {
             if let Some(queued) = self.ready() {
                 return Ok(self.take(queued));
             }
-            let queued = select! {
-                recv(self.answers) -> answer => match answer {
-                    Ok(answer) => answer,
-                    Err(_) => self.last_output()?,
-                },
-                recv(self.output) -> output => match output {
-                    Ok(output) => {
-                        self.hold(output);
-                        continue;
-                    }
-                    Err(_) => self.answers.recv().map_err(|_| NoMessage::Ended)?,
-                },
-                recv(timer) -> _ => return Err(NoMessage::NotYet),
+            let next = match deadline {
+                None => self.output.recv().map_err(|_| NoMessage::Ended),
+                Some(deadline) => self.output.recv_deadline(deadline).map_err(|e| match e {
+                    RecvTimeoutError::Timeout => NoMessage::NotYet,
+                    RecvTimeoutError::Disconnected => NoMessage::Ended,
+                }),
             };
-            return Ok(self.take(queued));
+            if let Some(output) = next? {
+                self.hold(output);
+            }
         }
     }
 
-    /// All senders of the answers lane are gone, and so are, at the same moment, those of the other.
-    fn last_output(&self) -> Result<Queued, NoMessage> {
-        self.output.recv().map_err(|_| NoMessage::Ended)
-    }
-
     fn ready(&mut self) -> Option<Queued> {
-        if self.held.is_none() {
-            match self.answers.try_recv() {
-                Ok(answer) => return Some(answer),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
+        while self.held.is_none() {
+            if let Ok(answer) = self.answers.try_recv() {
+                return Some(answer);
             }
-            let output = self.output.try_recv().ok()?;
-            self.hold(output);
+            if let Some(output) = self.output.try_recv().ok()? {
+                self.hold(output);
+            }
         }
         // An answer that was sent before the held message is in its lane by now: sending one
         // happens before sending the other, which happens before taking the other.
