@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::outbox::{CHUNK, Credit, Outbox, Permit};
 use crate::protocol::{Collected, OutputDelta, Stream};
-use crate::sys;
+use crate::sys::{self, Interest};
 
 /// What a pipe is asked to hold once its stream is busy. More gains nothing: it no longer fits the cache.
 const BUSY_PIPE: libc::c_int = 256 * 1024;
@@ -22,7 +22,7 @@ const BUSY_PIPE: libc::c_int = 256 * 1024;
 pub(crate) const BUSY_PIPES: usize = 64;
 /// How often a terminal that nobody has open is looked at, while its process lives and may open it
 /// again. The kernel reports the hang-up without end and the reopening not at all.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// More than a terminal's buffers hold.
 const TERMINAL_HOLDS: u64 = 64 * 1024;
 
@@ -157,6 +157,15 @@ impl Output {
     pub(crate) fn is_silent(&self) -> bool {
         let mut interest = [sys::Interest::read(self.source.as_raw_fd())];
         sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && !interest[0].readable()
+    }
+
+    /// Nothing is left to read and nobody is left to write, though the end was not read yet.
+    pub(crate) fn has_run_dry(&self) -> bool {
+        let mut interest = [Interest::hangup(self.source.as_raw_fd())];
+        self.state == State::Ended
+            || sys::poll(&mut interest, Some(Duration::ZERO)).is_ok()
+                && interest[0].hung_up()
+                && sys::readable_bytes(&self.source).is_ok_and(|n| n == 0)
     }
 
     /// Reads a chunk and passes it on.

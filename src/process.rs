@@ -330,6 +330,7 @@ impl Process {
         for output in self.outputs.iter_mut().flatten() {
             output.look_again(now);
         }
+        self.stdin.look_again(now);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -349,8 +350,8 @@ impl Process {
                 deliver
             };
         }
-        let look_again = self.outputs().filter_map(Output::look_again_at).min();
-        [self.timeout_at, self.kill_at, look_again]
+        let outputs = self.outputs().filter_map(Output::look_again_at).min();
+        [self.timeout_at, self.kill_at, outputs, self.stdin.look_again_at()]
             .into_iter()
             .flatten()
             .min()
@@ -381,8 +382,10 @@ impl Process {
         let settled = |output: &Output| output.is_settled() || output.is_silent();
         let delivered = now >= exited + drain && self.outputs().all(settled);
         let hopeless = self.ending.is_some_and(|ending| now >= ending + DELIVER_AT_END);
-        self.drain_timed_out = now >= exited + drain && (delivered || hopeless);
-        self.drain_timed_out
+        let over = now >= exited + drain && (delivered || hopeless);
+        // A client that took its time is nobody who keeps an output open.
+        self.drain_timed_out = over && !self.outputs().all(Output::has_run_dry);
+        over
     }
 
     // ---- events ----

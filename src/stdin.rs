@@ -10,8 +10,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use crate::outbox::Outbox;
+use crate::output::LOOK_AGAIN;
 use crate::protocol::{Reply, RequestId, RpcError};
 use crate::sys;
 
@@ -38,6 +40,8 @@ pub(crate) struct Stdin {
     /// End-of-file waits in the queue of a terminal whose input is full.
     end_queued: bool,
     written: u64,
+    /// A terminal that nobody has open takes nothing; it is tried again then.
+    look_again_at: Option<Instant>,
     outbox: Outbox,
 }
 
@@ -59,6 +63,7 @@ impl Stdin {
             inside_line: false,
             end_queued: false,
             written: 0,
+            look_again_at: None,
             outbox,
         }
     }
@@ -66,8 +71,20 @@ impl Stdin {
     /// The descriptor to wait for until it can be written, if there is anything to write.
     pub(crate) fn interest(&self) -> Option<RawFd> {
         match &self.sink {
-            Some(sink) if !self.queue.is_empty() => Some(sink.as_raw_fd()),
+            Some(sink) if !self.queue.is_empty() && self.look_again_at.is_none() => Some(sink.as_raw_fd()),
             _ => None,
+        }
+    }
+
+    /// When a terminal that nobody had open is to be tried again.
+    pub(crate) fn look_again_at(&self) -> Option<Instant> {
+        self.look_again_at
+    }
+
+    /// Tries a terminal again that nobody had open, if it is time to.
+    pub(crate) fn look_again(&mut self, now: Instant) {
+        if self.look_again_at.is_some_and(|at| at <= now) {
+            self.look_again_at = None;
         }
     }
 
@@ -115,7 +132,10 @@ impl Stdin {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // A terminal that nobody has open may be opened again; its process decides.
-                Err(e) if self.terminal && e.raw_os_error() == Some(libc::EIO) => break,
+                Err(e) if self.terminal && e.raw_os_error() == Some(libc::EIO) => {
+                    self.look_again_at = Some(Instant::now() + LOOK_AGAIN);
+                    break;
+                }
                 Err(_) => {
                     self.fail("stdin was closed by the process");
                     return;
@@ -147,11 +167,15 @@ impl Stdin {
         } else {
             &typed[..1]
         };
-        let result = sys::write(sink.as_fd(), typed);
-        if result.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
+        let left = match sys::write(sink.as_fd(), typed) {
+            Ok(n) => &typed[n..],
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => typed,
+            Err(_) => &[],
+        };
+        if !left.is_empty() {
             // The terminal's input is full: type it when there is room.
-            self.pending.fetch_add(typed.len() as u64, Relaxed);
-            self.queue.push_back(typed.to_vec());
+            self.pending.fetch_add(left.len() as u64, Relaxed);
+            self.queue.push_back(left.to_vec());
             self.end_queued = true;
             self.sink = Some(sink);
         }
