@@ -118,16 +118,22 @@ fn handled_signals() -> Vec<i32> {
     signals
 }
 
+/// What is written of one log message.
+const LONGEST_LOG: usize = 4_000;
+
 /// Logs go to stderr, as `RUST_LOG` says, and are dropped where nobody reads them.
 fn start_logging() {
     struct StderrIfRead;
     impl Write for StderrIfRead {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // Room means one page of a pipe; more than that could wait after all.
             if guard::stderr_has_room() {
-                io::stderr().write(bytes)
-            } else {
-                Ok(bytes.len())
+                io::stderr().write_all(&bytes[..bytes.len().min(LONGEST_LOG)])?;
+                if bytes.len() > LONGEST_LOG {
+                    io::stderr().write_all(b"\n")?;
+                }
             }
+            Ok(bytes.len())
         }
         fn flush(&mut self) -> io::Result<()> {
             Ok(())

@@ -37,6 +37,9 @@ use crate::tree::Camera;
 const END: Duration = Duration::from_millis(2_500);
 /// How long requests that still come are taken once the connection is ending.
 const LAST_REQUESTS: Duration = Duration::from_millis(200);
+/// How long a client that has ended its input may leave us without room for the requests before that
+/// end. The end itself takes [`END`] then, and all of it three seconds.
+const PATIENCE: Duration = Duration::from_millis(300);
 /// A process thread's stack. It is only touched as far as it is used; measured depth is under 16 KiB.
 const STACK: usize = 128 * 1024;
 
@@ -125,6 +128,7 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
         }
     };
     let mut dispatcher = Dispatcher::new(config, inbox, notices, outbox);
+    dispatcher.on_stdio = transport.as_ref().is_some_and(|t| t.wake_reader.is_some());
     let end = dispatcher.run();
     let deadline = dispatcher.deadline.unwrap_or_else(|| Instant::now() + END);
     // The last sender of the outbox: the writer comes to its end behind what is queued.
@@ -193,6 +197,8 @@ fn thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<()
 enum Event {
     Message(ClientMessage),
     InputEnded,
+    /// No request could be taken for some time.
+    NoRoom,
     Notice(Notice),
     Process(ProcessEvent),
     DeadlinePassed,
@@ -223,6 +229,8 @@ struct Dispatcher {
     config: Config,
     inbox: Receiver<Inbound>,
     input_open: bool,
+    /// The input is descriptor 0, whose end can be seen behind what has not been read.
+    on_stdio: bool,
     notices: Receiver<Notice>,
     events: Receiver<ProcessEvent>,
     event_sender: Sender<ProcessEvent>,
@@ -247,6 +255,7 @@ impl Dispatcher {
             config,
             inbox,
             input_open: true,
+            on_stdio: false,
             notices,
             events,
             event_sender,
@@ -282,6 +291,11 @@ impl Dispatcher {
                         self.begin_end(End::InputEnded);
                     }
                 }
+                Event::NoRoom => {
+                    if self.on_stdio && !self.config.drain && transport::stdin_hung_up() {
+                        self.begin_end(End::InputEnded);
+                    }
+                }
                 Event::Notice(Notice::Room) => {}
                 Event::Notice(Notice::OutputGone) => self.begin_end(End::OutputGone),
                 Event::Notice(Notice::Stop) => self.begin_end(End::Stopped),
@@ -301,9 +315,10 @@ impl Dispatcher {
     fn next_event(&mut self) -> Event {
         let deadline = self.deadline.map_or_else(never, crossbeam_channel::at);
         let closed = never();
-        let inbox = match self.input_open && self.outbox.has_room() {
-            true => &self.inbox,
-            false => &closed,
+        let (inbox, no_room) = match (self.input_open, self.outbox.has_room()) {
+            (true, true) => (&self.inbox, never()),
+            (true, false) => (&closed, crossbeam_channel::after(PATIENCE)),
+            (false, _) => (&closed, never()),
         };
         select! {
             recv(inbox) -> inbound => match inbound {
@@ -321,6 +336,7 @@ impl Dispatcher {
                 Ok(notice) => Event::Notice(notice),
                 Err(_) => Event::DeadlinePassed,
             },
+            recv(no_room) -> _ => Event::NoRoom,
             recv(deadline) -> _ => Event::DeadlinePassed,
         }
     }

@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
@@ -280,6 +281,12 @@ impl Wake {
     pub(crate) fn wake(&self) {
         self.0.set();
     }
+}
+
+/// Whether nobody can write to descriptor 0 any more, whatever of it has not been read yet.
+pub(crate) fn stdin_hung_up() -> bool {
+    let mut interest = [Interest::hangup(io::stdin().as_raw_fd())];
+    sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].hung_up()
 }
 
 /// Descriptors 0 and 1, in whatever mode they are in. That mode is shared with whoever else has

@@ -24,6 +24,9 @@ mod memory;
 mod protocol;
 mod spawn;
 
+// A whole connection.
+mod connection;
+
 use harness::{Body, Mode, Test};
 use libtest_mimic::{Arguments, Trial};
 
@@ -39,6 +42,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("output", output::TESTS),
     ("protocol", protocol::TESTS),
     ("memory", memory::TESTS),
+    ("connection", connection::TESTS),
 ];
 
 fn main() {
