@@ -23,6 +23,7 @@ mod list;
 mod memory;
 mod protocol;
 mod spawn;
+mod start_state;
 
 // A whole connection.
 mod connection;
@@ -38,6 +39,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("argv", argv::TESTS),
     ("exit", exit::TESTS),
     ("list", list::TESTS),
+    ("start_state", start_state::TESTS),
     ("stdin", stdin::TESTS),
     ("output", output::TESTS),
     ("protocol", protocol::TESTS),
