@@ -63,7 +63,7 @@ fn below(root: u32) -> Vec<Proc> {
 }
 
 /// The server below the guard that was started.
-fn server_below(guard: u32) -> u32 {
+pub(crate) fn server_below(guard: u32) -> u32 {
     let own = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
     let file = own(guard).expect("the guard runs");
     let servers = below(guard).into_iter().map(|p| p.pid);
@@ -74,7 +74,7 @@ fn server_below(guard: u32) -> u32 {
 }
 
 /// The memory of a server.
-fn resident_bytes(server: u32) -> u64 {
+pub(crate) fn resident_bytes(server: u32) -> u64 {
     let statm = std::fs::read_to_string(format!("/proc/{server}/statm")).expect("the server runs");
     let pages: u64 = statm
         .split(' ')
@@ -261,7 +261,7 @@ fn end_of_input_is_seen_behind_more_requests_than_may_wait() {
 }
 
 /// Waits until a server has used no processor time for a while.
-fn must_come_to_rest(guard: u32) {
+pub(crate) fn must_come_to_rest(guard: u32) {
     let server = server_below(guard);
     let used = || {
         let stat = std::fs::read_to_string(format!("/proc/{server}/stat")).expect("the server runs");

@@ -27,6 +27,7 @@ mod start_state;
 
 // A whole connection.
 mod connection;
+mod resources;
 
 use harness::{Body, Mode, Test};
 use libtest_mimic::{Arguments, Trial};
@@ -45,6 +46,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("protocol", protocol::TESTS),
     ("memory", memory::TESTS),
     ("connection", connection::TESTS),
+    ("resources", resources::TESTS),
 ];
 
 fn main() {
