@@ -57,7 +57,7 @@ impl Connection {
         (connection, client)
     }
 
-    /// Lines of JSON-RPC over any reader and writer.
+    /// JSON-RPC over any reader and writer, as lines or with headers: the client's first bytes decide.
     ///
     /// `serve` starts a thread for each. They end with their ends: the reader's at end of input, the
     /// writer's when everything is written. Where a connection is stopped from inside and the reader
@@ -74,7 +74,7 @@ impl Connection {
         }
     }
 
-    /// Lines of JSON-RPC over this program's stdin and stdout, which nothing else may use meanwhile.
+    /// The same over this program's stdin and stdout, which nothing else may use meanwhile.
     ///
     /// Reads and writes descriptors 0 and 1 themselves, in blocking or non-blocking mode as they
     /// are, and notices a client that has closed its end even while nothing is written.

@@ -13,7 +13,8 @@ procwire: a process server. JSON-RPC lines in, programs and what they print out.
 Usage: procwire [serve] [OPTIONS]
 
 Reads one JSON-RPC request a line from stdin, and writes answers and notifications
-to stdout, one a line. Logs go to stderr as RUST_LOG says (RUST_LOG=debug shows all).
+to stdout, one a line. If the input begins with a Content-Length header, as editors send it, all
+messages have headers instead. Logs go to stderr as RUST_LOG says (RUST_LOG=debug shows all).
 
 Try it:
   printf '%s\\n' '{\"id\":1,\"method\":\"process/spawn\",\"params\":{\"command\":[\"echo\",\"hi\"],\"processHandle\":\"a\"}}' \\
@@ -33,7 +34,7 @@ Options:
                                  (otherwise they are killed)
       --default-timeout-ms N     timeout of a spawn that names none; 'none' for none [10000]
       --default-output-cap N     bytes of output kept of a spawn that names no cap; 'none' for all [1048576]
-      --max-message-bytes N      the longest line that is read [16777216]
+      --max-message-bytes N      the longest message that is read [16777216]
       --max-pending-stdin N      bytes of stdin that may wait for a process to read them [8388608]
   -h, --help                     this text
   -V, --version                  the version

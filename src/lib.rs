@@ -41,7 +41,7 @@
 //! | --- | --- | --- |
 //! | the caller of [`serve`] | takes requests, owns the table of handles | with the connection |
 //! | `proc-N`, one a process | starts it, reads, feeds, signals and reaps it | with its process |
-//! | `rpc-read`, `rpc-write` | lines to messages and back; not for a connection in memory | with the reader and the writer |
+//! | `rpc-read`, `rpc-write` | bytes to messages and back; not for a connection in memory | with the reader and the writer |
 //!
 //! # What it does to your program
 //!
@@ -68,6 +68,7 @@ pub mod protocol;
 
 mod connection;
 mod error;
+mod framing;
 mod message;
 mod outbox;
 mod output;

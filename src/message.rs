@@ -1,4 +1,4 @@
-//! The envelope: a line to a typed message, and a typed message to a line.
+//! The envelope: JSON to a typed message, and a typed message to JSON.
 //!
 //! **Thread:** `rpc-read` parses, `rpc-write` encodes.
 //! **Owns:** the knowledge of JSON-RPC, JSON and base64; no other file has it.
@@ -86,7 +86,7 @@ fn envelope(line: &[u8]) -> Result<Envelope<'_>, RpcError> {
         RpcError::new(
             code::PARSE_ERROR,
             format!(
-                "the line is not UTF-8: invalid byte at position {}",
+                "the message is not UTF-8: invalid byte at position {}",
                 e.valid_up_to()
             ),
         )
@@ -102,7 +102,7 @@ fn envelope(line: &[u8]) -> Result<Envelope<'_>, RpcError> {
             Err(e) => {
                 return Err(RpcError::new(
                     code::PARSE_ERROR,
-                    format!("the line is not JSON: {e}"),
+                    format!("the message is not JSON: {e}"),
                 ));
             }
         }
@@ -110,10 +110,10 @@ fn envelope(line: &[u8]) -> Result<Envelope<'_>, RpcError> {
     match serde_json::from_str::<serde::de::IgnoredAny>(text) {
         Err(e) => Err(RpcError::new(
             code::PARSE_ERROR,
-            format!("the line is not JSON: {e}"),
+            format!("the message is not JSON: {e}"),
         )),
         Ok(_) if text.trim_start().starts_with('[') => Err(RpcError::invalid_request(
-            "batches are not supported: send one request a line",
+            "batches are not supported: send each request as a message of its own",
         )),
         Ok(_) => Err(RpcError::invalid_request("a request must be a JSON object")),
     }
@@ -595,10 +595,12 @@ mod tests {
                 cap_reached,
             };
             let whole = str::from_utf8(&bytes[..end]).is_ok();
-            let (cut, base64) = text(&collected(true)).clone();
+            let capped = collected(true);
+            let (cut, base64) = text(&capped);
             assert!("añ€𝄞".starts_with(&*cut), "{cut:?} at {end}");
             assert_eq!(base64, None);
-            let (kept, base64) = text(&collected(false)).clone();
+            let uncapped = collected(false);
+            let (kept, base64) = text(&uncapped);
             assert_eq!(kept.contains('\u{fffd}'), !whole);
             assert_eq!(base64.is_some(), !whole);
         }

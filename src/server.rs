@@ -159,12 +159,12 @@ impl Transport {
         {
             let dialect = Arc::clone(&dialect);
             thread("rpc-write", move || {
-                transport::write_lines(receiver, writer, &dialect);
+                transport::write_messages(receiver, writer, &dialect);
                 let _ = done.send(());
             })?;
         }
         thread("rpc-read", move || {
-            transport::read_lines(reader, &inbox_sender, &dialect, limit);
+            transport::read_messages(reader, &inbox_sender, &dialect, limit);
         })?;
         let transport = Transport {
             writer_done,

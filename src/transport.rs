@@ -1,7 +1,7 @@
-//! The two threads between lines and messages.
+//! The two threads between bytes and messages.
 //!
-//! **Thread:** `rpc-read` runs [`read_lines`], `rpc-write` runs [`write_lines`].
-//! **Owns:** the client's input with its line buffer; the client's output with its encode buffer.
+//! **Thread:** `rpc-read` runs [`read_messages`], `rpc-write` runs [`write_messages`].
+//! **Owns:** the client's input; the client's output with its encode buffer.
 //! **Never:** knows what a request means. A reader that waits is ended by its end of input or, on
 //! stdio, by the [`Wake`]; a writer that waits is ended by its queue or by its client.
 
@@ -13,15 +13,13 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use crate::framing::{self, Frame, Frames};
 use crate::message::{self, ClientMessage};
 use crate::outbox::{NoMessage, OutboxReceiver};
-use crate::protocol::RpcError;
 use crate::sys::{self, EventFd, Interest};
 
 /// The encode buffer is written out when it holds this much, or when there is nothing to add.
 const BATCH: usize = 64 * 1024;
-/// How much a read of the client's input asks for.
-const READ: usize = 128 * 1024;
 /// The pipe to the client is asked to hold this much once it has carried [`BUSY`].
 const PIPE: libc::c_int = 256 * 1024;
 const BUSY: u64 = 1024 * 1024;
@@ -33,9 +31,14 @@ pub(crate) enum Inbound {
     OutputGone,
 }
 
-/// Whether this connection's messages carry `"jsonrpc":"2.0"`: the client's first message decides.
+/// How this connection's messages look, which the client's first one decides.
 #[derive(Default)]
-pub(crate) struct Dialect(AtomicBool);
+pub(crate) struct Dialect {
+    /// Whether they carry `"jsonrpc":"2.0"`.
+    jsonrpc: AtomicBool,
+    /// Whether they have headers, and are no lines.
+    headers: AtomicBool,
+}
 
 // ---- reading ----
 
@@ -82,9 +85,9 @@ impl Drop for Weight {
     }
 }
 
-/// Turns lines into messages for `inbox`, until the input ends or nobody takes them.
+/// Reads messages for `inbox`, until the input ends or nobody takes them.
 /// The end of input is told by dropping `inbox`.
-pub(crate) fn read_lines(
+pub(crate) fn read_messages(
     reader: Box<dyn Read + Send>,
     inbox: &Sender<Inbound>,
     dialect: &Dialect,
@@ -92,35 +95,27 @@ pub(crate) fn read_lines(
 ) {
     sys::block_signals_for_this_thread();
     let gate = Gate::new(limit.saturating_mul(2));
-    let mut lines = Lines::new(reader, limit);
+    let mut frames = Frames::new(reader, limit);
     let mut first = true;
     loop {
-        let inbound = match lines.next() {
-            Ok(Line::Complete(line)) => {
-                let line = line.strip_suffix(b"\r").unwrap_or(line);
-                if line.trim_ascii().is_empty() {
-                    continue;
-                }
-                let parsed = message::parse(line);
+        let inbound = match frames.next() {
+            Ok(Frame::Message(text)) => {
+                let parsed = message::parse(text);
                 if let (true, Some(jsonrpc)) = (first, parsed.jsonrpc) {
                     first = false;
-                    dialect.0.store(jsonrpc, SeqCst);
+                    dialect.jsonrpc.store(jsonrpc, SeqCst);
                 }
                 if parsed.message == ClientMessage::Notification {
                     continue;
                 }
-                Inbound::Message(parsed.message, Some(gate.enter(line.len())))
+                Inbound::Message(parsed.message, Some(gate.enter(text.len())))
             }
-            Ok(Line::TooLong) => Inbound::Message(
-                ClientMessage::Invalid {
-                    id: None,
-                    error: RpcError::invalid_request(format!(
-                        "a line is longer than the limit of {limit} bytes; it was skipped"
-                    )),
-                },
-                None,
-            ),
-            Ok(Line::End) => return,
+            Ok(Frame::Invalid(error)) => Inbound::Message(ClientMessage::Invalid { id: None, error }, None),
+            Ok(Frame::Headers) => {
+                dialect.headers.store(true, SeqCst);
+                continue;
+            }
+            Ok(Frame::End) => return,
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Inbound::OutputGone,
             Err(e) => {
                 log::warn!("reading requests failed, which ends the connection: {e}");
@@ -134,110 +129,15 @@ pub(crate) fn read_lines(
     }
 }
 
-enum Line<'a> {
-    /// Without its LF.
-    Complete(&'a [u8]),
-    /// Told once, when the limit is passed; the rest of it never shows.
-    TooLong,
-    End,
-}
-
-/// Splits a reader into lines of bounded length.
-struct Lines<R> {
-    reader: R,
-    /// Initialised to its full length, so that reading costs no clearing.
-    buffer: Vec<u8>,
-    /// Where the next line begins.
-    start: usize,
-    /// Up to where there is known to be no LF.
-    scanned: usize,
-    /// Up to where there are bytes.
-    end: usize,
-    limit: usize,
-    /// Inside a line that is too long.
-    skipping: bool,
-    ended: bool,
-}
-
-impl<R: Read> Lines<R> {
-    fn new(reader: R, limit: usize) -> Self {
-        Lines {
-            reader,
-            buffer: Vec::new(),
-            start: 0,
-            scanned: 0,
-            end: 0,
-            limit,
-            skipping: false,
-            ended: false,
-        }
-    }
-
-    fn next(&mut self) -> io::Result<Line<'_>> {
-        loop {
-            if let Some(at) = memchr::memchr(b'\n', &self.buffer[self.scanned..self.end]) {
-                let (start, end) = (self.start, self.scanned + at);
-                self.start = end + 1;
-                self.scanned = self.start;
-                if std::mem::take(&mut self.skipping) {
-                    continue;
-                }
-                if end - start > self.limit {
-                    return Ok(Line::TooLong);
-                }
-                return Ok(Line::Complete(&self.buffer[start..end]));
-            }
-            self.scanned = self.end;
-            if self.skipping {
-                self.start = self.end;
-            } else if self.end - self.start > self.limit {
-                self.skipping = true;
-                self.start = self.end;
-                return Ok(Line::TooLong);
-            }
-            if self.ended {
-                let start = std::mem::replace(&mut self.start, self.end);
-                if start == self.end {
-                    return Ok(Line::End);
-                }
-                return Ok(Line::Complete(&self.buffer[start..self.end]));
-            }
-            self.fill()?;
-        }
-    }
-
-    /// Reads once, behind what is there of the next line.
-    fn fill(&mut self) -> io::Result<()> {
-        if self.start == self.end || self.buffer.len() - self.end < READ / 2 {
-            self.buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.scanned -= self.start;
-            self.start = 0;
-        }
-        if self.buffer.len() - self.end < READ / 2 {
-            self.buffer.resize((2 * self.buffer.len()).max(READ), 0);
-        } else if self.buffer.len() > 8 * READ && self.end < READ {
-            // What one huge line needed is not kept for the small ones after it.
-            self.buffer.truncate(2 * READ);
-            self.buffer.shrink_to_fit();
-        }
-        let n = loop {
-            match self.reader.read(&mut self.buffer[self.end..]) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                result => break result?,
-            }
-        };
-        self.end += n;
-        self.ended = n == 0;
-        Ok(())
-    }
-}
-
 // ---- writing ----
 
-/// Writes what the outbox holds as lines, until all its senders are gone.
+/// Writes what the outbox holds, until all its senders are gone.
 /// Small messages share a write, which is made as soon as there is nothing to add to it.
-pub(crate) fn write_lines(mut outbox: OutboxReceiver, mut writer: Box<dyn Write + Send>, dialect: &Dialect) {
+pub(crate) fn write_messages(
+    mut outbox: OutboxReceiver,
+    mut writer: Box<dyn Write + Send>,
+    dialect: &Dialect,
+) {
     sys::block_signals_for_this_thread();
     let mut buffer = Vec::with_capacity(2 * BATCH);
     let mut gone = false;
@@ -249,7 +149,13 @@ pub(crate) fn write_lines(mut outbox: OutboxReceiver, mut writer: Box<dyn Write 
         match next {
             Ok(taken) => {
                 if !gone {
-                    message::encode(&mut buffer, &taken.message, dialect.0.load(SeqCst));
+                    let start = buffer.len();
+                    message::encode(&mut buffer, &taken.message, dialect.jsonrpc.load(SeqCst));
+                    if dialect.headers.load(SeqCst) {
+                        // Its length says where it ends, and not a line end.
+                        buffer.pop();
+                        framing::put_header(&mut buffer, start);
+                    }
                 }
                 taken.recycle();
                 if buffer.len() < BATCH {
@@ -385,55 +291,4 @@ fn would_block(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Gives its bytes in pieces of every small size.
-    struct Pieces<'a>(&'a [u8], usize);
-
-    impl Read for Pieces<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let n = self.1.min(self.0.len()).min(buffer.len());
-            buffer[..n].copy_from_slice(&self.0[..n]);
-            self.0 = &self.0[n..];
-            Ok(n)
-        }
-    }
-
-    fn split(input: &[u8], piece: usize, limit: usize) -> Vec<String> {
-        let mut lines = Lines::new(Pieces(input, piece), limit);
-        let mut seen = Vec::new();
-        loop {
-            match lines.next().expect("a slice does not fail") {
-                Line::Complete(line) => seen.push(String::from_utf8_lossy(line).into_owned()),
-                Line::TooLong => seen.push("TOO LONG".into()),
-                Line::End => return seen,
-            }
-        }
-    }
-
-    #[test]
-    fn lines_come_whole_however_they_are_cut() {
-        for piece in 1..40 {
-            assert_eq!(
-                split(b"one\n\ntwo two\r\nlast", piece, 100),
-                ["one", "", "two two\r", "last"]
-            );
-            assert_eq!(split(b"", piece, 100), [""; 0]);
-            assert_eq!(split(b"\n", piece, 100), [""]);
-        }
-    }
-
-    #[test]
-    fn a_line_over_the_limit_is_told_once_and_skipped() {
-        for piece in 1..40 {
-            assert_eq!(
-                split(b"12345\n123456\n1234567890123456789\nok\n123456", piece, 5),
-                ["12345", "TOO LONG", "TOO LONG", "ok", "TOO LONG"]
-            );
-        }
-    }
 }

@@ -19,6 +19,7 @@ mod stdin;
 mod argv;
 mod environment;
 mod exit;
+mod framing;
 mod list;
 mod memory;
 mod protocol;
@@ -44,6 +45,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("stdin", stdin::TESTS),
     ("output", output::TESTS),
     ("protocol", protocol::TESTS),
+    ("framing", framing::TESTS),
     ("memory", memory::TESTS),
     ("connection", connection::TESTS),
     ("resources", resources::TESTS),
