@@ -849,6 +849,15 @@ pub fn resident() -> u64 {
     pages.parse::<u64>().expect("a number") * 4096
 }
 
+/// What all threads of this process have used of the CPU.
+pub fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc is mounted");
+    let (_, fields) = stat.rsplit_once(") ").expect("a name");
+    let ticks = fields.split(' ').skip(11).take(2);
+    let ticks: u64 = ticks.map(|t| t.parse::<u64>().expect("a number")).sum();
+    Duration::from_millis(ticks * 10)
+}
+
 /// Ends a process that the server is not meant to end.
 pub fn kill_stray(pid: u32) {
     // SAFETY: no memory is involved; the test has started it, and nobody but the test can reap it.

@@ -13,7 +13,13 @@ mod documents;
 
 // The bytes between.
 mod output;
+mod pty;
 mod stdin;
+
+// Who is meant, and how it ends.
+mod handles;
+mod timeout;
+mod kill;
 
 // A request and the program it starts.
 mod argv;
@@ -44,6 +50,10 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("start_state", start_state::TESTS),
     ("stdin", stdin::TESTS),
     ("output", output::TESTS),
+    ("pty", pty::TESTS),
+    ("handles", handles::TESTS),
+    ("timeout", timeout::TESTS),
+    ("kill", kill::TESTS),
     ("protocol", protocol::TESTS),
     ("framing", framing::TESTS),
     ("memory", memory::TESTS),

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Mode, Scratch, Test, both, encode, is_alive, pattern, resident, test, times, wait_until,
+    Client, Mode, Scratch, Test, both, cpu_time, encode, is_alive, pattern, resident, test, times, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -226,15 +226,6 @@ fn closed_output_is_no_exit(mode: Mode) {
     assert_eq!(exited["exitCode"], 5);
     assert!(exited["durationMs"].as_u64() >= Some(500), "{exited}");
     client.finish();
-}
-
-/// What all threads of this process have used of the CPU.
-fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc is mounted");
-    let (_, fields) = stat.rsplit_once(") ").expect("a name");
-    let ticks = fields.split(' ').skip(11).take(2);
-    let ticks: u64 = ticks.map(|t| t.parse::<u64>().expect("a number")).sum();
-    Duration::from_millis(ticks * 10)
 }
 
 /// Who writes byte by byte does not make us send them so.

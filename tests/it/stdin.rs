@@ -52,7 +52,7 @@ fn uncapped(mut params: Value) -> Value {
 }
 
 /// A program that reads nothing, until SIGUSR1 makes it count everything.
-const READS_ON_USR1: &str = "trap 'exec wc -c' USR1; printf ready; sleep 1000 & wait";
+const READS_ON_USR1: &str = "trap 'exec wc -c' USR1; sleep 1000 >/dev/null & printf ready; wait";
 
 fn pending(client: &mut Client, handle: &str) -> usize {
     let list = client.call("process/list", json!({}));
@@ -364,7 +364,7 @@ fn an_ended_process_takes_no_input(mode: Mode) {
 
 fn a_child_that_closed_its_stdin_refuses_writes_and_lives_on() {
     let mut client = Client::in_process();
-    let script = "trap 'exit 3' USR1; exec 0<&-; printf ready; sleep 1000 & wait";
+    let script = "trap 'exit 3' USR1; exec 0<&-; sleep 1000 >/dev/null & printf ready; wait";
     client.spawn_ready(Mode::Pipe.params("c", &["sh", "-c", script]));
     for _ in 0..3 {
         let id = client.write("c", b"nobody reads this");
