@@ -255,8 +255,9 @@ impl Process {
     /// Serves the process until nothing of it is left to serve.
     fn live(&mut self) {
         loop {
-            self.keep_deadlines(Instant::now());
-            if self.is_over(Instant::now()) {
+            let now = Instant::now();
+            self.keep_deadlines(now);
+            if self.is_over(now) {
                 return;
             }
             let [first, second] = self.outputs.each_ref().map(|output| {
@@ -272,9 +273,8 @@ impl Process {
                 first,
                 second,
             ];
-            let timeout = self
-                .next_deadline()
-                .map(|d| d.saturating_duration_since(Instant::now()));
+            let deadline = self.next_deadline(now);
+            let timeout = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             if let Err(e) = sys::poll(&mut interests, timeout) {
                 // Cannot happen with descriptors of our own; without poll there is no way on.
                 log::error!("poll failed, killing process {}: {e}", self.pid);
@@ -333,21 +333,16 @@ impl Process {
         self.stdin.look_again(now);
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
+    /// When to look at the deadlines again, if nothing else happens. `now` must be what
+    /// [`is_over`](Self::is_over) was asked with, or a deadline could fall between the two.
+    fn next_deadline(&self, now: Instant) -> Option<Instant> {
         if let Some(exited) = self.exited {
-            let all_settled = self.outputs().all(Output::is_settled);
-            let drain = exited
-                + if self.ending.is_some() {
-                    DRAIN_AT_END
-                } else {
-                    DRAIN
-                };
-            let deliver = self.ending.map(|ending| ending + DELIVER_AT_END);
-            // Once the drain is over, only the delivery of what is owed is waited for.
-            return if all_settled || drain > Instant::now() {
-                Some(drain)
-            } else {
-                deliver
+            let drain = exited + self.drain();
+            // Once the drain is over, only the delivery of what is owed is waited for: the client's
+            // reading ends that, or the end of the connection.
+            return match drain > now {
+                true => Some(drain),
+                false => self.ending.map(|ending| ending + DELIVER_AT_END),
             };
         }
         let outputs = self.outputs().filter_map(Output::look_again_at).min();
@@ -363,6 +358,14 @@ impl Process {
         sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].readable()
     }
 
+    /// How long an output that somebody keeps open delays the end.
+    fn drain(&self) -> Duration {
+        match self.ending {
+            Some(_) => DRAIN_AT_END,
+            None => DRAIN,
+        }
+    }
+
     /// Whether there is nothing left to do but to reap.
     fn is_over(&mut self, now: Instant) -> bool {
         if self.released {
@@ -372,17 +375,13 @@ impl Process {
         if !self.outputs().any(Output::is_open) {
             return true;
         }
-        let drain = if self.ending.is_some() {
-            DRAIN_AT_END
-        } else {
-            DRAIN
-        };
         // What was written before the exit is delivered, however long the client takes to read it;
         // only the end of the connection does not wait for that.
         let settled = |output: &Output| output.is_settled() || output.is_silent();
-        let delivered = now >= exited + drain && self.outputs().all(settled);
+        let drained = now >= exited + self.drain();
+        let delivered = drained && self.outputs().all(settled);
         let hopeless = self.ending.is_some_and(|ending| now >= ending + DELIVER_AT_END);
-        let over = now >= exited + drain && (delivered || hopeless);
+        let over = drained && (delivered || hopeless);
         // A client that took its time is nobody who keeps an output open.
         self.drain_timed_out = over && !self.outputs().all(Output::has_run_dry);
         over

@@ -526,14 +526,14 @@ impl Dispatcher {
 
     /// `counted`: its bytes were counted as pending when it was put into the backlog.
     fn write_stdin(&self, id: &RequestId, params: WriteStdinParams, counted: bool) -> Result<(), RpcError> {
-        let neither = params.delta.is_none() && !params.close_stdin;
+        if params.delta.is_none() && !params.close_stdin {
+            return Err(RpcError::invalid_params(
+                "process/writeStdin requires deltaBase64 or closeStdin",
+            ));
+        }
         let entry = self.entry(&params.process_handle)?;
         let bytes = params.delta.as_ref().map_or(0, Vec::len) as u64;
-        let refused = if neither {
-            Some(RpcError::invalid_params(
-                "process/writeStdin requires deltaBase64 or closeStdin",
-            ))
-        } else if !(entry.params.stream_stdin || entry.params.tty) {
+        let refused = if !(entry.params.stream_stdin || entry.params.tty) {
             Some(RpcError::invalid_request(
                 "stdin streaming is not enabled for this process: spawn it with streamStdin",
             ))
@@ -665,12 +665,17 @@ impl Dispatcher {
     }
 
     fn too_late(&self, entry: &Entry, command: Command) {
-        let id = match command {
-            Command::Write { id, .. } | Command::Resize { id, .. } | Command::Kill { id, .. } => id,
+        // The handle was live when the command came, and a later spawn may have been told so: there is
+        // no more to be done, but the process was there.
+        let (id, outcome) = match command {
+            Command::Kill { id, .. } => (id, Ok(Reply::Done)),
+            Command::Resize { id, .. } if entry.params.tty => (id, Ok(Reply::Done)),
+            Command::Resize { id, .. } | Command::Write { id, .. } => {
+                (id, Err(no_process(&entry.params.process_handle)))
+            }
             Command::End => return,
         };
-        let error = no_process(&entry.params.process_handle);
-        self.outbox.answer(Some(id), Err(error));
+        self.outbox.answer(Some(id), outcome);
     }
 
     fn spawn_settled(&mut self, serial: u64) {
