@@ -126,16 +126,26 @@ pub(crate) fn outbox(notices: Sender<Notice>) -> (Outbox, OutboxReceiver) {
 impl Outbox {
     /// Answers a request. It was admitted before.
     pub(crate) fn answer(&self, id: Option<RequestId>, outcome: Result<Reply, RpcError>) {
+        let answer = self.response(id, outcome);
+        // A receiver that is gone has lost its client, which the dispatcher hears from elsewhere.
+        let _ = self.answers.send(answer);
+        let _ = self.output.send(None);
+    }
+
+    /// Answers a request behind all earlier output, an exit included.
+    pub(crate) fn answer_behind_output(&self, id: RequestId, outcome: Result<Reply, RpcError>) {
+        let answer = self.response(Some(id), outcome);
+        let _ = self.output.send(Some(answer));
+    }
+
+    fn response(&self, id: Option<RequestId>, outcome: Result<Reply, RpcError>) -> Queued {
         let weight = 64
             + match &outcome {
                 Ok(Reply::List(processes)) => processes.len() * 256,
                 Ok(_) => 0,
                 Err(error) => error.message.len(),
             };
-        let answer = self.queued(ServerMessage::Response { id, outcome }, None, weight);
-        // A receiver that is gone has lost its client, which the dispatcher hears from elsewhere.
-        let _ = self.answers.send(answer);
-        let _ = self.output.send(None);
+        self.queued(ServerMessage::Response { id, outcome }, None, weight)
     }
 
     /// Sends a delta behind all earlier output. The permit says that there was credit for it.

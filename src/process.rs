@@ -107,6 +107,8 @@ pub(crate) struct Start {
     pub(crate) serial: u64,
     pub(crate) id: RequestId,
     pub(crate) handle: Arc<str>,
+    /// An exit of the handle's last process may be on its way to the client.
+    pub(crate) reused: bool,
     pub(crate) params: Arc<SpawnParams>,
     pub(crate) cap: Option<u64>,
     pub(crate) timeout: Option<Duration>,
@@ -144,9 +146,13 @@ pub(crate) fn run(start: Start) {
         on_detach(pid);
     }
     // The answer goes out before the first delta, and by this thread, so that it does.
-    start
-        .outbox
-        .answer(Some(start.id.clone()), Ok(Reply::Spawn { pid }));
+    let reply = Ok(Reply::Spawn { pid });
+    if start.reused {
+        // Nobody shall take the last process's output and exit for this one's.
+        start.outbox.answer_behind_output(start.id.clone(), reply);
+    } else {
+        start.outbox.answer(Some(start.id.clone()), reply);
+    }
     let _ = events.send(ProcessEvent::Started { serial });
     let mut process = Process::new(start, child);
     process.live();

@@ -9,7 +9,7 @@ use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -238,6 +238,10 @@ struct Dispatcher {
     table: HashMap<Arc<str>, Entry>,
     /// Which handle a process thread means by its serial number.
     handles: HashMap<u64, Arc<str>>,
+    /// Handles that have ended. As long as somebody holds one, its exit may not have been sent.
+    ended: HashMap<String, Weak<str>>,
+    /// At how many of them those are forgotten that nobody holds any more.
+    ended_bound: usize,
     next_serial: u64,
     common: Arc<Common>,
     initialized: bool,
@@ -262,6 +266,8 @@ impl Dispatcher {
             outbox,
             table: HashMap::new(),
             handles: HashMap::new(),
+            ended: HashMap::new(),
+            ended_bound: 64,
             next_serial: 1,
             common: Arc::new(Common {
                 environment: Environment::snapshot(),
@@ -485,6 +491,7 @@ impl Dispatcher {
             serial,
             id: id.clone(),
             handle: Arc::clone(&handle),
+            reused: self.ended.get(&*handle).is_some_and(|h| h.strong_count() > 0),
             cap: params
                 .output_bytes_cap
                 .or_default(self.config.default_output_bytes_cap),
@@ -642,11 +649,23 @@ impl Dispatcher {
                     }
                 }
                 match exited {
-                    Some(exited) => self.outbox.exited(exited),
+                    Some(exited) => {
+                        self.remember(&exited.process_handle);
+                        self.outbox.exited(exited);
+                    }
                     None => self.outbox.retract(),
                 }
             }
         }
+    }
+
+    /// Remembers a handle until its exit has been sent.
+    fn remember(&mut self, handle: &Arc<str>) {
+        if self.ended.len() >= self.ended_bound {
+            self.ended.retain(|_, h| h.strong_count() > 0);
+            self.ended_bound = 64 + 2 * self.ended.len();
+        }
+        self.ended.insert(handle.to_string(), Arc::downgrade(handle));
     }
 
     /// Does what was asked of a handle while its process was being started. The process may have

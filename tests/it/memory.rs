@@ -1,7 +1,7 @@
 //! Connections inside one program: typed messages with raw bytes, the stopper, several servers, and
 //! what is bounded while nobody receives.
 
-use crate::harness::{PATIENCE, Test, children_of, is_alive, test, times, wait_until};
+use crate::harness::{PATIENCE, Scratch, Test, children_of, is_alive, test, times, wait_until};
 use procwire::protocol::{
     Capabilities, ClientInfo, Exited, InitializeParams, KillParams, Limit, PtySize, Reply, Request,
     RequestId, ResizePtyParams, RpcError, ServerMessage, SignalName, SpawnParams, Stage, Stream,
@@ -27,6 +27,7 @@ pub const TESTS: &[Test] = &[
     test!(timed_receiving_gives_up_in_time),
     test!(flood_waits_for_its_receiver),
     test!(requests_wait_for_their_receiver),
+    test!(handle_used_again_is_told_behind_its_last_exit),
     test!(opting_out_is_the_same_in_memory),
     test!(other_children_of_the_program_are_left_alone),
     test!(ignored_sigchld_is_refused),
@@ -724,4 +725,48 @@ fn ignored_sigchld_is_refused() {
     assert_eq!(collect(&mut client, "a", Stream::Stdout).1.exit_code, 7);
     drop(client);
     ended(server);
+}
+
+/// A client that does not wait for the exit before it uses the handle again can tell whose output
+/// and exit it receives: those of the first process come before the answer to the second spawn.
+fn handle_used_again_is_told_behind_its_last_exit() {
+    let scratch = Scratch::new();
+    for round in 0..times(3) {
+        let (mut client, server) = serve(Config::default());
+        let mut run = |name: &str, attempts: std::ops::Range<i64>| {
+            let done = scratch.path(&format!("{name}{round}"));
+            let script = format!("printf {name}; : > {done}");
+            for id in attempts {
+                let request = Request::Spawn(streamed("a", &["sh", "-c", &script]));
+                client.send(id, request).expect("the server is there");
+                let sent = Instant::now();
+                // Between the end of a process and its handle's there is a moment, in which it is refused.
+                while sent.elapsed() < Duration::from_secs(2) {
+                    if std::path::Path::new(&done).exists() {
+                        wait_until("it has been reaped", || {
+                            children_of(std::process::id()).is_empty()
+                        });
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            panic!("{name} was never run");
+        };
+        run("first", 1..2);
+        run("second", 2..10);
+        // Only now is anything received.
+        let mut told = String::new();
+        while told.matches("exit").count() < 2 {
+            match next(&mut client) {
+                ServerMessage::Response { outcome: Ok(_), .. } => told.push_str("answer, "),
+                ServerMessage::Response { .. } => {}
+                ServerMessage::OutputDelta(delta) => told.push_str(&String::from_utf8_lossy(&delta.bytes)),
+                ServerMessage::Exited(_) => told.push_str(", exit; "),
+            }
+        }
+        assert_eq!(told, "answer, first, exit; answer, second, exit; ");
+        drop(client);
+        assert_eq!(ended(server), End::InputEnded);
+    }
 }
