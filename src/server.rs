@@ -634,6 +634,14 @@ impl Dispatcher {
                 let Some(entry) = self.remove(serial) else { return };
                 self.outbox.retract();
                 self.catch_up(entry.starting.unwrap_or_default(), false);
+                // A spawn that waited behind this one was sent before the lists that wait, too.
+                let handle = entry.params.process_handle.as_str();
+                if let Some(next) = self.table.get(handle).map(|e| e.serial) {
+                    let lists = self.lists.iter_mut().map(|(_, waiting)| waiting);
+                    for waiting in lists.filter(|waiting| waiting.contains(&serial)) {
+                        waiting.insert(next);
+                    }
+                }
                 self.spawn_settled(serial);
             }
             ProcessEvent::Ended {

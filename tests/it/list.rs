@@ -12,6 +12,7 @@ pub const TESTS: &[Test] = &[
     both!(counts_follow_the_streams),
     test!(pipelined_behind_spawns_it_has_them_all),
     test!(spawns_that_failed_are_not_in_it),
+    test!(a_spawn_behind_one_that_failed_is_in_it),
     test!(spawns_that_come_later_do_not_delay_it),
     test!(what_has_exited_is_not_in_it),
     test!(a_name_used_again_is_listed_with_its_new_process),
@@ -172,6 +173,24 @@ fn spawns_that_failed_are_not_in_it() {
         }
     }
     drop(held);
+    client.finish();
+}
+
+/// The second spawn of the handle has to wait for the first to fail; the list waits for both.
+fn a_spawn_behind_one_that_failed_is_in_it() {
+    let mut client = Client::in_process();
+    for i in 0..times(100) {
+        let handle = format!("h{i}");
+        let failing = client.request("process/spawn", Mode::Pipe.params(&handle, &["/nonexistent/x"]));
+        let spawned = client.request("process/spawn", Mode::Pipe.params(&handle, &["sleep", "1000"]));
+        let asked = client.request("process/list", json!({}));
+        let result = client.result(asked);
+        assert_eq!(handles(&listed(&result)), [handle.as_str()]);
+        assert_eq!(client.error(failing).0, -32603);
+        client.result(spawned);
+        client.kill(&handle);
+        client.exited(&handle);
+    }
     client.finish();
 }
 
