@@ -128,13 +128,10 @@ fn missing_program_is_an_error_and_frees_the_handle(mode: Mode) {
         );
     }
     let name = "no-program-has-this-name";
-    refused(
-        &mut client,
-        mode.params("a", &[name]),
-        "lookup",
-        libc::ENOENT,
-        name,
-    );
+    let mut params = mode.params("a", &[name]);
+    // Of directories that everybody may search.
+    params["env"] = json!({"PATH": "/bin:/usr/bin"});
+    refused(&mut client, params, "lookup", libc::ENOENT, name);
     // A file is no directory on the way to a program.
     refused(
         &mut client,
@@ -312,11 +309,20 @@ fn program_released_in_time_starts() {
         let held = std::fs::OpenOptions::new().append(true).open(&script);
         let held = held.expect("the file is ours");
         let id = client.request("process/spawn", Mode::Pipe.params("a", &[&script]));
+        wait_until("it is being tried", || has_thread("proc-"));
         drop(held);
         client.result(id);
         assert_eq!(client.streamed("a").2["exitCode"], 9);
     }
     silent_to_the_end(client);
+}
+
+fn has_thread(prefix: &str) -> bool {
+    let threads = std::fs::read_dir("/proc/self/task").expect("/proc is mounted");
+    threads.flatten().any(|thread| {
+        let name = std::fs::read_to_string(thread.path().join("comm"));
+        name.is_ok_and(|name| name.starts_with(prefix))
+    })
 }
 
 /// A program that was written a moment ago starts, however many others are being started: none of
