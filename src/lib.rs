@@ -32,7 +32,7 @@
 //! # }
 //! ```
 //!
-//! Over lines, the same is [`Connection::stdio`] or [`Connection::from_io`]; the wire form of every
+//! For a client that looks like [`std::process`], see [`client`]. Over lines, the same is [`Connection::stdio`] or [`Connection::from_io`]; the wire form of every
 //! message is in `docs/protocol.md`, and its vocabulary is [`protocol`].
 //!
 //! # Threads
@@ -59,6 +59,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("procwire runs on Linux: it relies on pidfds, and has not been tried elsewhere");
 
+pub mod client;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;

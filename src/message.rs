@@ -1,6 +1,7 @@
 //! The envelope: JSON to a typed message, and a typed message to JSON.
 //!
-//! **Thread:** `rpc-read` parses, `rpc-write` encodes.
+//! **Thread:** `rpc-read` parses, `rpc-write` encodes; for a client of ours, whoever sends a request
+//! encodes it, and `client-read` parses.
 //! **Owns:** the knowledge of JSON-RPC, JSON and base64; no other file has it.
 //! **Never:** reads, writes or waits; and never fails on what a client sends: a line that is no
 //! request becomes [`ClientMessage::Invalid`], which says why.
@@ -11,14 +12,15 @@
 
 use std::borrow::Cow;
 use std::io::Write as _;
+use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
 use crate::protocol::{
-    Collected, Exited, OutputDelta, Reply, Request, RequestId, RpcError, ServerMessage, SpawnFailure, code,
-    notification,
+    Collected, Exited, OutputDelta, ProcessInfo, Reply, Request, RequestId, RpcError, ServerMessage,
+    SpawnFailure, Stream, Usage, code, notification,
 };
 
 /// A line of the client, understood.
@@ -193,7 +195,7 @@ fn request(method: &str, raw: Option<&RawValue>) -> Result<Request, RpcError> {
     })
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Serialize, serde::Deserialize)]
 struct NoParams {}
 
 fn params<'a, T: Deserialize<'a>>(method: &str, raw: Option<&'a RawValue>) -> Result<T, RpcError> {
@@ -458,9 +460,398 @@ fn split_character(bytes: &[u8]) -> usize {
         .unwrap_or(0)
 }
 
+// ---- the client's side ----
+
+/// Appends a request as a line.
+pub(crate) fn encode_request(out: &mut Vec<u8>, id: &RequestId, request: &Request) {
+    out.push(b'{');
+    member(out, "id", id);
+    match request {
+        Request::Initialize(params) => call(out, "initialize", params),
+        Request::Spawn(params) => call(out, "process/spawn", params),
+        Request::WriteStdin(params) => call(out, "process/writeStdin", params),
+        Request::ResizePty(params) => call(out, "process/resizePty", params),
+        Request::Kill(params) => call(out, "process/kill", params),
+        Request::List => call(out, "process/list", &NoParams {}),
+    }
+    out.extend_from_slice(b"}\n");
+}
+
+fn call(out: &mut Vec<u8>, method: &str, params: &impl Serialize) {
+    out.push(b',');
+    member(out, "method", method);
+    out.push(b',');
+    member(out, "params", params);
+}
+
+/// The params of `process/exited` as JSON.
+pub(crate) fn exited_json(exited: &Exited) -> String {
+    json(&ExitedForm(exited))
+}
+
+/// An error as JSON.
+pub(crate) fn error_json(error: &RpcError) -> String {
+    json(&ErrorForm(error))
+}
+
+fn json(value: &impl Serialize) -> String {
+    // As in `member`: our forms have no map whose keys are no strings.
+    serde_json::to_string(value).unwrap_or_else(|e| unreachable!("a form of ours that is no JSON: {e}"))
+}
+
+#[derive(serde::Deserialize)]
+struct ServerEnvelope<'a> {
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    method: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+/// Understands one line of a server, without its end. `None`: a notification that we do not know.
+/// Members that are not known are passed over, and those of our own that a server of the same
+/// protocol may not have are zero. An error says why the line is no message at all.
+pub(crate) fn parse_server(line: &[u8]) -> Result<Option<ServerMessage>, String> {
+    let envelope: ServerEnvelope<'_> = from_slice(line)?;
+    let params = envelope.params.map_or("{}", RawValue::get);
+    match envelope.method.as_deref() {
+        Some(notification::OUTPUT_DELTA) => {
+            let delta: DeltaMembers<'_> = from_slice(params.as_bytes())?;
+            Ok(Some(ServerMessage::OutputDelta(delta.into())))
+        }
+        Some(notification::EXITED) => {
+            let exited: ExitedMembers = from_slice(params.as_bytes())?;
+            Ok(Some(ServerMessage::Exited(Box::new(exited.into()))))
+        }
+        Some(_) => Ok(None),
+        None => {
+            let id = match envelope.id.map(RawValue::get) {
+                None | Some("null") => None,
+                Some(id) => Some(request_id(id).ok_or_else(|| format!("an answer to {id}"))?),
+            };
+            let outcome = match (envelope.result, envelope.error) {
+                (Some(result), None) => Ok(reply(result.get())?),
+                (None, Some(error)) => Err(from_slice::<ErrorMembers<'_>>(error.get().as_bytes())?.into()),
+                _ => return Err("neither a notification nor an answer".to_owned()),
+            };
+            Ok(Some(ServerMessage::Response { id, outcome }))
+        }
+    }
+}
+
+fn from_slice<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, String> {
+    serde_json::from_slice(text).map_err(|e| e.to_string())
+}
+
+/// What a result is about shows in its members; no two methods share one.
+fn reply(text: &str) -> Result<Reply, String> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Members {
+        pid: Option<u32>,
+        processes: Option<Vec<ProcessInfo>>,
+        user_agent: Option<serde::de::IgnoredAny>,
+    }
+    let members: Members = from_slice(text.as_bytes())?;
+    Ok(match members {
+        Members { pid: Some(pid), .. } => Reply::Spawn { pid },
+        Members {
+            processes: Some(processes),
+            ..
+        } => Reply::List(processes),
+        Members {
+            user_agent: Some(_), ..
+        } => Reply::Initialize(from_slice(text.as_bytes())?),
+        _ => Reply::Done,
+    })
+}
+
+#[derive(serde::Deserialize)]
+struct ErrorMembers<'a> {
+    code: i64,
+    message: String,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+impl From<ErrorMembers<'_>> for RpcError {
+    fn from(members: ErrorMembers<'_>) -> Self {
+        RpcError {
+            code: members.code,
+            message: members.message,
+            // Data of another kind than ours says nothing to us.
+            data: members
+                .data
+                .and_then(|data| serde_json::from_str(data.get()).ok()),
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DeltaMembers<'a> {
+    #[serde(borrow)]
+    process_handle: Cow<'a, str>,
+    stream: Stream,
+    #[serde(with = "optional_base64")]
+    delta_base64: Option<Vec<u8>>,
+    #[serde(default)]
+    cap_reached: bool,
+    #[serde(default)]
+    offset: u64,
+}
+
+impl From<DeltaMembers<'_>> for OutputDelta {
+    fn from(members: DeltaMembers<'_>) -> Self {
+        OutputDelta {
+            process_handle: members.process_handle.into(),
+            stream: members.stream,
+            bytes: members.delta_base64.unwrap_or_default(),
+            cap_reached: members.cap_reached,
+            offset: members.offset,
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ExitedMembers {
+    process_handle: String,
+    exit_code: i32,
+    #[serde(default)]
+    stdout: String,
+    #[serde(default)]
+    stdout_cap_reached: bool,
+    #[serde(default, with = "optional_base64")]
+    stdout_base64: Option<Vec<u8>>,
+    #[serde(default)]
+    stderr: String,
+    #[serde(default)]
+    stderr_cap_reached: bool,
+    #[serde(default, with = "optional_base64")]
+    stderr_base64: Option<Vec<u8>>,
+    #[serde(default)]
+    output_drain_timed_out: bool,
+    #[serde(default)]
+    pid: u32,
+    #[serde(default)]
+    signal: Option<String>,
+    #[serde(default)]
+    core_dumped: bool,
+    #[serde(default)]
+    timed_out: bool,
+    #[serde(default)]
+    duration_ms: u64,
+    #[serde(default)]
+    usage: UsageMembers,
+    #[serde(default)]
+    stdout_bytes: u64,
+    #[serde(default)]
+    stderr_bytes: u64,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct UsageMembers {
+    user_ms: u64,
+    system_ms: u64,
+    max_rss_bytes: u64,
+}
+
+impl From<ExitedMembers> for Exited {
+    fn from(members: ExitedMembers) -> Self {
+        let collected = |text: String, exact: Option<Vec<u8>>, cap_reached| Collected {
+            bytes: exact.unwrap_or_else(|| text.into_bytes()),
+            cap_reached,
+        };
+        Exited {
+            process_handle: members.process_handle.into(),
+            exit_code: members.exit_code,
+            stdout: collected(members.stdout, members.stdout_base64, members.stdout_cap_reached),
+            stderr: collected(members.stderr, members.stderr_base64, members.stderr_cap_reached),
+            output_drain_timed_out: members.output_drain_timed_out,
+            pid: members.pid,
+            signal: members.signal,
+            core_dumped: members.core_dumped,
+            timed_out: members.timed_out,
+            duration: Duration::from_millis(members.duration_ms),
+            usage: Usage {
+                user: Duration::from_millis(members.usage.user_ms),
+                system: Duration::from_millis(members.usage.system_ms),
+                max_rss_bytes: members.usage.max_rss_bytes,
+            },
+            stdout_bytes: members.stdout_bytes,
+            stderr_bytes: members.stderr_bytes,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::{
+        Capabilities, ClientInfo, InitializeParams, InitializeReply, KillParams, Limit, Limits, PtySize,
+        ResizePtyParams, ServerInfo, SignalName, SpawnParams, Stage, WriteStdinParams,
+    };
+
+    #[test]
+    fn what_a_client_encodes_the_server_understands() {
+        let spawn = SpawnParams {
+            command: vec!["a".into(), "ü \"b\"\n".into()],
+            process_handle: "h".into(),
+            cwd: Some("/".into()),
+            env: Some([("A".into(), Some("1".into())), ("B".into(), None)].into()),
+            tty: true,
+            size: Some(PtySize { rows: 3, cols: 4 }),
+            stream_stdin: true,
+            stream_stdout_stderr: true,
+            output_bytes_cap: Limit::Unlimited,
+            timeout_ms: Limit::Of(7),
+            detach: true,
+        };
+        let kill = KillParams {
+            process_handle: "h".into(),
+            signal: Some(SignalName::Name("TERM".into())),
+            grace_ms: Some(5),
+        };
+        let requests = [
+            Request::Initialize(InitializeParams {
+                client_info: ClientInfo {
+                    name: "c".into(),
+                    ..ClientInfo::default()
+                },
+                capabilities: Some(Capabilities::default()),
+            }),
+            Request::Spawn(spawn),
+            Request::Spawn(SpawnParams::default()),
+            Request::WriteStdin(WriteStdinParams {
+                process_handle: "h".into(),
+                delta: Some(vec![0, 255, 10]),
+                close_stdin: true,
+            }),
+            Request::ResizePty(ResizePtyParams {
+                process_handle: "h".into(),
+                size: PtySize::default(),
+            }),
+            Request::Kill(kill),
+            Request::List,
+        ];
+        for request in requests {
+            let mut line = Vec::new();
+            encode_request(&mut line, &RequestId::Signed(9), &request);
+            assert_eq!(line.pop(), Some(b'\n'));
+            let id = RequestId::Signed(9);
+            assert_eq!(parse(&line).message, ClientMessage::Request { id, request });
+        }
+    }
+
+    #[test]
+    fn what_the_server_encodes_a_client_understands() {
+        let answer = |outcome| ServerMessage::Response {
+            id: Some(RequestId::Text("x".into())),
+            outcome,
+        };
+        let mut exited = Exited {
+            process_handle: "h".into(),
+            exit_code: 137,
+            stdout: Collected::default(),
+            stderr: Collected::default(),
+            output_drain_timed_out: true,
+            pid: 42,
+            signal: Some("SIGKILL".into()),
+            core_dumped: true,
+            timed_out: true,
+            duration: Duration::from_millis(12),
+            usage: Usage {
+                user: Duration::from_millis(3),
+                system: Duration::from_millis(4),
+                max_rss_bytes: 5,
+            },
+            stdout_bytes: 6,
+            stderr_bytes: 7,
+        };
+        let plain = exited.clone();
+        exited.stdout.bytes = b"caf\xc3\xa9\n".to_vec();
+        exited.stderr.bytes = vec![0xff, 0, b'x'];
+        exited.stderr.cap_reached = true;
+        let error = RpcError {
+            code: code::INTERNAL_ERROR,
+            message: "no".into(),
+            data: Some(SpawnFailure {
+                errno: 2,
+                code: "ENOENT".into(),
+                stage: Stage::Lookup,
+                program: "p".into(),
+            }),
+        };
+        let initialize = InitializeReply {
+            user_agent: "u".into(),
+            platform_family: "unix".into(),
+            platform_os: "linux".into(),
+            server_info: ServerInfo {
+                name: "n".into(),
+                version: "v".into(),
+            },
+            limits: Limits {
+                max_message_bytes: 1,
+                default_timeout_ms: None,
+                default_output_bytes_cap: Some(2),
+                free_pending_stdin_bytes: 3,
+                max_pending_stdin_bytes: 4,
+                output_drain_ms: 5,
+                max_delta_bytes: 6,
+                max_in_flight: 7,
+                default_pty_size: PtySize::default(),
+            },
+        };
+        for message in [
+            answer(Ok(Reply::Spawn { pid: 7 })),
+            answer(Ok(Reply::Done)),
+            answer(Ok(Reply::List(Vec::new()))),
+            answer(Ok(Reply::Initialize(Box::new(initialize)))),
+            answer(Err(error)),
+            answer(Err(RpcError::invalid_request("why"))),
+            ServerMessage::Response {
+                id: None,
+                outcome: Err(RpcError::invalid_params("what")),
+            },
+            ServerMessage::OutputDelta(OutputDelta {
+                process_handle: "\u{1}\"".into(),
+                stream: Stream::Stderr,
+                bytes: vec![0, 255],
+                cap_reached: true,
+                offset: u64::MAX,
+            }),
+            ServerMessage::Exited(Box::new(plain)),
+            ServerMessage::Exited(Box::new(exited)),
+        ] {
+            for jsonrpc in [false, true] {
+                let mut line = Vec::new();
+                encode(&mut line, &message, jsonrpc);
+                assert_eq!(parse_server(line.trim_ascii_end()), Ok(Some(message.clone())));
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_passes_over_what_it_does_not_know() {
+        let unknown = br#"{"method":"process/new","params":[1]}"#;
+        assert_eq!(parse_server(unknown), Ok(None));
+        let minimal =
+            br#"{"method":"process/exited","params":{"processHandle":"h","exitCode":1,"stdout":"","more":{}}}"#;
+        let Ok(Some(ServerMessage::Exited(exited))) = parse_server(minimal) else {
+            panic!("an exit with the least members is one");
+        };
+        assert_eq!((exited.exit_code, exited.pid), (1, 0));
+        for bad in ["Welcome!", "[]", "{}", r#"{"id":1}"#, r#"{"id":{},"result":{}}"#] {
+            assert!(parse_server(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
 
     fn invalid(line: &[u8]) -> (Option<RequestId>, i64, String) {
         match parse(line).message {

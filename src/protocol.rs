@@ -276,6 +276,18 @@ pub enum SignalName {
     Name(String),
 }
 
+impl From<i32> for SignalName {
+    fn from(number: i32) -> Self {
+        SignalName::Number(number)
+    }
+}
+
+impl From<&str> for SignalName {
+    fn from(name: &str) -> Self {
+        SignalName::Name(name.to_owned())
+    }
+}
+
 /// What a request that succeeded is answered with.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
@@ -431,6 +443,14 @@ pub struct Exited {
     pub stderr_bytes: u64,
 }
 
+impl Exited {
+    /// The params of `process/exited` as one line of JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        crate::message::exited_json(self)
+    }
+}
+
 /// Output that was collected instead of streamed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Collected {
@@ -510,6 +530,12 @@ impl RpcError {
             message: message.into(),
             data: None,
         }
+    }
+
+    /// The error object as one line of JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        crate::message::error_json(self)
     }
 
     pub(crate) fn invalid_request(message: impl Into<String>) -> Self {

@@ -8,6 +8,9 @@
 
 mod harness;
 
+// Clients of ours.
+mod client;
+
 // What the documents say.
 mod documents;
 
@@ -42,6 +45,7 @@ use libtest_mimic::{Arguments, Trial};
 /// The subjects in reading order.
 const SUBJECTS: &[(&str, &[Test])] = &[
     ("documents", documents::TESTS),
+    ("client", client::TESTS),
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),

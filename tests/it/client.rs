@@ -1,0 +1,526 @@
+//! The Rust client: the shape of `std::process`, over each kind of connection.
+
+use std::collections::HashSet;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use procwire::client::{Client, Error, Event, OutputLost, Process, Spawn};
+use procwire::protocol::{Stage, code};
+use procwire::{Config, Connection};
+
+use crate::harness::{
+    PATIENCE, Test, binary, children_of, is_alive, kill_stray, pattern, test, times, wait_until,
+};
+
+pub const TESTS: &[Test] = &[
+    test!(a_process_is_fed_read_and_waited_for_over_every_connection),
+    test!(the_builder_says_what_is_started),
+    test!(events_come_in_the_order_they_were_printed),
+    test!(a_terminal_is_typed_at_and_resized),
+    test!(errors_keep_code_message_and_data),
+    test!(kill_signal_and_terminate),
+    test!(waiting_has_an_end),
+    test!(a_timeout_is_told_apart),
+    test!(what_is_dropped_is_killed_unless_told_otherwise),
+    test!(a_process_nobody_reads_delays_nobody),
+    test!(a_limit_that_waits_loses_nothing),
+    test!(a_process_that_does_not_read_slows_its_writer_only),
+    test!(a_dropped_stream_is_thrown_away),
+    test!(a_lost_server_ends_everything_that_waits),
+    test!(a_server_that_talks_nonsense_is_quoted),
+    test!(a_command_that_is_no_server_says_how_it_ended),
+    test!(a_server_that_cannot_serve_says_why),
+    test!(closing_waits_until_all_is_gone),
+    test!(many_threads_share_a_client),
+];
+
+fn in_process() -> Client {
+    Client::in_process(Config::default()).expect("threads can be started")
+}
+
+fn launched() -> Client {
+    Client::launch(binary()).expect("the binary starts")
+}
+
+fn over_a_socket() -> Client {
+    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+    let input = theirs.try_clone().expect("a descriptor");
+    // The thread ends with the connection.
+    thread::spawn(move || procwire::serve(Connection::from_io(input, theirs), Config::default()));
+    let reader = ours.try_clone().expect("a descriptor");
+    Client::over(reader, Shut(ours)).expect("threads can be started")
+}
+
+/// Ends the server's input when it is dropped.
+struct Shut(UnixStream);
+
+impl Write for Shut {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Shut {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(std::net::Shutdown::Write);
+    }
+}
+
+fn sh(script: &str) -> Spawn {
+    Spawn::new(["sh", "-c", script])
+}
+
+/// Starts a script and waits until it has printed `ready`.
+fn spawn_ready(client: &Client, spawn: Spawn) -> Process {
+    let mut process = client.spawn(spawn).expect("it starts");
+    let stdout = process.stdout.as_mut().expect("not taken");
+    read_until(stdout, "ready");
+    process
+}
+
+fn read_until(reader: &mut impl Read, text: &str) -> String {
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    while !String::from_utf8_lossy(&seen).contains(text) {
+        assert_eq!(reader.read(&mut byte).expect("it can be read"), 1, "{seen:?}");
+        seen.push(byte[0]);
+    }
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+fn lost(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<OutputLost>())
+}
+
+/// Bytes of every value go there and back, in order and whole, with neither a deadlock nor a gap.
+fn a_process_is_fed_read_and_waited_for_over_every_connection() {
+    for (name, client) in [
+        ("in process", in_process()),
+        ("launched", launched()),
+        ("over a socket", over_a_socket()),
+    ] {
+        let mut process = client.spawn(Spawn::new(["cat"])).expect("cat starts");
+        assert!(is_alive(process.pid()), "{name}");
+        let sent = pattern(0, 3_000_000);
+        let mut stdin = process.stdin.take().expect("not taken");
+        let writer = {
+            let sent = sent.clone();
+            thread::spawn(move || stdin.write_all(&sent))
+        };
+        let mut received = Vec::new();
+        let mut stdout = process.stdout.take().expect("not taken");
+        stdout.read_to_end(&mut received).expect("it can be read");
+        assert!(received == sent, "{name}: {} bytes came back", received.len());
+        writer.join().expect("no panic").expect("everything is written");
+        let status = process.wait().expect("it ends");
+        assert!(status.success(), "{name}: {status}");
+        assert_eq!((status.code(), status.signal()), (Some(0), None));
+        assert_eq!(status.stdout_bytes, 3_000_000);
+        drop(stdout);
+        drop(process);
+        client.close().expect("the server ends well");
+    }
+}
+
+fn the_builder_says_what_is_started() {
+    let client = in_process();
+    let output = client
+        .output(
+            Spawn::new(["sh"])
+                .arg("-c")
+                .args([r#"echo "$A|${HOME-unset}|$B|$(pwd)|$1|$2"; cat; exit 7"#, "name"])
+                .args(["x y", "é\n"])
+                .env("A", "1")
+                .envs([("B", "2")])
+                .env_remove("HOME")
+                .current_dir("/usr"),
+        )
+        .expect("it runs");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "1|unset|2|/usr|x y|é\n\n"
+    );
+    assert_eq!(output.status.code(), Some(7));
+    assert!(!output.status.success());
+    assert_eq!(output.status.to_string(), "exit code 7");
+
+    let capped = client.output(sh("echo 12345").output_cap(3)).expect("it runs");
+    assert_eq!(capped.stdout, b"123");
+    assert!(capped.status.stdout.cap_reached);
+    assert_eq!(capped.status.stdout_bytes, 6);
+
+    let listed = client.spawn(sh("exec sleep 1000")).expect("it starts");
+    let list = client.list().expect("the server answers");
+    assert_eq!(list.len(), 1);
+    assert_eq!(
+        (list[0].pid, &*list[0].process_handle),
+        (listed.pid(), listed.handle())
+    );
+}
+
+fn events_come_in_the_order_they_were_printed() {
+    let client = in_process();
+    // Each line waits until the one before it was seen, so that there is an order.
+    let script = "echo out1; read x; echo err1 >&2; read x; echo out2; read x; echo err2 >&2";
+    let mut process = client.spawn(sh(script)).expect("it starts");
+    let mut stdin = process.stdin.take().expect("not taken");
+    let mut seen = Vec::new();
+    for event in process.events() {
+        seen.push(event.expect("nothing is lost"));
+        stdin.write_all(b"\n").or_else(gone).expect("it reads");
+    }
+    let expected = [
+        Event::Stdout(b"out1\n".to_vec()),
+        Event::Stderr(b"err1\n".to_vec()),
+        Event::Stdout(b"out2\n".to_vec()),
+        Event::Stderr(b"err2\n".to_vec()),
+    ];
+    assert_eq!(seen, expected);
+
+    // What waits to be read keeps its order as well.
+    let mut quiet = spawn_ready(&client, sh("printf ready; read x; exec sleep 1000"));
+    let mut events = quiet.events();
+    assert!(events.next_timeout(Duration::from_millis(20)).is_none());
+    quiet.kill().expect("it is killed");
+    assert!(matches!(events.next_timeout(PATIENCE), Some(Ok(None))));
+}
+
+fn gone(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(error),
+    }
+}
+
+fn a_terminal_is_typed_at_and_resized() {
+    let client = in_process();
+    let script = "test -t 0 && stty size; read x; stty size; cat >/dev/null; echo end >&2";
+    let mut process = client.spawn(sh(script).tty(30, 100)).expect("it starts");
+    let mut stdout = process.stdout.take().expect("not taken");
+    assert_eq!(read_until(&mut stdout, "\r\n"), "30 100\r\n");
+    process.resize(50, 132).expect("it has a terminal");
+    let stdin = process.stdin.as_mut().expect("it can be typed at");
+    stdin.write_all(b"\n").expect("it reads");
+    assert_eq!(read_until(&mut stdout, "132\r\n"), "\r\n50 132\r\n");
+    // Waiting types end-of-file.
+    assert!(process.wait().expect("it ends").success());
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).expect("it can be read");
+    assert_eq!(rest, "end\r\n");
+    let refused = process.resize(1, 1).expect_err("it has ended");
+    assert!(matches!(refused, Error::Refused(e) if e.code == code::INVALID_REQUEST));
+}
+
+fn errors_keep_code_message_and_data() {
+    for client in [in_process(), launched()] {
+        let error = client
+            .spawn(Spawn::new(["no-such-program"]))
+            .expect_err("no such");
+        let text = error.to_string();
+        let Error::Refused(refused) = error else {
+            panic!("{error:?} is not the server's");
+        };
+        assert_eq!(refused.code, code::INTERNAL_ERROR);
+        assert!(text.contains("no-such-program"), "{text}");
+        let data = refused.data.clone().expect("it says why");
+        assert_eq!(
+            (data.errno, &*data.code, data.stage),
+            (2, "ENOENT", Stage::Lookup)
+        );
+        assert_eq!(
+            io::Error::from(Error::Refused(refused)).kind(),
+            io::ErrorKind::NotFound
+        );
+
+        let error = client
+            .spawn(sh("true").current_dir("relative"))
+            .expect_err("relative");
+        assert!(matches!(error, Error::Refused(e) if e.code == code::INVALID_PARAMS));
+        let process = client.spawn(sh("exec sleep 1000")).expect("it starts");
+        let error = process.signal("NOSUCH").expect_err("no such signal");
+        assert!(matches!(error, Error::Refused(e) if e.code == code::INVALID_PARAMS));
+    }
+}
+
+fn kill_signal_and_terminate() {
+    let client = in_process();
+    let mut process = spawn_ready(&client, sh("printf ready; exec sleep 1000"));
+    process.kill().expect("it is killed");
+    let status = process.wait().expect("it ends");
+    assert_eq!((status.code(), status.signal()), (None, Some("SIGKILL")));
+    assert_eq!(
+        (status.exit_code, &*status.to_string()),
+        (137, "killed by SIGKILL")
+    );
+    process.kill().expect("killing what has ended is no error");
+    assert!(process.signal("INT").is_err());
+
+    let script = "trap 'echo got; exit 9' INT; printf ready; while :; do read x; done";
+    let mut process = spawn_ready(&client, sh(script));
+    let control = process.control();
+    thread::spawn(move || control.signal(2))
+        .join()
+        .expect("no panic")
+        .expect("it is sent");
+    let mut rest = String::new();
+    process
+        .stdout
+        .take()
+        .expect("not taken")
+        .read_to_string(&mut rest)
+        .expect("it can be read");
+    assert_eq!(rest, "got\n");
+    assert_eq!(process.wait().expect("it ends").code(), Some(9));
+
+    let script = "trap '' TERM; printf ready; while :; do sleep 1000; done";
+    let mut process = spawn_ready(&client, sh(script));
+    process.terminate(Duration::from_millis(50)).expect("it is sent");
+    assert_eq!(process.wait().expect("it ends").signal(), Some("SIGKILL"));
+}
+
+fn waiting_has_an_end() {
+    let client = in_process();
+    let mut process = client.spawn(sh("exec sleep 1000")).expect("it starts");
+    assert_eq!(process.try_wait().expect("the server is there"), None);
+    let nothing = process.wait_timeout(Duration::from_millis(10));
+    assert_eq!(nothing.expect("the server is there"), None);
+    process.kill().expect("it is killed");
+    let status = process.wait_timeout(PATIENCE).expect("the server is there");
+    let status = status.expect("it ends");
+    assert_eq!(process.try_wait().expect("it is known"), Some(status));
+}
+
+fn a_timeout_is_told_apart() {
+    let client = in_process();
+    let spawn = sh("printf x; exec sleep 1000").timeout(Duration::from_millis(50));
+    let output = client.output(spawn).expect("it runs");
+    assert_eq!((output.status.code(), output.status.exit_code), (None, 124));
+    assert_eq!(output.status.to_string(), "timed out");
+    assert_eq!(output.stdout, b"x");
+}
+
+fn what_is_dropped_is_killed_unless_told_otherwise() {
+    let client = in_process();
+    let process = spawn_ready(&client, sh("printf ready; sleep 1000"));
+    let pid = process.pid();
+    drop(process);
+    wait_until("the dropped process is gone", || !is_alive(pid));
+
+    let spawn = sh("printf ready; exec sleep 1000").kill_on_drop(false);
+    let left = spawn_ready(&client, spawn);
+    let pid = left.pid();
+    drop(left);
+    // The other may still be on its way out.
+    wait_until("only what was left is there", || {
+        let listed = client.list().expect("the server answers");
+        listed.iter().map(|p| p.pid).eq([pid])
+    });
+    assert!(is_alive(pid));
+    drop(client);
+    wait_until("what was left is gone with the connection", || !is_alive(pid));
+}
+
+/// Two floods that nobody reads, one of each kind of connection: everybody else is served, and what
+/// is read later is an unbroken beginning, then the loss, then the end.
+fn a_process_nobody_reads_delays_nobody() {
+    for client in [in_process(), launched()] {
+        let limit = 1024 * 1024;
+        let flood = sh("printf ready; exec yes").unread_limit(limit);
+        let mut unread = spawn_ready(&client, flood);
+        for _ in 0..times(20) {
+            let output = client.output(sh("echo hi; exit 3")).expect("it runs");
+            assert_eq!((output.stdout, output.status.code()), (b"hi\n".to_vec(), Some(3)));
+        }
+        wait_until("more was printed than is kept", || {
+            client.list().expect("the server answers")[0].stdout_bytes > 2 * limit as u64
+        });
+        unread.kill().expect("it is killed");
+        assert_eq!(unread.wait().expect("it ends").signal(), Some("SIGKILL"));
+        let mut kept = Vec::new();
+        let mut stdout = unread.stdout.take().expect("not taken");
+        let error = stdout.read_to_end(&mut kept).expect_err("the loss is told");
+        assert!(lost(&error), "{error}");
+        assert!(kept.len() <= limit && kept.len() > limit / 2, "{}", kept.len());
+        assert!(kept.chunks(2).all(|line| line == b"y\n" || line == b"y"));
+        let behind = stdout.read_to_end(&mut kept).expect("the loss is told once");
+        assert_eq!(behind, 0);
+    }
+}
+
+fn a_limit_that_waits_loses_nothing() {
+    let client = launched();
+    let size = 6_000_000;
+    let spawn = Spawn::new(["head", "-c", &size.to_string(), "/dev/zero"]);
+    let spawn = spawn.unread_limit(100_000).wait_when_unread();
+    let mut process = client.spawn(spawn).expect("it starts");
+    let mut stdout = process.stdout.take().expect("not taken");
+    let mut buffer = vec![1; 50_000];
+    let mut total = 0;
+    loop {
+        let n = stdout.read(&mut buffer).expect("nothing is lost");
+        if n == 0 {
+            break;
+        }
+        assert!(buffer[..n].iter().all(|b| *b == 0));
+        total += n;
+    }
+    assert_eq!(total, size);
+    assert!(process.wait().expect("it ends").success());
+
+    // One that is never read does not keep the connection from being closed.
+    let spawn = Spawn::new(["yes"]).unread_limit(1000).wait_when_unread();
+    let unread = client.spawn(spawn).expect("it starts");
+    client.close().expect("the server ends well");
+    assert!(!is_alive(unread.pid()));
+}
+
+fn a_process_that_does_not_read_slows_its_writer_only() {
+    let client = launched();
+    let mut process = spawn_ready(&client, sh("printf ready; exec sleep 1000"));
+    let mut stdin = process.stdin.take().expect("not taken");
+    let (sender, written) = mpsc::channel();
+    let writer = thread::spawn(move || {
+        loop {
+            match stdin.write(&[0; 100_000]) {
+                Ok(n) => sender.send(n).expect("the test listens"),
+                Err(e) => return e,
+            }
+        }
+    });
+    // It is stopped by what is pending, far below what would be refused.
+    let mut total = 0;
+    while total < 1024 * 1024 {
+        total += written.recv_timeout(PATIENCE).expect("that much is taken");
+    }
+    assert!(client.output(sh("exit 0")).expect("it runs").status.success());
+    total += written.try_iter().sum::<usize>();
+    assert!(total <= 2 * 1024 * 1024, "{total}");
+    process.kill().expect("it is killed");
+    let error = writer.join().expect("no panic");
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "{error}");
+    process.wait().expect("it ends");
+}
+
+fn a_dropped_stream_is_thrown_away() {
+    let client = in_process();
+    let script = "printf ready; read x; head -c 3000000 /dev/zero; echo end >&2";
+    let mut process = spawn_ready(&client, sh(script).unread_limit(1000));
+    drop(process.stdout.take());
+    // The end of input lets it go on; its error output is not lost to the flood.
+    let output = process
+        .wait_with_output()
+        .expect("nothing that is wanted is lost");
+    assert_eq!((output.stdout, output.stderr), (vec![], b"end\n".to_vec()));
+    assert_eq!(output.status.stdout_bytes, 3_000_005);
+}
+
+/// The server dies: what waits for output, an end or an answer hears so, and says why.
+fn a_lost_server_ends_everything_that_waits() {
+    let client = launched();
+    let mut process = spawn_ready(&client, sh("printf ready; exec sleep 1000"));
+    let mut stdout = process.stdout.take().expect("not taken");
+    let mut stdin = process.stdin.take().expect("not taken");
+    let reader = thread::spawn(move || {
+        let mut rest = Vec::new();
+        stdout.read_to_end(&mut rest)
+    });
+    // What was launched is the guard; below it is the server, which cannot say a last word.
+    let guard = children_of(std::process::id());
+    let server = children_of(guard[0].pid);
+    kill_stray(server[0].pid);
+    let error = reader
+        .join()
+        .expect("no panic")
+        .expect_err("that is no end of output");
+    assert!(error.to_string().contains("exit status: 137"), "{error}");
+    let error = process.wait().expect_err("it is not known how it ended");
+    assert!(matches!(&error, Error::Ended(Some(why)) if why.contains("exit status: 137")));
+    assert!(stdin.write(b"x").is_err());
+    assert!(process.kill().is_err());
+    assert!(client.spawn(sh("true")).is_err());
+    let error = client.close().expect_err("that was no good end");
+    assert!(matches!(error, Error::Ended(Some(_))));
+}
+
+fn a_server_that_talks_nonsense_is_quoted() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "read x; echo Welcome to the machine; exec sleep 1000"]);
+    let client = Client::launch(command).expect("it starts");
+    let error = client.spawn(sh("true")).expect_err("that is no server");
+    assert!(error.to_string().contains("Welcome to the machine"), "{error}");
+    // And it is not left running, which the harness checks.
+}
+
+fn a_command_that_is_no_server_says_how_it_ended() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "exit 255"]);
+    let client = Client::launch(command).expect("it starts");
+    let error = client.spawn(sh("true")).expect_err("that is no server");
+    let error = match error {
+        // The request could not be sent any more.
+        Error::Io(_) => client.close().expect_err("it did not end well"),
+        error => error,
+    };
+    assert!(error.to_string().contains("exit status: 255"), "{error}");
+}
+
+fn a_server_that_cannot_serve_says_why() {
+    // SAFETY: installs no code; the test has this process for itself.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    let client = in_process();
+    let error = client.close().expect_err("it cannot serve");
+    assert!(error.to_string().contains("SIGCHLD is ignored"), "{error}");
+    // SAFETY: as above.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+fn closing_waits_until_all_is_gone() {
+    for client in [in_process(), launched()] {
+        let process = spawn_ready(&client, sh("trap '' TERM HUP; printf ready; exec sleep 1000"));
+        let began = Instant::now();
+        client.close().expect("the server ends well");
+        assert!(!is_alive(process.pid()));
+        assert!(
+            began.elapsed() < Duration::from_secs(9),
+            "three seconds at most, and slack"
+        );
+    }
+}
+
+fn many_threads_share_a_client() {
+    let client = launched();
+    let pids: Vec<HashSet<u32>> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|number| {
+                let client = &client;
+                scope.spawn(move || {
+                    (0..times(10))
+                        .map(|round| {
+                            let text = format!("{number}-{round}");
+                            let mut process = client.spawn(Spawn::new(["cat"])).expect("it starts");
+                            let stdin = process.stdin.as_mut().expect("not taken");
+                            stdin.write_all(text.as_bytes()).expect("it reads");
+                            let pid = process.pid();
+                            let output = process.wait_with_output().expect("it ends");
+                            assert_eq!(output.stdout, text.as_bytes());
+                            assert!(output.status.success());
+                            pid
+                        })
+                        .collect()
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic"))
+            .collect()
+    });
+    assert_eq!(pids.len(), 8);
+}
