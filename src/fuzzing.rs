@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::framing::{Frame, Frames};
 use crate::message::{self, ClientMessage};
 use crate::protocol::{Request, RequestId, RpcError, ServerMessage, SpawnParams};
 
@@ -39,6 +40,24 @@ pub fn parse(line: &[u8]) -> (Line, Option<bool>) {
         ClientMessage::Invalid { id, error } => Line::Invalid { id, error },
     };
     (line, parsed.jsonrpc)
+}
+
+/// The messages of an input that has headers, and `None` for each piece that is none; or nothing if
+/// the input has lines.
+pub fn bodies(input: &[u8], limit: usize) -> Option<Vec<Option<Vec<u8>>>> {
+    let mut frames = Frames::new(input, limit);
+    let Ok(Frame::Headers) = frames.next() else {
+        return None;
+    };
+    let mut bodies = Vec::new();
+    loop {
+        bodies.push(match frames.next() {
+            Ok(Frame::Message(body)) => Some(body.to_vec()),
+            Ok(Frame::Invalid(_)) => None,
+            Ok(Frame::Headers) => unreachable!("told once"),
+            Ok(Frame::End) | Err(_) => return Some(bodies),
+        });
+    }
 }
 
 /// A message as a line, its end included.

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use procwire::fuzzing::{Line, parse};
+use procwire::fuzzing::{Line, bodies, parse};
 use procwire::protocol::{Request, RequestId};
 use procwire::{Config, Connection, End, serve};
 use serde_json::{Value, json};
@@ -145,21 +145,72 @@ struct Expected {
     detached: bool,
     /// The client may have asked not to be told of everything.
     opted_out: bool,
+    /// Messages have headers.
+    headers: bool,
+    /// Whether every message of the server must be marked as one of JSON-RPC 2.0; `None` where the
+    /// first message of the client does not say.
+    jsonrpc: Option<bool>,
+}
+
+/// The client's messages; `None` for each piece that is none and must be answered all the same.
+fn messages(input: &[u8]) -> (bool, Vec<Option<Vec<u8>>>) {
+    if let Some(bodies) = bodies(input, LONGEST) {
+        return (true, bodies);
+    }
+    let mut messages = Vec::new();
+    for line in input.split(|&b| b == b'\n') {
+        if line.len() > LONGEST {
+            messages.push(None);
+            continue;
+        }
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if !line.trim_ascii().is_empty() {
+            messages.push(Some(line.to_vec()));
+        }
+    }
+    (false, messages)
+}
+
+/// The server's messages.
+fn split(mut output: &[u8], headers: bool) -> Vec<Value> {
+    let mut messages = Vec::new();
+    while !output.is_empty() {
+        let (start, length) = if headers {
+            let end = output
+                .windows(4)
+                .position(|four| four == b"\r\n\r\n")
+                .expect("headers end");
+            let header = str::from_utf8(&output[..end]).expect("headers are text");
+            let length = header.strip_prefix("Content-Length: ").expect("one header");
+            (end + 4, length.parse().expect("a length"))
+        } else {
+            let length = output.iter().position(|&b| b == b'\n').expect("only whole lines");
+            (0, length + 1)
+        };
+        let (message, rest) = output[start..].split_at(length);
+        assert_ne!(headers, message.ends_with(b"\n"));
+        messages.push(serde_json::from_slice(message).expect("every message is JSON"));
+        output = rest;
+    }
+    messages
 }
 
 impl Expected {
     fn of(input: &[u8]) -> Expected {
-        let mut expected = Expected::default();
+        let (headers, messages) = messages(input);
+        let mut expected = Expected {
+            headers,
+            ..Expected::default()
+        };
         let mut ambiguous = HashSet::new();
-        for line in input.split(|&b| b == b'\n') {
-            let id = if line.len() > LONGEST {
-                None
-            } else {
-                let line = line.strip_suffix(b"\r").unwrap_or(line);
-                if line.trim_ascii().is_empty() {
-                    continue;
+        for (index, message) in messages.iter().enumerate() {
+            let mut id = None;
+            if let Some(message) = message {
+                let (message, jsonrpc) = parse(message);
+                if index == 0 {
+                    expected.jsonrpc = jsonrpc;
                 }
-                match parse(line).0 {
+                id = match message {
                     Line::Notification => continue,
                     Line::Invalid { id, .. } => id,
                     Line::Request { id, request } => {
@@ -177,8 +228,8 @@ impl Expected {
                         }
                         Some(id)
                     }
-                }
-            };
+                };
+            }
             let id = text(id.as_ref());
             let count = expected.answers.entry(id.clone()).or_default();
             *count += 1;
@@ -194,11 +245,12 @@ impl Expected {
     }
 
     fn check(&self, output: &[u8]) {
-        assert!(output.is_empty() || output.ends_with(b"\n"), "only whole lines");
         let mut answers: HashMap<String, usize> = HashMap::new();
         let mut live: HashMap<String, Generation> = HashMap::new();
-        for line in output.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
-            let message: Value = serde_json::from_slice(line).expect("every line is JSON");
+        for message in split(output, self.headers) {
+            if let Some(jsonrpc) = self.jsonrpc {
+                assert_eq!(message.get("jsonrpc") == Some(&json!("2.0")), jsonrpc);
+            }
             let Some(method) = message.get("method") else {
                 let id = message["id"].to_string();
                 assert!(message.get("result").is_some() != message.get("error").is_some());
