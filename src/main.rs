@@ -93,10 +93,11 @@ fn run(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
             continue;
         }
         stopper.stop();
-        if first.replace(signal).is_some() {
+        if first.is_some() {
             // Asked twice: do not wait for anybody any more.
             break;
         }
+        first = Some(signal);
     }
     let end = match first {
         Some(_) if !dispatcher.is_finished() => Ok(End::Stopped),

@@ -477,8 +477,19 @@ fn signal_is_not_held_up_by_a_client_that_never_stops_asking() {
 fn second_signal_waits_for_nobody() {
     let stalled = Stalled::new(Mode::Pipe, &[]);
     signal(stalled.server.id(), libc::SIGTERM);
+    wait_until("the first one is being obeyed", || {
+        !below(stalled.server.id())
+            .iter()
+            .any(|p| p.name == "sleep" || p.name == "yes")
+    });
+    let asked = Instant::now();
     signal(stalled.server.id(), libc::SIGINT);
     stalled.must_end_with(143);
+    assert!(
+        asked.elapsed() < Duration::from_millis(1500),
+        "{:?}",
+        asked.elapsed()
+    );
 }
 
 /// Who starts the server so that it outlives a terminal means it.

@@ -566,7 +566,11 @@ fn daemons_cost_no_thread() {
         let pid: u32 = String::from_utf8_lossy(&stdout).trim().parse().expect("a pid");
         daemons.push(pid);
     }
-    wait_until("threads and descriptors are back", || held() == before);
+    // The thread of the first one may still have been there when they were counted.
+    wait_until("threads and descriptors are back", || {
+        let now = held();
+        now.0 <= before.0 && now.1 <= before.1
+    });
     assert!(
         daemons.iter().all(|&pid| is_alive(pid)),
         "they live until the connection ends"
