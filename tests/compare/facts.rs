@@ -184,6 +184,7 @@ impl Reader {
                     self.wrong.push(format!("{name}: the result is no object"));
                 }
                 for (member, value) in members {
+                    let value = self.value(&value);
                     self.facts.add(format!("{name} {method}.{member}"), value);
                 }
                 if method == "process/spawn" {
@@ -206,7 +207,10 @@ impl Reader {
                             let name = name.clone();
                             self.facts.texts.push(Fact { name, value });
                         }
-                        _ => self.facts.add(format!("{name} error.{member}"), value.clone()),
+                        _ => {
+                            let value = self.value(value);
+                            self.facts.add(format!("{name} error.{member}"), value);
+                        }
                     }
                 }
             }
@@ -301,10 +305,7 @@ impl Reader {
                 continue;
             };
             for (member, value) in exited {
-                let value = match value {
-                    Value::String(text) => self.text(text.as_bytes()).into(),
-                    value => value,
-                };
+                let value = self.value(&value);
                 if member != "processHandle" {
                     self.facts.add(format!("{name} exited.{member}"), value);
                 }
@@ -322,6 +323,20 @@ impl Reader {
             facts.add(format!("response {id}"), "none");
         }
         facts
+    }
+
+    /// A value without the name of the scenario's directory.
+    fn value(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => self.text(text.as_bytes()).into(),
+            Value::Array(items) => items.iter().map(|item| self.value(item)).collect(),
+            Value::Object(members) => {
+                let members = members.iter();
+                let members = members.map(|(name, value)| (name.clone(), self.value(value)));
+                Value::Object(members.collect())
+            }
+            value => value.clone(),
+        }
     }
 
     /// Bytes to be read by people, and the same for every server.

@@ -365,24 +365,25 @@ impl Player<'_> {
         self.input = None;
         self.lines.push((self.started.elapsed(), Line::Closed));
         let until = Instant::now() + END;
+        while let Ok(()) = self.take(until) {}
         let ended = loop {
-            match self.take(until) {
-                Ok(()) => {}
-                Err(RecvTimeoutError::Disconnected) => break true,
-                Err(RecvTimeoutError::Timeout) => break false,
+            match child.try_wait() {
+                Ok(None) if Instant::now() < until => thread::sleep(Duration::from_millis(2)),
+                ended => break ended,
             }
         };
-        // The group goes while its leader has not been reaped: until then its
-        // number belongs to nobody else. A leader whose stdout is closed has
-        // its exit code already.
+        // What a wrapper left behind, or all of a server that does not end. No
+        // new process has taken the group's number in the meantime: the system
+        // hands out all others first.
         let group = format!("kill -s KILL -- -{}", child.id());
         let _ = Command::new("sh")
             .args(["-c", &group])
             .stderr(Stdio::null())
             .status();
-        match child.wait() {
-            _ if !ended => format!("not within {} s of its stdin's end", END.as_secs()),
-            Ok(status) => status.to_string(),
+        let _ = child.wait();
+        match ended {
+            Ok(Some(status)) => status.to_string(),
+            Ok(None) => format!("not within {} s of its stdin's end", END.as_secs()),
             Err(error) => error.to_string(),
         }
     }
