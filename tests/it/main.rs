@@ -37,6 +37,7 @@ mod start_state;
 
 // A whole connection.
 mod connection;
+mod ends;
 mod resources;
 
 use harness::{Body, Mode, Test};
@@ -62,6 +63,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("framing", framing::TESTS),
     ("memory", memory::TESTS),
     ("connection", connection::TESTS),
+    ("ends", ends::TESTS),
     ("resources", resources::TESTS),
 ];
 
