@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::outbox::{CHUNK, Credit, Outbox, Permit};
 use crate::protocol::{Collected, OutputDelta, Stream};
-use crate::sys::{self, Interest};
+use crate::sys;
 
 /// What a pipe is asked to hold once its stream is busy. More gains nothing: it no longer fits the cache.
 const BUSY_PIPE: libc::c_int = 256 * 1024;
@@ -161,11 +161,8 @@ impl Output {
 
     /// Nothing is left to read and nobody is left to write, though the end was not read yet.
     pub(crate) fn has_run_dry(&self) -> bool {
-        let mut interest = [Interest::hangup(self.source.as_raw_fd())];
         self.state == State::Ended
-            || sys::poll(&mut interest, Some(Duration::ZERO)).is_ok()
-                && interest[0].hung_up()
-                && sys::readable_bytes(&self.source).is_ok_and(|n| n == 0)
+            || sys::is_hung_up(&self.source) && sys::readable_bytes(&self.source).is_ok_and(|n| n == 0)
     }
 
     /// Reads a chunk and passes it on.

@@ -129,11 +129,13 @@ impl Stdin {
                     }
                     self.taken(n);
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // A terminal that nobody has open may be opened again; its process decides.
-                Err(e) if self.terminal && e.raw_os_error() == Some(libc::EIO) => {
-                    self.look_again_at = Some(Instant::now() + LOOK_AGAIN);
+                Err(e) if self.is_full(&e) => {
+                    // A terminal that nobody has open may be opened again; its process decides.
+                    // Until then poll reports the hang-up without end.
+                    if self.terminal && sys::is_hung_up(sink) {
+                        self.look_again_at = Some(Instant::now() + LOOK_AGAIN);
+                    }
                     break;
                 }
                 Err(_) => {
@@ -150,6 +152,11 @@ impl Stdin {
                 self.outbox.answer(Some(id), Ok(Reply::Done));
             }
         }
+    }
+
+    /// Whether a write that failed may succeed later.
+    fn is_full(&self, error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::WouldBlock || self.terminal && error.raw_os_error() == Some(libc::EIO)
     }
 
     /// Everything before the end has been written: ends a pipe, types end-of-file at a terminal.

@@ -232,6 +232,12 @@ pub(crate) fn poll(interests: &mut [Interest], timeout: Option<Duration>) -> io:
     }
 }
 
+/// Whether the other end of `fd` is gone.
+pub(crate) fn is_hung_up(fd: &OwnedFd) -> bool {
+    let mut interest = [Interest::hangup(fd.as_raw_fd())];
+    poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].hung_up()
+}
+
 /// An event counter: something another thread sets to end a `poll`.
 #[derive(Debug)]
 pub(crate) struct EventFd(OwnedFd);

@@ -348,17 +348,19 @@ fn a_hung_up_terminal_can_be_opened_again() {
     client.finish();
 }
 
-/// What was typed while nobody had it open waits, without a spin, and arrives.
+/// What was typed while nobody had it open, more than the kernel takes, waits without a spin.
 fn input_for_a_hung_up_terminal_costs_nothing() {
+    const TYPED: usize = 512 * 1024;
     let mut client = Client::in_process();
+    let reader = format!("head -c {TYPED} | wc -c");
     let pid = client.spawn(script(
         "c",
-        "exec 0<&- 1>&- 2>&-; kill -STOP $$; exec 0<>/dev/tty 1>&0; read line; echo \"got $line\"",
+        &format!("stty raw -echo; exec 0<&- 1>&- 2>&-; kill -STOP $$; exec 0<>/dev/tty 1>&0; {reader}"),
     ));
     wait_until("it is stopped", || {
         processes().iter().any(|p| p.pid == pid && p.state == "T")
     });
-    let id = client.write("c", b"typed\n");
+    let id = client.write("c", &vec![b'x'; TYPED]);
     assert_eq!(client.result(id), json!({}));
     let before = cpu_time();
     std::thread::sleep(Duration::from_millis(500));
@@ -368,7 +370,7 @@ fn input_for_a_hung_up_terminal_costs_nothing() {
         "{spent:?} of CPU time in half a second"
     );
     client.call("process/kill", json!({"processHandle": "c", "signal": "SIGCONT"}));
-    client.until("c", "got typed\r\n");
+    client.until("c", &format!("{TYPED}\n"));
     assert_eq!(client.exited("c")["exitCode"], 0);
     client.finish();
 }
