@@ -65,7 +65,7 @@ pub fn run() -> io::Result<i32> {
     // The client must see the server's ends close, not ours.
     let _ = sys::let_go_of_stdio();
     // From here on the guard sleeps; it needs a tenth of the code that started it.
-    sys::forget_code_pages();
+    forget_code_pages();
 
     let mut detached = HashSet::new();
     let status = loop {
@@ -273,4 +273,9 @@ pub fn is_ignored(signal: i32) -> bool {
 pub fn stderr_has_room() -> bool {
     let mut interest = [Interest::write(libc::STDERR_FILENO)];
     sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].writable()
+}
+
+/// Gives the memory of code that has run back to the system; what runs again comes back by itself.
+pub fn forget_code_pages() {
+    sys::forget_code_pages();
 }

@@ -86,6 +86,8 @@ fn run(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
             result
         })?;
 
+    // Most of the code that has run so far runs once.
+    guard::forget_code_pages();
     let mut first = None;
     for signal in &mut signals {
         if signal == SIGCHLD {
