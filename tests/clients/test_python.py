@@ -1,0 +1,513 @@
+"""The Python client against the real server, which the variable PROCWIRE names."""
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import unittest
+from pathlib import Path
+
+CLIENTS = Path(__file__).resolve().parents[2] / "docs" / "clients"
+sys.path.insert(0, str(CLIENTS))
+sys.dont_write_bytecode = True
+
+import procwire  # noqa: E402
+from procwire import (
+    DEVNULL,
+    PIPE,
+    STDOUT,
+    RpcError,
+    Server,
+    ServerGone,
+    SpawnError,
+    TimeoutExpired,
+)  # noqa: E402
+
+PATIENCE = 30
+NEVER = ["sleep", "1000"]
+
+
+def wait_until(what, condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited in vain until {what}")
+        time.sleep(0.002)
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(") ", 1)[1][0] not in "ZX"
+    except OSError:
+        return False
+
+
+def run_script(script):
+    """A program of its own, beside the client; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", textwrap.dedent(script)],
+        cwd=CLIENTS,
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0 and done.stderr == "", done
+    return done.stdout
+
+
+class TestCase(unittest.TestCase):
+    def setUp(self):
+        self.server = Server()
+        self.addCleanup(self.server.close)
+
+    def popen(self, *arguments, **options):
+        process = self.server.popen(*arguments, **options)
+        self.assertGreater(process.pid, 0)
+        return process
+
+
+class Programs(TestCase):
+    def test_the_example_runs_as_it_is(self):
+        example = re.search(r"\n\n((?:    .*\n|\n)+)", procwire.__doc__).group(1)
+        self.assertEqual(len([line for line in example.splitlines() if line.strip()]), 4)
+        self.assertEqual(run_script(example), "HELLO\n")
+
+    def test_output_and_exit_code_of_a_program(self):
+        process = self.popen(["sh", "-c", "echo out; echo err >&2; exit 3"])
+        self.assertEqual(process.stdout.read(), b"out\n")
+        self.assertEqual(process.stderr.read(), b"err\n")
+        self.assertEqual(process.wait(PATIENCE), 3)
+        self.assertEqual((process.returncode, process.poll(), process.exit.code), (3, 3, 3))
+        self.assertEqual((process.exit.stdout_bytes, process.exit.stderr_bytes), (4, 4))
+        self.assertGreater(process.exit.max_rss, 0)
+        self.assertIsNone(process.stdin)
+        self.assertEqual(
+            repr(process), "<Popen: returncode: 3 args: ['sh', '-c', 'echo out; echo err >&2; exit 3']>"
+        )
+
+    def test_lines_come_as_they_are_written(self):
+        with self.popen(
+            ["sh", "-c", "while read x; do echo got $x; done"], stdin=PIPE, text=True, bufsize=1
+        ) as process:
+            for word in ["eins", "zwei", "drüber"]:
+                process.stdin.write(f"{word}\n")
+                self.assertEqual(process.stdout.readline(), f"got {word}\n")
+            self.assertIsNone(process.poll())
+        self.assertEqual(process.returncode, 0)
+
+    def test_lines_can_be_iterated(self):
+        process = self.popen(["seq", "1000"], text=True)
+        self.assertEqual([int(line) for line in process.stdout], list(range(1, 1001)))
+
+    def test_run_is_as_in_subprocess(self):
+        done = self.server.run(["sh", "-c", "cat; echo e >&2"], input=b"in")
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, b"in", b"e\n"))
+        done = self.server.run(["cat"], input="ü\r\n€", text=True)
+        self.assertEqual(done.stdout, "ü\n€")
+        with self.assertRaises(subprocess.CalledProcessError) as caught:
+            self.server.run(["sh", "-c", "echo no; exit 4"], check=True)
+        self.assertEqual((caught.exception.returncode, caught.exception.output), (4, b"no\n"))
+        with self.assertRaises(TimeoutExpired) as caught:
+            self.server.run(["sh", "-c", "echo begun; sleep 1000"], timeout=0.5)
+        self.assertEqual(caught.exception.output, b"begun\n")
+        self.assertEqual(self.server.list(), [])
+
+    def test_shell_commands(self):
+        self.assertEqual(self.server.run("echo $((6*7))", shell=True, text=True).stdout, "42\n")
+        self.assertEqual(self.server.run(["echo $1", "sh", "x"], shell=True, text=True).stdout, "x\n")
+
+    def test_directory_and_environment(self):
+        os.environ["PROCWIRE_CLIENT_TEST"] = "x"
+        self.addCleanup(os.environ.pop, "PROCWIRE_CLIENT_TEST")
+        with Server() as server:
+            script = 'pwd; echo "$A-${PROCWIRE_CLIENT_TEST-unset}"'
+            done = server.run(["sh", "-c", script], cwd=Path("/usr"), env={"A": "b c"}, text=True)
+            self.assertEqual(done.stdout, "/usr\nb c-x\n")
+            done = server.run(["sh", "-c", script], env={"PROCWIRE_CLIENT_TEST": None}, text=True)
+            self.assertEqual(done.stdout.splitlines()[1], "-unset")
+
+    def test_output_can_be_dropped_and_merged(self):
+        process = self.popen(["sh", "-c", "echo out; echo err >&2"], stdout=DEVNULL, stderr=DEVNULL)
+        self.assertEqual(process.communicate(timeout=PATIENCE), (b"", b""))
+        self.assertEqual((process.stdout, process.stderr, process.exit.stdout_bytes), (None, None, 4))
+        process = self.popen(["sh", "-c", "echo err >&2; echo out"], stdout=DEVNULL)
+        self.assertEqual(process.communicate(timeout=PATIENCE), (b"", b"err\n"))
+        process = self.popen(["sh", "-c", "echo out; echo err >&2"], stderr=STDOUT)
+        self.assertEqual(sorted(process.stdout.read().split()), [b"err", b"out"])
+        process = self.popen(["head", "-c", "100000", "/dev/zero"], output_cap=1000)
+        self.assertEqual(len(process.stdout.read()), 1000)
+        self.assertEqual(process.wait(PATIENCE), 0)
+
+    def test_what_runs_can_be_listed(self):
+        process = self.popen(NEVER)
+        (listed,) = self.server.list()
+        self.assertEqual((listed["pid"], listed["command"]), (process.pid, NEVER))
+        self.assertIn("maxMessageBytes", self.server.info["limits"])
+
+
+class Bytes(TestCase):
+    def test_every_byte_comes_back(self):
+        data = bytes(range(256)) * 17
+        self.assertEqual(self.server.run(["cat"], input=data).stdout, data)
+
+    def test_megabytes_go_both_ways(self):
+        data = os.urandom(1 << 20) * 48
+        process = self.popen(["cat"], stdin=PIPE)
+        digest = hashlib.sha256()
+
+        def feed():
+            process.stdin.write(data)
+            process.stdin.close()
+
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        count = 0
+        for piece in iter(lambda: process.stdout.read1(1 << 16), b""):
+            digest.update(piece)
+            count += len(piece)
+        feeder.join(PATIENCE)
+        self.assertEqual(count, len(data))
+        self.assertEqual(digest.digest(), hashlib.sha256(data).digest())
+        self.assertEqual(process.wait(PATIENCE), 0)
+
+    def test_a_program_that_does_not_read_slows_its_writer_alone(self):
+        process = self.popen(["sh", "-c", "echo ready; sleep 1000"], stdin=PIPE)
+        self.assertEqual(process.stdout.readline(), b"ready\n")
+        outcome = []
+
+        def feed():
+            try:
+                process.stdin.write(bytes(64 << 20))
+            except BrokenPipeError as error:
+                outcome.append(error)
+
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        wait_until("stdin is full", lambda: self.server.list()[0]["stdinPendingBytes"] > 1 << 20)
+        for _ in range(20):
+            self.assertEqual(self.server.run(["echo", "x"]).stdout, b"x\n")
+        self.assertLess(self.server.list()[0]["stdinPendingBytes"], 2 << 20)
+        self.assertTrue(feeder.is_alive())
+        process.kill()
+        feeder.join(PATIENCE)
+        self.assertEqual(len(outcome), 1)
+        self.assertEqual(process.wait(PATIENCE), -signal.SIGKILL)
+
+    def test_output_that_nobody_reads_slows_its_program(self):
+        with Server(max_unread=1 << 20) as server:
+            process = server.popen(["head", "-c", "100000000", "/dev/zero"])
+            wait_until("the client has enough", lambda: server._unread > 1 << 20)
+            time.sleep(0.3)
+            self.assertLess(server._unread, 2 << 20)
+            self.assertIsNone(process.poll())
+            # Whoever waits for something is not held up by it.
+            self.assertEqual(server.run(["echo", "x"]).stdout, b"x\n")
+            total = sum(len(piece) for piece in iter(lambda: process.stdout.read1(1 << 20), b""))
+            self.assertEqual((total, process.wait(PATIENCE)), (100_000_000, 0))
+
+    def test_wait_needs_no_reader(self):
+        process = self.popen(["head", "-c", "3000000", "/dev/zero"])
+        self.assertEqual(process.wait(PATIENCE), 0)
+        self.assertEqual(len(process.stdout.read()), 3_000_000)
+
+    def test_output_of_a_closed_stream_is_dropped(self):
+        process = self.popen(["sh", "-c", "head -c 3000000 /dev/zero; echo done >&2"])
+        process.stdout.close()
+        self.assertEqual(process.stderr.read(), b"done\n")
+        self.assertEqual(process.wait(PATIENCE), 0)
+
+
+class Input(TestCase):
+    def test_closing_stdin_is_the_end_of_file(self):
+        process = self.popen(["sh", "-c", "cat; echo end"], stdin=PIPE)
+        process.stdin.write(b"some ")
+        process.stdin.flush()
+        self.assertEqual(process.stdout.read(5), b"some ")
+        process.stdin.close()
+        self.assertEqual(process.stdout.read(), b"end\n")
+        self.assertTrue(process.stdin.closed)
+
+    def test_without_a_pipe_stdin_is_empty(self):
+        self.assertEqual(self.server.run(["wc", "-c"], text=True).stdout, "0\n")
+
+    def test_writing_to_a_program_that_has_ended_is_a_broken_pipe(self):
+        process = self.popen(["true"], stdin=PIPE, bufsize=0)
+        process.wait(PATIENCE)
+        with self.assertRaises(BrokenPipeError):
+            process.stdin.write(b"x")
+        process.stdin.close()
+
+    def test_communicate_bears_a_program_that_does_not_read(self):
+        process = self.popen(["echo", "x"], stdin=PIPE)
+        self.assertEqual(process.communicate(bytes(9 << 20), PATIENCE), (b"x\n", b""))
+
+
+class Terminals(TestCase):
+    def test_a_terminal_of_its_own(self):
+        process = self.popen(
+            ["sh", "-c", "stty size; tty; read x; stty size"], tty=True, size=(30, 100), text=True
+        )
+        self.assertEqual(process.stdout.readline(), "30 100\n")
+        self.assertRegex(process.stdout.readline(), "^/dev/pts/")
+        self.assertIsNone(process.stderr)
+        process.resize(50, 132)
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        self.assertEqual(process.stdout.read(), "go\n50 132\n")
+        self.assertEqual(process.wait(PATIENCE), 0)
+
+    def test_closing_stdin_types_end_of_file(self):
+        process = self.popen(["sh", "-c", "stty -echo; echo ready; cat; echo end"], tty=True)
+        self.assertEqual(process.stdout.readline(), b"ready\r\n")
+        process.stdin.write(b"abc\n")
+        process.stdin.close()
+        self.assertEqual(process.stdout.read(), b"abc\r\nend\r\n")
+
+    def test_only_a_terminal_can_be_resized(self):
+        process = self.popen(NEVER)
+        with self.assertRaises(RpcError) as caught:
+            process.resize(3, 4)
+        self.assertEqual(caught.exception.code, -32600)
+        with self.assertRaises(ValueError):
+            self.popen(["true"], size=(3, 4))
+        terminal = self.popen(NEVER, tty=True)
+        with self.assertRaises(ValueError):
+            terminal.resize(0, 4)
+
+
+class Ends(TestCase):
+    def test_signals(self):
+        for send, expected in [
+            (lambda p: p.kill(), "SIGKILL"),
+            (lambda p: p.terminate(), "SIGTERM"),
+            (lambda p: p.send_signal(signal.SIGINT), "SIGINT"),
+            (lambda p: p.send_signal("USR1"), "SIGUSR1"),
+            (lambda p: p.send_signal(34), "SIGRTMIN"),
+        ]:
+            for tty in [False, True]:
+                process = self.popen(NEVER, tty=tty)
+                self.assertIsNone(process.poll())
+                send(process)
+                number = getattr(signal, expected)
+                self.assertEqual(process.wait(PATIENCE), -number, expected)
+                self.assertEqual((process.exit.signal, process.exit.code), (expected, 128 + number))
+                send(process)  # Nothing is left to be signalled, and that is no error.
+
+    def test_terminate_with_grace(self):
+        process = self.popen(["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1000; done"])
+        process.stdout.readline()
+        process.terminate(grace=0.1)
+        self.assertEqual(process.wait(PATIENCE), -signal.SIGKILL)
+
+    def test_a_signal_that_is_none(self):
+        process = self.popen(NEVER)
+        with self.assertRaises(ValueError):
+            process.send_signal("SIGNOTHING")
+
+    def test_waiting_no_longer_than(self):
+        process = self.popen(["sh", "-c", "echo begun; read x; echo $x"], stdin=PIPE)
+        with self.assertRaises(TimeoutExpired):
+            process.wait(timeout=0.05)
+        self.assertIsNone(process.returncode)
+        process.stdin.write(b"more\n")
+        process.stdin.flush()
+        self.assertEqual(process.communicate(timeout=PATIENCE)[0], b"begun\nmore\n")
+
+    def test_nothing_is_lost_when_communicate_is_called_again(self):
+        process = self.popen(
+            ["sh", "-c", "cat; while ! [ -e /proc/$0/fd/99 ]; do sleep 0.3; exit; done", "1"], stdin=PIPE
+        )
+        with self.assertRaises(TimeoutExpired):
+            process.communicate(b"input", timeout=0.05)
+        self.assertEqual(process.communicate(timeout=PATIENCE), (b"input", b""))
+        self.assertEqual(process.communicate(), (b"input", b""))
+
+    def test_a_timeout_of_the_server(self):
+        process = self.popen(NEVER, timeout=0.05)
+        process.wait(PATIENCE)
+        self.assertTrue(process.exit.timed_out)
+        self.assertEqual(process.exit.code, 124)
+
+    def test_leaving_a_with_statement_waits(self):
+        with self.popen(["sh", "-c", "read x; exit 5"], stdin=PIPE) as process:
+            pass
+        self.assertEqual(process.returncode, 5)
+
+
+class Refusals(TestCase):
+    def test_a_program_that_is_not_there(self):
+        with self.assertRaises(FileNotFoundError) as caught:
+            self.popen(["no-such-program"])
+        error = caught.exception
+        self.assertIsInstance(error, SpawnError)
+        self.assertEqual((error.errno, error.stage, error.filename), (2, "lookup", "no-such-program"))
+        self.assertIn("no-such-program", error.__cause__.message)
+
+    def test_a_program_that_cannot_be_run(self):
+        for tty in [False, True]:
+            with self.assertRaises(PermissionError) as caught:
+                self.popen(["/etc/passwd"], tty=tty)
+            self.assertEqual((caught.exception.errno, caught.exception.stage), (13, "exec"))
+
+    def test_a_directory_that_is_not_there(self):
+        with self.assertRaises(FileNotFoundError) as caught:
+            self.popen(["true"], cwd="/no/such/directory")
+        self.assertEqual(caught.exception.stage, "cwd")
+
+    def test_arguments_that_do_not_fit(self):
+        for arguments, options in [
+            ([[]], {}),
+            ([["true"]], {"cwd": "relative"}),
+            ([["true"]], {"env": {"a=b": "c"}}),
+        ]:
+            with self.assertRaises(ValueError):
+                self.popen(*arguments, **options)
+        with self.assertRaises(ValueError):
+            self.popen(["true"], stdout=STDOUT)
+        with self.assertRaisesRegex(ValueError, "limit"):
+            self.popen(["true", "x" * (17 << 20)])
+        self.assertEqual(self.server.run(["echo", "x"]).stdout, b"x\n")
+
+
+class Connections(TestCase):
+    def test_many_programs_and_threads_at_once(self):
+        failures = []
+
+        def work(number):
+            try:
+                for _ in range(5):
+                    data = f"{number} ".encode() * 5000
+                    done = self.server.run(["sh", "-c", f"cat; exit {number}"], input=data, timeout=PATIENCE)
+                    assert (done.stdout, done.returncode) == (data, number), done.returncode
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(32)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(4 * PATIENCE)
+        self.assertEqual(failures, [])
+
+    def test_closing_kills_what_runs(self):
+        process = self.popen(["sh", "-c", "setsid sleep 1000 & echo $!; wait"])
+        other = int(process.stdout.readline())
+        self.server.close()
+        self.assertFalse(is_alive(process.pid))
+        self.assertFalse(is_alive(other))
+        # The server has told how it ended.
+        self.assertEqual(process.wait(PATIENCE), -signal.SIGKILL)
+        self.assertEqual(process.stdout.read(), b"")
+        process.kill()
+        for use in [lambda: self.popen(["true"]), self.server.list]:
+            with self.assertRaises(ServerGone):
+                use()
+        self.server.close()
+
+    def test_the_death_of_the_server_is_noticed_by_all(self):
+        process = self.popen(["sh", "-c", "echo ready; sleep 1000"], stdin=PIPE)
+        self.assertEqual(process.stdout.readline(), b"ready\n")
+        noticed = []
+
+        def wait_for(use):
+            try:
+                use()
+            except ServerGone as error:
+                noticed.append(error)
+
+        waits = [
+            process.wait,
+            process.stdout.read,
+            process.stderr.readline,
+            lambda: process.stdin.write(bytes(32 << 20)),
+        ]
+        threads = [threading.Thread(target=wait_for, args=(use,)) for use in waits]
+        for thread in threads:
+            thread.start()
+        wait_until("the writer waits", lambda: self.server.list()[0]["stdinPendingBytes"] > 1 << 20)
+        # The process that was started is the guard; the one below it is the server.
+        with open(f"/proc/{self.server.pid}/task/{self.server.pid}/children") as children:
+            os.kill(int(children.read().split()[0]), signal.SIGKILL)
+        for thread in threads:
+            thread.join(PATIENCE)
+        self.assertEqual(len(noticed), 4)
+        with self.assertRaises(ServerGone):
+            self.popen(["true"])
+        self.assertIsNone(process.poll())
+        wait_until("the program is gone as well", lambda: not is_alive(process.pid))
+
+    def test_what_is_no_server_is_noticed(self):
+        with self.assertRaisesRegex(ServerGone, "no message of the protocol"):
+            Server(["echo", "hello"])
+        with self.assertRaises(ServerGone):
+            Server("false")
+        with self.assertRaises(FileNotFoundError):
+            Server(["/no/such/server"])
+
+    def test_any_command_may_lead_to_the_server(self):
+        with Server(["sh", "-c", 'exec "$@"', "sh", *procwire.shlex.split(os.environ["PROCWIRE"])]) as server:
+            self.assertEqual(server.run(["echo", "x"]).stdout, b"x\n")
+
+    def test_a_program_that_is_forgotten_holds_up_nothing(self):
+        for _ in range(20):
+            self.popen(["head", "-c", "200000", "/dev/zero"], stdin=PIPE)
+        self.assertEqual(self.server.run(["echo", "x"]).stdout, b"x\n")
+        wait_until("they have ended", lambda: not self.server.list())
+        wait_until("nothing is kept of them", lambda: not self.server._live and not self.server._unread)
+
+    def test_the_end_of_the_client_ends_everything(self):
+        pid = int(run_script("""
+                from procwire import PIPE, Server
+                process = Server().popen(["sleep", "1000"], stdin=PIPE)
+                process.stdin.write(b"not flushed")
+                print(process.pid)
+                """))
+        wait_until("the program is gone", lambda: not is_alive(pid))
+
+    def test_detached_programs_outlive_the_connection(self):
+        with Server() as server:
+            process = server.popen(NEVER, detach=True, stdout=DEVNULL, stderr=DEVNULL)
+        self.addCleanup(os.kill, process.pid, signal.SIGKILL)
+        self.assertTrue(is_alive(process.pid))
+
+
+class Result(unittest.TestResult):
+    """One line a test."""
+
+    def _line(self, word, test):
+        print(f"{word:<7} python: {test._testMethodName.replace('_', ' ')[5:]}", flush=True)
+
+    def addSuccess(self, test):
+        super().addSuccess(test)
+        self._line("ok", test)
+
+    def addFailure(self, test, error):
+        super().addFailure(test, error)
+        self._line("FAILED", test)
+        print(textwrap.indent(self.failures[-1][1], "    "))
+
+    def addError(self, test, error):
+        super().addError(test, error)
+        name = getattr(test, "_testMethodName", None)
+        if name is None:
+            print(f"FAILED  python: {test}")
+        else:
+            self._line("FAILED", test)
+        print(textwrap.indent(self.errors[-1][1], "    "))
+
+
+if __name__ == "__main__":
+    loader = unittest.TestLoader()
+    if len(sys.argv) > 1:
+        loader.testNamePatterns = [f"*{pattern}*" for pattern in sys.argv[1:]]
+    result = Result()
+    loader.loadTestsFromModule(sys.modules["__main__"]).run(result)
+    sys.exit(0 if result.wasSuccessful() and result.testsRun else 1)
