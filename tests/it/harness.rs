@@ -26,6 +26,8 @@ use serde_json::{Value, json};
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a test may take in all, before its process is ended with what it has said so far.
 const WHOLE_TEST: Duration = Duration::from_secs(120);
+/// How many seconds the random sequences of `model.rs` are to last.
+pub const MODEL_SECONDS: &str = "PROCWIRE_MODEL_SECONDS";
 /// Names the test to run to a process of its own.
 pub const RUN_ONE: &str = "PROCWIRE_RUN_ONE_TEST";
 
@@ -99,6 +101,11 @@ pub fn times(count: usize) -> usize {
     (count as f64 * factor.unwrap_or(1.0)).max(1.0) as usize
 }
 
+/// What the environment says in [`MODEL_SECONDS`].
+pub fn model_seconds() -> Option<u64> {
+    std::env::var(MODEL_SECONDS).ok()?.parse().ok()
+}
+
 // ---- one process a test ----
 
 /// Runs one test in a process of its own; what it printed is the error if it failed.
@@ -109,6 +116,8 @@ pub fn run_in_own_process(name: &str) -> Result<(), String> {
         .output()
         .map_err(|e| format!("the test's process could not be started: {e}"))?;
     if output.status.success() {
+        // What a test tells though it passes.
+        print!("{}", String::from_utf8_lossy(&output.stdout));
         return Ok(());
     }
     Err(format!(
@@ -125,8 +134,9 @@ pub fn run_alone(body: impl FnOnce()) {
     std::thread::Builder::new()
         .name("watchdog".into())
         .spawn(|| {
-            std::thread::sleep(WHOLE_TEST);
-            eprintln!("the test took more than {WHOLE_TEST:?}");
+            let patience = WHOLE_TEST + Duration::from_secs(model_seconds().unwrap_or(0));
+            std::thread::sleep(patience);
+            eprintln!("the test took more than {patience:?}");
             print_transcript();
             kill_descendants();
             std::process::exit(101);
@@ -275,7 +285,7 @@ pub fn reap_adopted() {
 }
 
 /// At a failure: what the test has started must not outlive it.
-fn kill_descendants() {
+pub fn kill_descendants() {
     let own = std::process::id();
     for _ in 0..100 {
         let all = processes();
@@ -346,13 +356,20 @@ impl Drop for Scratch {
 
 static TRANSCRIPT: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-fn record(direction: &str, line: &[u8]) {
+pub fn record(direction: &str, line: &[u8]) {
     let mut text = String::from_utf8_lossy(&line[..line.len().min(600)]).into_owned();
     if line.len() > 600 {
         text.push_str(&format!("… ({} bytes)", line.len()));
     }
     if let Ok(mut transcript) = TRANSCRIPT.lock() {
         transcript.push(format!("{direction} {}", text.trim_end()));
+    }
+}
+
+/// Begins a new conversation.
+pub fn forget_transcript() {
+    if let Ok(mut transcript) = TRANSCRIPT.lock() {
+        transcript.clear();
     }
 }
 

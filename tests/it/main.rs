@@ -40,6 +40,9 @@ mod connection;
 mod ends;
 mod resources;
 
+// Everything at once.
+mod model;
+
 use harness::{Body, Mode, Test};
 use libtest_mimic::{Arguments, Trial};
 
@@ -65,6 +68,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("connection", connection::TESTS),
     ("ends", ends::TESTS),
     ("resources", resources::TESTS),
+    ("model", model::TESTS),
 ];
 
 fn main() {
