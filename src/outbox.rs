@@ -37,7 +37,8 @@ const SMALL_CHUNK: usize = 4 * 1024;
 const MESSAGE_COST: usize = 256;
 /// Requests and live processes, together, past which no request is let in.
 pub(crate) const MAX_IN_FLIGHT: usize = 65_536;
-/// Bytes of unsent answers and exits past which no request is let in.
+/// Bytes of unsent answers past which no request is let in, and of unsent exits past which no
+/// process is: what runs already is still killed when a client asks for it without reading.
 const MAX_UNSENT: usize = 32 * 1024 * 1024;
 /// Read buffers that are kept for reuse.
 const KEPT_BUFFERS: usize = 16;
@@ -71,6 +72,7 @@ pub(crate) struct Outbox {
 struct Shared {
     in_flight: AtomicUsize,
     unsent: AtomicUsize,
+    unsent_exits: AtomicUsize,
     /// The dispatcher waits to be told that there is room.
     wants_room: AtomicBool,
     notices: Sender<Notice>,
@@ -101,6 +103,7 @@ pub(crate) fn outbox(notices: Sender<Notice>) -> (Outbox, OutboxReceiver) {
     let shared = Arc::new(Shared {
         in_flight: AtomicUsize::new(0),
         unsent: AtomicUsize::new(0),
+        unsent_exits: AtomicUsize::new(0),
         wants_room: AtomicBool::new(false),
         notices,
         pool: AtomicUsize::new(POOL_CREDIT),
@@ -169,7 +172,7 @@ impl Outbox {
     }
 
     fn queued(&self, message: ServerMessage, permit: Option<Permit>, weight: usize) -> Queued {
-        self.shared.unsent.fetch_add(weight, SeqCst);
+        self.shared.unsent(&message).fetch_add(weight, SeqCst);
         Queued {
             message,
             permit,
@@ -182,19 +185,29 @@ impl Outbox {
         self.shared.in_flight.fetch_add(1, SeqCst);
     }
 
-    /// Takes back one [`admit`](Self::admit) that will have no message.
+    /// Takes back one [`admit`](Self::admit) that will have no message, or a late one.
     pub(crate) fn retract(&self) {
         self.shared.in_flight.fetch_sub(1, SeqCst);
+        self.shared.tell_of_room();
     }
 
     /// Whether another request may be let in. If not, [`Notice::Room`] comes when one may.
     pub(crate) fn has_room(&self) -> bool {
-        if self.shared.has_room() {
+        self.wait_for(Shared::has_room)
+    }
+
+    /// Whether another process may be started. If not, [`Notice::Room`] comes when one may.
+    pub(crate) fn has_room_for_a_process(&self) -> bool {
+        self.wait_for(Shared::has_room_for_a_process)
+    }
+
+    fn wait_for(&self, room: impl Fn(&Shared) -> bool) -> bool {
+        if room(&self.shared) {
             return true;
         }
         self.shared.wants_room.store(true, SeqCst);
         // Once more: the receiver may have made room before it could see that it was wanted.
-        self.shared.has_room()
+        room(&self.shared)
     }
 
     /// Leaves out the notifications the client does not want.
@@ -227,6 +240,28 @@ impl Outbox {
 impl Shared {
     fn has_room(&self) -> bool {
         self.in_flight.load(SeqCst) < MAX_IN_FLIGHT && self.unsent.load(SeqCst) < MAX_UNSENT
+    }
+
+    fn has_room_for_a_process(&self) -> bool {
+        self.unsent_exits.load(SeqCst) < MAX_UNSENT
+    }
+
+    /// The account that `message` is on.
+    fn unsent(&self, message: &ServerMessage) -> &AtomicUsize {
+        match message {
+            ServerMessage::Exited(_) => &self.unsent_exits,
+            ServerMessage::Response { .. } | ServerMessage::OutputDelta(_) => &self.unsent,
+        }
+    }
+
+    fn tell_of_room(&self) {
+        // One kind of room is enough to tell of: whoever waits for the other finds out, and asks again.
+        if self.wants_room.load(SeqCst)
+            && (self.has_room() || self.has_room_for_a_process())
+            && self.wants_room.swap(false, SeqCst)
+        {
+            let _ = self.notices.send(Notice::Room);
+        }
     }
 }
 
@@ -314,14 +349,11 @@ impl OutboxReceiver {
 
     fn take(&self, queued: Queued) -> Taken {
         if queued.weight > 0 {
-            self.shared.unsent.fetch_sub(queued.weight, SeqCst);
+            self.shared
+                .unsent(&queued.message)
+                .fetch_sub(queued.weight, SeqCst);
             self.shared.in_flight.fetch_sub(1, SeqCst);
-            if self.shared.wants_room.load(SeqCst)
-                && self.shared.has_room()
-                && self.shared.wants_room.swap(false, SeqCst)
-            {
-                let _ = self.shared.notices.send(Notice::Room);
-            }
+            self.shared.tell_of_room();
         }
         Taken {
             message: queued.message,

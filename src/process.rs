@@ -92,6 +92,8 @@ pub(crate) struct Vitals {
     pub(crate) stderr_bytes: Arc<AtomicU64>,
     /// The dispatcher adds, the process's thread subtracts.
     pub(crate) stdin_pending: Arc<AtomicU64>,
+    /// Writes that are not answered yet; the dispatcher adds, the process's thread subtracts.
+    pub(crate) stdin_unanswered: Arc<AtomicUsize>,
 }
 
 /// What all processes of a server share.
@@ -232,6 +234,7 @@ impl Process {
                 stdin,
                 params.tty,
                 Arc::clone(&vitals.stdin_pending),
+                Arc::clone(&vitals.stdin_unanswered),
                 outbox.clone(),
             ),
             sink: Sink {

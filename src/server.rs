@@ -9,8 +9,8 @@ use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,9 @@ const LAST_REQUESTS: Duration = Duration::from_millis(200);
 /// How long a client that has ended its input may leave us without room for the requests before that
 /// end. The end itself takes [`END`] then, and all of it three seconds.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// Writes to one process that may wait for their answers. Twice what can be in flight, so that it
+/// takes a process that does not read, and a client that does not await, to meet it.
+const MAX_UNANSWERED: usize = 2 * MAX_IN_FLIGHT;
 /// A process thread's stack. It is only touched as far as it is used; measured depth is under 16 KiB.
 const STACK: usize = 128 * 1024;
 
@@ -245,6 +248,8 @@ struct Dispatcher {
     next_serial: u64,
     common: Arc<Common>,
     initialized: bool,
+    /// Spawns that wait until the client has read more of what earlier processes have left.
+    held_back: VecDeque<Start>,
     /// Lists that wait for spawns sent before them to come to something.
     lists: Vec<(RequestId, HashSet<u64>)>,
     ending: Option<End>,
@@ -276,6 +281,7 @@ impl Dispatcher {
                 on_detach,
             }),
             initialized: false,
+            held_back: VecDeque::new(),
             lists: Vec::new(),
             ending: None,
             deadline: None,
@@ -302,7 +308,7 @@ impl Dispatcher {
                         self.begin_end(End::InputEnded);
                     }
                 }
-                Event::Notice(Notice::Room) => {}
+                Event::Notice(Notice::Room) => self.launch(),
                 Event::Notice(Notice::OutputGone) => self.begin_end(End::OutputGone),
                 Event::Notice(Notice::Stop) => self.begin_end(End::Stopped),
                 Event::Process(event) => self.on_process(event),
@@ -359,6 +365,11 @@ impl Dispatcher {
         for entry in self.table.values() {
             entry.command(Command::End);
         }
+        while let Some(start) = self.held_back.pop_front() {
+            let error = RpcError::invalid_request("the connection is ending");
+            self.outbox.answer(Some(start.id), Err(error));
+            self.failed(start.serial);
+        }
         // What was read before is still answered.
         self.input_open = false;
         let enough = Instant::now() + LAST_REQUESTS;
@@ -410,6 +421,7 @@ impl Dispatcher {
                 }
                 let bytes = write.delta.as_ref().map_or(0, Vec::len) as u64;
                 entry.vitals.stdin_pending.fetch_add(bytes, Relaxed);
+                entry.vitals.stdin_unanswered.fetch_add(1, Relaxed);
             }
             backlog.push_back((id, request));
             return;
@@ -507,11 +519,6 @@ impl Dispatcher {
             outbox: self.outbox.clone(),
             events: self.event_sender.clone(),
         };
-        thread::Builder::new()
-            .name(format!("proc-{serial}"))
-            .stack_size(STACK)
-            .spawn(move || process::run(start))
-            .map_err(|e| spawn::failure(&params, Stage::Thread, &os_error(e)))?;
         // A process is let in beside its request: it will have one more message, its exit.
         self.outbox.admit();
         self.next_serial += 1;
@@ -524,7 +531,28 @@ impl Dispatcher {
             wake,
             starting: Some(VecDeque::new()),
         });
+        self.held_back.push_back(start);
+        self.launch();
         Ok(())
+    }
+
+    /// Starts the threads of what is to be spawned, as far as there is room for what it may print.
+    fn launch(&mut self) {
+        while !self.held_back.is_empty() && self.outbox.has_room_for_a_process() {
+            let Some(start) = self.held_back.pop_front() else {
+                return;
+            };
+            let (serial, id, params) = (start.serial, start.id.clone(), Arc::clone(&start.params));
+            let thread = thread::Builder::new()
+                .name(format!("proc-{serial}"))
+                .stack_size(STACK)
+                .spawn(move || process::run(start));
+            if let Err(error) = thread {
+                let error = spawn::failure(&params, Stage::Thread, &os_error(error));
+                self.outbox.answer(Some(id), Err(error));
+                self.failed(serial);
+            }
+        }
     }
 
     fn entry(&self, handle: &str) -> Result<&Entry, RpcError> {
@@ -552,11 +580,13 @@ impl Dispatcher {
         if let Some(error) = refused {
             if counted {
                 entry.vitals.stdin_pending.fetch_sub(bytes, Relaxed);
+                entry.vitals.stdin_unanswered.fetch_sub(1, Relaxed);
             }
             return Err(error);
         }
         if !counted {
             entry.vitals.stdin_pending.fetch_add(bytes, Relaxed);
+            entry.vitals.stdin_unanswered.fetch_add(1, Relaxed);
         }
         entry.command(Command::Write {
             id: id.clone(),
@@ -630,20 +660,7 @@ impl Dispatcher {
                 self.catch_up(backlog, true);
                 self.spawn_settled(serial);
             }
-            ProcessEvent::Failed { serial } => {
-                let Some(entry) = self.remove(serial) else { return };
-                self.outbox.retract();
-                self.catch_up(entry.starting.unwrap_or_default(), false);
-                // A spawn that waited behind this one was sent before the lists that wait, too.
-                let handle = entry.params.process_handle.as_str();
-                if let Some(next) = self.table.get(handle).map(|e| e.serial) {
-                    let lists = self.lists.iter_mut().map(|(_, waiting)| waiting);
-                    for waiting in lists.filter(|waiting| waiting.contains(&serial)) {
-                        waiting.insert(next);
-                    }
-                }
-                self.spawn_settled(serial);
-            }
+            ProcessEvent::Failed { serial } => self.failed(serial),
             ProcessEvent::Ended {
                 serial,
                 exited,
@@ -674,6 +691,22 @@ impl Dispatcher {
             self.ended_bound = 64 + 2 * self.ended.len();
         }
         self.ended.insert(handle.to_string(), Arc::downgrade(handle));
+    }
+
+    /// Forgets a process that could not be started, and whose spawn has been answered.
+    fn failed(&mut self, serial: u64) {
+        let Some(entry) = self.remove(serial) else { return };
+        self.outbox.retract();
+        self.catch_up(entry.starting.unwrap_or_default(), false);
+        // A spawn that waited behind this one was sent before the lists that wait, too.
+        let handle = entry.params.process_handle.as_str();
+        if let Some(next) = self.table.get(handle).map(|e| e.serial) {
+            let lists = self.lists.iter_mut().map(|(_, waiting)| waiting);
+            for waiting in lists.filter(|waiting| waiting.contains(&serial)) {
+                waiting.insert(next);
+            }
+        }
+        self.spawn_settled(serial);
     }
 
     /// Does what was asked of a handle while its process was being started. The process may have
@@ -745,6 +778,13 @@ fn no_process(handle: &str) -> RpcError {
 /// Refuses a write that would leave too much pending. A client that awaits its answers never has
 /// more than the free amount pending, and is never refused.
 fn pending_error(config: &Config, vitals: &Vitals, params: &WriteStdinParams) -> Option<RpcError> {
+    let unanswered = vitals.stdin_unanswered.load(Relaxed);
+    if unanswered >= MAX_UNANSWERED {
+        return Some(RpcError::new(
+            code::OVERLOADED,
+            format!("{unanswered} writes to stdin wait to be answered already: await the answers to them"),
+        ));
+    }
     let pending = vitals.stdin_pending.load(Relaxed);
     let more = params.delta.as_ref().map_or(0, Vec::len) as u64;
     let limit = config.max_pending_stdin_bytes;

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use crate::outbox::Outbox;
@@ -33,6 +33,11 @@ pub(crate) struct Stdin {
     /// Queued bytes; the dispatcher adds, this thread subtracts.
     pending: Arc<AtomicU64>,
     unanswered: VecDeque<RequestId>,
+    /// How many of those, the oldest, wait for the child: they no longer count as in flight, so
+    /// that a child that does not read holds up no other request.
+    parked: usize,
+    /// How many writes are not answered yet, those on their way here included.
+    all_unanswered: Arc<AtomicUsize>,
     /// The client has closed it; the queue is still written.
     closing: bool,
     /// The last byte that went to a terminal was no end of a line.
@@ -50,6 +55,7 @@ impl Stdin {
         sink: Option<Rc<OwnedFd>>,
         terminal: bool,
         pending: Arc<AtomicU64>,
+        all_unanswered: Arc<AtomicUsize>,
         outbox: Outbox,
     ) -> Self {
         Stdin {
@@ -59,6 +65,8 @@ impl Stdin {
             at: 0,
             pending,
             unanswered: VecDeque::new(),
+            parked: 0,
+            all_unanswered,
             closing: false,
             inside_line: false,
             end_queued: false,
@@ -96,8 +104,7 @@ impl Stdin {
                 true => "stdin is already closed",
                 false => "stdin was closed by the process",
             };
-            self.outbox
-                .answer(Some(id), Err(RpcError::invalid_request(error)));
+            self.answer(id, Err(RpcError::invalid_request(error)));
             return;
         }
         if !bytes.is_empty() {
@@ -106,6 +113,10 @@ impl Stdin {
         self.closing = close;
         self.unanswered.push_back(id);
         self.pump();
+        while self.parked < self.unanswered.len() {
+            self.outbox.retract();
+            self.parked += 1;
+        }
     }
 
     /// Writes what the child takes now.
@@ -148,9 +159,7 @@ impl Stdin {
             self.close();
         }
         if self.pending.load(Relaxed) <= FREE || self.queue.is_empty() {
-            for id in self.unanswered.drain(..) {
-                self.outbox.answer(Some(id), Ok(Reply::Done));
-            }
+            self.answer_all(&Ok(Reply::Done));
         }
     }
 
@@ -195,9 +204,22 @@ impl Stdin {
         self.queue.clear();
         self.at = 0;
         self.sink = None;
-        for id in self.unanswered.drain(..) {
-            self.outbox.answer(Some(id), Err(RpcError::invalid_request(why)));
+        self.answer_all(&Err(RpcError::invalid_request(why)));
+    }
+
+    fn answer_all(&mut self, outcome: &Result<Reply, RpcError>) {
+        while let Some(id) = self.unanswered.pop_front() {
+            if self.parked > 0 {
+                self.parked -= 1;
+                self.outbox.admit();
+            }
+            self.answer(id, outcome.clone());
         }
+    }
+
+    fn answer(&self, id: RequestId, outcome: Result<Reply, RpcError>) {
+        self.all_unanswered.fetch_sub(1, Relaxed);
+        self.outbox.answer(Some(id), outcome);
     }
 
     fn taken(&self, n: usize) {

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use std::os::fd::AsRawFd;
 
 pub const TESTS: &[Test] = &[
+    test!(writes_that_wait_hold_up_no_kill),
+    test!(unread_exits_hold_up_no_kill),
     both!(any_descriptor_may_be_the_one_too_many),
     both!(descriptors_run_out_and_come_back),
     both!(any_thread_or_process_may_be_the_one_too_many),
@@ -581,4 +583,47 @@ fn daemons_cost_no_thread() {
         !daemons.iter().any(|&pid| is_alive(pid)),
         "the end of the connection finds them"
     );
+}
+
+/// A process that does not read, and more writes to it than may be in flight: they wait aside, and
+/// the kill behind them is read.
+fn writes_that_wait_hold_up_no_kill() {
+    let mut client = Client::in_process();
+    client.spawn(Mode::Pipe.params("a", &["sleep", "1000"]));
+    client.write("a", &vec![0; 2 << 20]);
+    let mut input = Vec::new();
+    for id in 0..70_000 {
+        let params = r#"{"processHandle":"a","deltaBase64":"eA=="}"#;
+        let id = 1000 + id;
+        input.extend_from_slice(
+            format!("{{\"id\":{id},\"method\":\"process/writeStdin\",\"params\":{params}}}\n").as_bytes(),
+        );
+    }
+    client.send_raw(&input);
+    client.kill("a");
+    assert_eq!(client.exited("a")["exitCode"], 137);
+    client.finish();
+}
+
+/// More collected output than is let in unread: processes wait to be started, and a kill is obeyed.
+fn unread_exits_hold_up_no_kill() {
+    let mut client = Client::binary(&[]);
+    let victim = client.spawn(Mode::Pipe.params("a", &["sleep", "1000"]));
+    client.stop_reading();
+    for i in 0..60 {
+        // Letters: a NUL would be six bytes on the wire.
+        let command = ["sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x"];
+        client.request(
+            "process/spawn",
+            json!({"processHandle": format!("h{i}"), "command": command, "timeoutMs": null}),
+        );
+    }
+    must_come_to_rest(client.pid());
+    client.request("process/kill", json!({"processHandle": "a"}));
+    wait_until("killed", || !is_alive(victim));
+    client.read_again();
+    for i in 0..60 {
+        assert_eq!(client.exited(&format!("h{i}"))["stdoutBytes"], 1_000_000);
+    }
+    client.finish();
 }
