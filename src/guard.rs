@@ -16,6 +16,7 @@
 //! | the connection ends | the server | it kills all that is below it, and exits; the guard exits with its code |
 //! | the server is killed | the guard, by SIGCHLD | it kills all that is below it, and exits |
 //! | the guard is killed | the server, by its parent-death signal | as at SIGTERM |
+//! | the server is told to end and does not | the guard, by the clock | it kills the server, and goes on as above |
 //!
 //! Processes that were spawned with `detach` are spared with all that is below them. The server
 //! tells the guard their pids through a pipe.
@@ -28,13 +29,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use crate::sys::{self, Interest, Pid, StringList};
-use crate::tree::{Held, Picture};
+use crate::tree::{Held, Picture, Seen};
 
 /// The argument by which the guard tells the server who guards it: `--guarded-by=PID,FD`.
 pub const GUARDED_BY: &str = "--guarded-by=";
 
 /// How long a sweep goes on. The kernel needs milliseconds; only a fork bomb needs more.
 const SWEEP: Duration = Duration::from_millis(1_500);
+
+/// How long the server may take to end once it has been told to: more than it takes by itself, with
+/// its own sweep. One that is stopped or stuck is killed then.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The server's side of the guard.
 #[derive(Debug)]
@@ -68,13 +73,20 @@ pub fn run() -> io::Result<i32> {
     forget_code_pages();
 
     let mut detached = HashSet::new();
+    let mut kill_at: Option<Instant> = None;
     let status = loop {
         let mut interests = [
             Interest::read(signals.as_raw_fd()),
             Interest::read(reader.as_raw_fd()),
         ];
-        if sys::poll(&mut interests, None).is_err() {
+        let left = kill_at.map(|at| at.saturating_duration_since(Instant::now()));
+        if sys::poll(&mut interests, left).is_err() {
             return Ok(1);
+        }
+        if left == Some(Duration::ZERO) {
+            log::warn!("the server does not end, and is killed");
+            let _ = sys::kill(server, libc::SIGKILL);
+            kill_at = None;
         }
         if interests[1].readable() {
             read_detached(&reader, &mut detached);
@@ -94,6 +106,7 @@ pub fn run() -> io::Result<i32> {
             }
             Some(signal) => {
                 let _ = sys::kill(server, signal);
+                kill_at.get_or_insert_with(|| Instant::now() + PATIENCE);
             }
             None => {}
         }
@@ -216,12 +229,20 @@ pub fn sweep(spared: &HashSet<Pid>) {
     let deadline = Instant::now() + SWEEP;
     while Instant::now() < deadline {
         let mut frozen = HashSet::new();
+        let mut frozen_groups = HashSet::new();
         let mut held: Vec<Held> = Vec::new();
         // Freeze until nobody new turns up, so that nobody can start another behind our back.
         loop {
-            let below = below(own, spared);
+            let below = Below::look(own, spared);
             let before = held.len();
-            for seen in below {
+            for group in below.groups {
+                // One that forks and exits all the time is gone before it can be held, but its child
+                // is in its group, and a group is stopped all at once.
+                if frozen_groups.insert(group) {
+                    let _ = sys::kill_group(group, libc::SIGSTOP);
+                }
+            }
+            for seen in below.processes {
                 if frozen.insert(seen)
                     && let Some(process) = Held::take(seen)
                 {
@@ -233,33 +254,48 @@ pub fn sweep(spared: &HashSet<Pid>) {
                 break;
             }
         }
-        if held.is_empty() {
-            break;
-        }
         for process in &held {
             process.signal(libc::SIGKILL);
         }
+        for group in frozen_groups {
+            let _ = sys::kill_group(group, libc::SIGKILL);
+        }
         crate::tree::wait_for_death(&held, deadline);
         while sys::reap_any(false).is_some() {}
+        // A picture may miss somebody; that there are no children is certain. Those that are spared
+        // are children, too, and leave only the picture.
+        if held.is_empty() && !(spared.is_empty() && sys::has_children()) {
+            break;
+        }
     }
     while sys::reap_any(false).is_some() {}
 }
 
-fn below(own: Pid, spared: &HashSet<Pid>) -> Vec<crate::tree::Seen> {
-    let picture = Picture::take();
-    let all = picture.descendants([own]);
-    let roots = all
-        .iter()
-        .filter(|p| spared.contains(&p.pid) || spared.contains(&p.session));
-    let roots: HashSet<Pid> = roots.map(|p| p.pid).collect();
-    let kept: HashSet<Pid> = picture
-        .descendants(roots.iter().copied())
-        .iter()
-        .map(|p| p.pid)
-        .collect();
-    all.into_iter()
-        .filter(|p| !roots.contains(&p.pid) && !kept.contains(&p.pid))
-        .collect()
+/// Who is to be swept.
+struct Below {
+    processes: Vec<Seen>,
+    /// Groups that have nobody in them who is spared.
+    groups: HashSet<Pid>,
+}
+
+impl Below {
+    fn look(own: Pid, spared: &HashSet<Pid>) -> Below {
+        let picture = Picture::take();
+        let all = picture.descendants([own]);
+        let roots = all
+            .iter()
+            .filter(|p| spared.contains(&p.pid) || spared.contains(&p.session));
+        let mut kept: HashSet<Pid> = roots.map(|p| p.pid).collect();
+        kept.extend(picture.descendants(kept.iter().copied()).iter().map(|p| p.pid));
+        let (kept, processes): (Vec<Seen>, Vec<Seen>) = all.into_iter().partition(|p| kept.contains(&p.pid));
+        // One that is just being started is still in ours.
+        let mut groups: HashSet<Pid> = processes.iter().map(|p| p.group).filter(|&g| g > 1).collect();
+        groups.remove(&sys::own_group());
+        for process in kept {
+            groups.remove(&process.group);
+        }
+        Below { processes, groups }
+    }
 }
 
 /// Whether `signal` is ignored, as nohup makes SIGHUP.

@@ -502,6 +502,21 @@ mod process_wide {
         (pid > 0).then(|| (pid, Status::new(status)))
     }
 
+    /// Whether this process has children, ended ones included. To a subreaper, none means that there
+    /// is nobody below it at all.
+    pub(crate) fn has_children() -> bool {
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: `info` is valid for writes, and nobody is reaped.
+        unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) == 0 }
+    }
+
+    /// The process group of this process.
+    pub(crate) fn own_group() -> Pid {
+        // SAFETY: cannot fail, and no memory is involved.
+        unsafe { libc::getpgrp() }
+    }
+
     pub(crate) fn is_terminal(fd: BorrowedFd<'_>) -> bool {
         // SAFETY: takes any descriptor.
         unsafe { libc::isatty(fd.as_raw_fd()) == 1 }

@@ -4,6 +4,7 @@
 //! The processes of a test are known by a number that is an argument of each, so that they are found
 //! whatever they have done to their parents, sessions and environments.
 
+use std::collections::HashSet;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{
     Client, Mode, PATIENCE, Test, binary, both, children_of, is_alive, kill_stray, processes, reap_adopted,
-    test,
+    test, wait_until,
 };
 use serde_json::json;
 
@@ -20,9 +21,11 @@ pub const TESTS: &[Test] = &[
     both!(kill_spares_only_daemons_and_these_until_the_connection_ends),
     both!(timeout_spares_only_daemons_and_these_until_the_connection_ends),
     both!(daemon_of_a_leader_that_exited_dies_with_the_connection),
+    both!(what_only_forks_and_exits_dies_with_the_connection),
     both!(detached_process_survives_every_end),
     test!(exit_code_tells_how_the_server_was_ended),
     test!(guard_that_is_killed_takes_the_server_along),
+    test!(server_that_is_stuck_is_killed_by_its_guard),
 ];
 
 /// Everything is dead 2 seconds after an end; three times that on a busy machine.
@@ -293,6 +296,29 @@ fn daemon_of_a_leader_that_exited_dies_with_the_connection(mode: Mode) {
     }
 }
 
+/// A daemon that is another process every millisecond: whoever looks at one looks at a dead one.
+fn what_only_forks_and_exits_dies_with_the_connection(mode: Mode) {
+    for end in [End::Input, End::Guard(libc::SIGKILL), End::Server(libc::SIGKILL)] {
+        let mut server = Server::start();
+        let marker = marker();
+        let script = "export C='sh -c \"$C\" % & exit'; setsid sh -c \"$C\" % </dev/null >/dev/null 2>&1 & \
+                      echo ready; exec sleep 1000.%";
+        server
+            .client
+            .spawn_ready(mode.params("a", &["sh", "-c", &script.replace('%', &marker)]));
+        let mut seen = HashSet::new();
+        wait_until("it has been seen five times", || {
+            seen.extend(marked(&marker).into_iter().map(|(pid, _)| pid));
+            seen.len() >= 5
+        });
+        server.end(end);
+        // Between two looks there would be others.
+        for _ in 0..10 {
+            must_die(&marker, &format!("{end:?}"));
+        }
+    }
+}
+
 /// What was spawned with `detach`, with all that is below it; its neighbour dies all the same.
 fn detached_process_survives_every_end(mode: Mode) {
     for &end in ENDS {
@@ -353,4 +379,17 @@ fn guard_that_is_killed_takes_the_server_along() {
     let (left, _) = server.client.finish_anyhow();
     assert!(left.is_empty(), "{left:?}");
     gone(server.below);
+}
+
+/// Told to end, and stopped by somebody: after some seconds the guard ends it the hard way.
+fn server_that_is_stuck_is_killed_by_its_guard() {
+    let mut server = Server::start();
+    let marker = marker();
+    let script = "setsid sleep 1000.% & echo ready; wait".replace('%', &marker);
+    server
+        .client
+        .spawn_ready(Mode::Pipe.params("a", &["sh", "-c", &script]));
+    send(server.below as libc::pid_t, libc::SIGSTOP);
+    assert_eq!(server.end(End::Guard(libc::SIGTERM)).code(), Some(137));
+    must_die(&marker, "the server's end");
 }

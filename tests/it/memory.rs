@@ -733,7 +733,7 @@ fn handle_used_again_is_told_behind_its_last_exit() {
     let scratch = Scratch::new();
     for round in 0..times(3) {
         let (mut client, server) = serve(Config::default());
-        let mut run = |name: &str, attempts: std::ops::Range<i64>| {
+        let run = |name: &str, attempts: std::ops::Range<i64>| {
             let done = scratch.path(&format!("{name}{round}"));
             let script = format!("printf {name}; : > {done}");
             for id in attempts {
