@@ -150,9 +150,9 @@ fn ends_what_forks_all_the_time(mode: Mode) {
         let pid = client.spawn_ready(script(
             mode,
             "c",
-            "f() { while :; do (sleep 0.01 & sleep 0.01); done; }; f & f & printf ready; f",
+            "f() { while :; do (sleep 0.005 & sleep 0.005; wait); done; }; f & f & printf ready; f",
         ));
-        wait_until("it forks", || members(pid).len() > 5);
+        wait_until("it forks", || members(pid).len() > 3);
         client.kill("c");
         check_killed(&client.exited("c"));
         assert_eq!(members(pid).len(), 0);
