@@ -34,8 +34,11 @@ use crate::tree::{Held, Picture, Seen};
 /// The argument by which the guard tells the server who guards it: `--guarded-by=PID,FD`.
 pub const GUARDED_BY: &str = "--guarded-by=";
 
-/// How long a sweep goes on. The kernel needs milliseconds; only a fork bomb needs more.
+/// How long the guard's sweep goes on. The kernel needs milliseconds; only a fork bomb needs more.
 const SWEEP: Duration = Duration::from_millis(1_500);
+/// How long the server's own goes on, which comes behind the end of its connection; all of it
+/// together takes less than three seconds.
+const LAST_SWEEP: Duration = Duration::from_millis(600);
 
 /// How long the server may take to end once it has been told to: more than it takes by itself, with
 /// its own sweep. One that is stopped or stuck is killed then.
@@ -116,7 +119,7 @@ pub fn run() -> io::Result<i32> {
         log::warn!("the server was killed; ending what it had started");
     }
     // A server that ended by itself has swept already, and this finds nothing.
-    sweep(&detached);
+    sweep_for(SWEEP, &detached);
     Ok(status.code)
 }
 
@@ -177,6 +180,7 @@ impl Guarded {
     /// Names what the system refused, or what was wrong with the value.
     pub fn begin(guarded_by: Option<&str>) -> io::Result<Guarded> {
         sys::become_subreaper()?;
+        sys::name_this_thread(c"procwire");
         sys::default_signal(libc::SIGCHLD);
         sys::unblock_all_signals();
         let Some(value) = guarded_by else {
@@ -201,7 +205,6 @@ impl Guarded {
     }
 
     /// What tells the guard of a detached process, for [`Config::on_detach`](crate::Config::on_detach).
-    #[must_use]
     pub fn detached(self) -> impl Fn(u32) + Send + Sync + 'static {
         // It lives as long as the server, so that its closing means the server's end.
         let fd = self.detached.map(IntoRawFd::into_raw_fd);
@@ -225,8 +228,12 @@ pub fn reap_adopted() {
 /// those: freeze, look, kill, until nothing is left. Must be called by the main thread.
 #[allow(clippy::implicit_hasher)]
 pub fn sweep(spared: &HashSet<Pid>) {
+    sweep_for(LAST_SWEEP, spared);
+}
+
+fn sweep_for(patience: Duration, spared: &HashSet<Pid>) {
     let own = Pid::try_from(std::process::id()).unwrap_or(Pid::MAX);
-    let deadline = Instant::now() + SWEEP;
+    let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         let mut frozen = HashSet::new();
         let mut frozen_groups = HashSet::new();

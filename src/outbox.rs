@@ -161,13 +161,13 @@ impl Outbox {
     }
 
     /// Sends the last word on a process behind all its output. The process was admitted before.
-    pub(crate) fn exited(&self, exited: Exited) {
+    pub(crate) fn exited(&self, exited: Box<Exited>) {
         if self.shared.no_exits.load(SeqCst) {
             self.retract();
             return;
         }
         let weight = 512 + exited.stdout.bytes.len() + exited.stderr.bytes.len();
-        let message = self.queued(ServerMessage::Exited(Box::new(exited)), None, weight);
+        let message = self.queued(ServerMessage::Exited(exited), None, weight);
         let _ = self.output.send(Some(message));
     }
 

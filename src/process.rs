@@ -78,7 +78,7 @@ pub(crate) enum ProcessEvent {
     /// It has ended: the last word, and the commands that came too late.
     Ended {
         serial: u64,
-        exited: Option<Exited>,
+        exited: Option<Box<Exited>>,
         inbox: Receiver<Command>,
     },
 }
@@ -481,7 +481,7 @@ impl Process {
     // ---- the end ----
 
     /// Reaps the process and says how it ended; nothing is said of one that lives on.
-    fn end(mut self) -> (Option<Exited>, Receiver<Command>) {
+    fn end(mut self) -> (Option<Box<Exited>>, Receiver<Command>) {
         self.stdin.fail("the process has ended");
         if self.released {
             return (None, self.inbox);
@@ -520,7 +520,7 @@ impl Process {
             stdout_bytes: self.vitals.stdout_bytes.load(Relaxed),
             stderr_bytes: self.vitals.stderr_bytes.load(Relaxed),
         };
-        (Some(exited), self.inbox)
+        (Some(Box::new(exited)), self.inbox)
     }
 }
 

@@ -34,7 +34,7 @@ use crate::transport::{self, Dialect, Inbound, Wake};
 use crate::tree::Camera;
 
 /// How long the end of a connection may take, whatever the children or the client do.
-const END: Duration = Duration::from_millis(2_500);
+const END: Duration = Duration::from_millis(2_000);
 /// How long requests that still come are taken once the connection is ending.
 const LAST_REQUESTS: Duration = Duration::from_millis(200);
 /// How long a client that has ended its input may leave us without room for the requests before that

@@ -487,6 +487,13 @@ mod process_wide {
         check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop)
     }
 
+    /// The name that `ps` shows; of the main thread, it is the process's. Started by way of `/proc`,
+    /// it would be `exe`.
+    pub(crate) fn name_this_thread(name: &CStr) {
+        // SAFETY: a NUL-terminated string, of which the kernel copies fifteen bytes.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+    }
+
     /// Sends this process `signal` when its parent dies.
     pub(crate) fn die_with_parent(signal: libc::c_int) -> io::Result<()> {
         // SAFETY: no memory is involved.

@@ -172,10 +172,10 @@ impl Client {
     /// Waits until a request is answered, and is refused if that is an error.
     pub fn answer(&mut self, id: u64) -> Result<(), String> {
         loop {
-            if let Event::Response { id: answered, .. } = self.next()? {
-                if answered == id {
-                    return Ok(());
-                }
+            if let Event::Response { id: answered, .. } = self.next()?
+                && answered == id
+            {
+                return Ok(());
             }
         }
     }

@@ -345,10 +345,10 @@ fn check_output(start: &Start, count: u64, tty: bool) -> Result<(), String> {
             }
             Event::Exited { handle, line } => {
                 succeeded(line)?;
-                if let Some((text, at)) = expected.get(&handle) {
-                    if *at != text.len() {
-                        return Err(format!("{at} bytes arrived instead of {}", text.len()));
-                    }
+                if let Some((text, at)) = expected.get(&handle)
+                    && *at != text.len()
+                {
+                    return Err(format!("{at} bytes arrived instead of {}", text.len()));
                 }
                 running -= 1;
             }

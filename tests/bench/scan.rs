@@ -87,7 +87,7 @@ pub fn event(line: &[u8]) -> Option<Event<'_>> {
 
 /// How many bytes a piece of base64 stands for, or nothing where it is not whole groups of four.
 pub fn decoded_length(base64: &[u8]) -> Option<u64> {
-    if base64.len() % 4 != 0 {
+    if !base64.len().is_multiple_of(4) {
         return None;
     }
     let padding = base64.iter().rev().take(2).filter(|byte| **byte == b'=').count();

@@ -262,14 +262,15 @@ fn judge(scenario: &Scenario, a: &Facts, b: &Facts, equal: bool) -> Verdict {
     // reference on both sides where it is known to hang.
     let known = ["stdin-blocked", "burst"];
     let known = equal && scenario.rules.iter().any(|rule| known.contains(&rule.as_str()));
-    if let (Some(a), Some(b)) = (a.get("gave up"), b.get("gave up")) {
-        if a == b && !known {
-            unexplained.push(Difference {
-                name: "gave up (both)".to_owned(),
-                a: Some(a.clone()),
-                b: Some(b.clone()),
-            });
-        }
+    if let (Some(a), Some(b)) = (a.get("gave up"), b.get("gave up"))
+        && a == b
+        && !known
+    {
+        unexplained.push(Difference {
+            name: "gave up (both)".to_owned(),
+            a: Some(a.clone()),
+            b: Some(b.clone()),
+        });
     }
     match (unexplained.is_empty(), used.is_empty()) {
         (false, _) => Verdict::Differs(unexplained),

@@ -249,12 +249,12 @@ impl Reader {
             self.wrong
                 .push(format!("{}: output after capReached", process.name));
         }
-        if let Some(offset) = params.get("offset") {
-            if *offset != stream.bytes.len() {
-                let wanted = stream.bytes.len();
-                self.wrong
-                    .push(format!("{}: offset {offset}, not {wanted}", process.name));
-            }
+        if let Some(offset) = params.get("offset")
+            && *offset != stream.bytes.len()
+        {
+            let wanted = stream.bytes.len();
+            self.wrong
+                .push(format!("{}: offset {offset}, not {wanted}", process.name));
         }
         let delta = params["deltaBase64"].as_str().unwrap_or("-");
         match base64_simd::STANDARD.decode_to_vec(delta) {

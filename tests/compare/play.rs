@@ -173,11 +173,11 @@ impl Seen {
             return;
         };
         let mut handle = None;
-        if message["method"] == "process/spawn" {
-            if let Some(name) = message["params"]["processHandle"].as_str() {
-                self.lives.entry(name.to_owned()).or_default().0 += 1;
-                handle = Some(name.to_owned());
-            }
+        if message["method"] == "process/spawn"
+            && let Some(name) = message["params"]["processHandle"].as_str()
+        {
+            self.lives.entry(name.to_owned()).or_default().0 += 1;
+            handle = Some(name.to_owned());
         }
         self.asked.insert(id.to_string(), handle);
     }

@@ -403,7 +403,11 @@ fn nothing_is_lost_while_the_client_does_not_read() {
         exits += 1;
         assert_eq!(params["exitCode"], 0);
         let text = params["stdout"].as_str().expect("text").len();
-        let expected = if i % 2 == 0 { (50_000, 0) } else { (0, 50_000) };
+        let expected = if i.is_multiple_of(2) {
+            (50_000, 0)
+        } else {
+            (0, 50_000)
+        };
         assert_eq!((streamed[i], text), expected, "of {i}");
     }
     ours.shutdown(std::net::Shutdown::Write)

@@ -291,7 +291,13 @@ fn thousand_live_processes_echo_and_end() {
     client.call("process/list", json!({}));
     let before = Footprint::take();
     let mut spawns = Vec::new();
-    let mode = |i: usize| if i % 10 == 0 { Mode::Tty } else { Mode::Pipe };
+    let mode = |i: usize| {
+        if i.is_multiple_of(10) {
+            Mode::Tty
+        } else {
+            Mode::Pipe
+        }
+    };
     for i in 0..count {
         let id = client.request("process/spawn", mode(i).params(&format!("h{i}"), &["cat"]));
         spawns.push(id);
