@@ -50,6 +50,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 pub use process::{Control, Event, Events, ExitStatus, Output, OutputLost, Process, Stderr, Stdin, Stdout};
 pub use spawn::Spawn;
@@ -65,6 +66,9 @@ use receive::{Incoming, Routes, Server};
 /// The longest message that is taken from a server. Only a list of very many processes, or collected
 /// output without a cap, is long.
 const LONGEST: usize = 1 << 30;
+
+/// How long a server that reads no more requests may take to end.
+const GOING: Duration = Duration::from_secs(5);
 
 /// A client of one server.
 ///
@@ -245,8 +249,13 @@ impl Link {
         let id = self.next_number();
         let answer = self.routes.expect(id)?;
         if let Err(error) = self.out.send(id, request) {
+            // A server that reads no more is going, and `client-read` is about to hear why.
+            let _ = answer.recv_timeout(GOING);
             self.routes.forget(id);
-            return Err(error);
+            return Err(match self.routes.reason() {
+                None => error,
+                reason => Error::Ended(reason),
+            });
         }
         // Its sender is dropped when the connection ends.
         match answer.recv() {

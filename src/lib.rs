@@ -66,6 +66,8 @@ pub mod fuzzing;
 #[cfg(feature = "cli")]
 pub mod guard;
 pub mod protocol;
+#[cfg(feature = "cli")]
+pub mod transcript;
 
 mod connection;
 mod error;

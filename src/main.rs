@@ -2,9 +2,13 @@
 //!
 //! **Thread:** main reads signals and reaps adopted orphans, while `dispatch` serves.
 //! **Owns:** everything that is process-wide, which the library leaves alone.
-//! **Never:** writes to stdout, but for `--help` and `--version`.
+//! **Never:** writes to stdout while it serves, which is the protocol's.
 
+mod check;
+mod completions;
 mod flags;
+mod run;
+mod terminal;
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -20,8 +24,10 @@ use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
     start_logging();
-    let serve = match flags::parse(lexopt::Parser::from_env()) {
+    let serve = match flags::parse(std::env::args_os().skip(1)) {
         Ok(Command::Serve(serve)) => serve,
+        Ok(Command::Run(run)) => return exit_code(run::run(&run)),
+        Ok(Command::Check(check)) => return exit(check::check(&check), 2),
         Ok(Command::Print(text)) => return print(&text),
         Err(error) => {
             // Where nobody reads errors either, there is only the exit code left.
@@ -35,13 +41,15 @@ fn main() -> ExitCode {
             Err(e) => log::warn!("serving without a guard, so a SIGKILL would leave processes: {e}"),
         }
     }
-    match run(serve) {
-        Ok(code) => exit_code(code),
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "procwire: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(serve_stdio(serve), 1)
+}
+
+/// The exit code, or `failure` behind a word about what went wrong.
+fn exit(outcome: Result<i32, Box<dyn std::error::Error>>, failure: i32) -> ExitCode {
+    exit_code(outcome.unwrap_or_else(|error| {
+        let _ = writeln!(io::stderr(), "procwire: {error}");
+        failure
+    }))
 }
 
 fn exit_code(code: i32) -> ExitCode {
@@ -56,7 +64,7 @@ fn print(text: &str) -> ExitCode {
 }
 
 /// Serves stdio until the connection ends or a signal says so; the exit code.
-fn run(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
+fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
     let Serve {
         mut config,
         guarded_by,

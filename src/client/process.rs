@@ -351,11 +351,28 @@ impl Control {
     ///
     /// [`Error::Refused`] if it has none, or has ended, or one of the numbers is zero.
     pub fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
-        let params = ResizePtyParams {
+        let params = self.resize_params(rows, cols);
+        self.link.call(Request::ResizePty(params)).map(drop)
+    }
+
+    /// Sends a signal without waiting for the answer, and so without learning of an error: for
+    /// whoever must not wait while output is held back. With `grace`, the process is killed if it is
+    /// still there then.
+    pub fn post_signal(&self, signal: impl Into<SignalName>, grace: Option<Duration>) {
+        let params = self.kill_params(Some(signal.into()), grace);
+        self.link.tell(Request::Kill(params));
+    }
+
+    /// Changes the size of its terminal as [`post_signal`](Self::post_signal) sends a signal.
+    pub fn post_resize(&self, rows: u16, cols: u16) {
+        self.link.tell(Request::ResizePty(self.resize_params(rows, cols)));
+    }
+
+    fn resize_params(&self, rows: u16, cols: u16) -> ResizePtyParams {
+        ResizePtyParams {
             process_handle: self.handle.to_string(),
             size: PtySize { rows, cols },
-        };
-        self.link.call(Request::ResizePty(params)).map(drop)
+        }
     }
 
     fn end_with(&self, params: KillParams) -> Result<(), Error> {

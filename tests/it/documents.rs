@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use procwire::transcript;
 use serde_json::Value;
 
-use crate::harness::{Client, Test, binary, decoded, test, wait};
+use crate::harness::{PATIENCE, Test, binary, decoded, test, wait};
 
 pub const TESTS: &[Test] = &[
     test!(sessions_are_true),
@@ -26,134 +27,19 @@ fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// The fenced blocks of a document in this language, each with the line it begins at.
-fn blocks(document: &str, language: &str) -> Vec<(usize, String)> {
-    let mut blocks = Vec::new();
-    let mut open: Option<(usize, String)> = None;
-    for (number, line) in (1..).zip(document.lines()) {
-        match &mut open {
-            Some((_, text)) if !line.starts_with("```") => {
-                text.push_str(line);
-                text.push('\n');
-            }
-            Some(_) => blocks.extend(open.take()),
-            None if line.strip_prefix("```") == Some(language) => open = Some((number + 1, String::new())),
-            // Skip to the end of a block in another language.
-            None if line.starts_with("```") => open = Some((0, String::new())),
-            None => {}
-        }
-    }
-    blocks.retain(|(line, _)| *line > 0);
-    blocks
-}
-
 /// Plays each session of the README and the protocol's page.
 fn sessions_are_true() {
     let mut played = 0;
     for document in ["README.md", "docs/protocol.md"] {
-        for (line, session) in blocks(&read(document), "session") {
-            play(&format!("{document}:{line}"), &session);
+        let sessions = transcript::parse(document, &read(document)).expect("its sessions are well-formed");
+        for session in sessions {
+            if let Err(difference) = session.play(&mut binary(), PATIENCE) {
+                panic!("{}: {difference}", session.place);
+            }
             played += 1;
         }
     }
     assert!(played >= 10, "only {played} sessions were found");
-}
-
-fn play(place: &str, session: &str) {
-    let mut client = Client::in_process();
-    for line in session.lines() {
-        if let Some(sent) = line.strip_prefix("--> ") {
-            client.send_raw(format!("{sent}\n").as_bytes());
-        } else if let Some(expected) = line.strip_prefix("<-- ") {
-            let expected: Value = serde_json::from_str(expected)
-                .unwrap_or_else(|e| panic!("{place}: an expected line is no JSON: {e}: {line}"));
-            let actual = next_like(&mut client, &expected);
-            if let Err(path) = matches(&expected, &actual) {
-                panic!("{place}: differs at {path}\nexpected {expected}\ngot      {actual}");
-            }
-        } else {
-            panic!("{place}: a line of a session begins with '--> ' or '<-- ': {line}");
-        }
-    }
-    // What is left can only be the end of a process that the session left running.
-    let (left, _) = client.finish();
-    for message in left {
-        assert_eq!(
-            message["method"], "process/exited",
-            "{place} does not show {message}"
-        );
-    }
-}
-
-/// The message that `expected` is about: the answer to its id, or the next notification of its
-/// method and handle, deltas joined to the length that is expected.
-fn next_like(client: &mut Client, expected: &Value) -> Value {
-    if let Some(id) = expected.get("id") {
-        return client.response(id.clone());
-    }
-    let wanted = |n: &Value| {
-        n["method"] == expected["method"]
-            && n["params"]["processHandle"] == expected["params"]["processHandle"]
-    };
-    let mut next = || {
-        client.find(&format!("a message like {expected}"), |n| {
-            wanted(n).then(|| n.clone())
-        })
-    };
-    let mut message = next();
-    if expected["method"] == "process/outputDelta" {
-        let length = decoded(&expected["params"]).len();
-        let mut bytes = decoded(&message["params"]);
-        while bytes.len() < length {
-            bytes.extend(decoded(&next()["params"]));
-        }
-        message["params"]["deltaBase64"] = crate::harness::encode(&bytes).into();
-    }
-    message
-}
-
-/// Whether `actual` is as `expected` says; the path of the first difference if not.
-fn matches(expected: &Value, actual: &Value) -> Result<(), String> {
-    let same = match (expected, actual) {
-        (Value::String(any), _) if any == "{...}" => true,
-        (Value::String(pattern), Value::String(text)) => {
-            let mut rest = text.as_str();
-            let mut parts = pattern.split("[..]");
-            let first = parts.next().unwrap_or_default();
-            match rest.strip_prefix(first) {
-                None => false,
-                Some(after) if pattern.contains("[..]") => {
-                    rest = after;
-                    parts.all(|part| match rest.find(part) {
-                        Some(at) if !part.is_empty() => {
-                            rest = &rest[at + part.len()..];
-                            true
-                        }
-                        found => found.is_some(),
-                    })
-                }
-                Some(after) => after.is_empty(),
-            }
-        }
-        (Value::Object(expected), Value::Object(actual)) => {
-            let keys: HashSet<&String> = expected.keys().chain(actual.keys()).collect();
-            for key in keys {
-                match (expected.get(key), actual.get(key)) {
-                    (Some(e), Some(a)) => matches(e, a).map_err(|path| format!(".{key}{path}"))?,
-                    _ => return Err(format!(".{key}, which only one of them has")),
-                }
-            }
-            true
-        }
-        (Value::Array(expected), Value::Array(actual)) if expected.len() == actual.len() => {
-            for (index, (e, a)) in expected.iter().zip(actual).enumerate() {
-                matches(e, a).map_err(|path| format!("[{index}]{path}"))?;
-            }
-            true
-        }
-        (expected, actual) => expected == actual,
-    };
-    if same { Ok(()) } else { Err(String::new()) }
 }
 
 /// Runs the binary over `input` and gives the lines it printed; it must exit with 0.

@@ -10,6 +10,7 @@ mod harness;
 
 // Clients of ours.
 mod client;
+mod command_line;
 
 // What the documents say.
 mod documents;
@@ -50,6 +51,7 @@ use libtest_mimic::{Arguments, Trial};
 const SUBJECTS: &[(&str, &[Test])] = &[
     ("documents", documents::TESTS),
     ("client", client::TESTS),
+    ("command_line", command_line::TESTS),
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),

@@ -1,0 +1,490 @@
+//! Transcripts of conversations with a server, and whether one holds them the same way.
+//!
+//! For the binary's `check` and for this project's tests.
+//!
+//! ```text
+//! # A line that begins with '#' is a remark.
+//! --> {"id":1,"method":"process/spawn","params":{"command":["echo","hi"],"processHandle":"a"}}
+//! <-- {"id":1,"result":{"pid":"{...}"}}
+//! ```
+//!
+//! `-->` is sent as it stands, `<--` is expected. `"{...}"` stands for any value and `[..]` for any
+//! text inside a string. An answer is found by its id; a notification is the next of its method,
+//! handle and stream. That is all the order the protocol promises, and all that is asked for.
+//! Output is cut into deltas anyhow: it is joined, or cut, to the length that is expected. What the
+//! server says beyond the transcript is a difference, but for the end of processes that are left
+//! running.
+//!
+//! **Thread:** whoever calls; `transcript-read`, one a session, reads the server.
+//! **Owns:** the notation and the comparison; the server, while [`Session::play`] plays.
+//! **Never:** waits longer than it was told to.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
+use serde_json::Value;
+
+use crate::framing::{Frame, Frames};
+use crate::protocol::notification;
+
+/// Stands for any value.
+const ANY: &str = "{...}";
+/// Stands for any text.
+const SOME: &str = "[..]";
+/// The longest message that is taken from a server.
+const LONGEST: usize = 1 << 30;
+/// How long a server may take to end, which the protocol bounds by 3 s.
+const END: Duration = Duration::from_secs(10);
+
+/// One conversation, from the start of a server to its end.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Session {
+    /// The file's name, and the line of it at which the session begins.
+    pub place: String,
+    steps: Vec<Step>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Step {
+    line: usize,
+    action: Action,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Action {
+    Send(String),
+    Expect(Value),
+}
+
+/// Reads the sessions of a file: of Markdown (`name` ends in `.md`) every fenced block in the
+/// language `session`, of any other file the whole.
+///
+/// # Errors
+///
+/// A sentence that names the place of what is wrong.
+pub fn parse(name: &str, text: &str) -> Result<Vec<Session>, String> {
+    let lines = (1..).zip(text.lines());
+    if !name.ends_with(".md") {
+        return Ok(vec![session(name, 1, lines)?]);
+    }
+    let mut sessions = Vec::new();
+    let mut block: Option<(bool, Vec<(usize, &str)>)> = None;
+    for (number, line) in lines {
+        match (line.strip_prefix("```"), &mut block) {
+            (Some(language), None) => block = Some((language.trim() == "session", Vec::new())),
+            (Some(_), Some((wanted, lines))) => {
+                if *wanted {
+                    let first = lines.first().map_or(number, |(first, _)| *first);
+                    sessions.push(session(name, first, lines.drain(..))?);
+                }
+                block = None;
+            }
+            (None, Some((true, lines))) => lines.push((number, line)),
+            (None, _) => {}
+        }
+    }
+    Ok(sessions)
+}
+
+fn session<'a>(
+    name: &str,
+    first: usize,
+    lines: impl Iterator<Item = (usize, &'a str)>,
+) -> Result<Session, String> {
+    let mut steps = Vec::new();
+    for (line, text) in lines {
+        let action = if let Some(sent) = text.strip_prefix("-->") {
+            Action::Send(sent.strip_prefix(' ').unwrap_or(sent).to_owned())
+        } else if let Some(expected) = text.strip_prefix("<--") {
+            let expected = serde_json::from_str(expected)
+                .map_err(|e| format!("{name}:{line}: what is expected is no JSON: {e}"))?;
+            Action::Expect(expected)
+        } else if text.trim().is_empty() || text.starts_with('#') {
+            continue;
+        } else {
+            return Err(format!(
+                "{name}:{line}: a line begins with '-->', '<--' or '#': {text}"
+            ));
+        };
+        steps.push(Step { line, action });
+    }
+    Ok(Session {
+        place: format!("{name}:{first}"),
+        steps,
+    })
+}
+
+/// Where a conversation was otherwise than its transcript.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The line of the file; `None` at the end of the session.
+    pub line: Option<usize>,
+    /// What differs, on one line and more.
+    pub text: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "line {line}: {}", self.text),
+            None => write!(f, "at the end: {}", self.text),
+        }
+    }
+}
+
+impl std::error::Error for Difference {}
+
+impl Session {
+    /// Starts `server`, which serves its stdin and stdout, holds the conversation, and ends it.
+    /// Each expected message must come within `patience`.
+    ///
+    /// # Errors
+    ///
+    /// The first difference; a server that cannot be started is one.
+    pub fn play(&self, server: &mut Command, patience: Duration) -> Result<(), Difference> {
+        let mut conversation = Conversation::start(server, patience).map_err(|e| Difference {
+            line: None,
+            text: format!("the server cannot be started: {e}"),
+        })?;
+        for Step { line, action } in &self.steps {
+            let outcome = match action {
+                Action::Send(text) => conversation.send(text),
+                Action::Expect(expected) => conversation.expect(expected),
+            };
+            outcome.map_err(|text| Difference {
+                line: Some(*line),
+                text,
+            })?;
+        }
+        conversation
+            .finish()
+            .map_err(|text| Difference { line: None, text })
+    }
+}
+
+struct Conversation {
+    server: Child,
+    input: Option<Box<dyn Write>>,
+    incoming: Receiver<Result<Value, String>>,
+    /// What has come and was not expected yet.
+    unseen: VecDeque<Value>,
+    patience: Duration,
+}
+
+impl Conversation {
+    fn start(server: &mut Command, patience: Duration) -> io::Result<Conversation> {
+        let mut server = server.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let input = server.stdin.take().map(|input| Box::new(input) as Box<dyn Write>);
+        let output = server.stdout.take();
+        let (sender, incoming) = unbounded();
+        let conversation = Conversation {
+            server,
+            input,
+            incoming,
+            unseen: VecDeque::new(),
+            patience,
+        };
+        // It ends with the server.
+        thread::Builder::new()
+            .name("transcript-read".to_owned())
+            .spawn(move || {
+                let output: Box<dyn Read + Send> = match output {
+                    Some(output) => Box::new(output),
+                    None => Box::new(io::empty()),
+                };
+                let mut frames = Frames::new(output, LONGEST);
+                loop {
+                    let message = match frames.next() {
+                        Ok(Frame::Message(text)) => serde_json::from_slice(text).map_err(|e| {
+                            format!(
+                                "the server sent what is no JSON: {e}: {}",
+                                String::from_utf8_lossy(text)
+                            )
+                        }),
+                        Ok(Frame::Headers) => continue,
+                        Ok(Frame::Invalid(error)) => Err(error.message),
+                        Ok(Frame::End) => return,
+                        Err(e) => Err(format!("reading from the server failed: {e}")),
+                    };
+                    let over = message.is_err();
+                    if sender.send(message).is_err() || over {
+                        return;
+                    }
+                }
+            })?;
+        Ok(conversation)
+    }
+
+    fn send(&mut self, text: &str) -> Result<(), String> {
+        let Some(input) = &mut self.input else {
+            return Err("the input has ended".to_owned());
+        };
+        let sent = input.write_all(format!("{text}\n").as_bytes());
+        sent.and_then(|()| input.flush())
+            .map_err(|e| format!("the server does not read: {e}"))
+    }
+
+    /// Waits for one more message; `None` at the end.
+    fn receive(&mut self, deadline: Instant) -> Result<Option<Value>, String> {
+        match self.incoming.recv_deadline(deadline) {
+            Ok(message) => message.map(Some),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => Err("it did not come in time".to_owned()),
+        }
+    }
+
+    fn expect(&mut self, expected: &Value) -> Result<(), String> {
+        let actual = self.next_like(expected)?;
+        match difference(expected, &actual) {
+            None => Ok(()),
+            Some(path) => {
+                let place = if path.is_empty() { "as a whole" } else { &path };
+                let mut text = format!("differs at {place}\n  expected {expected}\n  got      {actual}");
+                let decoded = |value: &Value| delta(value).map(|bytes| shown(&bytes));
+                if let (true, Some(expected), Some(actual)) =
+                    (path.ends_with("deltaBase64"), decoded(expected), decoded(&actual))
+                {
+                    text.push_str(&format!(
+                        "\n  expected bytes {expected}\n  got bytes      {actual}"
+                    ));
+                }
+                Err(text)
+            }
+        }
+    }
+
+    /// The message that `expected` is about.
+    fn next_like(&mut self, expected: &Value) -> Result<Value, String> {
+        let deadline = Instant::now() + self.patience;
+        let mut message = self.find(expected, deadline)?;
+        let (Some(wanted), Some(mut bytes)) = (delta(expected), delta(&message)) else {
+            return Ok(message);
+        };
+        while bytes.len() < wanted.len() {
+            // An end before that shows as bytes that are missing.
+            let Ok(next) = self.find(expected, deadline) else {
+                break;
+            };
+            bytes.extend(delta(&next).unwrap_or_default());
+            message["params"]["capReached"] = next["params"]["capReached"].clone();
+        }
+        if bytes.len() > wanted.len() && !wanted.is_empty() {
+            let rest = bytes.split_off(wanted.len());
+            let mut behind = message.clone();
+            let offset = message["params"]["offset"].as_u64().unwrap_or_default();
+            behind["params"]["offset"] = (offset + bytes.len() as u64).into();
+            behind["params"]["deltaBase64"] = encode(&rest).into();
+            message["params"]["capReached"] = false.into();
+            self.unseen.push_front(behind);
+        }
+        message["params"]["deltaBase64"] = encode(&bytes).into();
+        Ok(message)
+    }
+
+    fn find(&mut self, expected: &Value, deadline: Instant) -> Result<Value, String> {
+        let mut looked_at = 0;
+        loop {
+            while let Some(message) = self.unseen.get(looked_at) {
+                if is_meant(expected, message) {
+                    return Ok(self.unseen.remove(looked_at).unwrap_or_default());
+                }
+                if is_behind(expected, message) {
+                    return Err(format!("expected {expected}\n  but before that came {message}"));
+                }
+                looked_at += 1;
+            }
+            let waited_for = |why: &str, unseen: &VecDeque<Value>| {
+                let mut text = format!("waited for {expected}\n  {why}");
+                for message in unseen {
+                    text.push_str(&format!("\n  meanwhile came {message}"));
+                }
+                text
+            };
+            match self.receive(deadline) {
+                Ok(Some(message)) => self.unseen.push_back(message),
+                Ok(None) => return Err(waited_for("the server has ended", &self.unseen)),
+                Err(why) => return Err(waited_for(&why, &self.unseen)),
+            }
+        }
+    }
+
+    /// Ends the input, and hears what is left.
+    fn finish(mut self) -> Result<(), String> {
+        self.input = None;
+        let deadline = Instant::now() + END;
+        while let Some(message) = self
+            .receive(deadline)
+            .map_err(|_| format!("the server did not end within {END:?} of its input"))?
+        {
+            self.unseen.push_back(message);
+        }
+        match self.unseen.iter().find(|m| m["method"] != notification::EXITED) {
+            None => Ok(()),
+            Some(message) => Err(format!("the transcript does not show {message}")),
+        }
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        self.input = None;
+        // One that has ended its output is ending by itself; any other has gone astray.
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while self.receive(deadline).is_ok_and(|message| message.is_some()) {}
+        if !matches!(self.incoming.try_recv(), Err(e) if e.is_disconnected()) {
+            let _ = self.server.kill();
+        }
+        let _ = self.server.wait();
+    }
+}
+
+/// Whether `message` is the one that `expected` is about, whatever it says.
+fn is_meant(expected: &Value, message: &Value) -> bool {
+    if let Some(id) = expected.get("id") {
+        return message.get("method").is_none() && (id == ANY || message.get("id") == Some(id));
+    }
+    let same = |member: &str| {
+        let wanted = &expected["params"][member];
+        *wanted == ANY || *wanted == message["params"][member]
+    };
+    match expected.get("method") {
+        None => true,
+        Some(method) => {
+            let is_delta = method == notification::OUTPUT_DELTA;
+            message.get("method") == Some(method) && same("processHandle") && (!is_delta || same("stream"))
+        }
+    }
+}
+
+/// Whether `message` must come behind what is expected: output before the end of its process.
+fn is_behind(expected: &Value, message: &Value) -> bool {
+    expected["method"] == notification::EXITED
+        && message["method"] == notification::OUTPUT_DELTA
+        && expected["params"]["processHandle"] == message["params"]["processHandle"]
+}
+
+/// Where `actual` is otherwise than `expected` says: the path of the first difference.
+fn difference(expected: &Value, actual: &Value) -> Option<String> {
+    match (expected, actual) {
+        (Value::String(any), _) if any == ANY => None,
+        (Value::String(pattern), Value::String(text)) => (!fits(pattern, text)).then(String::new),
+        (Value::Object(expected), Value::Object(actual)) => {
+            let keys: BTreeSet<&String> = expected.keys().chain(actual.keys()).collect();
+            keys.into_iter()
+                .find_map(|key| match (expected.get(key), actual.get(key)) {
+                    (Some(e), Some(a)) => difference(e, a).map(|path| format!(".{key}{path}")),
+                    (Some(_), None) => Some(format!(".{key}, which is missing")),
+                    (None, _) => Some(format!(".{key}, which was not expected")),
+                })
+        }
+        (Value::Array(expected), Value::Array(actual)) if expected.len() == actual.len() => {
+            let pairs = expected.iter().zip(actual).enumerate();
+            pairs
+                .into_iter()
+                .find_map(|(index, (e, a))| difference(e, a).map(|path| format!("[{index}]{path}")))
+        }
+        (expected, actual) => (expected != actual).then(String::new),
+    }
+}
+
+/// Whether `text` is `pattern`, in which `[..]` stands for any text.
+fn fits(pattern: &str, text: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once(SOME) else {
+        return pattern == text;
+    };
+    let Some(mut text) = text.strip_prefix(first) else {
+        return false;
+    };
+    let (middle, last) = match rest.rsplit_once(SOME) {
+        Some((middle, last)) => (middle, last),
+        None => ("", rest),
+    };
+    for part in middle.split(SOME) {
+        match text.find(part) {
+            Some(at) => text = &text[at + part.len()..],
+            None => return false,
+        }
+    }
+    text.ends_with(last)
+}
+
+/// The bytes of a delta, if it is one that says them.
+fn delta(message: &Value) -> Option<Vec<u8>> {
+    if message["method"] != notification::OUTPUT_DELTA {
+        return None;
+    }
+    let text = message["params"]["deltaBase64"].as_str()?;
+    base64_simd::STANDARD.decode_to_vec(text).ok()
+}
+
+fn encode(bytes: &[u8]) -> String {
+    base64_simd::STANDARD.encode_to_string(bytes)
+}
+
+fn shown(bytes: &[u8]) -> String {
+    format!("\"{}\"", bytes.escape_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn any_text_is_any_text() {
+        for (pattern, text, expected) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("[..]", "", true),
+            ("[..]", "x", true),
+            ("a[..]", "ab", true),
+            ("a[..]", "ba", false),
+            ("[..]a", "ba", true),
+            ("[..]a", "bab", false),
+            ("a[..]a", "a", false),
+            ("a[..]a", "aa", true),
+            ("a[..]b[..]c", "axbxc", true),
+            ("a[..]b[..]c", "axxc", false),
+            ("a[..]b[..]", "ab", true),
+        ] {
+            assert_eq!(fits(pattern, text), expected, "{pattern:?} and {text:?}");
+        }
+    }
+
+    #[test]
+    fn a_difference_has_a_path() {
+        let expected = json!({"a": [1, {"b": "x[..]"}], "c": "{...}"});
+        assert_eq!(
+            difference(&expected, &json!({"a": [1, {"b": "xy"}], "c": null})),
+            None
+        );
+        for (actual, path) in [
+            (json!({"a": [1, {"b": "y"}], "c": 1}), ".a[1].b"),
+            (json!({"a": [1], "c": 1}), ".a"),
+            (json!({"a": [1, {"b": "x"}]}), ".c, which is missing"),
+            (
+                json!({"a": [1, {"b": "x"}], "c": 1, "d": 1}),
+                ".d, which was not expected",
+            ),
+            (json!(3), ""),
+        ] {
+            assert_eq!(difference(&expected, &actual).as_deref(), Some(path), "{actual}");
+        }
+    }
+
+    #[test]
+    fn sessions_are_found_in_markdown() {
+        let text = "x\n```sh\n--> no\n```\n```session\n--> {}\n\n<-- {\"id\":1}\n```\n--> no\n```session\n# x\n```\n";
+        let sessions = parse("a.md", text).unwrap();
+        let found: Vec<_> = sessions.iter().map(|s| (&*s.place, s.steps.len())).collect();
+        assert_eq!(found, [("a.md:6", 2), ("a.md:12", 0)]);
+        assert_eq!(sessions[0].steps[1].line, 8);
+        assert!(parse("a.txt", text).unwrap_err().starts_with("a.txt:1:"));
+        assert!(parse("a.txt", "<-- {").unwrap_err().starts_with("a.txt:1:"));
+    }
+}

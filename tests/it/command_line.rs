@@ -1,0 +1,622 @@
+//! The command line: `run`, `check`, `completions`, help, and what is no command line at all.
+
+use std::io::{Read, Write};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Client, Mode, Scratch, Test, binary, both, children_of, is_alive, kill_stray, pattern, processes, test,
+    wait, wait_until,
+};
+
+pub const TESTS: &[Test] = &[
+    both!(a_program_runs_as_if_it_had_been_typed),
+    test!(output_goes_to_the_right_stream),
+    test!(input_is_fed_to_its_end),
+    test!(exit_codes_are_kept),
+    test!(flags_say_how_it_runs),
+    test!(json_is_one_line),
+    test!(signals_are_passed_on),
+    test!(asked_twice_it_ends),
+    test!(nothing_is_left_after_sigkill),
+    test!(what_it_leaves_running_ends_with_it),
+    test!(a_closed_output_ends_the_program),
+    test!(a_reader_that_is_late_gets_everything),
+    test!(a_terminal_in_a_terminal),
+    test!(a_terminal_without_one),
+    test!(the_terminal_is_restored_in_every_way_out),
+    test!(any_command_can_be_the_server),
+    test!(check_tells_what_differs),
+    test!(check_holds_the_order_and_no_other),
+    test!(check_ends_a_server_that_hangs),
+    test!(bash_completes),
+    test!(help_teaches_and_mistakes_exit_with_2),
+];
+
+const PROCWIRE: &str = env!("CARGO_BIN_EXE_procwire");
+
+/// `procwire` with these arguments, and pipes.
+fn start(arguments: &[&str]) -> Child {
+    piped(binary().args(arguments))
+}
+
+fn piped(command: &mut Command) -> Child {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts")
+}
+
+/// Runs it to its end without input.
+fn procwire(arguments: &[&str]) -> Output {
+    let output = binary().args(arguments).stdin(Stdio::null()).output();
+    output.expect("the binary starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn read_until(reader: &mut impl Read, wanted: &str) -> String {
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    while !text(&seen).contains(wanted) {
+        let n = reader.read(&mut byte).expect("it can be read");
+        assert_eq!(n, 1, "waited for {wanted:?} behind {:?}", text(&seen));
+        seen.push(byte[0]);
+    }
+    text(&seen)
+}
+
+/// `procwire` in a terminal that a server has made, or in its pipes.
+fn typed(mode: Mode, arguments: &[&str]) -> (Client, u32) {
+    let mut client = Client::in_process();
+    let command = [&[PROCWIRE], arguments].concat();
+    let pid = client.spawn(mode.params("p", &command));
+    (client, pid)
+}
+
+fn a_program_runs_as_if_it_had_been_typed(mode: Mode) {
+    let script = "echo ready; read x; echo got $x; exit 7";
+    let (mut client, _) = typed(mode, &["run", "--", "sh", "-c", script]);
+    client.until("p", &mode.printed("ready\n"));
+    client.write("p", b"this\n");
+    client.until("p", &mode.printed("got this\n"));
+    assert_eq!(client.exited("p")["exitCode"], 7);
+    client.finish();
+}
+
+fn output_goes_to_the_right_stream() {
+    let output = procwire(&["run", "--", "sh", "-c", "echo out; echo err >&2"]);
+    assert_eq!(
+        (text(&output.stdout), text(&output.stderr)),
+        ("out\n".into(), "err\n".into())
+    );
+
+    // It comes while the program lives.
+    let mut child = start(&["run", "sh", "-c", "echo now; read x; echo then"]);
+    let mut stdout = child.stdout.take().expect("piped");
+    read_until(&mut stdout, "now\n");
+    drop(child.stdin.take());
+    read_until(&mut stdout, "then\n");
+    assert!(wait(&mut child).success());
+}
+
+fn input_is_fed_to_its_end() {
+    let mut child = start(&["run", "--", "cat"]);
+    let sent = pattern(0, 3_000_000);
+    let mut stdin = child.stdin.take().expect("piped");
+    let writer = {
+        let sent = sent.clone();
+        thread::spawn(move || stdin.write_all(&sent))
+    };
+    let mut received = Vec::new();
+    let mut stdout = child.stdout.take().expect("piped");
+    stdout.read_to_end(&mut received).expect("it can be read");
+    writer.join().expect("no panic").expect("all is taken");
+    assert!(received == sent, "{} bytes came back", received.len());
+    assert!(wait(&mut child).success());
+}
+
+fn exit_codes_are_kept() {
+    let scratch = Scratch::new();
+    let no_program = scratch.file("data", 0o644, "no program");
+    for (arguments, code) in [
+        (&["run", "true"][..], 0),
+        (&["run", "--", "sh", "-c", "exit 255"], 255),
+        (&["run", "--", "sh", "-c", "kill -TERM $$"], 143),
+        (&["run", "--timeout", "50ms", "--", "sleep", "1000"], 124),
+        (&["run", "no-such-program"], 127),
+        (&["run", "/no/such/program"], 127),
+        (&["run", &no_program], 126),
+        (&["run", "--cwd", "/no/such/directory", "true"], 125),
+        (&["run", "--tty", "--", "sh", "-c", "exit 9"], 9),
+        (&["run", "--tty", "--", "sh", "-c", "kill -KILL $$"], 137),
+        (&["run", "--tty", "no-such-program"], 127),
+    ] {
+        let output = procwire(arguments);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        let refused = (125..=127).contains(&code);
+        assert_eq!(
+            stderr.starts_with("procwire: "),
+            refused,
+            "{arguments:?}: {stderr}"
+        );
+    }
+}
+
+fn flags_say_how_it_runs() {
+    let scratch = Scratch::new();
+    let inner = scratch.directory("inner");
+    let output = binary()
+        .args([
+            "run", "-C", "inner", "-e", "A=1=2", "--env", "B=", "-u", "C", "--",
+        ])
+        .args(["sh", "-c", "pwd; echo \"$A|${B-unset}|${C-unset}|$D\""])
+        .env("C", "c")
+        .env("D", "d")
+        .current_dir(scratch.path(""))
+        .output()
+        .expect("the binary starts");
+    assert_eq!(text(&output.stdout), format!("{inner}\n1=2||unset|d\n"));
+}
+
+fn json_is_one_line() {
+    let mut child = start(&[
+        "run",
+        "--json",
+        "--",
+        "sh",
+        "-c",
+        "cat; printf '\\377' >&2; exit 3",
+    ]);
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin.write_all(b"in\n").expect("it reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), output.stderr), (Some(3), vec![]));
+    let line: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
+    assert_eq!((&line["exitCode"], &line["stdout"]), (&json!(3), &json!("in\n")));
+    assert_eq!(
+        (&line["stderrBase64"], &line["stderrBytes"]),
+        (&json!("/w=="), &json!(1))
+    );
+    let refused = procwire(&["run", "--json", "no-such-program"]);
+    let line: Value = serde_json::from_slice(&refused.stdout).expect("one line of JSON");
+    assert_eq!(line["error"]["data"]["code"], "ENOENT");
+    assert_eq!(refused.status.code(), Some(127));
+}
+
+fn signal(child: &Child, signal: libc::c_int) {
+    // SAFETY: no memory is involved; it is a child of ours that was not waited for.
+    let sent = unsafe { libc::kill(child.id() as libc::pid_t, signal) };
+    assert_eq!(sent, 0, "the process is there");
+}
+
+fn signals_are_passed_on() {
+    for (number, name) in [
+        (libc::SIGINT, "INT"),
+        (libc::SIGTERM, "TERM"),
+        (libc::SIGHUP, "HUP"),
+        (libc::SIGQUIT, "QUIT"),
+    ] {
+        let script = format!("trap 'echo {name}; exit 9' {name}; echo ready; while :; do read x; done");
+        let mut child = start(&["run", "--", "sh", "-c", &script]);
+        let mut stdout = child.stdout.take().expect("piped");
+        read_until(&mut stdout, "ready\n");
+        signal(&child, number);
+        read_until(&mut stdout, &format!("{name}\n"));
+        assert_eq!(wait(&mut child).code(), Some(9), "{name}");
+    }
+    // Without a trap it ends as it would have.
+    let mut child = start(&["run", "--", "sh", "-c", "echo ready; exec sleep 1000"]);
+    read_until(child.stdout.as_mut().expect("piped"), "ready\n");
+    signal(&child, libc::SIGINT);
+    assert_eq!(wait(&mut child).code(), Some(130));
+}
+
+/// The program's pid, which it prints first.
+fn pid_of(child: &mut Child) -> u32 {
+    let line = read_until(child.stdout.as_mut().expect("piped"), "\n");
+    line.trim().parse().expect("a pid")
+}
+
+fn asked_twice_it_ends() {
+    let script = "trap '' TERM; echo $$; while :; do read x; done";
+    let mut child = start(&["run", "--", "sh", "-c", script]);
+    let pid = pid_of(&mut child);
+    // The second may come while the first is pending, and is then the same; so it is sent until it is heard.
+    let mut asked = 0;
+    wait_until("it has ended", || {
+        asked += 1;
+        let ended = child.try_wait().expect("a child of ours").is_some();
+        if !ended {
+            signal(&child, libc::SIGTERM);
+            thread::sleep(Duration::from_millis(10));
+        }
+        ended
+    });
+    assert!(asked > 2);
+    assert_eq!(wait(&mut child).code(), Some(143));
+    wait_until("the program is gone", || !is_alive(pid));
+}
+
+fn nothing_is_left_after_sigkill() {
+    let script = "trap '' HUP TERM; echo $$; setsid sleep 1000 & exec sleep 1000";
+    let mut child = start(&["run", "--", "sh", "-c", script]);
+    let pid = pid_of(&mut child);
+    signal(&child, libc::SIGKILL);
+    wait(&mut child);
+    wait_until("the program is gone", || !is_alive(pid));
+    // And so is all else, which the harness checks.
+}
+
+fn what_it_leaves_running_ends_with_it() {
+    let output = procwire(&[
+        "run",
+        "--",
+        "sh",
+        "-c",
+        "setsid sleep 1000 >/dev/null 2>&1 & echo $!",
+    ]);
+    let pid: u32 = text(&output.stdout).trim().parse().expect("a pid");
+    assert!(!is_alive(pid), "it was gone before the program returned");
+}
+
+fn a_closed_output_ends_the_program() {
+    let mut child = start(&["run", "--", "yes"]);
+    read_until(child.stdout.as_mut().expect("piped"), "y\n");
+    drop(child.stdout.take());
+    assert_eq!(wait(&mut child).code(), Some(141));
+}
+
+/// Far more than all buffers on the way is printed before anybody reads.
+fn a_reader_that_is_late_gets_everything() {
+    let size = 30_000_000;
+    let script = format!("echo begun >&2; head -c {size} /dev/zero; echo end >&2");
+    let mut child = start(&["run", "--", "sh", "-c", &script]);
+    let mut stderr = child.stderr.take().expect("piped");
+    read_until(&mut stderr, "begun\n");
+    let mut stdout = child.stdout.take().expect("piped");
+    let mut buffer = vec![1; 1 << 20];
+    let mut total = 0;
+    loop {
+        let n = stdout.read(&mut buffer).expect("it can be read");
+        if n == 0 {
+            break;
+        }
+        assert!(buffer[..n].iter().all(|b| *b == 0));
+        total += n;
+    }
+    assert_eq!(total, size);
+    read_until(&mut stderr, "end\n");
+    assert!(wait(&mut child).success());
+}
+
+fn a_terminal_in_a_terminal() {
+    // It tells its own size, and whether the terminal it was typed at takes lines or every byte.
+    let script = "trap 'echo interrupted; exit 5' INT; stty size; tty; echo ready; \
+                  while :; do read x; stty size; stty -F $OUTER -a | grep -o -e -icanon; done";
+    let typed = format!("export OUTER=$(tty); exec {PROCWIRE} run --tty -- bash -c \"$1\"");
+    let mut client = Client::in_process();
+    let mut params = Mode::Tty.params("p", &["bash", "-c", &typed, "bash", script]);
+    params["size"] = json!({"rows": 31, "cols": 101});
+    client.spawn(params);
+    let seen = client.until("p", "ready\r\n");
+    assert!(seen.starts_with("31 101\r\n/dev/pts/"), "{seen:?}");
+    client.call(
+        "process/resizePty",
+        json!({"processHandle": "p", "size": {"rows": 41, "cols": 111}}),
+    );
+    // The news takes a way of its own.
+    let mut seen = String::new();
+    wait_until("the new size is there", || {
+        client.write("p", b"\r");
+        seen.push_str(&client.until("p", "\r\n"));
+        seen.contains("41 111\r\n") && seen.contains("-icanon\r\n")
+    });
+    // Typed, and not a signal to the outer program.
+    client.write("p", b"\x03");
+    client.until("p", "interrupted\r\n");
+    assert_eq!(client.exited("p")["exitCode"], 5);
+    client.finish();
+}
+
+fn a_terminal_without_one() {
+    let mut child = start(&["run", "--tty", "--", "sh", "-c", "stty size; cat; echo end"]);
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin.write_all(b"typed\n").expect("it reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    let printed = text(&output.stdout);
+    assert!(printed.contains("24 80\r\n"), "{printed:?}");
+    assert!(printed.ends_with("typed\r\nend\r\n"), "{printed:?}");
+    assert!(output.status.success());
+}
+
+/// Each way out: what `stty` says of the terminal afterwards is what it said before.
+fn the_terminal_is_restored_in_every_way_out() {
+    for (way, arguments, end) in [
+        ("it exits", "-- sh -c 'echo ready; read x'", "exit"),
+        ("it is killed", "-- sh -c 'echo ready; kill -9 $$'", ""),
+        (
+            "its time is up",
+            "--timeout 300ms -- sh -c 'echo ready; sleep 1000'",
+            "",
+        ),
+        ("it is nothing", "-- no-such-program; echo ready", ""),
+        ("the signal", "-- sh -c 'echo ready; exec sleep 1000'", "TERM"),
+        (
+            "asked twice",
+            "-- sh -c 'trap \"\" HUP; echo ready; while :; do sleep 1; done'",
+            "HUP",
+        ),
+        (
+            "the server is lost",
+            "-- sh -c 'echo ready; exec sleep 1000'",
+            "server",
+        ),
+    ] {
+        let script = format!(
+            "before=$(stty -g); {PROCWIRE} run --tty {arguments}; \
+             after=$(stty -g); [ \"$before\" = \"$after\" ] && echo restored || echo \"raw: $after\""
+        );
+        let mut client = Client::in_process();
+        let shell = client.spawn(Mode::Tty.params("p", &["bash", "-c", &script]));
+        let mut seen = client.until("p", "ready\r\n");
+        let run = || {
+            children_of(shell)
+                .into_iter()
+                .find(|p| p.name.starts_with("procwire"))
+        };
+        match end {
+            "" => {}
+            "exit" => {
+                client.write("p", b"\r");
+            }
+            "server" => {
+                // The guard is a child of the command, and the server one of the guard.
+                let run = run().expect("the command runs");
+                for guard in children_of(run.pid) {
+                    for server in children_of(guard.pid) {
+                        kill_stray(server.pid);
+                    }
+                }
+            }
+            name => {
+                let number = if name == "TERM" {
+                    libc::SIGTERM
+                } else {
+                    libc::SIGHUP
+                };
+                wait_until("the command has ended", || {
+                    let Some(run) = run().filter(|p| p.state != "Z") else {
+                        return true;
+                    };
+                    // SAFETY: no memory is involved; it is a descendant of this test's own process.
+                    unsafe { libc::kill(run.pid as libc::pid_t, number) };
+                    thread::sleep(Duration::from_millis(10));
+                    false
+                });
+            }
+        }
+        while !seen.contains("restored\r\n") && !seen.contains("raw: ") {
+            seen.push_str(&text(&client.delta("p").0));
+        }
+        assert!(seen.contains("restored\r\n"), "{way}: {seen:?}");
+        client.exited("p");
+        client.finish();
+    }
+}
+
+fn any_command_can_be_the_server() {
+    let server = format!("{PROCWIRE} serve --default-timeout-ms 50");
+    let output = procwire(&["run", "--server", &server, "--", "sh", "-c", "echo out; exit 3"]);
+    assert_eq!(
+        (text(&output.stdout), output.status.code()),
+        ("out\n".into(), Some(3))
+    );
+    // The quoting is the shell's.
+    let quoted = format!("env 'A=x  y' {PROCWIRE}");
+    let output = procwire(&["run", "-s", &quoted, "--", "sh", "-c", "echo \"$A\""]);
+    assert_eq!(text(&output.stdout), "x  y\n");
+
+    for (server, why) in [
+        ("exit 3", "exit status: 3"),
+        ("no-such-server-program", "127"),
+        ("echo Welcome; exec sleep 1000", "Welcome"),
+    ] {
+        let output = procwire(&["run", "--server", server, "--", "true"]);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{stderr}");
+        assert!(stderr.contains(why), "{server:?}: {stderr}");
+    }
+}
+
+const HELLO: &str = r#"
+# one
+--> {"id":1,"method":"process/spawn","params":{"command":["sh","-c","echo hi; echo ho; exit 3"],"processHandle":"a","streamStdoutStderr":true}}
+<-- {"id":1,"result":{"pid":"{...}"}}
+<-- {"method":"process/outputDelta","params":{"processHandle":"a","stream":"stdout","deltaBase64":"aGkK","capReached":false,"offset":0}}
+<-- {"method":"process/outputDelta","params":{"processHandle":"a","stream":"stdout","deltaBase64":"aG8K","capReached":false,"offset":3}}
+<-- {"method":"process/exited","params":{"processHandle":"a","exitCode":3,"stdout":"","stdoutCapReached":false,"stderr":"","stderrCapReached":false,"outputDrainTimedOut":false,"pid":"{...}","signal":null,"coreDumped":false,"timedOut":false,"durationMs":"{...}","usage":"{...}","stdoutBytes":6,"stderrBytes":0}}
+--> nonsense
+<-- {"id":null,"error":{"code":-32700,"message":"[..]JSON[..]"}}
+"#;
+
+fn check_tells_what_differs() {
+    let scratch = Scratch::new();
+    let good = scratch.file("good.txt", 0o644, HELLO);
+    let output = procwire(&["check", &good]);
+    assert_eq!(
+        text(&output.stdout),
+        format!("ok    {good}:1\n1 sessions, 0 of them differ\n")
+    );
+    assert_eq!(output.status.code(), Some(0));
+
+    for (from, to, expected) in [
+        (
+            "\"exitCode\":3",
+            "\"exitCode\":4",
+            "line 7: differs at .params.exitCode",
+        ),
+        (
+            "aG8K",
+            "aGEK",
+            "expected bytes \"ha\\n\"\n  got bytes      \"ho\\n\"",
+        ),
+        (
+            "\"timedOut\":false,",
+            "",
+            "line 7: differs at .params.timedOut, which was not expected",
+        ),
+        (
+            "[..]JSON[..]",
+            "[..]YAML[..]",
+            "line 9: differs at .error.message",
+        ),
+        ("<-- {\"id\":null", "<-- {\"id\":9", "line 9: waited for"),
+        // What is not shown is a difference, too.
+        (
+            "--> nonsense\n",
+            "--> nonsense\n--> {\"id\":2,\"method\":\"no\"}\n",
+            "at the end: the transcript does not show",
+        ),
+    ] {
+        let bad = scratch.file(
+            "bad.md",
+            0o644,
+            format!("# x\n```session{}```\n", HELLO.replace(from, to)),
+        );
+        let junit = scratch.path("report.xml");
+        let output = procwire(&["check", &good, &bad, "--deadline", "300ms", "--junit", &junit]);
+        let printed = text(&output.stdout);
+        // In Markdown it stands one line further down.
+        let expected = expected.replace("line 7", "line 8").replace("line 9", "line 10");
+        assert!(printed.contains(&format!("DIFFERS  {bad}:3\n")), "{printed}");
+        assert!(printed.contains(&expected), "{expected:?} is not in:\n{printed}");
+        assert!(printed.ends_with("2 sessions, 1 of them differ\n"), "{printed}");
+        assert_eq!(output.status.code(), Some(1));
+        let report = std::fs::read_to_string(&junit).expect("the report is written");
+        assert!(report.contains("tests=\"2\" failures=\"1\""), "{report}");
+        assert_eq!(report.matches("<failure ").count(), 1);
+    }
+
+    let malformed = scratch.file("malformed.txt", 0o644, "--> {}\nwhat?\n");
+    for (file, why) in [
+        ("/no/such/file", "/no/such/file: No such file"),
+        (&malformed, "malformed.txt:2: "),
+    ] {
+        let output = procwire(&["check", file]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains(why), "{}", text(&output.stderr));
+    }
+}
+
+/// Two answers and two processes may come in any order; the end of a process may not come before its output.
+fn check_holds_the_order_and_no_other() {
+    let scratch = Scratch::new();
+    let any_order = r#"
+--> {"id":1,"method":"process/list"}
+--> {"id":2,"method":"no/such"}
+<-- {"id":2,"error":{"code":-32601,"message":"[..]"}}
+<-- {"id":1,"result":{"processes":[]}}
+"#;
+    let file = scratch.file("any.txt", 0o644, any_order);
+    assert_eq!(procwire(&["check", &file]).status.code(), Some(0));
+
+    let mut lines: Vec<&str> = HELLO.lines().collect();
+    let exit = lines.remove(6);
+    lines.insert(4, exit);
+    let file = scratch.file("order.txt", 0o644, lines.join("\n"));
+    let output = procwire(&["check", &file]);
+    let printed = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert!(printed.contains("but before that came"), "{printed}");
+}
+
+fn check_ends_a_server_that_hangs() {
+    let scratch = Scratch::new();
+    let file = scratch.file("hello.txt", 0o644, HELLO);
+    let output = procwire(&[
+        "check",
+        "--deadline",
+        "100ms",
+        "--server",
+        "exec sleep 1000",
+        &file,
+    ]);
+    let printed = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert!(printed.contains("it did not come in time"), "{printed}");
+    assert!(!processes().iter().any(|p| p.parent == std::process::id()));
+}
+
+fn bash_completes() {
+    let scratch = Scratch::new();
+    let script = procwire(&["completions", "bash"]).stdout;
+    let script = scratch.file("completions.bash", 0o644, script);
+    for (words, expected) in [
+        (&["procwire", "ru"][..], "run\n"),
+        (&["procwire", "--dr"], "--drain\n"),
+        (&["procwire", "run", "--js"], "--json\n"),
+        (&["procwire", "check", "--jun"], "--junit\n"),
+        (&["procwire", "completions", "f"], "fish\n"),
+        (&["procwire", "run", "--cwd", "/us"], "/usr\n"),
+        (&["procwire", "run", "--timeout", ""], ""),
+        (&["procwire", "serve", "--default-t"], "--default-timeout-ms\n"),
+    ] {
+        let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+        let test = format!(
+            "set -u; . {script}; COMP_WORDS=({}); COMP_CWORD={}; _procwire; \
+             ((${{#COMPREPLY[@]}})) && printf '%s\\n' \"${{COMPREPLY[@]}}\"; true",
+            quoted.join(" "),
+            words.len() - 1
+        );
+        let output = Command::new("bash")
+            .args(["--norc", "-c", &test])
+            .output()
+            .expect("bash starts");
+        assert_eq!(text(&output.stderr), "", "{words:?}");
+        assert_eq!(text(&output.stdout), expected, "{words:?}");
+    }
+}
+
+fn help_teaches_and_mistakes_exit_with_2() {
+    for (arguments, wanted) in [
+        (&["--help"][..], "procwire run -- echo hi"),
+        (&["serve", "-h"], "process/writeStdin"),
+        (&["run", "--help"], "--unset NAME"),
+        (&["check", "-h"], "--junit FILE"),
+        (&["completions", "--help"], "fish"),
+        (&["--version"], "procwire "),
+    ] {
+        let output = procwire(arguments);
+        assert!(text(&output.stdout).contains(wanted), "{arguments:?}");
+        assert_eq!(
+            (output.status.code(), text(&output.stderr)),
+            (Some(0), String::new())
+        );
+    }
+    for (arguments, wanted) in [
+        (&["fly"][..], "fly"),
+        (&["--fly"], "--fly"),
+        (&["run"], "program"),
+        (&["run", "--timeout", "soon", "true"], "500ms"),
+        (&["run", "--env", "A", "true"], "NAME=VALUE"),
+        (&["check"], "file"),
+        (&["completions", "csh"], "csh"),
+        (&["completions"], "bash"),
+    ] {
+        let output = procwire(arguments);
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains(wanted), "{arguments:?}: {stderr}");
+        assert_eq!((output.status.code(), output.stdout), (Some(2), vec![]));
+    }
+}
