@@ -22,8 +22,8 @@ mod stdin;
 
 // Who is meant, and how it ends.
 mod handles;
-mod timeout;
 mod kill;
+mod timeout;
 
 // A request and the program it starts.
 mod argv;
