@@ -216,7 +216,8 @@ a wrong command line.
 const RUN: &str = "\
 Runs one program on a server, as if it had been typed here: its output comes live and on the right
 stream, stdin goes to it, signals sent to this process are passed on, and its exit code is kept.
-Whatever ends this process, SIGKILL included, ends the program and all it has started.
+Whatever ends this process, SIGKILL included, ends the program and all it has started. It reads
+stdin ahead of the program: where that is not wanted, or in the background, add '< /dev/null'.
 
 Try it:
   procwire run -- sh -c 'echo out; echo err >&2; exit 3'
