@@ -26,6 +26,7 @@ use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::sys::{self, Interest, Pid, StringList};
@@ -34,15 +35,19 @@ use crate::tree::{Held, Picture, Seen};
 /// The argument by which the guard tells the server who guards it: `--guarded-by=PID,FD`.
 pub const GUARDED_BY: &str = "--guarded-by=";
 
-/// How long the guard's sweep goes on. The kernel needs milliseconds; only a fork bomb needs more.
-const SWEEP: Duration = Duration::from_millis(1_500);
-/// How long the server's own goes on, which comes behind the end of its connection; all of it
-/// together takes less than three seconds.
-const LAST_SWEEP: Duration = Duration::from_millis(600);
+/// How long a sweep goes on behind which there is another: that of the server, which comes behind the
+/// end of its connection; all of it together takes less than three seconds.
+const FIRST_SWEEP: Duration = Duration::from_millis(600);
+/// How long a sweep goes on behind which there is none. The kernel needs milliseconds; only a fork
+/// bomb on a busy machine needs more, and what is left then is left for good.
+const LAST_SWEEP: Duration = Duration::from_secs(10);
 
 /// How long the server may take to end once it has been told to: more than it takes by itself, with
 /// its own sweep. One that is stopped or stuck is killed then.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whom the server has above it, if it is guarded.
+static GUARD: OnceLock<u32> = OnceLock::new();
 
 /// The server's side of the guard.
 #[derive(Debug)]
@@ -119,7 +124,7 @@ pub fn run() -> io::Result<i32> {
         log::warn!("the server was killed; ending what it had started");
     }
     // A server that ended by itself has swept already, and this finds nothing.
-    sweep_for(SWEEP, &detached);
+    sweep_for(LAST_SWEEP, &detached);
     Ok(status.code)
 }
 
@@ -194,6 +199,7 @@ impl Guarded {
         if std::os::unix::process::parent_id() != guard {
             return Err(io::Error::other("the guard has died already"));
         }
+        let _ = GUARD.set(guard);
         // SAFETY: the guard has opened it for us and told us its number; nobody else here knows it.
         let detached = unsafe { OwnedFd::from_raw_fd(fd) };
         sys::set_close_on_exec(&detached)?;
@@ -228,7 +234,8 @@ pub fn reap_adopted() {
 /// those: freeze, look, kill, until nothing is left. Must be called by the main thread.
 #[allow(clippy::implicit_hasher)]
 pub fn sweep(spared: &HashSet<Pid>) {
-    sweep_for(LAST_SWEEP, spared);
+    let guarded = GUARD.get() == Some(&std::os::unix::process::parent_id());
+    sweep_for(if guarded { FIRST_SWEEP } else { LAST_SWEEP }, spared);
 }
 
 fn sweep_for(patience: Duration, spared: &HashSet<Pid>) {

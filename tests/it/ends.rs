@@ -4,15 +4,14 @@
 //! The processes of a test are known by a number that is an argument of each, so that they are found
 //! whatever they have done to their parents, sessions and environments.
 
-use std::collections::HashSet;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Mode, PATIENCE, Test, binary, both, children_of, is_alive, kill_stray, processes, reap_adopted,
-    test, wait_until,
+    Client, Mode, PATIENCE, Scratch, Test, binary, both, children_of, is_alive, kill_stray, processes,
+    reap_adopted, test, wait_until,
 };
 use serde_json::json;
 
@@ -296,25 +295,34 @@ fn daemon_of_a_leader_that_exited_dies_with_the_connection(mode: Mode) {
     }
 }
 
-/// A daemon that is another process every millisecond: whoever looks at one looks at a dead one.
+/// A daemon that is another process every millisecond: whoever looks at one looks at a dead one. It
+/// leaves a trace as long as it lives.
 fn what_only_forks_and_exits_dies_with_the_connection(mode: Mode) {
-    for end in [End::Input, End::Guard(libc::SIGKILL), End::Server(libc::SIGKILL)] {
+    let scratch = Scratch::new();
+    for (index, end) in [End::Input, End::Guard(libc::SIGKILL), End::Server(libc::SIGKILL)]
+        .into_iter()
+        .enumerate()
+    {
         let mut server = Server::start();
-        let marker = marker();
-        let script = "export C='sh -c \"$C\" % & exit'; setsid sh -c \"$C\" % </dev/null >/dev/null 2>&1 & \
-                      echo ready; exec sleep 1000.%";
+        let trace = scratch.path(&format!("trace{index}"));
+        let script = "export C='echo >> %; sh -c \"$C\" & exit'; \
+                      setsid sh -c \"$C\" </dev/null >/dev/null 2>&1 & echo ready; exec sleep 1000";
         server
             .client
-            .spawn_ready(mode.params("a", &["sh", "-c", &script.replace('%', &marker)]));
-        let mut seen = HashSet::new();
-        wait_until("it has been seen five times", || {
-            seen.extend(marked(&marker).into_iter().map(|(pid, _)| pid));
-            seen.len() >= 5
-        });
+            .spawn_ready(mode.params("a", &["sh", "-c", &script.replace('%', &trace)]));
+        let length = || std::fs::metadata(&trace).map_or(0, |m| m.len());
+        wait_until("it has run ten times", || length() >= 10);
         server.end(end);
-        // Between two looks there would be others.
-        for _ in 0..10 {
-            must_die(&marker, &format!("{end:?}"));
+        let deadline = Instant::now() + DEAD;
+        let mut before = length();
+        loop {
+            std::thread::sleep(Duration::from_millis(300));
+            let now = length();
+            if now == before {
+                break;
+            }
+            assert!(Instant::now() < deadline, "it lives on after {end:?}");
+            before = now;
         }
     }
 }
