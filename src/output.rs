@@ -50,6 +50,16 @@ pub(crate) struct Output {
     /// Reads in a row that filled a whole chunk.
     full_reads: u8,
     after_exit: Option<AfterExit>,
+    enlarged: Option<Enlarged>,
+}
+
+/// One of the larger pipes a server may have, which another stream may have when this is dropped.
+struct Enlarged(Arc<AtomicUsize>);
+
+impl Drop for Enlarged {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Relaxed);
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +109,7 @@ impl Output {
             state: State::Open,
             full_reads: 0,
             after_exit: None,
+            enlarged: None,
         }
     }
 
@@ -224,12 +235,13 @@ impl Output {
         Filled::Some
     }
 
-    fn enlarge(&self, sink: &Sink) {
+    fn enlarge(&mut self, sink: &Sink) {
         let allowed = sink
             .busy_pipes
             .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
             .is_ok();
         if allowed {
+            self.enlarged = Some(Enlarged(Arc::clone(&sink.busy_pipes)));
             // Refused where the user's pipes hold too much already; then it is slower.
             let _ = sys::set_pipe_size(self.source.as_fd(), BUSY_PIPE);
         }

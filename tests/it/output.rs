@@ -36,6 +36,7 @@ pub const TESTS: &[Test] = &[
     test!(stdin_is_still_consumed_while_nobody_reads),
     test!(a_capped_stream_does_not_wait_for_the_client),
     test!(a_slow_reader_of_a_dead_process_gets_everything),
+    test!(busy_streams_get_a_larger_pipe_however_many_came_before),
 ];
 
 const MIB: usize = 1024 * 1024;
@@ -736,6 +737,28 @@ fn a_slow_reader_of_a_dead_process_gets_everything() {
         assert_eq!(exited["stdoutBytes"], stdout.len() + 5);
         assert!(stdout.len() > 65_536, "{} bytes", stdout.len());
         assert!(stdout == pattern(0, stdout.len()), "something was damaged");
+    }
+    client.finish();
+}
+
+/// Only so many streams have a larger pipe at a time, and each gives its own back at its end.
+fn busy_streams_get_a_larger_pipe_however_many_came_before() {
+    let mut client = Client::in_process();
+    for i in 0..80 {
+        // Behind its cap a stream is drained at full speed; large writes fill the pipe at once.
+        let mut params = Mode::Pipe.params("a", &["dd", "if=/dev/zero", "bs=1M"]);
+        params["outputBytesCap"] = json!(0);
+        let pid = client.spawn(params);
+        // Opening what /proc shows of a pipe opens the pipe itself.
+        let pipe = std::fs::File::open(format!("/proc/{pid}/fd/1")).expect("the program runs");
+        wait_until(&format!("busy stream {i} has a larger pipe"), || {
+            // SAFETY: plain fcntl on an open descriptor.
+            let size = unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&pipe), libc::F_GETPIPE_SZ) };
+            size > 64 * 1024
+        });
+        drop(pipe);
+        client.kill("a");
+        client.exited("a");
     }
     client.finish();
 }
