@@ -68,17 +68,20 @@ fn sequences() {
         total.requests += count.requests;
         total.processes += count.processes;
         total.bytes += count.bytes;
+        total.late += count.late;
         seed += 1;
         let over = began.elapsed() >= span;
         if over || told.elapsed() >= Duration::from_secs(60) {
             told = Instant::now();
             println!(
-                "model: {} sequences in {:?}, seeds {first}..{seed}: {} requests, {} processes, {} bytes",
+                "model: {} sequences in {:?}, seeds {first}..{seed}: {} requests, {} processes, {} bytes, \
+                 {} ends out of time",
                 seed - first,
                 began.elapsed(),
                 total.requests,
                 total.processes,
-                total.bytes
+                total.bytes,
+                total.late
             );
         }
         if over {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::plan::{End, Fault, Program, SLOTS, Shape, Signal};
+use super::plan::{Fault, Program, SLOTS, Shape, Signal};
 use crate::harness::{decoded, is_alive};
 
 /// What a client may have pending and still be answered at once.
@@ -330,9 +330,8 @@ impl Ledger {
 
     // ---- the verdict ----
 
-    /// Everything that can only be said once nothing more comes.
-    pub fn judge(&self, end: End) -> Verdict {
-        let cut_off = matches!(end, End::HangUp | End::Murder);
+    /// Everything that can only be said once nothing more comes. `cut_off`: not all that was owed could come.
+    pub fn judge(&self, cut_off: bool) -> Verdict {
         if !cut_off {
             for (number, sent) in self.sent.iter().enumerate() {
                 ensure!(
