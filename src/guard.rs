@@ -72,8 +72,9 @@ pub fn run() -> io::Result<i32> {
     };
     sys::default_signal(libc::SIGCHLD);
     let (reader, writer) = sys::pipe().map_err(restore)?;
-    let server = start_server(writer, &mask).map_err(restore)?;
+    // Last of what can fail: from here on there is a server, and this process is no other one.
     let signals = sys::signal_fd(&mask_of_guard()).map_err(restore)?;
+    let server = start_server(writer, &mask).map_err(restore)?;
     let _ = sys::set_nonblocking(&reader);
     // The client must see the server's ends close, not ours.
     let _ = sys::let_go_of_stdio();
