@@ -652,7 +652,7 @@ fn kills_and_timeouts_are_obeyed_while_nobody_reads(mode: Mode) {
     wait_until("the kill is obeyed", || !is_alive(killed));
     wait_until("the timeout is kept", || !is_alive(timed));
     let took = started.elapsed();
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(took < Duration::from_secs(6), "{took:?}");
     client.read_again();
     let exited = check_flood(&mut client, "killed");
     assert_eq!(

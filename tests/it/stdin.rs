@@ -146,7 +146,7 @@ fn a_child_that_does_not_read_delays_nobody_and_is_killed(mode: Mode) {
     client.kill("deaf");
     let exited = client.exited("deaf");
     let took = started.elapsed();
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(exited["exitCode"], 137);
     assert_eq!(exited["signal"], "SIGKILL");
     assert!(!is_alive(pid));
@@ -173,7 +173,7 @@ fn a_child_that_does_not_read_is_timed_out(mode: Mode) {
     assert_eq!(exited["exitCode"], 124);
     assert_eq!(exited["timedOut"], true);
     let took = exited["durationMs"].as_u64().expect("a number");
-    assert!((400..3_400).contains(&took), "{took} ms");
+    assert!((400..5_400).contains(&took), "{took} ms");
     assert_eq!(client.error(writes[3]).0, -32600);
     client.finish();
 }
