@@ -548,7 +548,10 @@ mod process_wide {
             let Some((range, rest)) = line.split_once(' ') else {
                 continue;
             };
-            if !rest.starts_with("r-xp ") || !rest.contains(" /") {
+            // Code, and the headers and tables a file begins with. Other read-only parts may have
+            // been written by the loader before they became so.
+            let unchanged = rest.starts_with("r-xp ") || rest.starts_with("r--p 00000000 ");
+            if !unchanged || !rest.contains(" /") {
                 continue;
             }
             let Some((start, end)) = range.split_once('-') else {
