@@ -737,8 +737,9 @@ fn stuffed(run: &Run, slot: usize) -> bool {
 
 /// Whether there were programs that leave a session of their own.
 fn run_sessions(ledger: &Ledger) -> bool {
-    let mut all = ledger.slots.iter().flatten();
-    all.any(|p| matches!(p.program, Program::KeepsSession | Program::LeavesSession { .. }))
+    let leaves = |p: &Program| matches!(p, Program::KeepsSession | Program::LeavesSession { .. });
+    let mut sent = ledger.sent.iter();
+    sent.any(|s| matches!(&s.ask, Ask::Spawn { program, .. } if leaves(program)))
 }
 
 /// Threads, descriptors and processes are as they were. `sessions`: but for processes in sessions of
@@ -803,14 +804,17 @@ fn read(source: OwnedFd, control: &Control, sender: &mpsc::SyncSender<Result<Val
             }
             return;
         }
+        // What was there before has no end of a line.
+        let mut from = pending.len();
         pending.extend_from_slice(&buffer[..n]);
         let mut start = 0;
-        while let Some(length) = pending[start..].iter().position(|b| *b == b'\n') {
-            let line = &pending[start..start + length];
+        while let Some(length) = pending[from..].iter().position(|b| *b == b'\n') {
+            let line = &pending[start..from + length];
             record("<--", line);
             let message = serde_json::from_slice(line).map_err(|e| format!("no JSON was printed: {e}"));
             let _ = sender.send(message);
-            start += length + 1;
+            start = from + length + 1;
+            from = start;
         }
         pending.drain(..start);
     }

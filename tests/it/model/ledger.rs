@@ -730,7 +730,15 @@ impl Ledger {
                     .find(|p| entry["pid"] == p.pid && handle == format!("h{slot}"))?;
                 Some((slot, found))
             });
-            let (_, process) = known.ok_or_else(|| format!("a stranger in the list: {entry}"))?;
+            let Some((_, process)) = known else {
+                // The answer to its spawn may come later, and was cut off.
+                let unanswered = self.sent.iter().any(|s| {
+                    let spawn = matches!(s.ask, Ask::Spawn { .. });
+                    spawn && s.answer.is_none() && s.slot.is_some_and(|slot| handle == format!("h{slot}"))
+                });
+                ensure!(unanswered, "a stranger in the list: {entry}");
+                continue;
+            };
             let spawn = &self.sent[process.spawn];
             let Ask::Spawn { command, shape, .. } = &spawn.ask else {
                 return Err("no spawn".to_owned());
