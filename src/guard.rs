@@ -65,7 +65,8 @@ pub struct Guarded {
 pub fn run() -> io::Result<i32> {
     sys::become_subreaper()?;
     // As it was when we were started; the server shall not see what the guard does to itself.
-    let mask = sys::block_signals(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
+    let waited_for = signals_of_guard();
+    let mask = sys::block_signals(&waited_for)?;
     let restore = |e| {
         sys::set_signal_mask(&mask);
         e
@@ -73,7 +74,7 @@ pub fn run() -> io::Result<i32> {
     sys::default_signal(libc::SIGCHLD);
     let (reader, writer) = sys::pipe().map_err(restore)?;
     // Last of what can fail: from here on there is a server, and this process is no other one.
-    let signals = sys::signal_fd(&mask_of_guard()).map_err(restore)?;
+    let signals = sys::signal_fd(&waited_for).map_err(restore)?;
     let server = start_server(writer, &mask).map_err(restore)?;
     let _ = sys::set_nonblocking(&reader);
     // The client must see the server's ends close, not ours.
@@ -129,8 +130,12 @@ pub fn run() -> io::Result<i32> {
     Ok(status.code)
 }
 
-fn mask_of_guard() -> [libc::c_int; 4] {
-    [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP]
+/// What the guard waits for. Whoever starts us under nohup wants us to live on without a terminal,
+/// so a hang-up that is ignored stays so.
+fn signals_of_guard() -> Vec<libc::c_int> {
+    let all = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+    let ignored = |signal: &libc::c_int| *signal == libc::SIGHUP && sys::is_ignored(libc::SIGHUP);
+    all.into_iter().filter(|signal| !ignored(signal)).collect()
 }
 
 fn start_server(detached: OwnedFd, mask: &sys::SignalMask) -> io::Result<Pid> {

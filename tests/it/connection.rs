@@ -500,6 +500,14 @@ fn hangup_is_ignored_under_nohup() {
     client.call("process/list", json!({}));
     signal(client.pid(), libc::SIGHUP);
     assert_eq!(client.run(&["echo", "still here"])["stdout"], "still here\n");
+    // Nor does the guard wait for it, to pass it on and kill a server that does not obey.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", client.pid())).expect("it lives");
+    let blocked = status
+        .lines()
+        .find_map(|l| l.strip_prefix("SigBlk:"))
+        .expect("a mask");
+    let blocked = u64::from_str_radix(blocked.trim(), 16).expect("hexadecimal");
+    assert_eq!(blocked >> (libc::SIGHUP - 1) & 1, 0, "{status}");
     // The program does not inherit it.
     let exited = client.run(&["sh", "-c", "kill -HUP $$; echo alive"]);
     assert_eq!(

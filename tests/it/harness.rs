@@ -130,6 +130,9 @@ pub fn run_in_own_process(name: &str) -> Result<(), String> {
 
 /// The body of such a process.
 pub fn run_alone(body: impl FnOnce()) {
+    // A run under nohup ignores it, and programs that honour that would not hear it.
+    // SAFETY: gives a signal its default meaning; installs no code.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
     become_subreaper();
     std::thread::Builder::new()
         .name("watchdog".into())
