@@ -20,7 +20,7 @@ use crate::sys::{self, EventFd, Interest};
 
 /// The encode buffer is written out when it holds this much, or when there is nothing to add.
 const BATCH: usize = 64 * 1024;
-/// The pipe to the client is asked to hold this much once it has carried [`BUSY`].
+/// The pipe from the client, and the one to it, is asked to hold this much once it has carried [`BUSY`].
 const PIPE: libc::c_int = 256 * 1024;
 const BUSY: u64 = 1024 * 1024;
 
@@ -206,12 +206,29 @@ impl Stdio {
             input: io::stdin(),
             output: io::stdout(),
             wake: Arc::clone(&wake),
+            traffic: Traffic::default(),
         };
         let writer = StdioWriter {
             output: io::stdout(),
-            written: 0,
+            traffic: Traffic::default(),
         };
         Ok((reader, writer, Wake(wake)))
+    }
+}
+
+/// What has gone through descriptor 0 or 1.
+#[derive(Default)]
+struct Traffic(u64);
+
+impl Traffic {
+    /// Counts `n` bytes more, and has the pipe hold more once it is busy.
+    fn carried(&mut self, n: usize, fd: BorrowedFd<'_>) {
+        let before = self.0;
+        self.0 += n as u64;
+        if before < BUSY && self.0 >= BUSY {
+            // Refused where the user's pipes hold too much already; then it is slower.
+            let _ = sys::set_pipe_size(fd, PIPE);
+        }
     }
 }
 
@@ -220,6 +237,7 @@ pub(crate) struct StdioReader {
     input: io::Stdin,
     output: io::Stdout,
     wake: Arc<EventFd>,
+    traffic: Traffic,
 }
 
 impl Read for StdioReader {
@@ -239,7 +257,11 @@ impl Read for StdioReader {
             if input.readable() {
                 match sys::read(self.input.as_fd(), buffer) {
                     Err(e) if would_block(&e) => {}
-                    result => return result,
+                    Err(e) => return Err(e),
+                    Ok(n) => {
+                        self.traffic.carried(n, self.input.as_fd());
+                        return Ok(n);
+                    }
                 }
             } else if output.hung_up() {
                 return Err(io::ErrorKind::BrokenPipe.into());
@@ -251,7 +273,7 @@ impl Read for StdioReader {
 /// Writes descriptor 1.
 pub(crate) struct StdioWriter {
     output: io::Stdout,
-    written: u64,
+    traffic: Traffic,
 }
 
 impl StdioWriter {
@@ -268,12 +290,7 @@ impl Write for StdioWriter {
                     sys::poll(&mut [Interest::write(self.output.as_raw_fd())], None)?;
                 }
                 Ok(n) => {
-                    let before = self.written;
-                    self.written += n as u64;
-                    if before < BUSY && self.written >= BUSY {
-                        // Refused where the user's pipes hold too much already; then it is slower.
-                        let _ = sys::set_pipe_size(self.fd(), PIPE);
-                    }
+                    self.traffic.carried(n, self.output.as_fd());
                     return Ok(n);
                 }
                 Err(e) => return Err(e),
