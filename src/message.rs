@@ -20,8 +20,10 @@ use serde_json::value::RawValue;
 
 use crate::protocol::{
     Collected, Exited, OutputDelta, ProcessInfo, Reply, Request, RequestId, RpcError, ServerMessage,
-    SpawnFailure, Stream, Usage, code, notification,
+    SpawnFailure, Stream, Usage, WriteStdinParams, code, notification,
 };
+
+const WRITE_STDIN: &str = "process/writeStdin";
 
 /// A line of the client, understood.
 #[derive(Debug, PartialEq)]
@@ -70,11 +72,28 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 
 /// Understands one line, without its end.
 pub(crate) fn parse(line: &[u8]) -> Parsed {
-    let (jsonrpc, result) = match envelope(line) {
-        Ok(envelope) => {
-            let jsonrpc = envelope.jsonrpc.is_some_and(|v| v.get() == "\"2.0\"");
-            (Some(jsonrpc), message(&envelope))
+    let text = match str::from_utf8(line) {
+        Ok(text) => text,
+        Err(e) => {
+            let error = RpcError::new(
+                code::PARSE_ERROR,
+                format!(
+                    "the message is not UTF-8: invalid byte at position {}",
+                    e.valid_up_to()
+                ),
+            );
+            return Parsed {
+                message: ClientMessage::Invalid { id: None, error },
+                jsonrpc: None,
+            };
         }
+    };
+    write_stdin(text).unwrap_or_else(|| any(text))
+}
+
+fn any(text: &str) -> Parsed {
+    let (jsonrpc, result) = match envelope(text) {
+        Ok(envelope) => (Some(is_2_0(envelope.jsonrpc)), message(&envelope)),
         Err(error) => (None, Err((None, error))),
     };
     Parsed {
@@ -83,16 +102,44 @@ pub(crate) fn parse(line: &[u8]) -> Parsed {
     }
 }
 
-fn envelope(line: &[u8]) -> Result<Envelope<'_>, RpcError> {
-    let text = str::from_utf8(line).map_err(|e| {
-        RpcError::new(
-            code::PARSE_ERROR,
-            format!(
-                "the message is not UTF-8: invalid byte at position {}",
-                e.valid_up_to()
-            ),
-        )
-    })?;
+fn is_2_0(jsonrpc: Option<&RawValue>) -> bool {
+    jsonrpc.is_some_and(|v| v.get() == "\"2.0\"")
+}
+
+/// A write, in one pass. Nearly all that a client sends is in one, and finding the end of its params
+/// takes as long as understanding them. What is not as it should be is left to the long way, which
+/// knows what is wrong.
+fn write_stdin(text: &str) -> Option<Parsed> {
+    #[derive(serde::Deserialize)]
+    struct Envelope<'a> {
+        #[serde(borrow, default, deserialize_with = "present")]
+        jsonrpc: Option<&'a RawValue>,
+        #[serde(borrow)]
+        id: &'a RawValue,
+        method: &'a str,
+        #[serde(deserialize_with = "object")]
+        params: WriteStdinParams,
+    }
+    // Where it stands in a write, as a rule. Nothing else is parsed in vain.
+    let beginning = &text.as_bytes()[..text.len().min(128)];
+    memchr::memmem::find(beginning, b"\"process/writeStdin\"")?;
+    if !text.trim_start().starts_with('{') {
+        return None;
+    }
+    let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
+    if envelope.method != WRITE_STDIN {
+        return None;
+    }
+    Some(Parsed {
+        message: ClientMessage::Request {
+            id: request_id(envelope.id.get())?,
+            request: Request::WriteStdin(envelope.params),
+        },
+        jsonrpc: Some(is_2_0(envelope.jsonrpc)),
+    })
+}
+
+fn envelope(text: &str) -> Result<Envelope<'_>, RpcError> {
     // A derived struct would take an array for its members in order; only an object is a message.
     if text.trim_start().starts_with('{') {
         match serde_json::from_str(text) {
@@ -177,7 +224,7 @@ fn request_id(text: &str) -> Option<RequestId> {
 
 fn request(method: &str, raw: Option<&RawValue>) -> Result<Request, RpcError> {
     Ok(match method {
-        "process/writeStdin" => Request::WriteStdin(params(method, raw)?),
+        WRITE_STDIN => Request::WriteStdin(params(method, raw)?),
         "process/spawn" => Request::Spawn(params(method, raw)?),
         "process/kill" => Request::Kill(params(method, raw)?),
         "process/resizePty" => Request::ResizePty(params(method, raw)?),
@@ -696,7 +743,7 @@ mod tests {
     use super::*;
     use crate::protocol::{
         Capabilities, ClientInfo, InitializeParams, InitializeReply, KillParams, Limit, Limits, PtySize,
-        ResizePtyParams, ServerInfo, SignalName, SpawnParams, Stage, WriteStdinParams,
+        ResizePtyParams, ServerInfo, SignalName, SpawnParams, Stage,
     };
 
     #[test]
@@ -850,6 +897,55 @@ mod tests {
         assert_eq!((exited.exit_code, exited.pid), (1, 0));
         for bad in ["Welcome!", "[]", "{}", r#"{"id":1}"#, r#"{"id":{},"result":{}}"#] {
             assert!(parse_server(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_write_is_the_same_by_the_short_and_the_long_way() {
+        let params = r#"{"processHandle":"h","deltaBase64":"aGk=","closeStdin":true,"more":[{}]}"#;
+        let write = |members: &str| format!("{{{members}}}");
+        let method = r#""method":"process/writeStdin""#;
+        let taken = [
+            write(&format!(r#""id":1,{method},"params":{params}"#)),
+            write(&format!(
+                r#""jsonrpc":"2.0",{method},"params":{params},"id":"a\n""#
+            )),
+            write(&format!(
+                r#""jsonrpc":null,"params":{params},{method},"id":1,"x":{{"id":2}}"#
+            )),
+            write(&format!(
+                r#""id":1,{method},"params":{{"processHandle":"h","deltaBase64":null}}"#
+            )),
+            write(&format!(
+                r#""id":1,{method},"params":{{"processHandle":"h"}},"result":1"#
+            )),
+        ];
+        for text in &taken {
+            let short = write_stdin(text).unwrap_or_else(|| panic!("{text} is as it should be"));
+            let long = any(text);
+            assert_eq!((&short.message, short.jsonrpc), (&long.message, long.jsonrpc));
+            assert!(matches!(short.message, ClientMessage::Request { .. }), "{text}");
+        }
+        let left = [
+            write(&format!(r#"{method},"params":{params}"#)),
+            write(&format!(r#""id":null,{method},"params":{params}"#)),
+            write(&format!(r#""id":1.5,{method},"params":{params}"#)),
+            write(&format!(r#""id":1,"id":1,{method},"params":{params}"#)),
+            write(&format!(r#""id":1,{method}"#)),
+            write(&format!(r#""id":1,{method},"params":["h","aGk="]"#)),
+            write(&format!(
+                r#""id":1,{method},"params":{{"processHandle":"h","deltaBase64":"a"}}"#
+            )),
+            write(&format!(
+                r#""id":1,"method":"no","params":{params},"x":"process/writeStdin""#
+            )),
+            write(r#""id":1,"method":"process/kill","params":{"processHandle":"process/writeStdin"}"#),
+            format!(r#"[1,"process/writeStdin",{params}]"#),
+            format!(r#"[null,1,"process/writeStdin",{params}]"#),
+            write(&format!(r#""id":1,{method},"params":{params}"#)) + "}",
+        ];
+        for text in &left {
+            assert!(write_stdin(text).is_none(), "{text}");
         }
     }
 
