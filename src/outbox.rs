@@ -28,7 +28,7 @@ use crate::sys::EventFd;
 /// The most bytes of output in one message.
 pub(crate) const CHUNK: usize = 64 * 1024;
 /// Output of one process that may be on its way to the client.
-const PROCESS_CREDIT: usize = 512 * 1024;
+const PROCESS_CREDIT: usize = 128 * 1024;
 /// Output of all processes that may be on its way, but for one small chunk each.
 const POOL_CREDIT: usize = 8 * 1024 * 1024;
 /// What a process may send when the pool is used up.
