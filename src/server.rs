@@ -27,7 +27,7 @@ use crate::protocol::{
     ResizePtyParams, RpcError, ServerInfo, SpawnParams, Stage, WriteStdinParams, code,
 };
 use crate::signal;
-use crate::spawn::{self, Environment};
+use crate::spawn::{self, Environment, Slots};
 use crate::stdin::FREE;
 use crate::sys::{self, EventFd};
 use crate::transport::{self, Dialect, Inbound, Wake};
@@ -276,6 +276,7 @@ impl Dispatcher {
             next_serial: 1,
             common: Arc::new(Common {
                 environment: Environment::snapshot(),
+                slots: Slots::default(),
                 camera: Camera::default(),
                 busy_pipes: Arc::new(AtomicUsize::new(BUSY_PIPES)),
                 on_detach,
@@ -672,6 +673,9 @@ impl Dispatcher {
                     for command in inbox.try_iter() {
                         self.too_late(&entry, command);
                     }
+                }
+                if self.table.is_empty() {
+                    self.common.slots.give_back();
                 }
                 match exited {
                     Some(exited) => {

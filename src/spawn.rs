@@ -2,20 +2,22 @@
 //!
 //! **Thread:** the process thread of that child, which is the only one that waits while the kernel
 //! executes the program.
-//! **Owns:** nothing that lasts; the snapshot of the server's environment is shared and read only.
-//! **Never:** forks. The child is started by `posix_spawn`, because a fork copies the page tables of
-//! every thread there is: at a thousand threads that is 77 spawns a second instead of 1,250.
+//! **Owns:** the snapshot of the server's environment, shared and read only; and the [`Slots`].
+//! **Never:** forks. The child shares our memory until its exec, because a fork copies the page tables
+//! of every thread there is: at a thousand threads that is 77 spawns a second instead of 1,250.
+//! For the same reason it does not copy a long table of descriptors, which it would only close.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::protocol::{RpcError, SpawnFailure, SpawnParams, Stage, code};
 use crate::pty::{FreshTerminal, Terminal};
-use crate::sys::{self, Pid, Stdio, StringList};
+use crate::sys::{self, Pid, Slot, Stdio, StringList};
 
 /// Where programs are looked for if the child has no `PATH`; what glibc's `execvp` does.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
@@ -55,6 +57,95 @@ fn definition(name: &[u8], value: &[u8]) -> Result<CString, std::ffi::NulError> 
     bytes.push(b'=');
     bytes.extend_from_slice(value);
     CString::new(bytes)
+}
+
+/// Low numbers among the descriptors, where children find their own. A child copies our table up to
+/// the highest number it is given; without this, a thousand live processes would halve the rate of
+/// spawns.
+#[derive(Default)]
+pub(crate) struct Slots(Mutex<SlotState>);
+
+#[derive(Default)]
+enum SlotState {
+    /// Our table is short; there is nothing to win.
+    #[default]
+    Unneeded,
+    Made {
+        /// What is in them between two spawns, so that they keep nobody's pipe open.
+        filler: Arc<OwnedFd>,
+        free: Vec<Slot>,
+    },
+    /// There were no descriptors for them.
+    Refused,
+}
+
+/// A slot that one spawn uses.
+struct Lease<'a> {
+    slots: &'a Slots,
+    slot: Option<Slot>,
+    filler: Arc<OwnedFd>,
+}
+
+/// Numbers below this are as good as a slot's.
+const LOW: RawFd = 64;
+/// How many spawns may use a slot at a time. One that finds none, because programs come from a disk
+/// that does not answer, does without.
+const SLOTS: usize = 4;
+
+impl Slots {
+    /// A slot for `fds`, if it is worth one and there is one.
+    fn lease(&self, fds: [BorrowedFd<'_>; 3]) -> Option<Lease<'_>> {
+        if fds.iter().all(|fd| fd.as_raw_fd() < LOW) {
+            return None;
+        }
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*state, SlotState::Unneeded) {
+            *state = SlotState::make().unwrap_or(SlotState::Refused);
+        }
+        let SlotState::Made { filler, free } = &mut *state else {
+            return None;
+        };
+        let slot = free.pop()?;
+        let filler = Arc::clone(filler);
+        drop(state);
+        let lease = Lease {
+            slots: self,
+            slot: Some(slot),
+            filler,
+        };
+        lease.slot.as_ref()?.fill(fds).is_ok().then_some(lease)
+    }
+
+    /// Gives the numbers back, until they are needed again.
+    pub(crate) fn give_back(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = SlotState::Unneeded;
+    }
+}
+
+impl SlotState {
+    fn make() -> io::Result<SlotState> {
+        let filler = sys::open_null()?;
+        let free: Vec<Slot> = (0..SLOTS)
+            .map(|_| Slot::reserve(&filler))
+            .collect::<Result<_, _>>()?;
+        Ok(SlotState::Made {
+            filler: Arc::new(filler),
+            free,
+        })
+    }
+}
+
+impl Drop for Lease<'_> {
+    /// Takes what the child was given out of the slot, and gives the slot back.
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        let filler = self.filler.as_fd();
+        let emptied = slot.fill([filler; 3]);
+        let mut state = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Ok(()), SlotState::Made { free, .. }) = (emptied, &mut *state) {
+            free.push(slot);
+        }
+    }
 }
 
 /// A child that runs. Its thread signals and reaps it.
@@ -112,13 +203,17 @@ pub(crate) fn failure(params: &SpawnParams, stage: Stage, error: &io::Error) -> 
 }
 
 /// Starts the program. Params were validated; what fails here is for the machine to refuse.
-pub(crate) fn spawn(params: &SpawnParams, environment: &Environment) -> Result<Child, RpcError> {
+pub(crate) fn spawn(
+    params: &SpawnParams,
+    environment: &Environment,
+    slots: &Slots,
+) -> Result<Child, RpcError> {
     #[cfg(fuzzing)]
     let params = &crate::fuzzing::harmless(params);
-    start(params, environment).map_err(|Failure(stage, error)| failure(params, stage, &error))
+    start(params, environment, slots).map_err(|Failure(stage, error)| failure(params, stage, &error))
 }
 
-fn start(params: &SpawnParams, environment: &Environment) -> Result<Child, Failure> {
+fn start(params: &SpawnParams, environment: &Environment, slots: &Slots) -> Result<Child, Failure> {
     let directory = match &params.cwd {
         Some(cwd) => {
             let path = c_string(cwd.as_bytes()).map_err(Failure::at(Stage::Cwd))?;
@@ -131,10 +226,13 @@ fn start(params: &SpawnParams, environment: &Environment) -> Result<Child, Failu
     if params.tty {
         let size = params.size.unwrap_or_default();
         let fresh = FreshTerminal::open(size).map_err(Failure::at(Stage::Pty))?;
-        let pid = program.run(&Stdio::Terminal(&fresh.name))?;
+        let (pid, pidfd) = program.run(&Stdio::Terminal(&fresh.name))?;
         let (terminal, descriptor) = fresh.opened_by_child();
-        let channels = Channels::Terminal { terminal, descriptor };
-        return child(pid, channels);
+        return Ok(Child {
+            pid,
+            pidfd,
+            channels: Channels::Terminal { terminal, descriptor },
+        });
     }
 
     let pipe = || sys::pipe().map_err(Failure::at(Stage::Pipe));
@@ -150,34 +248,20 @@ fn start(params: &SpawnParams, environment: &Environment) -> Result<Child, Failu
     for ours in stdin.iter().chain([&stdout, &stderr]) {
         sys::set_nonblocking(ours).map_err(Failure::at(Stage::Pipe))?;
     }
-    let pid = program.run(&Stdio::Descriptors([
-        stdin_child.as_fd(),
-        stdout_child.as_fd(),
-        stderr_child.as_fd(),
-    ]))?;
-    // The child has its own copies. Ours would keep its pipes from ending, and their numbers are
-    // what the pidfd takes where descriptors are short.
-    drop((stdin_child, stdout_child, stderr_child, directory));
-    child(
+    let given = [stdin_child.as_fd(), stdout_child.as_fd(), stderr_child.as_fd()];
+    let lease = slots.lease(given);
+    let slot = lease.as_ref().and_then(|lease| lease.slot.as_ref());
+    let (pid, pidfd) = program.run(&Stdio::Descriptors(slot.map_or(given, Slot::fds)))?;
+    // The child has its own copies; ours would keep its pipes from ending. They go with this function.
+    Ok(Child {
         pid,
-        Channels::Pipes {
+        pidfd,
+        channels: Channels::Pipes {
             stdin,
             stdout,
             stderr,
         },
-    )
-}
-
-fn child(pid: Pid, channels: Channels) -> Result<Child, Failure> {
-    match sys::pidfd_open(pid) {
-        Ok(pidfd) => Ok(Child { pid, pidfd, channels }),
-        Err(error) => {
-            // A child whose end we could not see is worse than none.
-            let _ = sys::kill_group(pid, libc::SIGKILL);
-            let _ = sys::reap(pid);
-            Err(Failure(Stage::Pipe, error))
-        }
-    }
+    })
 }
 
 fn c_string(bytes: &[u8]) -> io::Result<CString> {
@@ -247,7 +331,7 @@ impl<'a> Program<'a> {
         })
     }
 
-    fn run(&self, stdio: &Stdio<'_>) -> Result<Pid, Failure> {
+    fn run(&self, stdio: &Stdio<'_>) -> Result<(Pid, OwnedFd), Failure> {
         let argv = StringList::new(&self.argv);
         let environment = self.environment_list();
         let (name, path) = match &self.search {
@@ -268,7 +352,7 @@ impl<'a> Program<'a> {
                 continue;
             }
             match self.run_file(&candidate, &argv, &environment, stdio) {
-                Ok(pid) => return Ok(pid),
+                Ok(started) => return Ok(started),
                 // Found, but what it needs to run is missing: execvp goes on along the PATH, too.
                 Err(error) if passed_over(&error) => {
                     if failure.0 == Stage::Lookup {
@@ -287,11 +371,11 @@ impl<'a> Program<'a> {
         argv: &StringList<'_>,
         environment: &StringList<'_>,
         stdio: &Stdio<'_>,
-    ) -> io::Result<Pid> {
+    ) -> io::Result<(Pid, OwnedFd)> {
         let started = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
-            let result = sys::posix_spawn(path, argv, environment, self.directory, stdio);
+            let result = sys::spawn(path, argv, environment, self.directory, stdio);
             match result {
                 Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => {
                     let shell = c_string(SHELL.as_bytes())?;
@@ -299,7 +383,7 @@ impl<'a> Program<'a> {
                     let end_of_options = path.as_bytes().starts_with(b"-").then_some(c"--".to_owned());
                     let arguments = [&shell].into_iter().chain(&end_of_options).chain([path]);
                     let argv = StringList::new(arguments.chain(self.argv.iter().skip(1)));
-                    return sys::posix_spawn(&shell, &argv, environment, self.directory, stdio);
+                    return sys::spawn(&shell, &argv, environment, self.directory, stdio);
                 }
                 // Somebody has the file open for writing: a child that another program has forked
                 // and that has not come to its exec, as a rule. The kernel has no way to be told

@@ -7,9 +7,10 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::mem::{self, MaybeUninit};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::protocol::Usage;
@@ -611,6 +612,35 @@ mod process_wide {
         })?;
         Ok(pid)
     }
+
+    /// The spawn functions return the error instead of setting errno.
+    fn spawn_check(error: libc::c_int) -> io::Result<()> {
+        if error == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(error))
+        }
+    }
+
+    /// Boxed, because POSIX does not say that the object may be moved.
+    struct Attributes(Box<libc::posix_spawnattr_t>);
+
+    impl Attributes {
+        fn new() -> io::Result<Self> {
+            // SAFETY: all-zero bytes are valid for this C struct, and init makes it an object before any use.
+            let mut attributes = Box::new(unsafe { std::mem::zeroed() });
+            // SAFETY: a valid pointer to an object that is not initialised yet.
+            spawn_check(unsafe { libc::posix_spawnattr_init(&mut *attributes) })?;
+            Ok(Attributes(attributes))
+        }
+    }
+
+    impl Drop for Attributes {
+        fn drop(&mut self) {
+            // SAFETY: initialised in `new`, destroyed once.
+            unsafe { libc::posix_spawnattr_destroy(&mut *self.0) };
+        }
+    }
 }
 
 // ---- spawning ----
@@ -643,144 +673,212 @@ pub(crate) enum Stdio<'a> {
     Terminal(&'a CStr),
 }
 
+/// Low numbers among our descriptors, reserved for what the next child is given.
+#[derive(Debug)]
+pub(crate) struct Slot([OwnedFd; 3]);
+
+impl Slot {
+    /// Reserves the three lowest numbers that are free, with `filler` in them.
+    pub(crate) fn reserve(filler: &OwnedFd) -> io::Result<Slot> {
+        let number = || filler.try_clone();
+        Ok(Slot([number()?, number()?, number()?]))
+    }
+
+    /// Puts each of `fds` where one of the numbers is.
+    pub(crate) fn fill(&self, fds: [BorrowedFd<'_>; 3]) -> io::Result<()> {
+        for (fd, slot) in fds.into_iter().zip(&self.0) {
+            // SAFETY: the number is open and ours, so nothing that anybody else relies on is closed.
+            check(unsafe { libc::dup3(fd.as_raw_fd(), slot.as_raw_fd(), libc::O_CLOEXEC) })?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 3] {
+        self.0.each_ref().map(as_borrowed)
+    }
+}
+
+/// Everything a child does until its `execve`, made up beforehand, because it may not allocate.
+struct Plan {
+    path: *const libc::c_char,
+    argv: *const *const libc::c_char,
+    environment: *const *const libc::c_char,
+    /// Negative for ours.
+    directory: RawFd,
+    /// Numbers above 2.
+    stdio: [RawFd; 3],
+    /// If not null, opened in place of `stdio`.
+    terminal: *const libc::c_char,
+    /// Descriptors above this are none of its business.
+    highest: RawFd,
+    /// What stopped the child; 0 if it runs.
+    error: AtomicI32,
+}
+
+/// More than the child uses, which is less than 1 KiB.
+type ChildStack = [u128; 1024];
+
 /// Starts a program in a session of its own, with default signals, an empty signal mask, and no
-/// descriptor above 2. Returns once it runs, with its pid, or with the error of whatever stopped it.
+/// descriptor above 2. Returns once it runs, with its pid and what becomes readable at its end, or
+/// with the error of whatever stopped it.
 ///
 /// `path` is used as it stands, relative to `directory` if it is relative; there is no search.
-/// glibc does this with `CLONE_VM | CLONE_VFORK`: no page table is copied, and only the calling
-/// thread waits.
-pub(crate) fn posix_spawn(
+///
+/// Like `posix_spawn` of the C library, with `CLONE_VM | CLONE_VFORK`: no page table is copied, and
+/// only the calling thread waits. Unlike it, the child shares our table of descriptors until it has a
+/// copy of what is numbered no higher than what it needs, instead of copying all only to close them;
+/// and its pidfd comes with it, so that there is no child whose end could not be seen.
+pub(crate) fn spawn(
     path: &CStr,
     argv: &StringList<'_>,
     environment: &StringList<'_>,
     directory: Option<&OwnedFd>,
     stdio: &Stdio<'_>,
-) -> io::Result<Pid> {
-    let mut actions = FileActions::new()?;
-    let mut attributes = Attributes::new()?;
-    attributes.start_clean()?;
-    if let Some(directory) = directory {
-        actions.change_directory(directory)?;
-    }
-    match stdio {
-        Stdio::Descriptors(fds) => {
-            for (target, fd) in (0..).zip(fds) {
-                actions.duplicate(fd.as_raw_fd(), target)?;
-            }
-        }
-        Stdio::Terminal(name) => {
-            // The first terminal a session leader opens without O_NOCTTY is its controlling terminal.
-            actions.open(0, name)?;
-            actions.duplicate(0, 1)?;
-            actions.duplicate(0, 2)?;
-        }
-    }
-    actions.close_from(3)?;
-
-    let mut pid = 0;
-    // SAFETY: both objects are initialised, both lists end in null, and all strings outlive the call.
-    spawn_check(unsafe {
-        libc::posix_spawn(
-            &mut pid,
-            path.as_ptr(),
-            &*actions.0,
-            &*attributes.0,
-            argv.as_ptr(),
-            environment.as_ptr(),
+) -> io::Result<(Pid, OwnedFd)> {
+    let (stdio, terminal) = match stdio {
+        Stdio::Descriptors(fds) => (fds.map(|fd| fd.as_raw_fd()), ptr::null()),
+        Stdio::Terminal(name) => ([2; 3], name.as_ptr()),
+    };
+    let plan = Plan {
+        path: path.as_ptr(),
+        argv: argv.as_ptr().cast(),
+        environment: environment.as_ptr().cast(),
+        directory: directory.map_or(-1, AsRawFd::as_raw_fd),
+        stdio,
+        terminal,
+        highest: stdio.into_iter().max().unwrap_or(2),
+        error: AtomicI32::new(0),
+    };
+    let mut stack = MaybeUninit::<ChildStack>::uninit();
+    let mut pidfd: libc::c_int = -1;
+    // The child begins with our mask. As long as it shares our memory no handler of ours may run in it.
+    let mask = raw_signal_mask(u64::MAX);
+    // SAFETY: `run_child` fits; the stack is used from its end down by the child alone, and it, the
+    // plan and what the plan points to outlive the child's use, because CLONE_VFORK keeps this
+    // thread here until the child has executed a program or ended. The pidfd goes where the fifth
+    // argument points.
+    let pid = check(unsafe {
+        libc::clone(
+            run_child,
+            stack.as_mut_ptr().add(1).cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_PIDFD | libc::SIGCHLD,
+            (&raw const plan).cast_mut().cast(),
+            &raw mut pidfd,
         )
-    })?;
-    Ok(pid)
-}
-
-/// The spawn functions return the error instead of setting errno.
-fn spawn_check(error: libc::c_int) -> io::Result<()> {
-    if error == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::from_raw_os_error(error))
-    }
-}
-
-/// Boxed, because POSIX does not say that the object may be moved.
-struct FileActions(Box<libc::posix_spawn_file_actions_t>);
-
-impl FileActions {
-    fn new() -> io::Result<Self> {
-        // SAFETY: all-zero bytes are valid for this C struct, and init makes it an object before any use.
-        let mut actions = Box::new(unsafe { mem::zeroed() });
-        // SAFETY: a valid pointer to an object that is not initialised yet.
-        spawn_check(unsafe { libc::posix_spawn_file_actions_init(&mut *actions) })?;
-        Ok(FileActions(actions))
-    }
-
-    fn change_directory(&mut self, directory: &OwnedFd) -> io::Result<()> {
-        // SAFETY: an initialised object; the descriptor is open until after the spawn.
-        spawn_check(unsafe {
-            libc::posix_spawn_file_actions_addfchdir_np(&mut *self.0, directory.as_raw_fd())
-        })
-    }
-
-    fn duplicate(&mut self, from: RawFd, to: RawFd) -> io::Result<()> {
-        // SAFETY: an initialised object; the descriptor is open until after the spawn.
-        spawn_check(unsafe { libc::posix_spawn_file_actions_adddup2(&mut *self.0, from, to) })
-    }
-
-    fn open(&mut self, fd: RawFd, path: &CStr) -> io::Result<()> {
-        // SAFETY: an initialised object; the path is copied.
-        spawn_check(unsafe {
-            libc::posix_spawn_file_actions_addopen(&mut *self.0, fd, path.as_ptr(), libc::O_RDWR, 0)
-        })
-    }
-
-    fn close_from(&mut self, first: RawFd) -> io::Result<()> {
-        // SAFETY: an initialised object.
-        spawn_check(unsafe { libc::posix_spawn_file_actions_addclosefrom_np(&mut *self.0, first) })
-    }
-}
-
-impl Drop for FileActions {
-    fn drop(&mut self) {
-        // SAFETY: initialised in `new`, destroyed once.
-        unsafe { libc::posix_spawn_file_actions_destroy(&mut *self.0) };
-    }
-}
-
-struct Attributes(Box<libc::posix_spawnattr_t>);
-
-impl Attributes {
-    fn new() -> io::Result<Self> {
-        // SAFETY: all-zero bytes are valid for this C struct, and init makes it an object before any use.
-        let mut attributes = Box::new(unsafe { mem::zeroed() });
-        // SAFETY: a valid pointer to an object that is not initialised yet.
-        spawn_check(unsafe { libc::posix_spawnattr_init(&mut *attributes) })?;
-        Ok(Attributes(attributes))
-    }
-
-    /// A session of its own, every signal at its default, none blocked.
-    fn start_clean(&mut self) -> io::Result<()> {
-        let flags = libc::POSIX_SPAWN_SETSIGDEF
-            | libc::POSIX_SPAWN_SETSIGMASK
-            | libc::POSIX_SPAWN_SETSID as libc::c_int;
-        // SAFETY: an initialised object, and sets that are filled or emptied before they are used.
-        unsafe {
-            let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-            // Every bit, which sigfillset does not set: glibc would leave its own two signals, 32
-            // and 33, ignored in the child.
-            set.as_mut_ptr().write_bytes(0xff, 1);
-            spawn_check(libc::posix_spawnattr_setsigdefault(&mut *self.0, set.as_ptr()))?;
-            libc::sigemptyset(set.as_mut_ptr());
-            spawn_check(libc::posix_spawnattr_setsigmask(&mut *self.0, set.as_ptr()))?;
-            spawn_check(libc::posix_spawnattr_setflags(
-                &mut *self.0,
-                flags as libc::c_short,
-            ))
+    });
+    raw_signal_mask(mask);
+    let pid = pid?;
+    // SAFETY: clone succeeded, so it is open and belongs to nobody else.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    match plan.error.load(Relaxed) {
+        0 => match above_stdio(pidfd) {
+            Ok(pidfd) => Ok((pid, pidfd)),
+            Err(error) => {
+                // A child whose end we could not see is worse than none.
+                let _ = kill_group(pid, libc::SIGKILL);
+                let _ = reap(pid);
+                Err(error)
+            }
+        },
+        error => {
+            let _ = reap(pid);
+            Err(io::Error::from_raw_os_error(error))
         }
     }
 }
 
-impl Drop for Attributes {
-    fn drop(&mut self) {
-        // SAFETY: initialised in `new`, destroyed once.
-        unsafe { libc::posix_spawnattr_destroy(&mut *self.0) };
+/// Blocks exactly the signals of `mask` for this thread; which were blocked before. Past the C
+/// library, which leaves out two signals of its own.
+fn raw_signal_mask(mask: u64) -> u64 {
+    let mut before = 0u64;
+    // SAFETY: both are the eight bytes the kernel takes a set to be.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const mask,
+            &raw mut before,
+            size_of::<u64>(),
+        );
     }
+    before
+}
+
+/// The child, in the memory of its parent, whose thread waits meanwhile.
+/// It may only make system calls: no allocation, no lock, no panic.
+extern "C" fn run_child(plan: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `spawn` passes its plan, which outlives this function.
+    let plan = unsafe { &*plan.cast::<Plan>() };
+    // SAFETY: what it needs of the plan is as `spawn` has made it.
+    let error = unsafe { become_program(plan) };
+    plan.error.store(error, Relaxed);
+    // SAFETY: ends the child alone, and runs nothing of ours.
+    unsafe { libc::_exit(127) }
+}
+
+/// Returns only with the number of the error that stopped it.
+///
+/// # Safety
+///
+/// Called in the child of a `clone` that shares memory, with the pointers of the plan valid.
+unsafe fn become_program(plan: &Plan) -> libc::c_int {
+    fn errno() -> libc::c_int {
+        // SAFETY: the parent's errno; its thread waits.
+        unsafe { *libc::__errno_location() }
+    }
+    macro_rules! done {
+        ($call:expr) => {
+            // SAFETY: system calls, with pointers that the caller answers for.
+            if unsafe { $call } < 0 {
+                return errno();
+            }
+        };
+    }
+    done!(libc::setsid());
+    if plan.directory >= 0 {
+        done!(libc::fchdir(plan.directory));
+    }
+    // From here on the table is the child's own.
+    done!(libc::close_range(
+        plan.highest.cast_unsigned() + 1,
+        libc::c_uint::MAX,
+        libc::CLOSE_RANGE_UNSHARE.cast_signed()
+    ));
+    let [first, second, third] = if plan.terminal.is_null() {
+        plan.stdio
+    } else {
+        // The first terminal a session leader opens without O_NOCTTY is its controlling terminal.
+        // SAFETY: a path that the caller answers for.
+        let terminal = unsafe { libc::open(plan.terminal, libc::O_RDWR) };
+        if terminal < 0 {
+            return errno();
+        }
+        [terminal; 3]
+    };
+    for (fd, target) in [(first, 0), (second, 1), (third, 2)] {
+        // The same number only if ours had none there.
+        if fd != target {
+            done!(libc::dup2(fd, target));
+        }
+    }
+    done!(libc::close_range(3, libc::c_uint::MAX, 0));
+    // What the parent ignores would stay so, and what it handles must not run here.
+    let default = [0u8; 64];
+    for signal in 1..=64 {
+        // SAFETY: an all-zero action is the default one, whose size is no more than this. It is
+        // refused for the two signals that cannot have another.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                ptr::null::<u8>(),
+                size_of::<u64>(),
+            )
+        };
+    }
+    raw_signal_mask(0);
+    // SAFETY: a path and two lists that end in null, which the caller answers for.
+    unsafe { libc::execve(plan.path, plan.argv, plan.environment) };
+    errno()
 }

@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     both!(too_many_arguments_are_an_error),
     both!(program_held_open_for_writing_is_an_error_in_a_second),
     test!(program_held_open_delays_no_other_handle),
+    test!(many_programs_held_open_delay_no_other_handle),
     test!(program_released_in_time_starts),
     test!(fresh_scripts_always_start),
     both!(unusable_directories_are_errors),
@@ -298,6 +299,41 @@ fn program_held_open_delays_no_other_handle() {
     assert!(!client.is_answered(busy), "the other handle waited");
     assert_eq!(client.error(busy).0, -32603);
     drop(held);
+    silent_to_the_end(client);
+}
+
+/// More than there are slots for, at a server that has enough descriptors open to use them.
+fn many_programs_held_open_delay_no_other_handle() {
+    let scratch = Scratch::new();
+    let script = scratch.file("script", 0o755, "#!/bin/sh\n");
+    let held = std::fs::OpenOptions::new().append(true).open(&script);
+    let held = held.expect("the file is ours");
+    let mut client = Client::in_process();
+    for i in 0..20 {
+        client.spawn(Mode::Pipe.params(&format!("live {i}"), &["cat"]));
+    }
+    let busy: Vec<i64> = (0..20)
+        .map(|i| {
+            client.request(
+                "process/spawn",
+                Mode::Pipe.params(&format!("busy {i}"), &[&script]),
+            )
+        })
+        .collect();
+    let exited = client.run(&["sh", "-c", "ls -l /proc/$$/fd | grep -c -e pipe: -e /dev/null"]);
+    assert_eq!(exited["stdout"], "3\n");
+    assert!(
+        !busy.iter().any(|id| client.is_answered(*id)),
+        "the other handle waited"
+    );
+    for id in busy {
+        assert_eq!(client.error(id).0, -32603);
+    }
+    drop(held);
+    for i in 0..20 {
+        client.close_stdin(&format!("live {i}"));
+        assert_eq!(client.exited(&format!("live {i}"))["exitCode"], 0);
+    }
     silent_to_the_end(client);
 }
 
