@@ -30,7 +30,7 @@ use crate::protocol::{
 };
 use crate::pty::Terminal;
 use crate::signal;
-use crate::spawn::{self, Channels, Child, Environment, Slots};
+use crate::spawn::{self, Channels, Child, Environment, Nursery};
 use crate::stdin::Stdin;
 use crate::sys::{self, EventFd, Interest, Pid, Status};
 use crate::tree::{self, Camera, Held};
@@ -99,7 +99,7 @@ pub(crate) struct Vitals {
 /// What all processes of a server share.
 pub(crate) struct Common {
     pub(crate) environment: Environment,
-    pub(crate) slots: Slots,
+    pub(crate) nursery: Nursery,
     pub(crate) camera: Camera,
     pub(crate) busy_pipes: Arc<AtomicUsize>,
     pub(crate) on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
@@ -128,7 +128,7 @@ pub(crate) fn run(start: Start) {
     sys::block_signals_for_this_thread();
     let serial = start.serial;
     let events = start.events.clone();
-    let child = match spawn::spawn(&start.params, &start.common.environment, &start.common.slots) {
+    let child = match spawn::spawn(&start.params, &start.common.environment, &start.common.nursery) {
         Ok(child) => child,
         Err(error) => {
             start.outbox.answer(Some(start.id), Err(error));

@@ -27,7 +27,7 @@ use crate::protocol::{
     ResizePtyParams, RpcError, ServerInfo, SpawnParams, Stage, WriteStdinParams, code,
 };
 use crate::signal;
-use crate::spawn::{self, Environment, Slots};
+use crate::spawn::{self, Environment, Nursery};
 use crate::stdin::FREE;
 use crate::sys::{self, EventFd};
 use crate::transport::{self, Dialect, Inbound, Wake};
@@ -276,7 +276,7 @@ impl Dispatcher {
             next_serial: 1,
             common: Arc::new(Common {
                 environment: Environment::snapshot(),
-                slots: Slots::default(),
+                nursery: Nursery::default(),
                 camera: Camera::default(),
                 busy_pipes: Arc::new(AtomicUsize::new(BUSY_PIPES)),
                 on_detach,
@@ -675,7 +675,7 @@ impl Dispatcher {
                     }
                 }
                 if self.table.is_empty() {
-                    self.common.slots.give_back();
+                    self.common.nursery.clear();
                 }
                 match exited {
                     Some(exited) => {

@@ -2,7 +2,7 @@
 //!
 //! **Thread:** the process thread of that child, which is the only one that waits while the kernel
 //! executes the program.
-//! **Owns:** the snapshot of the server's environment, shared and read only; and the [`Slots`].
+//! **Owns:** the snapshot of the server's environment, shared and read only; and the [`Nursery`].
 //! **Never:** forks. The child shares our memory until its exec, because a fork copies the page tables
 //! of every thread there is: at a thousand threads that is 77 spawns a second instead of 1,250.
 //! For the same reason it does not copy a long table of descriptors, which it would only close.
@@ -12,12 +12,12 @@ use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::protocol::{RpcError, SpawnFailure, SpawnParams, Stage, code};
 use crate::pty::{FreshTerminal, Terminal};
-use crate::sys::{self, Pid, Slot, Stdio, StringList};
+use crate::sys::{self, ChildStack, Pid, Slot, Stdio, StringList};
 
 /// Where programs are looked for if the child has no `PATH`; what glibc's `execvp` does.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
@@ -59,14 +59,18 @@ fn definition(name: &[u8], value: &[u8]) -> Result<CString, std::ffi::NulError> 
     CString::new(bytes)
 }
 
+/// What children use for the moment between their birth and their exec.
+#[derive(Default)]
+pub(crate) struct Nursery {
+    slots: Mutex<Slots>,
+    stacks: Mutex<Vec<ChildStack>>,
+}
+
 /// Low numbers among the descriptors, where children find their own. A child copies our table up to
 /// the highest number it is given; without this, a thousand live processes would halve the rate of
 /// spawns.
 #[derive(Default)]
-pub(crate) struct Slots(Mutex<SlotState>);
-
-#[derive(Default)]
-enum SlotState {
+enum Slots {
     /// Our table is short; there is nothing to win.
     #[default]
     Unneeded,
@@ -81,7 +85,7 @@ enum SlotState {
 
 /// A slot that one spawn uses.
 struct Lease<'a> {
-    slots: &'a Slots,
+    nursery: &'a Nursery,
     slot: Option<Slot>,
     filler: Arc<OwnedFd>,
 }
@@ -91,25 +95,27 @@ const LOW: RawFd = 64;
 /// How many spawns may use a slot at a time. One that finds none, because programs come from a disk
 /// that does not answer, does without.
 const SLOTS: usize = 4;
+/// How many stacks are kept for the next children.
+const STACKS: usize = 4;
 
-impl Slots {
+impl Nursery {
     /// A slot for `fds`, if it is worth one and there is one.
     fn lease(&self, fds: [BorrowedFd<'_>; 3]) -> Option<Lease<'_>> {
         if fds.iter().all(|fd| fd.as_raw_fd() < LOW) {
             return None;
         }
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*state, SlotState::Unneeded) {
-            *state = SlotState::make().unwrap_or(SlotState::Refused);
+        let mut slots = locked(&self.slots);
+        if matches!(*slots, Slots::Unneeded) {
+            *slots = Slots::make().unwrap_or(Slots::Refused);
         }
-        let SlotState::Made { filler, free } = &mut *state else {
+        let Slots::Made { filler, free } = &mut *slots else {
             return None;
         };
         let slot = free.pop()?;
         let filler = Arc::clone(filler);
-        drop(state);
+        drop(slots);
         let lease = Lease {
-            slots: self,
+            nursery: self,
             slot: Some(slot),
             filler,
         };
@@ -117,18 +123,34 @@ impl Slots {
     }
 
     /// Gives the numbers back, until they are needed again.
-    pub(crate) fn give_back(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = SlotState::Unneeded;
+    pub(crate) fn clear(&self) {
+        *locked(&self.slots) = Slots::Unneeded;
+    }
+
+    /// Calls `spawn` with a stack that no other child is using.
+    fn with_stack<T>(&self, spawn: impl FnOnce(&mut ChildStack) -> T) -> T {
+        let kept = locked(&self.stacks).pop();
+        let mut stack = kept.unwrap_or_else(ChildStack::new);
+        let result = spawn(&mut stack);
+        let mut stacks = locked(&self.stacks);
+        if stacks.len() < STACKS {
+            stacks.push(stack);
+        }
+        result
     }
 }
 
-impl SlotState {
-    fn make() -> io::Result<SlotState> {
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Slots {
+    fn make() -> io::Result<Slots> {
         let filler = sys::open_null()?;
         let free: Vec<Slot> = (0..SLOTS)
             .map(|_| Slot::reserve(&filler))
             .collect::<Result<_, _>>()?;
-        Ok(SlotState::Made {
+        Ok(Slots::Made {
             filler: Arc::new(filler),
             free,
         })
@@ -141,8 +163,8 @@ impl Drop for Lease<'_> {
         let Some(slot) = self.slot.take() else { return };
         let filler = self.filler.as_fd();
         let emptied = slot.fill([filler; 3]);
-        let mut state = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Ok(()), SlotState::Made { free, .. }) = (emptied, &mut *state) {
+        let mut slots = locked(&self.nursery.slots);
+        if let (Ok(()), Slots::Made { free, .. }) = (emptied, &mut *slots) {
             free.push(slot);
         }
     }
@@ -206,14 +228,14 @@ pub(crate) fn failure(params: &SpawnParams, stage: Stage, error: &io::Error) -> 
 pub(crate) fn spawn(
     params: &SpawnParams,
     environment: &Environment,
-    slots: &Slots,
+    nursery: &Nursery,
 ) -> Result<Child, RpcError> {
     #[cfg(fuzzing)]
     let params = &crate::fuzzing::harmless(params);
-    start(params, environment, slots).map_err(|Failure(stage, error)| failure(params, stage, &error))
+    start(params, environment, nursery).map_err(|Failure(stage, error)| failure(params, stage, &error))
 }
 
-fn start(params: &SpawnParams, environment: &Environment, slots: &Slots) -> Result<Child, Failure> {
+fn start(params: &SpawnParams, environment: &Environment, nursery: &Nursery) -> Result<Child, Failure> {
     let directory = match &params.cwd {
         Some(cwd) => {
             let path = c_string(cwd.as_bytes()).map_err(Failure::at(Stage::Cwd))?;
@@ -221,7 +243,8 @@ fn start(params: &SpawnParams, environment: &Environment, slots: &Slots) -> Resu
         }
         None => None,
     };
-    let program = Program::new(params, environment, directory.as_ref()).map_err(Failure::at(Stage::Exec))?;
+    let program =
+        Program::new(params, environment, nursery, directory.as_ref()).map_err(Failure::at(Stage::Exec))?;
 
     if params.tty {
         let size = params.size.unwrap_or_default();
@@ -249,7 +272,7 @@ fn start(params: &SpawnParams, environment: &Environment, slots: &Slots) -> Resu
         sys::set_nonblocking(ours).map_err(Failure::at(Stage::Pipe))?;
     }
     let given = [stdin_child.as_fd(), stdout_child.as_fd(), stderr_child.as_fd()];
-    let lease = slots.lease(given);
+    let lease = nursery.lease(given);
     let slot = lease.as_ref().and_then(|lease| lease.slot.as_ref());
     let (pid, pidfd) = program.run(&Stdio::Descriptors(slot.map_or(given, Slot::fds)))?;
     // The child has its own copies; ours would keep its pipes from ending. They go with this function.
@@ -275,6 +298,7 @@ struct Program<'a> {
     own_variables: Vec<CString>,
     environment: &'a Environment,
     overrides: Option<&'a BTreeMap<String, Option<String>>>,
+    nursery: &'a Nursery,
     /// What relative paths are relative to, as the child will be there.
     directory: Option<&'a OwnedFd>,
 }
@@ -291,6 +315,7 @@ impl<'a> Program<'a> {
     fn new(
         params: &'a SpawnParams,
         environment: &'a Environment,
+        nursery: &'a Nursery,
         directory: Option<&'a OwnedFd>,
     ) -> io::Result<Self> {
         let argv: Vec<_> = params
@@ -327,6 +352,7 @@ impl<'a> Program<'a> {
             own_variables,
             environment,
             overrides,
+            nursery,
             directory,
         })
     }
@@ -375,15 +401,18 @@ impl<'a> Program<'a> {
         let started = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
-            let result = sys::spawn(path, argv, environment, self.directory, stdio);
-            match result {
+            let spawn = |path, argv: &StringList<'_>| {
+                self.nursery
+                    .with_stack(|stack| sys::spawn(path, argv, environment, self.directory, stdio, stack))
+            };
+            match spawn(path, argv) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => {
                     let shell = c_string(SHELL.as_bytes())?;
                     // A path such as `-e/script` is no option.
                     let end_of_options = path.as_bytes().starts_with(b"-").then_some(c"--".to_owned());
                     let arguments = [&shell].into_iter().chain(&end_of_options).chain([path]);
                     let argv = StringList::new(arguments.chain(self.argv.iter().skip(1)));
-                    return sys::spawn(&shell, &argv, environment, self.directory, stdio);
+                    return spawn(&shell, &argv);
                 }
                 // Somebody has the file open for writing: a child that another program has forked
                 // and that has not come to its exec, as a rule. The kernel has no way to be told

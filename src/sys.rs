@@ -715,8 +715,22 @@ struct Plan {
     error: AtomicI32,
 }
 
-/// More than the child uses, which is less than 1 KiB.
-type ChildStack = [u128; 1024];
+/// What a child runs on until its exec. Not the thread's own stack: to make room there would touch
+/// pages that it never needs again, in every process thread there is.
+pub(crate) struct ChildStack(Box<MaybeUninit<[u128; 1024]>>);
+
+impl ChildStack {
+    pub(crate) fn new() -> Self {
+        ChildStack(Box::new_uninit())
+    }
+
+    /// Just above it. 16 KiB are below, of which less than 1 KiB is used, or 4 where the C library
+    /// looks its functions up at their first call.
+    fn top(&mut self) -> *mut libc::c_void {
+        // SAFETY: one past the end of the same allocation.
+        unsafe { self.0.as_mut_ptr().add(1).cast() }
+    }
+}
 
 /// Starts a program in a session of its own, with default signals, an empty signal mask, and no
 /// descriptor above 2. Returns once it runs, with its pid and what becomes readable at its end, or
@@ -734,6 +748,7 @@ pub(crate) fn spawn(
     environment: &StringList<'_>,
     directory: Option<&OwnedFd>,
     stdio: &Stdio<'_>,
+    stack: &mut ChildStack,
 ) -> io::Result<(Pid, OwnedFd)> {
     let (stdio, terminal) = match stdio {
         Stdio::Descriptors(fds) => (fds.map(|fd| fd.as_raw_fd()), ptr::null()),
@@ -749,7 +764,6 @@ pub(crate) fn spawn(
         highest: stdio.into_iter().max().unwrap_or(2),
         error: AtomicI32::new(0),
     };
-    let mut stack = MaybeUninit::<ChildStack>::uninit();
     let mut pidfd: libc::c_int = -1;
     // The child begins with our mask. As long as it shares our memory no handler of ours may run in it.
     let mask = raw_signal_mask(u64::MAX);
@@ -760,7 +774,7 @@ pub(crate) fn spawn(
     let pid = check(unsafe {
         libc::clone(
             run_child,
-            stack.as_mut_ptr().add(1).cast(),
+            stack.top(),
             libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_PIDFD | libc::SIGCHLD,
             (&raw const plan).cast_mut().cast(),
             &raw mut pidfd,
