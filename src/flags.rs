@@ -178,6 +178,22 @@ pub const COMMANDS: &[Subcommand] = &[
             HELP,
         ],
     },
+    #[cfg(feature = "schema")]
+    Subcommand {
+        name: "schema",
+        arguments: "[OPTIONS]",
+        about: "print the protocol as JSON Schema, or as OpenRPC",
+        teaches: SCHEMA,
+        flags: &[
+            flag(
+                None,
+                "openrpc",
+                "",
+                "the OpenRPC document: methods, params, results and errors",
+            ),
+            HELP,
+        ],
+    },
     Subcommand {
         name: "completions",
         arguments: "bash|zsh|fish",
@@ -245,6 +261,17 @@ Try it:
   procwire check --server 'my-server --stdio' conversation.txt
 
 Exit code: 0 if nothing differs, 1 if something does, 2 if a file cannot be read.
+";
+
+#[cfg(feature = "schema")]
+const SCHEMA: &str = "\
+Prints the protocol for programs: by default one document of JSON Schema, draft 2020-12, with
+'ClientMessage' for every line a client sends and 'ServerMessage' for every line it gets. From it
+come types for languages that have none here, and validators for tests.
+
+Try it:
+  procwire schema | jq '.\"$defs\".SpawnParams.properties'
+  procwire schema --openrpc | jq -r '.methods[] | .name + \": \" + .summary'
 ";
 
 const COMPLETIONS: &str = "\
@@ -328,6 +355,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, l
     let command = match subcommand.name {
         "run" => run(parser),
         "check" => check(parser),
+        #[cfg(feature = "schema")]
+        "schema" => schema(parser),
         "completions" => completions(parser),
         _ => serve(parser, guarded_by),
     };
@@ -414,6 +443,19 @@ fn check(mut parser: lexopt::Parser) -> Parsed {
     Ok(Some(Command::Check(check)))
 }
 
+#[cfg(feature = "schema")]
+fn schema(mut parser: lexopt::Parser) -> Parsed {
+    let mut document: fn() -> serde_json::Value = procwire::schema::json_schema;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("openrpc") => document = procwire::schema::openrpc,
+            Short('h') | Long("help") => return Ok(None),
+            argument => return Err(argument.unexpected()),
+        }
+    }
+    Ok(Some(Command::Print(format!("{:#}\n", document()))))
+}
+
 fn completions(mut parser: lexopt::Parser) -> Parsed {
     let mut text = None;
     while let Some(argument) = parser.next()? {
@@ -483,7 +525,7 @@ mod tests {
                     arguments.extend(value);
                     match subcommand.name {
                         "completions" => arguments.push("bash"),
-                        "serve" => {}
+                        "serve" | "schema" => {}
                         _ => arguments.push("x"),
                     }
                     if let Err(error) = parsed(&arguments) {

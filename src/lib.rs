@@ -66,6 +66,8 @@ pub mod fuzzing;
 #[cfg(feature = "cli")]
 pub mod guard;
 pub mod protocol;
+#[cfg(feature = "schema")]
+pub mod schema;
 #[cfg(feature = "cli")]
 pub mod transcript;
 

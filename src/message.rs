@@ -15,7 +15,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer};
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::protocol::{
@@ -242,8 +242,10 @@ fn request(method: &str, raw: Option<&RawValue>) -> Result<Request, RpcError> {
     })
 }
 
+/// Params of a method that has none.
 #[derive(serde::Serialize, serde::Deserialize)]
-struct NoParams {}
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub(crate) struct NoParams {}
 
 fn params<'a, T: Deserialize<'a>>(method: &str, raw: Option<&'a RawValue>) -> Result<T, RpcError> {
     let text = raw.map_or("{}", RawValue::get);
@@ -357,14 +359,14 @@ pub(crate) fn encode(out: &mut Vec<u8>, message: &ServerMessage, jsonrpc: bool) 
             out.push(b',');
             match outcome {
                 Ok(reply) => member(out, "result", &ReplyForm(reply)),
-                Err(error) => member(out, "error", &ErrorForm(error)),
+                Err(error) => member(out, "error", &ErrorForm::from(error)),
             }
         }
         ServerMessage::OutputDelta(delta) => encode_delta(out, delta),
         ServerMessage::Exited(exited) => {
             member(out, "method", &notification::EXITED);
             out.push(b',');
-            member(out, "params", &ExitedForm(exited));
+            member(out, "params", &ExitedForm::from(&**exited));
         }
     }
     out.extend_from_slice(b"}\n");
@@ -402,82 +404,152 @@ impl Serialize for ReplyForm<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0 {
             Reply::Initialize(reply) => reply.serialize(serializer),
-            Reply::Spawn { pid } => single(serializer, "pid", pid),
-            Reply::Done => serializer.serialize_map(Some(0))?.end(),
-            Reply::List(processes) => single(serializer, "processes", processes),
+            Reply::Spawn { pid } => SpawnReply { pid: *pid }.serialize(serializer),
+            Reply::Done => Done {}.serialize(serializer),
+            Reply::List(processes) => ListReply { processes }.serialize(serializer),
         }
     }
 }
 
-fn single<S: Serializer>(
-    serializer: S,
-    name: &str,
-    value: &(impl Serialize + ?Sized),
-) -> Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(Some(1))?;
-    map.serialize_entry(name, value)?;
-    map.end()
+/// The answer to `process/spawn`: the program runs.
+#[derive(serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub(crate) struct SpawnReply {
+    /// Its process id in the server's pid namespace.
+    pid: u32,
 }
 
-struct ErrorForm<'a>(&'a RpcError);
+/// The answer to `process/list`.
+#[derive(serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub(crate) struct ListReply<'a> {
+    /// The live processes, oldest first.
+    processes: &'a [ProcessInfo],
+}
 
-impl Serialize for ErrorForm<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let RpcError { code, message, data } = self.0;
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("code", code)?;
-        map.serialize_entry("message", message)?;
-        if let Some(data) = data {
-            map.serialize_entry::<str, SpawnFailure>("data", data)?;
+/// Done, and nothing to tell.
+#[derive(serde::Serialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(extend("maxProperties" = 0))
+)]
+pub(crate) struct Done {}
+
+/// An error. One that comes of starting a program has data.
+#[derive(serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "Error"))]
+pub(crate) struct ErrorForm<'a> {
+    /// What kind of error it is, for programs.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::ErrorCode"))]
+    code: i64,
+    /// One sentence for people, naming what was wrong.
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "SpawnFailure"))]
+    data: Option<&'a SpawnFailure>,
+}
+
+impl<'a> From<&'a RpcError> for ErrorForm<'a> {
+    fn from(error: &'a RpcError) -> Self {
+        ErrorForm {
+            code: error.code,
+            message: &error.message,
+            data: error.data.as_ref(),
         }
-        map.end()
     }
 }
 
-struct ExitedForm<'a>(&'a Exited);
+/// The last word on a handle: how its process ended.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "Exited"))]
+pub(crate) struct ExitedForm<'a> {
+    /// Which process.
+    process_handle: &'a str,
+    /// The exit code; 128 + n for death by signal n; 124 on timeout.
+    exit_code: i32,
+    /// What was collected of stdout, as text; empty when streamed.
+    stdout: Cow<'a, str>,
+    /// Bytes of stdout were dropped because of the cap.
+    stdout_cap_reached: bool,
+    /// What was collected of stderr, as text; empty when streamed.
+    stderr: Cow<'a, str>,
+    /// Bytes of stderr were dropped because of the cap.
+    stderr_cap_reached: bool,
+    /// The exact bytes of stdout, only where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Base64"))]
+    stdout_base64: Option<String>,
+    /// The exact bytes of stderr, only where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Base64"))]
+    stderr_base64: Option<String>,
+    /// Something kept an output open after the exit, and waiting for it was given up.
+    output_drain_timed_out: bool,
+    /// The process id it had.
+    pid: u32,
+    /// The name of the signal that ended it, or null.
+    signal: Option<&'a str>,
+    /// Whether it left a core dump.
+    core_dumped: bool,
+    /// Whether it was killed because its time was up.
+    timed_out: bool,
+    /// From start to exit, in milliseconds.
+    duration_ms: u64,
+    /// What it used, with those of its children that it waited for.
+    usage: UsageForm,
+    /// Bytes it wrote to stdout, those beyond the cap included.
+    stdout_bytes: u64,
+    /// Bytes it wrote to stderr, those beyond the cap included.
+    stderr_bytes: u64,
+}
 
-impl Serialize for ExitedForm<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let e = self.0;
+/// Processor time and memory.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "Usage"))]
+struct UsageForm {
+    /// Milliseconds of processor time in user mode.
+    user_ms: u64,
+    /// Milliseconds of processor time in the kernel.
+    system_ms: u64,
+    /// The largest resident set, in bytes.
+    max_rss_bytes: u64,
+}
+
+impl<'a> From<&'a Exited> for ExitedForm<'a> {
+    fn from(e: &'a Exited) -> Self {
         let (stdout, stdout_base64) = text(&e.stdout);
         let (stderr, stderr_base64) = text(&e.stderr);
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("processHandle", &*e.process_handle)?;
-        map.serialize_entry("exitCode", &e.exit_code)?;
-        map.serialize_entry("stdout", &stdout)?;
-        map.serialize_entry("stdoutCapReached", &e.stdout.cap_reached)?;
-        map.serialize_entry("stderr", &stderr)?;
-        map.serialize_entry("stderrCapReached", &e.stderr.cap_reached)?;
-        if let Some(base64) = stdout_base64 {
-            map.serialize_entry("stdoutBase64", &base64)?;
+        ExitedForm {
+            process_handle: &e.process_handle,
+            exit_code: e.exit_code,
+            stdout,
+            stdout_cap_reached: e.stdout.cap_reached,
+            stderr,
+            stderr_cap_reached: e.stderr.cap_reached,
+            stdout_base64,
+            stderr_base64,
+            output_drain_timed_out: e.output_drain_timed_out,
+            pid: e.pid,
+            signal: e.signal.as_deref(),
+            core_dumped: e.core_dumped,
+            timed_out: e.timed_out,
+            duration_ms: milliseconds(e.duration),
+            usage: UsageForm {
+                user_ms: milliseconds(e.usage.user),
+                system_ms: milliseconds(e.usage.system),
+                max_rss_bytes: e.usage.max_rss_bytes,
+            },
+            stdout_bytes: e.stdout_bytes,
+            stderr_bytes: e.stderr_bytes,
         }
-        if let Some(base64) = stderr_base64 {
-            map.serialize_entry("stderrBase64", &base64)?;
-        }
-        map.serialize_entry("outputDrainTimedOut", &e.output_drain_timed_out)?;
-        map.serialize_entry("pid", &e.pid)?;
-        map.serialize_entry("signal", &e.signal)?;
-        map.serialize_entry("coreDumped", &e.core_dumped)?;
-        map.serialize_entry("timedOut", &e.timed_out)?;
-        map.serialize_entry("durationMs", &e.duration.as_millis())?;
-        map.serialize_entry("usage", &UsageForm(e))?;
-        map.serialize_entry("stdoutBytes", &e.stdout_bytes)?;
-        map.serialize_entry("stderrBytes", &e.stderr_bytes)?;
-        map.end()
     }
 }
 
-struct UsageForm<'a>(&'a Exited);
-
-impl Serialize for UsageForm<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let usage = &self.0.usage;
-        let mut map = serializer.serialize_map(Some(3))?;
-        map.serialize_entry("userMs", &usage.user.as_millis())?;
-        map.serialize_entry("systemMs", &usage.system.as_millis())?;
-        map.serialize_entry("maxRssBytes", &usage.max_rss_bytes)?;
-        map.end()
-    }
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Collected bytes as text, and in base64 as well where the text cannot say them all.
@@ -533,12 +605,12 @@ fn call(out: &mut Vec<u8>, method: &str, params: &impl Serialize) {
 
 /// The params of `process/exited` as JSON.
 pub(crate) fn exited_json(exited: &Exited) -> String {
-    json(&ExitedForm(exited))
+    json(&ExitedForm::from(exited))
 }
 
 /// An error as JSON.
 pub(crate) fn error_json(error: &RpcError) -> String {
-    json(&ErrorForm(error))
+    json(&ErrorForm::from(error))
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -639,16 +711,28 @@ impl From<ErrorMembers<'_>> for RpcError {
     }
 }
 
+/// The next bytes of a stream.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct DeltaMembers<'a> {
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "OutputDelta")
+)]
+pub(crate) struct DeltaMembers<'a> {
+    /// Which process.
     #[serde(borrow)]
     process_handle: Cow<'a, str>,
+    /// Which stream.
     stream: Stream,
+    /// The bytes, 65,536 at most. Each delta decodes alone.
     #[serde(with = "optional_base64")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Base64"))]
     delta_base64: Option<Vec<u8>>,
+    /// Bytes were dropped after these because of the cap; this is the stream's last delta.
     #[serde(default)]
     cap_reached: bool,
+    /// The stream's byte position of the first byte.
     #[serde(default)]
     offset: u64,
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 /// The id of a request: a string or an integer of the whole `i64`/`u64` range, given back as it came.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(untagged)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum RequestId {
     /// An integer that fits in `i64`.
     Signed(i64),
@@ -66,6 +67,7 @@ pub enum Request {
 /// Params of `initialize`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InitializeParams {
     /// Who is calling.
     #[serde(deserialize_with = "crate::message::object")]
@@ -81,6 +83,7 @@ pub struct InitializeParams {
 
 /// Who is calling: part of `initialize`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClientInfo {
     /// The program's name.
     pub name: String,
@@ -95,6 +98,7 @@ pub struct ClientInfo {
 /// What a client can do and does not want: part of `initialize`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Capabilities {
     /// Accepted for compatibility; nothing depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,15 +169,24 @@ impl<'de> Deserialize<'de> for Limit {
 /// Params of `process/spawn`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(transform = crate::schema::size_wants_tty)
+)]
 pub struct SpawnParams {
     /// The argument vector: program first, no shell.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Argv"))]
     pub command: Vec<String>,
     /// The client's name for the process, unique among the connection's live processes.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub process_handle: String,
     /// Absolute working directory; the server's own where it is left out.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::AbsolutePath>"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     /// Laid over the server's environment; `None` unsets.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Environment>"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, Option<String>>>,
     /// Give the process a PTY of its own; implies both stream flags.
@@ -209,10 +222,13 @@ fn is_false(flag: &bool) -> bool {
 
 /// A terminal's size in character cells; both numbers are at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PtySize {
     /// Lines.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub rows: u16,
     /// Columns.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub cols: u16,
 }
 
@@ -225,6 +241,11 @@ impl Default for PtySize {
 /// Params of `process/writeStdin`. At least one of `delta` and `close_stdin` must be given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(transform = crate::schema::delta_or_close)
+)]
 pub struct WriteStdinParams {
     /// Which process.
     pub process_handle: String,
@@ -235,6 +256,7 @@ pub struct WriteStdinParams {
         with = "crate::message::optional_base64",
         skip_serializing_if = "Option::is_none"
     )]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Base64>"))]
     pub delta: Option<Vec<u8>>,
     /// End the input behind these and all earlier bytes; on a PTY, type end-of-file.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -244,6 +266,7 @@ pub struct WriteStdinParams {
 /// Params of `process/resizePty`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ResizePtyParams {
     /// Which process.
     pub process_handle: String,
@@ -255,6 +278,7 @@ pub struct ResizePtyParams {
 /// Params of `process/kill`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KillParams {
     /// Which process.
     pub process_handle: String,
@@ -307,6 +331,7 @@ pub enum Reply {
 /// The answer to `initialize`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InitializeReply {
     /// `procwire/<version> (<os>; <architecture>) <client>`.
     pub user_agent: String,
@@ -322,6 +347,7 @@ pub struct InitializeReply {
 
 /// Name and version of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServerInfo {
     /// `procwire`.
     pub name: String,
@@ -332,6 +358,7 @@ pub struct ServerInfo {
 /// Every default and limit in force, as `initialize` tells them. Bytes and milliseconds; `None` means none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Limits {
     /// The longest line a client may send.
     pub max_message_bytes: u64,
@@ -356,6 +383,7 @@ pub struct Limits {
 /// One live process, as `process/list` tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ProcessInfo {
     /// The client's name for it.
     pub process_handle: String,
@@ -380,6 +408,7 @@ pub struct ProcessInfo {
 /// Which output a delta belongs to. Everything a PTY prints is stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Stream {
     /// Standard output.
     Stdout,
@@ -557,6 +586,7 @@ impl std::error::Error for RpcError {}
 
 /// Why a program could not be started: `data` of error -32603.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SpawnFailure {
     /// The system's error number.
     pub errno: i32,
@@ -571,6 +601,7 @@ pub struct SpawnFailure {
 /// The step of starting a program that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Stage {
     /// Entering the working directory.
     Cwd,

@@ -41,7 +41,13 @@ const NAMES: [(i32, &str); 31] = [
 ];
 
 /// The highest number the kernel knows.
-const LAST: i32 = 64;
+pub(crate) const LAST: i32 = 64;
+
+/// The names without `SIG`.
+#[cfg(feature = "schema")]
+pub(crate) fn bare_names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().filter_map(|(_, name)| name.strip_prefix("SIG"))
+}
 
 /// The number a client means, or a sentence that says why it means none.
 pub(crate) fn number(signal: &SignalName) -> Result<i32, String> {

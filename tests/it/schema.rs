@@ -1,0 +1,452 @@
+//! The schema says what the server does: what it accepts, and what it sends.
+
+use std::process::Stdio;
+
+use jsonschema::Validator;
+use serde_json::{Value, json};
+
+use crate::harness::{Client, PATIENCE, Scratch, Test, binary, test, wait};
+
+pub const TESTS: &[Test] = &[
+    test!(copies_are_what_the_binary_prints),
+    test!(documented_sessions_follow_the_schema),
+    test!(it_accepts_exactly_what_the_server_accepts),
+    test!(openrpc_names_exactly_the_methods_of_the_server),
+    test!(every_reference_leads_somewhere),
+];
+
+fn printed(arguments: &[&str]) -> String {
+    let output = binary().arg("schema").args(arguments).output();
+    let output = output.expect("the binary starts");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("JSON is UTF-8")
+}
+
+fn document(arguments: &[&str]) -> Value {
+    serde_json::from_str(&printed(arguments)).expect("it is JSON")
+}
+
+/// A validator of one definition of the schema.
+fn validator(schema: &Value, definition: &str) -> Validator {
+    let mut schema = schema.clone();
+    let root = schema.as_object_mut().expect("a schema is an object");
+    root.remove("anyOf").expect("the whole is any message");
+    root.insert("$ref".to_owned(), json!(format!("#/$defs/{definition}")));
+    jsonschema::draft202012::new(&schema).expect("the schema is one")
+}
+
+/// The same schema, in which an object has no member but those that are described.
+fn closed(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    for definition in schema["$defs"].as_object_mut().expect("definitions").values_mut() {
+        if definition["type"] == "object" && definition.get("additionalProperties").is_none() {
+            definition["additionalProperties"] = json!(false);
+        }
+    }
+    schema
+}
+
+fn check(validator: &Validator, message: &Value) {
+    let errors: Vec<String> = validator.iter_errors(message).map(|e| e.to_string()).collect();
+    assert!(errors.is_empty(), "{message}\n{errors:?}");
+}
+
+fn copies_are_what_the_binary_prints() {
+    for (path, arguments) in [
+        ("docs/schema/procwire.schema.json", &[][..]),
+        ("docs/schema/openrpc.json", &["--openrpc"]),
+    ] {
+        let file = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
+        let copy = std::fs::read_to_string(&file).unwrap_or_default();
+        assert!(
+            copy == printed(arguments),
+            "{path} is not what the types say: cargo run -- schema {} > {path}",
+            arguments.concat()
+        );
+    }
+}
+
+/// Replays every session of the documents with both directions recorded.
+fn documented_sessions_follow_the_schema() {
+    let scratch = Scratch::new();
+    let (sent, got) = (scratch.path("sent"), scratch.path("got"));
+    let server = format!(
+        "tee -a '{sent}' | '{}' | tee -a '{got}'",
+        env!("CARGO_BIN_EXE_procwire")
+    );
+    let mut child = binary()
+        .args(["check", "--server", &server, "README.md", "docs/protocol.md"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    assert_eq!(wait(&mut child).code(), Some(0), "within {PATIENCE:?}");
+
+    let schema = document(&[]);
+    let server_message = validator(&closed(&schema), "ServerMessage");
+    let lines = std::fs::read_to_string(&got).expect("tee has written it");
+    for line in lines.lines() {
+        check(&server_message, &serde_json::from_str(line).expect(line));
+    }
+    assert!(lines.lines().count() > 30, "{lines}");
+
+    let client_message = validator(&schema, "ClientMessage");
+    let lines = std::fs::read_to_string(&sent).expect("tee has written it");
+    let bad: Vec<&str> = lines
+        .lines()
+        .filter(|line| !serde_json::from_str(line).is_ok_and(|message| client_message.is_valid(&message)))
+        .collect();
+    // The page on the protocol shows three that are refused for what they are.
+    assert_eq!(bad.len(), 3, "{bad:#?}");
+    assert!(bad[0].contains("\"timeoutMs\":-5"), "{bad:?}");
+    assert_eq!(bad[1], "nonsense");
+    assert!(bad[2].contains("process/fly"), "{bad:?}");
+    assert!(lines.lines().count() > 15, "{lines}");
+}
+
+/// The table of what stands on either side of a border: a method, and params that fit but for one.
+fn borders() -> Vec<Value> {
+    let mut messages = Vec::new();
+    let mut with = |method: &str, base: Value, member: &str, values: Vec<Value>| {
+        for value in values {
+            let mut params = base.clone();
+            params[member] = value;
+            messages.push(json!({ "method": method, "params": params }));
+        }
+        let mut params = base.clone();
+        params.as_object_mut().expect("an object").remove(member);
+        messages.push(json!({ "method": method, "params": params }));
+    };
+    let odd = || {
+        vec![
+            json!(null),
+            json!(0),
+            json!(""),
+            json!([]),
+            json!({}),
+            json!(true),
+            json!(1.5),
+        ]
+    };
+    let and = |more: Value| {
+        let mut values = odd();
+        values.extend(more.as_array().expect("an array").iter().cloned());
+        values
+    };
+    let text_of = |character: char| format!("a{character}b");
+
+    let spawn = json!({ "command": ["true"], "processHandle": "h", "tty": true });
+    let mut spawned = |member: &str, values| with("process/spawn", spawn.clone(), member, values);
+    spawned(
+        "command",
+        and(json!([
+            ["true"],
+            ["true", ""],
+            [""],
+            ["true", 1],
+            ["true", null],
+            ["a\0"],
+            ["true", text_of('\0')],
+            "true"
+        ])),
+    );
+    spawned("processHandle", and(json!(["x", "\0", " "])));
+    spawned(
+        "cwd",
+        and(json!(["/", "relative", "/\0", "/no/such/directory", "/\n"])),
+    );
+    spawned(
+        "env",
+        and(
+            json!([{"A": "b"}, {"A": null}, {"": "b"}, {"A=B": "c"}, {"A\0": "b"}, {"A": "\0"}, {"A": 1}, {"A": "\n"}, {"A\n": ""}]),
+        ),
+    );
+    spawned("tty", and(json!([false, "true"])));
+    spawned("streamStdin", and(json!([false])));
+    spawned("streamStdoutStderr", and(json!([false])));
+    spawned("detach", and(json!([false])));
+    spawned("outputBytesCap", and(json!([1, -1, u64::MAX, "1"])));
+    spawned("timeoutMs", and(json!([1, -1, u64::MAX, "1"])));
+    spawned(
+        "size",
+        and(json!([
+            {"rows": 1, "cols": 1}, {"rows": 65535, "cols": 65535}, {"rows": 0, "cols": 1}, {"rows": 1, "cols": 0},
+            {"rows": 65536, "cols": 1}, {"rows": -1, "cols": 1}, {"rows": 1}, {"cols": 1}, {"rows": null, "cols": 1},
+            {"rows": 1, "cols": 1, "pixels": 3}, [1, 1]
+        ])),
+    );
+    spawned("unknown", odd());
+    let piped = json!({ "command": ["true"], "processHandle": "h" });
+    with(
+        "process/spawn",
+        piped.clone(),
+        "size",
+        vec![json!(null), json!({"rows": 1, "cols": 1})],
+    );
+    with(
+        "process/spawn",
+        json!({ "command": ["true"], "processHandle": "h", "size": {"rows": 1, "cols": 1} }),
+        "tty",
+        vec![json!(true), json!(false)],
+    );
+
+    let write = json!({ "processHandle": "h", "deltaBase64": "aGk=" });
+    with(
+        "process/writeStdin",
+        write.clone(),
+        "processHandle",
+        and(json!(["x"])),
+    );
+    with(
+        "process/writeStdin",
+        write.clone(),
+        "closeStdin",
+        and(json!([false])),
+    );
+    with(
+        "process/writeStdin",
+        write,
+        "deltaBase64",
+        and(json!([
+            "aGk=", "aGk", "aGk==", "aG k=", "aGk=\n", "-_-_", "aGl=", "aB==", "aA==", "a===", "AAAA", "A",
+            "====", "AAAA====",
+        ])),
+    );
+    let close = json!({ "processHandle": "h", "closeStdin": true });
+    with(
+        "process/writeStdin",
+        close.clone(),
+        "deltaBase64",
+        and(json!(["aGk="])),
+    );
+    with("process/writeStdin", close, "closeStdin", odd());
+
+    let resize = json!({ "processHandle": "h", "size": {"rows": 1, "cols": 1} });
+    with(
+        "process/resizePty",
+        resize.clone(),
+        "processHandle",
+        and(json!(["x"])),
+    );
+    with(
+        "process/resizePty",
+        resize,
+        "size",
+        and(json!([{"rows": 0, "cols": 1}, {"rows": 65536, "cols": 1}, {"rows": 2, "cols": 3}])),
+    );
+
+    let kill = json!({ "processHandle": "h", "signal": "INT" });
+    with("process/kill", kill.clone(), "processHandle", and(json!(["x"])));
+    with(
+        "process/kill",
+        kill.clone(),
+        "signal",
+        and(json!([
+            1,
+            64,
+            65,
+            -1,
+            "SIGINT",
+            "SIGSIGINT",
+            "sigint",
+            "SIG",
+            "SIGIO",
+            "SIGRTMIN",
+            "INT ",
+            " INT",
+            "2",
+        ])),
+    );
+    with("process/kill", kill, "graceMs", and(json!([1, -1, u64::MAX])));
+
+    let hello = json!({ "clientInfo": { "name": "t" } });
+    with(
+        "initialize",
+        hello.clone(),
+        "clientInfo",
+        and(json!([
+            {"name": "x", "title": null, "version": "1"}, {"name": null}, {"title": "x"}, {"name": "x", "version": 1}, ["x"],
+        ])),
+    );
+    with(
+        "initialize",
+        hello,
+        "capabilities",
+        and(json!([
+            {"experimentalApi": true}, {"experimentalApi": 1}, {"experimentalApi": null},
+            {"optOutNotificationMethods": ["x"]}, {"optOutNotificationMethods": [1]}, {"optOutNotificationMethods": null},
+        ])),
+    );
+
+    for params in odd() {
+        for method in [
+            "process/spawn",
+            "process/writeStdin",
+            "process/resizePty",
+            "process/kill",
+            "process/list",
+            "initialize",
+        ] {
+            messages.push(json!({ "method": method, "params": params }));
+        }
+    }
+    for message in [
+        json!({ "method": "process/list" }),
+        json!({ "method": "process/spawn" }),
+        json!({ "method": "process/fly" }),
+        json!({ "method": 1 }),
+        json!({ "method": null }),
+        json!({}),
+        json!({ "result": {} }),
+        json!({ "method": "process/list", "jsonrpc": "2.0" }),
+    ] {
+        messages.push(message);
+    }
+    messages
+}
+
+/// Whether the server refused a message for what it is, and not for what is going on.
+fn refused_for_its_shape(response: &Value) -> bool {
+    let message = response["error"]["message"].as_str().unwrap_or_default();
+    match response["error"]["code"].as_i64() {
+        Some(-32602 | -32601) => true,
+        Some(-32600) => [
+            "must not be empty",
+            "no method",
+            "method must be",
+            "sends no requests",
+        ]
+        .iter()
+        .any(|reason| message.contains(reason)),
+        _ => false,
+    }
+}
+
+fn it_accepts_exactly_what_the_server_accepts() {
+    let schema = document(&[]);
+    let client_message = validator(&schema, "ClientMessage");
+    let server_message = validator(&closed(&schema), "ServerMessage");
+    let mut client = Client::binary(&[]);
+    let (mut accepted, mut refused) = (0, 0);
+    for (id, mut message) in borders().into_iter().enumerate() {
+        let id = id as i64;
+        message["id"] = json!(id);
+        client.send(&message);
+        let response = client.response(id);
+        check(&server_message, &response);
+        let shape = !refused_for_its_shape(&response);
+        assert_eq!(
+            client_message.is_valid(&message),
+            shape,
+            "the schema and the server disagree on {message}, which was answered {response}"
+        );
+        *(if shape { &mut accepted } else { &mut refused }) += 1;
+        if let Some(handle) = response["result"]["pid"]
+            .as_u64()
+            .map(|_| &message["params"]["processHandle"])
+        {
+            let exited = client.exited(handle.as_str().expect("a handle is a string"));
+            check(
+                &server_message,
+                &json!({ "method": "process/exited", "params": exited }),
+            );
+        }
+    }
+    assert!(
+        accepted > 70 && refused > 120,
+        "{accepted} accepted and {refused} refused"
+    );
+    for id in [json!("text"), json!(i64::MIN), json!(u64::MAX)] {
+        let message = json!({ "id": id, "method": "process/list" });
+        check(&client_message, &message);
+        client.send(&message);
+        check(&server_message, &client.response(id));
+    }
+    for id in [json!(null), json!(1.5), json!([]), json!({}), json!(true)] {
+        let message = json!({ "id": id, "method": "process/list" });
+        assert!(!client_message.is_valid(&message), "{message}");
+        client.send(&message);
+        let response = client.response(Value::Null);
+        assert_eq!(response["error"]["code"], -32600, "{message}");
+        check(&server_message, &response);
+    }
+    client.finish();
+}
+
+fn openrpc_names_exactly_the_methods_of_the_server() {
+    let document = document(&["--openrpc"]);
+    let mut client = Client::binary(&[]);
+    let mut names = Vec::new();
+    for method in document["methods"].as_array().expect("methods") {
+        let name = method["name"].as_str().expect("a name");
+        names.push(name);
+        let params = method["params"].as_array().expect("params");
+        let required = params.iter().take_while(|p| p["required"] == true).count();
+        assert!(
+            params[required..].iter().all(|p| p["required"] == false),
+            "what is required comes first: {name}"
+        );
+        if method.get("result").is_none() {
+            assert_eq!(name, "initialized", "a method without a result is a notification");
+            continue;
+        }
+        // Without params each is refused exactly if one of them is required.
+        let id = client.request(name, json!({}));
+        let response = client.response(id);
+        assert_ne!(response["error"]["code"], -32601, "{name}");
+        let at_least_one = required > 0;
+        assert_eq!(response["error"]["code"] == -32602, at_least_one, "{response}");
+    }
+    assert_eq!(
+        names,
+        [
+            "initialize",
+            "process/spawn",
+            "process/writeStdin",
+            "process/resizePty",
+            "process/kill",
+            "process/list",
+            "initialized"
+        ]
+    );
+    let notifications = document["x-notifications"].as_array().expect("notifications");
+    let names: Vec<&Value> = notifications.iter().map(|n| &n["name"]).collect();
+    assert_eq!(names, ["process/outputDelta", "process/exited"]);
+    client.finish();
+}
+
+fn every_reference_leads_somewhere() {
+    fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(members) => {
+                found.extend(members.get("$ref").and_then(Value::as_str));
+                members.values().for_each(|v| references(v, found));
+            }
+            Value::Array(items) => items.iter().for_each(|v| references(v, found)),
+            _ => {}
+        }
+    }
+    for (arguments, definitions) in [(&[][..], "/$defs"), (&["--openrpc"][..], "/components/schemas")] {
+        let document = document(arguments);
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        assert!(found.len() > 20, "{found:?}");
+        for reference in &found {
+            let pointer = reference.strip_prefix('#').expect("references are local");
+            assert!(document.pointer(pointer).is_some(), "{reference}");
+        }
+        // And nothing is defined in vain.
+        let all = document
+            .pointer(definitions)
+            .and_then(Value::as_object)
+            .expect("definitions");
+        for name in all.keys() {
+            let reference = format!("#{definitions}/{name}");
+            let exception = arguments == ["--openrpc"] && name == "Error";
+            assert!(
+                exception || found.contains(&reference.as_str()),
+                "{name} is not used"
+            );
+        }
+    }
+}
