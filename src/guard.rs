@@ -22,10 +22,11 @@
 //! tells the guard their pids through a pipe.
 
 use std::collections::HashSet;
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -60,8 +61,7 @@ pub struct Guarded {
 ///
 /// # Errors
 ///
-/// Where the server cannot be started this way, because there is no `/proc` for one, it has to do
-/// without a guard.
+/// Where the server cannot be started this way, it has to do without a guard.
 pub fn run() -> io::Result<i32> {
     sys::become_subreaper()?;
     // As it was when we were started; the server shall not see what the guard does to itself.
@@ -148,18 +148,31 @@ fn start_server(detached: OwnedFd, mask: &sys::SignalMask) -> io::Result<Pid> {
     let guarded_by = format!("{GUARDED_BY}{},{}", std::process::id(), detached.as_raw_fd());
     arguments.insert(1.min(arguments.len()), CString::new(guarded_by)?);
     let environment: Vec<CString> = std::env::vars_os()
-        .map(|(name, value)| c_string(&[name, value].join(std::ffi::OsStr::new("="))))
+        .map(|(name, value)| c_string(&[name, value].join(OsStr::new("="))))
         .collect::<Result<_, _>>()?;
     // With the terminal as input it must stay in the foreground; otherwise a signal to the client's
     // whole group shall not reach both of us.
     let own_group = !sys::is_terminal(io::stdin().as_fd());
     sys::spawn_server(
-        c"/proc/self/exe",
+        sys::own_file(),
         &StringList::new(&arguments),
         &StringList::new(&environment),
         mask,
         own_group,
     )
+}
+
+/// The file this program was started from.
+#[must_use]
+pub fn own_file() -> &'static Path {
+    Path::new(OsStr::from_bytes(sys::own_file().to_bytes()))
+}
+
+/// Whether processes can be told apart here. Without `/proc`, what has left the group of a program
+/// cannot be found when it is to end.
+#[must_use]
+pub fn sees_processes() -> bool {
+    Path::new("/proc/self/stat").exists()
 }
 
 fn read_detached(reader: &OwnedFd, detached: &mut HashSet<Pid>) {

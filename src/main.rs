@@ -70,6 +70,11 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
         guarded_by,
     } = serve;
     let guarded = Guarded::begin(guarded_by.as_deref())?;
+    if !guard::sees_processes() {
+        log::warn!(
+            "there is no /proc here: what leaves the process group of its program is not found at the end"
+        );
+    }
     let mut signals = Signals::new(handled_signals())?;
     let handle = signals.handle();
 

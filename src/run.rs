@@ -53,7 +53,7 @@ pub fn server(command: Option<&str>) -> Command {
             shell
         }
         None => {
-            let mut own = Command::new("/proc/self/exe");
+            let mut own = Command::new(procwire::guard::own_file());
             own.arg0("procwire").arg("serve").process_group(0);
             own
         }

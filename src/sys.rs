@@ -61,9 +61,12 @@ fn open(path: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
     above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// `/dev/null` for reading.
+/// `/dev/null` for reading; where there is none, in an empty root, a pipe that has ended.
 pub(crate) fn open_null() -> io::Result<OwnedFd> {
-    open(c"/dev/null", libc::O_RDONLY)
+    match open(c"/dev/null", libc::O_RDONLY) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => pipe().map(|(reader, _)| reader),
+        opened => opened,
+    }
 }
 
 /// A directory that can be entered.
@@ -568,14 +571,31 @@ mod process_wide {
         }
     }
 
-    /// Puts `/dev/null` where stdin and stdout were.
+    /// Puts `/dev/null` where stdin and stdout were; nothing is written there any more.
     pub(crate) fn let_go_of_stdio() -> io::Result<()> {
-        let null = open(c"/dev/null", libc::O_RDWR)?;
+        let null = open_null()?;
         for fd in 0..=1 {
             // SAFETY: descriptors 0 and 1 are given up by this program from here on.
             check(unsafe { libc::dup2(null.as_raw_fd(), fd) })?;
         }
         Ok(())
+    }
+
+    /// The file this program was started from, for starting it again.
+    pub(crate) fn own_file() -> &'static CStr {
+        let own = c"/proc/self/exe";
+        // SAFETY: a NUL-terminated string.
+        if unsafe { libc::access(own.as_ptr(), libc::X_OK) } == 0 {
+            return own;
+        }
+        // Without `/proc` there is still the path that the kernel was given. It may be relative, so
+        // it is good for as long as nobody changes the directory, which this program never does.
+        // SAFETY: the kernel puts the address of a string there that lasts as long as the process.
+        match unsafe { libc::getauxval(libc::AT_EXECFN) } {
+            0 => own,
+            // SAFETY: as above.
+            path => unsafe { CStr::from_ptr(path as *const libc::c_char) },
+        }
     }
 
     /// Starts this program again as its own child: descriptors and signal actions as they are,

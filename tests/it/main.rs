@@ -40,6 +40,7 @@ mod start_state;
 // A whole connection.
 mod connection;
 mod ends;
+mod remote;
 mod resources;
 
 // Everything at once.
@@ -71,6 +72,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("memory", memory::TESTS),
     ("connection", connection::TESTS),
     ("ends", ends::TESTS),
+    ("remote", remote::TESTS),
     ("resources", resources::TESTS),
     ("model", model::TESTS),
 ];
@@ -88,9 +90,14 @@ fn main() {
     let arguments = Arguments::from_args();
     let trials = all().into_iter().map(|(name, _)| {
         let own_name = name.clone();
-        Trial::test(name, move || {
+        let missing = remote::missing(&name);
+        let trial = Trial::test(name, move || {
             harness::run_in_own_process(&own_name).map_err(Into::into)
-        })
+        });
+        match missing {
+            Some(what) => trial.with_kind(what).with_ignored_flag(true),
+            None => trial,
+        }
     });
     libtest_mimic::run(&arguments, trials.collect()).exit();
 }
