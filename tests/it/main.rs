@@ -14,6 +14,7 @@ mod command_line;
 
 // What the documents say.
 mod documents;
+mod examples;
 mod schema;
 
 // The bytes between.
@@ -52,6 +53,7 @@ use libtest_mimic::{Arguments, Trial};
 /// The subjects in reading order.
 const SUBJECTS: &[(&str, &[Test])] = &[
     ("documents", documents::TESTS),
+    ("examples", examples::TESTS),
     ("schema", schema::TESTS),
     ("client", client::TESTS),
     ("command_line", command_line::TESTS),

@@ -1,0 +1,25 @@
+// A shell on a server, in your own terminal: every key goes there, and a resized window is resized
+// there. With a command that leads to another machine, it is a shell over there.
+//   npx tsx docs/examples/shell.ts [ssh host procwire]
+
+import { Server, type Size } from "../clients/procwire.js";
+
+const command = process.argv.slice(2);
+const server = command.length > 0 ? new Server(command) : new Server();
+const screen = process.stdout;
+const size = (): Size => ({ rows: screen.rows || 24, cols: screen.columns || 80 });
+
+const shell = server.spawn("sh", ["-i"], { tty: true, size: size(), env: { TERM: process.env["TERM"] ?? "dumb" } });
+shell.on("error", (error) => console.error(error.message));
+
+if (process.stdin.isTTY) process.stdin.setRawMode(true); // Ctrl-C is for the shell, too
+process.stdin.pipe(shell.stdin);
+shell.stdout.pipe(screen, { end: false });
+screen.on("resize", () => shell.resize(screen.rows, screen.columns));
+
+shell.on("close", async (code) => {
+  if (process.stdin.isTTY) process.stdin.setRawMode(false);
+  process.stdin.destroy();
+  await server.close();
+  process.exitCode = code ?? 1;
+});

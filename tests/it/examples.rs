@@ -1,0 +1,188 @@
+//! Every example of docs/examples does what it says, run as a person would run it.
+//!
+//! Those in Python and TypeScript are run where their clients are: by `tests/clients/run`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use crate::harness::{Scratch, Test, binary, test};
+
+pub const TESTS: &[Test] = &[
+    test!(each_is_listed_and_run),
+    test!(smoke_session_passes_and_would_fail),
+    test!(timeout_tries_three_times_and_keeps_the_exit_code),
+    test!(kill_tree_leaves_nothing),
+    test!(remote_reaches_every_host_and_tells_which_failed),
+    test!(build_log_shows_every_line_with_its_stream),
+    test!(compress_feeds_a_compressor),
+    test!(embed_serves_in_a_thread),
+];
+
+fn folder() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn script(name: &str) -> Command {
+    let mut command = Command::new(folder().join(name));
+    command.env("PROCWIRE", env!("CARGO_BIN_EXE_procwire"));
+    command.stdin(Stdio::null());
+    command
+}
+
+fn example(name: &str) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["run", "--quiet", "--example", name, "--"]);
+    command
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::null());
+    command
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"))
+}
+
+fn each_is_listed_and_run() {
+    let listed = std::fs::read_to_string(folder().join("README.md")).expect("the list is there");
+    let here = include_str!("examples.rs");
+    let documents = include_str!("documents.rs");
+    let clients = include_str!("../clients/test_examples.py");
+    let mut count = 0;
+    for file in std::fs::read_dir(folder()).expect("the folder is there") {
+        let name = file.expect("it can be listed").file_name();
+        let name = name.to_str().expect("names are ASCII").to_owned();
+        if name == "README.md" {
+            continue;
+        }
+        assert!(
+            listed.contains(&format!("[{name}]({name})")),
+            "{name} is not in the list"
+        );
+        let stem = name.strip_suffix(".rs").unwrap_or(&name);
+        let quoted = format!("\"{stem}\"");
+        assert!(
+            here.contains(&quoted)
+                || clients.contains(&quoted)
+                || documents.contains(&format!("examples/{name}")),
+            "no test runs {name}"
+        );
+        count += 1;
+    }
+    assert!(count >= 10, "{count} examples");
+}
+
+fn smoke_session_passes_and_would_fail() {
+    let session = folder().join("smoke.session");
+    let output = run(binary().arg("check").arg(&session));
+    assert!(output.status.success(), "{output:?}");
+    // A program that adds wrongly is found out.
+    let scratch = Scratch::new();
+    let wrong = std::fs::read_to_string(session)
+        .expect("it is there")
+        .replace("a + b", "a - b");
+    let wrong = scratch.file("wrong.session", 0o600, wrong);
+    let output = run(binary().args(["check", &wrong]));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+fn timeout_tries_three_times_and_keeps_the_exit_code() {
+    let output =
+        run(script("timeout.sh").args(["100ms", "sh", "-c", "echo try; setsid sleep 1000 & sleep 1000"]));
+    assert_eq!(output.status.code(), Some(124), "{output:?}");
+    assert_eq!(text(&output.stdout), "try\ntry\ntry\n");
+    assert_eq!(text(&output.stderr).lines().count(), 3, "{output:?}");
+    let output = run(script("timeout.sh").args(["10s", "sh", "-c", "echo once; exit 4"]));
+    assert_eq!(
+        (output.status.code(), text(&output.stdout)),
+        (Some(4), "once\n".to_owned())
+    );
+    assert_eq!(run(&mut script("timeout.sh")).status.code(), Some(2));
+}
+
+fn kill_tree_leaves_nothing() {
+    let output = run(&mut script("kill_tree.sh"));
+    assert!(output.status.success(), "{output:?}");
+    let printed = text(&output.stdout);
+    assert!(printed.starts_with("running: 4 processes in group "), "{printed}");
+    assert!(printed.ends_with("\nended by SIGKILL: 0 left\n"), "{printed}");
+}
+
+/// What stands for ssh here is a shell that sets the host's name; `remote.rs` has the real one.
+fn remote_reaches_every_host_and_tells_which_failed() {
+    let via = format!("HOST=%s exec '{}'", env!("CARGO_BIN_EXE_procwire"));
+    let work = "echo \"I am $HOST\"; [ $HOST != web2 ] || exit 3";
+    let output = run(script("remote.sh")
+        .env("VIA", via)
+        .args(["web1 web2 web3", "sh", "-c", work]));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let printed = text(&output.stdout);
+    let mut lines: Vec<&str> = printed.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["web1: I am web1", "web2: I am web2", "web3: I am web3"]);
+    assert_eq!(text(&output.stderr), "web2: failed with exit code 3\n");
+}
+
+fn build_log_shows_every_line_with_its_stream() {
+    let build = "echo compiling; echo warning >&2; printf 'no end'; exit 2";
+    let output = run(example("build_log").args(["sh", "-c", build]));
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let printed = text(&output.stdout);
+    let mut lines: Vec<String> = printed
+        .lines()
+        .map(|line| match line.trim_start().split_once(' ') {
+            Some((second, rest)) if second.parse::<f64>().is_ok() => rest.to_owned(),
+            _ => line.to_owned(),
+        })
+        .collect();
+    assert_eq!(lines.pop().as_deref(), Some("exit code 2"), "{printed}");
+    lines.sort_unstable();
+    assert_eq!(lines, ["err warning", "out compiling", "out no end"]);
+}
+
+fn compress_feeds_a_compressor() {
+    // Far more than the pipes on the way hold.
+    let input: Vec<u8> = (0..400_000)
+        .flat_map(|n: u32| format!("{n}\n").into_bytes())
+        .collect();
+    let mut child = example("compress")
+        .args(["gzip", "-1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("cargo starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    let writer = std::thread::spawn({
+        let input = input.clone();
+        move || stdin.write_all(&input).expect("it is read to its end")
+    });
+    let compressed = child.wait_with_output().expect("it ends");
+    writer.join().expect("it was written");
+    assert!(compressed.status.success(), "{:?}", text(&compressed.stderr));
+    assert!(text(&compressed.stderr).starts_with(&format!("{} bytes in, ", input.len())));
+    let scratch = Scratch::new();
+    let file = scratch.file("numbers.gz", 0o600, &compressed.stdout);
+    let output = run(Command::new("gzip").args(["-dc", &file]));
+    assert!(
+        output.stdout == input,
+        "{} of {} bytes",
+        output.stdout.len(),
+        input.len()
+    );
+    assert!(compressed.stdout.len() * 2 < input.len());
+}
+
+fn embed_serves_in_a_thread() {
+    let output = run(&mut example("embed"));
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        text(&output.stdout),
+        "answer to Some(Signed(1)): true\nit says: ready\nanswer to Some(Signed(2)): true\n\
+         ended by SIGKILL\nthe server: InputEnded\n"
+    );
+}
