@@ -1,4 +1,5 @@
-//! The door for the fuzzers in `tests/fuzz`; compiled by them alone (`--cfg fuzzing`).
+//! The door for the fuzzers in `tests/fuzz` and the counting in `tests/cost`; compiled for them alone
+//! (`--cfg fuzzing`).
 //!
 //! **Thread:** none of its own.
 //! **Owns:** what a fuzzed server may start, whatever it is asked to start: `cat`, without arguments.
