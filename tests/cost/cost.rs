@@ -205,7 +205,7 @@ mod driver {
 
     pub fn record() -> Outcome<()> {
         let mut text =
-            "# Instructions for each round, on x86-64; written by the example `cost`.\n".to_owned();
+            "# Instructions for each round, on x86-64 with AVX2; written by the example `cost`.\n".to_owned();
         for (name, cost) in measure()? {
             text.push_str(&format!("{cost} {name}\n"));
         }
