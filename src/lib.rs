@@ -82,6 +82,7 @@ mod pty;
 mod server;
 mod signal;
 mod spawn;
+mod spin;
 mod stdin;
 mod sys;
 mod transport;

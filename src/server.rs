@@ -28,6 +28,7 @@ use crate::protocol::{
 };
 use crate::signal;
 use crate::spawn::{self, Environment, Nursery};
+use crate::spin::{Pace, Spin};
 use crate::stdin::FREE;
 use crate::sys::{self, EventFd};
 use crate::transport::{self, Dialect, Inbound, Wake};
@@ -123,14 +124,16 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
         notices,
         notify,
     } = connection;
-    let (inbox, outbox, transport) = match kind.into_io() {
-        Err((inbox, outbox)) => (inbox, outbox, None),
+    let (inbox, outbox, transport, pace) = match kind.into_io() {
+        Err((inbox, outbox)) => (inbox, outbox, None, Pace::new(false)),
         Ok(io) => {
-            let (inbox, outbox, transport) = Transport::start(io, notify, config.max_message_bytes)?;
-            (inbox, outbox, Some(transport))
+            let pace = Pace::new(true);
+            let limit = config.max_message_bytes;
+            let (inbox, outbox, transport) = Transport::start(io, notify, limit, pace.spin())?;
+            (inbox, outbox, Some(transport), pace)
         }
     };
-    let mut dispatcher = Dispatcher::new(config, inbox, notices, outbox);
+    let mut dispatcher = Dispatcher::new(config, inbox, notices, outbox, pace);
     dispatcher.on_stdio = transport.as_ref().is_some_and(|t| t.wake_reader.is_some());
     let end = dispatcher.run();
     let deadline = dispatcher.deadline.unwrap_or_else(|| Instant::now() + END);
@@ -153,6 +156,7 @@ impl Transport {
         io: Io,
         notify: Sender<Notice>,
         limit: usize,
+        spin: Arc<Spin>,
     ) -> Result<(Receiver<Inbound>, Outbox, Transport), Error> {
         let (reader, writer, wake_reader) = io.open().map_err(Error::stdio)?;
         let dialect = Arc::new(Dialect::default());
@@ -162,7 +166,7 @@ impl Transport {
         {
             let dialect = Arc::clone(&dialect);
             thread("rpc-write", move || {
-                transport::write_messages(receiver, writer, &dialect);
+                transport::write_messages(receiver, writer, &dialect, &spin);
                 let _ = done.send(());
             })?;
         }
@@ -248,6 +252,7 @@ struct Dispatcher {
     next_serial: u64,
     common: Arc<Common>,
     initialized: bool,
+    pace: Pace,
     /// Spawns that wait until the client has read more of what earlier processes have left.
     held_back: VecDeque<Start>,
     /// Lists that wait for spawns sent before them to come to something.
@@ -257,7 +262,13 @@ struct Dispatcher {
 }
 
 impl Dispatcher {
-    fn new(config: Config, inbox: Receiver<Inbound>, notices: Receiver<Notice>, outbox: Outbox) -> Self {
+    fn new(
+        config: Config,
+        inbox: Receiver<Inbound>,
+        notices: Receiver<Notice>,
+        outbox: Outbox,
+        pace: Pace,
+    ) -> Self {
         let (event_sender, events) = unbounded();
         let on_detach = config.on_detach.clone();
         Dispatcher {
@@ -282,6 +293,7 @@ impl Dispatcher {
                 on_detach,
             }),
             initialized: false,
+            pace,
             held_back: VecDeque::new(),
             lists: Vec::new(),
             ending: None,
@@ -333,10 +345,16 @@ impl Dispatcher {
             (true, false) => (&closed, crossbeam_channel::after(PATIENCE)),
             (false, _) => (&closed, never()),
         };
+        let (events, notices) = (&self.events, &self.notices);
+        self.pace
+            .wait(|| !(inbox.is_empty() && events.is_empty() && notices.is_empty()));
         select! {
             recv(inbox) -> inbound => match inbound {
                 // The weight goes with this match: from here on the message is the dispatcher's.
-                Ok(Inbound::Message(message, _weight)) => Event::Message(message),
+                Ok(Inbound::Message(message, _weight)) => {
+                    self.pace.request(Instant::now());
+                    Event::Message(message)
+                }
                 Ok(Inbound::OutputGone) => Event::Notice(Notice::OutputGone),
                 Err(_) => Event::InputEnded,
             },

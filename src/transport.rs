@@ -16,6 +16,7 @@ use crossbeam_channel::Sender;
 use crate::framing::{self, Frame, Frames};
 use crate::message::{self, ClientMessage};
 use crate::outbox::{NoMessage, OutboxReceiver};
+use crate::spin::Spin;
 use crate::sys::{self, EventFd, Interest};
 
 /// The encode buffer is written out when it holds this much, or when there is nothing to add.
@@ -137,13 +138,17 @@ pub(crate) fn write_messages(
     mut outbox: OutboxReceiver,
     mut writer: Box<dyn Write + Send>,
     dialect: &Dialect,
+    spin: &Spin,
 ) {
     sys::block_signals_for_this_thread();
     let mut buffer = Vec::with_capacity(2 * BATCH);
     let mut gone = false;
     loop {
         let next = match outbox.try_next() {
-            Err(NoMessage::NotYet) if buffer.is_empty() => outbox.next(None),
+            Err(NoMessage::NotYet) if buffer.is_empty() => match spin.wait(|| outbox.try_next().ok()) {
+                Some(taken) => Ok(taken),
+                None => outbox.next(None),
+            },
             next => next,
         };
         match next {
