@@ -344,6 +344,16 @@ pub fn stderr_has_room() -> bool {
     sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].writable()
 }
 
+/// Lets this process have as many descriptors as its hard limit allows, because a process of the
+/// server takes five; how many it could have before, which is what programs shall start with.
+///
+/// # Errors
+///
+/// Says what the system refused; then there are as many as before.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    sys::raise_descriptor_limit()
+}
+
 /// Gives the memory of code that has run back to the system; what runs again comes back by itself.
 pub fn forget_code_pages() {
     sys::forget_code_pages();

@@ -78,6 +78,12 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
     let mut signals = Signals::new(handled_signals())?;
     let handle = signals.handle();
 
+    // A soft limit of 1,024, as is usual, would be two hundred processes.
+    match guard::raise_descriptor_limit() {
+        Ok(before) => config.child_descriptor_limit = Some(before),
+        Err(e) => log::debug!("the limit of descriptors stays as it is: {e}"),
+    }
+
     let detached = Arc::new(Mutex::new(HashSet::new()));
     let tell_guard = guarded.detached();
     config.on_detach = Some({

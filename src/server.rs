@@ -62,6 +62,9 @@ pub struct Config {
     pub max_pending_stdin_bytes: u64,
     /// End of input means "no more requests": wait until every process has exited (no).
     pub drain: bool,
+    /// How many descriptors a program may have open (the soft `RLIMIT_NOFILE`); `None`: as many as this
+    /// one. For a server that has raised its own limit, which its programs shall not notice.
+    pub child_descriptor_limit: Option<u64>,
     /// Called with the pid of each process that was spawned with `detach`, on its own thread, before
     /// its spawn is answered: for whoever sweeps up after the server and has to spare it.
     pub on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
@@ -75,6 +78,7 @@ impl fmt::Debug for Config {
             .field("default_output_bytes_cap", &self.default_output_bytes_cap)
             .field("max_pending_stdin_bytes", &self.max_pending_stdin_bytes)
             .field("drain", &self.drain)
+            .field("child_descriptor_limit", &self.child_descriptor_limit)
             .finish_non_exhaustive()
     }
 }
@@ -87,6 +91,7 @@ impl Default for Config {
             default_output_bytes_cap: Some(1024 * 1024),
             max_pending_stdin_bytes: 8 * 1024 * 1024,
             drain: false,
+            child_descriptor_limit: None,
             on_detach: None,
         }
     }
@@ -271,6 +276,7 @@ impl Dispatcher {
     ) -> Self {
         let (event_sender, events) = unbounded();
         let on_detach = config.on_detach.clone();
+        let nursery = Nursery::new(config.child_descriptor_limit);
         Dispatcher {
             config,
             inbox,
@@ -287,7 +293,7 @@ impl Dispatcher {
             next_serial: 1,
             common: Arc::new(Common {
                 environment: Environment::snapshot(),
-                nursery: Nursery::default(),
+                nursery,
                 camera: Camera::default(),
                 busy_pipes: Arc::new(AtomicUsize::new(BUSY_PIPES)),
                 on_detach,

@@ -64,6 +64,8 @@ fn definition(name: &[u8], value: &[u8]) -> Result<CString, std::ffi::NulError> 
 pub(crate) struct Nursery {
     slots: Mutex<Slots>,
     stacks: Mutex<Vec<ChildStack>>,
+    /// Their soft limit of descriptors, where it is not ours.
+    descriptor_limit: Option<u64>,
 }
 
 /// Low numbers among the descriptors, where children find their own. A child copies our table up to
@@ -99,6 +101,13 @@ const SLOTS: usize = 4;
 const STACKS: usize = 4;
 
 impl Nursery {
+    pub(crate) fn new(descriptor_limit: Option<u64>) -> Self {
+        Nursery {
+            descriptor_limit,
+            ..Nursery::default()
+        }
+    }
+
     /// A slot for `fds`, if it is worth one and there is one.
     fn lease(&self, fds: [BorrowedFd<'_>; 3]) -> Option<Lease<'_>> {
         if fds.iter().all(|fd| fd.as_raw_fd() < LOW) {
@@ -402,8 +411,17 @@ impl<'a> Program<'a> {
         let mut pause = Duration::from_millis(1);
         loop {
             let spawn = |path, argv: &StringList<'_>| {
-                self.nursery
-                    .with_stack(|stack| sys::spawn(path, argv, environment, self.directory, stdio, stack))
+                self.nursery.with_stack(|stack| {
+                    sys::spawn(
+                        path,
+                        argv,
+                        environment,
+                        self.directory,
+                        stdio,
+                        self.nursery.descriptor_limit,
+                        stack,
+                    )
+                })
             };
             match spawn(path, argv) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => {

@@ -543,6 +543,16 @@ mod process_wide {
         check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) }).map(drop)
     }
 
+    /// Lets this process have as many descriptors as it may; how many it could have before.
+    pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
+        let mut limit = descriptor_limit()?;
+        let before = limit.rlim_cur;
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: an initialised struct.
+        check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
+        Ok(before)
+    }
+
     /// Gives the memory of code that has run back to the system. It is file pages that nobody has
     /// changed; what runs again is mapped again from the page cache.
     pub(crate) fn forget_code_pages() {
@@ -665,6 +675,16 @@ mod process_wide {
 
 // ---- spawning ----
 
+fn descriptor_limit() -> io::Result<libc::rlimit> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` has room for the result.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    Ok(limit)
+}
+
 /// A list of strings as `execve` wants it: pointers, then a null.
 pub(crate) struct StringList<'a> {
     pointers: Vec<*const libc::c_char>,
@@ -731,6 +751,8 @@ struct Plan {
     terminal: *const libc::c_char,
     /// Descriptors above this are none of its business.
     highest: RawFd,
+    /// Its soft limit of descriptors, where it is not ours.
+    descriptor_limit: Option<u64>,
     /// What stopped the child; 0 if it runs.
     error: AtomicI32,
 }
@@ -772,6 +794,7 @@ pub(crate) fn spawn(
     environment: &StringList<'_>,
     directory: Option<&OwnedFd>,
     stdio: &Stdio<'_>,
+    descriptor_limit: Option<u64>,
     stack: &mut ChildStack,
 ) -> io::Result<(Pid, OwnedFd)> {
     let (stdio, terminal) = match stdio {
@@ -786,6 +809,7 @@ pub(crate) fn spawn(
         stdio,
         terminal,
         highest: stdio.into_iter().max().unwrap_or(2),
+        descriptor_limit,
         error: AtomicI32::new(0),
     };
     let mut pidfd: libc::c_int = -1;
@@ -900,6 +924,15 @@ unsafe fn become_program(plan: &Plan) -> libc::c_int {
         }
     }
     done!(libc::close_range(3, libc::c_uint::MAX, 0));
+    if let Some(soft) = plan.descriptor_limit {
+        match descriptor_limit() {
+            Ok(mut limit) => {
+                limit.rlim_cur = soft.min(limit.rlim_max);
+                done!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit));
+            }
+            Err(error) => return error.raw_os_error().unwrap_or(libc::EINVAL),
+        }
+    }
     // What the parent ignores would stay so, and what it handles must not run here.
     let default = [0u8; 64];
     for signal in 1..=64 {

@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = &[
     both!(inherited_and_missing_descriptors_of_the_server_do_not_matter),
     test!(no_process_holds_anothers_pipes),
     both!(limits_and_priorities_are_the_servers),
+    test!(soft_limit_of_descriptors_is_for_programs_only),
     test!(nothing_is_forked),
     test!(terminals_start_while_threads_allocate),
 ];
@@ -372,6 +373,23 @@ fn limits_and_priorities_are_the_servers(mode: Mode) {
     let mut client = Client::command(server_behind(CONDITION));
     let printed = text(&mut client, mode.params("a", &["sh", "-c", SHOW]));
     assert_eq!(printed, mode.printed(&expected));
+    silent_to_the_end(client);
+}
+
+/// A process takes five descriptors of the server, and a usual soft limit is 1,024.
+fn soft_limit_of_descriptors_is_for_programs_only() {
+    let mut client = Client::command(server_behind("ulimit -S -n 64"));
+    for i in 0..100 {
+        client.spawn(Mode::Pipe.params(&format!("h{i}"), &["sh", "-c", "ulimit -S -n; read line; exit 3"]));
+    }
+    for i in 0..100 {
+        assert_eq!(client.until(&format!("h{i}"), "\n"), "64\n");
+        let write = client.write(&format!("h{i}"), b"go\n");
+        client.result(write);
+    }
+    for i in 0..100 {
+        assert_eq!(client.exited(&format!("h{i}"))["exitCode"], 3);
+    }
     silent_to_the_end(client);
 }
 
