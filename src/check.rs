@@ -109,7 +109,7 @@ fn escaped(text: &str) -> String {
             '"' => escaped.push_str("&quot;"),
             '\n' | '\t' => escaped.push(character),
             // XML has no way to write these.
-            c if c.is_control() => escaped.push('\u{fffd}'),
+            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => escaped.push('\u{fffd}'),
             c => escaped.push(c),
         }
     }
@@ -127,12 +127,12 @@ mod tests {
             took: Duration::from_millis(1500),
             difference: difference.map(str::to_owned),
         };
-        let xml = junit(&[played(None), played(Some("<\"x\">\u{1b}[0m\nmore"))]);
+        let xml = junit(&[played(None), played(Some("<\"x\">\u{1b}[0m\nmore\u{ffff}"))]);
         let expected = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
             <testsuite name=\"procwire check\" tests=\"2\" failures=\"1\" errors=\"0\" time=\"3.000\">\n  \
             <testcase classname=\"a&amp;b.md\" name=\"a&amp;b.md:3\" time=\"1.500\"/>\n  \
             <testcase classname=\"a&amp;b.md\" name=\"a&amp;b.md:3\" time=\"1.500\">\n    \
-            <failure message=\"&lt;&quot;x&quot;&gt;\u{fffd}[0m\">&lt;&quot;x&quot;&gt;\u{fffd}[0m\nmore</failure>\n  \
+            <failure message=\"&lt;&quot;x&quot;&gt;\u{fffd}[0m\">&lt;&quot;x&quot;&gt;\u{fffd}[0m\nmore\u{fffd}</failure>\n  \
             </testcase>\n</testsuite>\n";
         assert_eq!(xml, expected);
     }
