@@ -67,7 +67,7 @@ use receive::{Incoming, Routes, Server};
 /// output without a cap, is long.
 const LONGEST: usize = 1 << 30;
 
-/// How long a server that reads no more requests may take to end.
+/// How long a server that reads no more requests, or whose output has ended, may take to end.
 const GOING: Duration = Duration::from_secs(5);
 
 /// A client of one server.
@@ -76,6 +76,7 @@ const GOING: Duration = Duration::from_secs(5);
 /// does every process that was started on it, but for those spawned with [`Spawn::detach`].
 pub struct Client {
     link: Arc<Link>,
+    server_pid: Option<u32>,
 }
 
 impl Client {
@@ -107,14 +108,19 @@ impl Client {
     pub fn launch(mut command: Command) -> Result<Client, Error> {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let server_pid = child.id();
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             unreachable!("both were asked to be pipes");
         };
-        Self::start(
+        let client = Self::start(
             Out::lines(stdin),
             Incoming::Frames(Frames::new(Box::new(stdout), LONGEST)),
             Server::Child { child, name },
-        )
+        )?;
+        Ok(Client {
+            server_pid: Some(server_pid),
+            ..client
+        })
     }
 
     /// A server behind any reader and writer. The server must see the end of its input when the
@@ -148,7 +154,16 @@ impl Client {
                 next: AtomicI64::new(1),
                 reader: Mutex::new(Some(reader)),
             }),
+            server_pid: None,
         })
+    }
+
+    /// The process id of the command that was [launched](Self::launch), for whoever wants to end one
+    /// that does not answer. As with [`std::process::Child::id`], somebody else may have it once that
+    /// has ended.
+    #[must_use]
+    pub fn server_pid(&self) -> Option<u32> {
+        self.server_pid
     }
 
     /// Starts a program, and returns once it runs.
@@ -248,7 +263,7 @@ impl Link {
     fn call(&self, request: Request) -> Result<Reply, Error> {
         let id = self.next_number();
         let answer = self.routes.expect(id)?;
-        if let Err(error) = self.out.send(id, request) {
+        if let Err(error) = self.out.send(id, request, &self.routes) {
             // A server that reads no more is going, and `client-read` is about to hear why.
             let _ = answer.recv_timeout(GOING);
             self.routes.forget(id);
@@ -267,7 +282,7 @@ impl Link {
     /// Sends a request whose answer nobody waits for. One that cannot be sent has no server any
     /// more, and so no process either.
     fn tell(&self, request: Request) {
-        let _ = self.out.send(self.next_number(), request);
+        let _ = self.out.send(self.next_number(), request, &self.routes);
     }
 }
 
@@ -291,7 +306,7 @@ impl Out {
     }
 
     /// Waits while the server is busy; it takes requests as long as `client-read` takes answers.
-    fn send(&self, id: i64, request: Request) -> Result<(), Error> {
+    fn send(&self, id: i64, request: Request, routes: &Routes) -> Result<(), Error> {
         match self {
             Out::Memory(sender) => {
                 let sender = lock(sender).clone().ok_or(Error::Ended(None))?;
@@ -302,8 +317,13 @@ impl Out {
                 let LineWriter { writer, buffer } = lines.as_mut().ok_or(Error::Ended(None))?;
                 buffer.clear();
                 message::encode_request(buffer, &RequestId::Signed(id), &request);
-                writer.write_all(buffer).and_then(|()| writer.flush())?;
-                Ok(())
+                routes.sending(id, buffer.len());
+                let sent = writer.write_all(buffer).and_then(|()| writer.flush());
+                if sent.is_err() {
+                    // Half a line may have gone, which nothing can follow.
+                    *lines = None;
+                }
+                Ok(sent?)
             }
         }
     }

@@ -454,6 +454,7 @@ impl Process {
             stdout: self.stdout.take(),
             stderr: self.stderr.take(),
             shared: Arc::clone(&self.control.shared),
+            over: false,
         }
     }
 
@@ -684,12 +685,15 @@ pub enum Event {
     Stderr(Vec<u8>),
 }
 
-/// What a process prints on both streams, in order: see [`Process::events`]. Ends with the process.
+/// What a process prints on both streams, in order: see [`Process::events`]. Ends with the process, or
+/// behind the error that tells the end of the connection.
 #[derive(Debug)]
 pub struct Events {
     stdout: Option<Stdout>,
     stderr: Option<Stderr>,
     shared: Arc<Shared>,
+    /// The end of the connection has been told.
+    over: bool,
 }
 
 impl Events {
@@ -703,7 +707,15 @@ impl Events {
         let stdout = self.stdout.as_ref().map(|_| Stream::Stdout);
         let stderr = self.stderr.as_ref().map(|_| Stream::Stderr);
         let streams: Vec<Stream> = stdout.into_iter().chain(stderr).collect();
-        self.shared.next(&streams, deadline)
+        if self.over {
+            return Some(Ok(None));
+        }
+        let event = self.shared.next(&streams, deadline);
+        if let Some(Err(error)) = &event {
+            // Behind output that was lost there may be more.
+            self.over = !error.get_ref().is_some_and(|error| error.is::<OutputLost>());
+        }
+        event
     }
 }
 

@@ -6,20 +6,22 @@
 //! [`Spawn::wait_when_unread`](super::Spawn::wait_when_unread).
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::process::Shared;
-use super::{Error, lock};
+use super::{Error, GOING, lock};
 use crate::connection::ClientReceiver;
 use crate::framing::{Frame, Frames};
 use crate::message;
-use crate::protocol::{Reply, RequestId, RpcError, ServerMessage};
-use crate::sys;
+use crate::protocol::{Reply, RequestId, RpcError, ServerMessage, code};
+use crate::sys::{self, Interest, Pid};
 
 /// How much of a line that is no message is shown.
 const SHOWN: usize = 200;
@@ -65,7 +67,7 @@ pub(super) enum Server {
 
 impl Server {
     /// Waits for its end, which comes with the end of its output; what was wrong with it. One that
-    /// is `lost` is still there, makes no sense, and is killed.
+    /// is `lost` is still there, makes no sense, and is killed; so is one that stays without output.
     fn finish(self, lost: bool) -> Option<String> {
         match self {
             Server::Thread(thread) => match thread.join() {
@@ -74,11 +76,13 @@ impl Server {
                 Err(_) => Some("the server has panicked".to_owned()),
             },
             Server::Child { mut child, name } => {
-                if lost {
+                let stays = !lost && !ends_within(GOING, &child);
+                if lost || stays {
                     // Fails only for one that has ended already.
                     let _ = child.kill();
                 }
                 match child.wait() {
+                    Ok(_) if stays => Some(format!("{name:?} closed its output and went on")),
                     Ok(status) if status.success() || lost => None,
                     Ok(status) => Some(format!("{name:?} ended with {status}")),
                     Err(e) => Some(format!("{name:?} cannot be waited for: {e}")),
@@ -89,12 +93,38 @@ impl Server {
     }
 }
 
+/// Whether the child ends by then; it has not been waited for.
+fn ends_within(patience: Duration, child: &Child) -> bool {
+    let Ok(pidfd) = Pid::try_from(child.id())
+        .map_err(io::Error::other)
+        .and_then(sys::pidfd_open)
+    else {
+        // Where this cannot be known, it is waited for.
+        return true;
+    };
+    let deadline = Instant::now() + patience;
+    let mut interest = [Interest::read(pidfd.as_raw_fd())];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if sys::poll(&mut interest, Some(left)).is_err() || interest[0].readable() {
+            return true;
+        }
+        if left.is_zero() {
+            return false;
+        }
+    }
+}
+
 /// Takes messages where they belong until there are no more; the body of `client-read`.
 pub(super) fn run(mut incoming: Incoming, server: Server, routes: &Routes) {
     sys::block_signals_for_this_thread();
     let lost = loop {
         match incoming.next() {
-            Ok(Some(message)) => routes.take(message),
+            Ok(Some(message)) => {
+                if let Err(why) = routes.take(message) {
+                    break Some(why);
+                }
+            }
             Ok(None) => break None,
             Err(why) => break Some(why),
         }
@@ -110,10 +140,17 @@ pub(super) struct Routes(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
-    answers: HashMap<i64, Sender<Result<Reply, RpcError>>>,
+    answers: HashMap<i64, Awaited>,
     processes: HashMap<Arc<str>, Arc<Shared>>,
     ended: bool,
     reason: Option<String>,
+}
+
+/// A request whose answer somebody waits for.
+struct Awaited {
+    answer: Sender<Result<Reply, RpcError>>,
+    /// Its length on the wire; 0 until it is about to be sent.
+    bytes: usize,
 }
 
 impl Table {
@@ -128,11 +165,18 @@ impl Table {
 impl Routes {
     /// Announces a request; where its answer will come.
     pub(super) fn expect(&self, id: i64) -> Result<Receiver<Result<Reply, RpcError>>, Error> {
-        let (sender, receiver) = bounded(1);
+        let (answer, receiver) = bounded(1);
         let mut table = lock(&self.0);
         table.check()?;
-        table.answers.insert(id, sender);
+        table.answers.insert(id, Awaited { answer, bytes: 0 });
         Ok(receiver)
+    }
+
+    /// A request of so many bytes is about to be sent.
+    pub(super) fn sending(&self, id: i64, bytes: usize) {
+        if let Some(awaited) = lock(&self.0).answers.get_mut(&id) {
+            awaited.bytes = bytes;
+        }
     }
 
     pub(super) fn forget(&self, id: i64) {
@@ -163,15 +207,32 @@ impl Routes {
         }
     }
 
-    fn take(&self, message: ServerMessage) {
+    /// Fails if the server has not understood something, so that nobody knows who is waiting in vain.
+    fn take(&self, message: ServerMessage) -> Result<(), String> {
         match message {
             ServerMessage::Response {
                 id: Some(RequestId::Signed(id)),
                 outcome,
             } => {
-                let waiting = lock(&self.0).answers.remove(&id);
-                if let Some(waiting) = waiting {
-                    let _ = waiting.send(outcome);
+                let awaited = lock(&self.0).answers.remove(&id);
+                if let Some(awaited) = awaited {
+                    let _ = awaited.answer.send(outcome);
+                }
+            }
+            ServerMessage::Response {
+                id: None,
+                outcome: Err(error),
+            } => {
+                // A line that is too long is refused unread, so without its id. It can only be the
+                // longest of those without an answer: a shorter one is not too long, or is as well.
+                let mut table = lock(&self.0);
+                let longest = table.answers.iter().max_by_key(|(_, awaited)| awaited.bytes);
+                let longest = longest.map(|(id, _)| *id);
+                match longest.and_then(|id| table.answers.remove(&id)) {
+                    Some(awaited) if error.code == code::INVALID_REQUEST => {
+                        let _ = awaited.answer.send(Err(error));
+                    }
+                    _ => return Err(format!("it could not read a request: {}", error.message)),
                 }
             }
             ServerMessage::Response { outcome, .. } => {
@@ -190,6 +251,7 @@ impl Routes {
                 }
             }
         }
+        Ok(())
     }
 
     /// Nothing more will come: everybody who waits is told.

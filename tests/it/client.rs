@@ -33,6 +33,10 @@ pub const TESTS: &[Test] = &[
     test!(a_lost_server_ends_everything_that_waits),
     test!(a_server_that_talks_nonsense_is_quoted),
     test!(a_command_that_is_no_server_says_how_it_ended),
+    test!(a_server_that_closes_its_output_is_not_waited_for),
+    test!(events_end_with_the_connection),
+    test!(a_request_that_is_too_long_is_refused_and_no_other),
+    test!(a_writer_that_fails_ends_the_connection),
     test!(a_server_that_cannot_serve_says_why),
     test!(closing_waits_until_all_is_gone),
     test!(many_threads_share_a_client),
@@ -464,6 +468,90 @@ fn a_command_that_is_no_server_says_how_it_ended() {
     let client = Client::launch(command).expect("it starts");
     let error = client.spawn(sh("true")).expect_err("that is no server");
     assert!(error.to_string().contains("exit status: 255"), "{error}");
+}
+
+fn shell(script: &str) -> Client {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]);
+    Client::launch(command).expect("it starts")
+}
+
+fn a_server_that_closes_its_output_is_not_waited_for() {
+    let client = shell("exec sleep 1000 >&-");
+    let error = client.list().expect_err("that is no server");
+    assert!(error.to_string().contains("closed its output"), "{error}");
+    // And it is not left running, which the harness checks.
+}
+
+fn events_end_with_the_connection() {
+    let client = shell("read x; echo '{\"id\":2,\"result\":{\"pid\":7}}'");
+    let mut process = client.spawn(sh("true")).expect("it says so");
+    let events: Vec<_> = process.events().take(3).collect();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert!(events[0].is_err());
+}
+
+/// The server does not know whose it was; the others are answered.
+fn a_request_that_is_too_long_is_refused_and_no_other() {
+    let mut command = binary();
+    command.args(["--max-message-bytes", "100000"]);
+    let client = Client::launch(command).expect("the binary starts");
+    let mut process = spawn_ready(&client, sh("printf ready; exec cat"));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for round in 0..times(50) {
+                    let long = "x".repeat(100_000 + round);
+                    let error = client.spawn(Spawn::new(["echo".to_owned(), long]));
+                    let error = error.expect_err("that is too long");
+                    assert!(
+                        matches!(&error, Error::Refused(e) if e.message.contains("100000")),
+                        "{error}"
+                    );
+                    let listed = client.list().expect("that is short");
+                    assert_eq!(listed.len(), 1);
+                }
+            });
+        }
+    });
+    let stdin = process.stdin.as_mut().expect("not taken");
+    let error = stdin.write_all(&[0; 300_000]).expect_err("that is too long");
+    assert!(error.to_string().contains("100000"), "{error}");
+    stdin.write_all(b"short\n").expect("that is not");
+    let mut stdout = process.stdout.take().expect("not taken");
+    read_until(&mut stdout, "short\n");
+}
+
+fn a_writer_that_fails_ends_the_connection() {
+    /// Takes half a line the second time, and then fails once.
+    struct Failing(UnixStream, u32);
+    impl Write for Failing {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 += 1;
+            match self.1 {
+                2 => self.0.write(&bytes[..bytes.len() / 2]),
+                3 => Err(io::ErrorKind::TimedOut.into()),
+                _ => self.0.write(bytes),
+            }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    impl Drop for Failing {
+        fn drop(&mut self) {
+            let _ = self.0.shutdown(std::net::Shutdown::Write);
+        }
+    }
+    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+    let input = theirs.try_clone().expect("a descriptor");
+    // The thread ends with the connection.
+    thread::spawn(move || procwire::serve(Connection::from_io(input, theirs), Config::default()));
+    let reader = ours.try_clone().expect("a descriptor");
+    let client = Client::over(reader, Failing(ours, 0)).expect("threads can be started");
+    client.list().expect("it is whole");
+    client.list().expect_err("it is half");
+    client.list().expect_err("nothing can follow");
 }
 
 fn a_server_that_cannot_serve_says_why() {
