@@ -123,7 +123,12 @@ pub const COMMANDS: &[Subcommand] = &[
             ),
             Flag {
                 completes: Completes::Directories,
-                ..flag(Some('C'), "cwd", "DIR", "the program's working directory")
+                ..flag(
+                    Some('C'),
+                    "cwd",
+                    "DIR",
+                    "the program's working directory; absolute with --server",
+                )
             },
             flag(
                 Some('e'),
@@ -141,7 +146,7 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "timeout",
                 "DURATION",
-                "kill it after that long, with exit code 124: 500ms, 10s, 2m, 1h",
+                "kill it after that long, with exit code 124: 500ms, 10s, 2m,\n1h; a bare number is seconds",
             ),
             flag(
                 None,
@@ -231,8 +236,8 @@ a wrong command line.
 
 const RUN: &str = "\
 Runs one program on a server, as if it had been typed here: its output comes live and on the right
-stream, stdin goes to it, signals sent to this process are passed on, and its exit code is kept.
-Whatever ends this process, SIGKILL included, ends the program and all it has started. It reads
+stream, stdin goes to it, signals sent to this process are passed on (INT, TERM, HUP, QUIT, USR1,
+USR2; TSTP and CONT stop both and let them go on), and its exit code is kept. Whatever ends this process, SIGKILL included, ends the program and all it has started. It reads
 stdin ahead of the program: where that is not wanted, or in the background, add '< /dev/null'.
 
 Try it:
@@ -242,7 +247,8 @@ Try it:
   procwire run --json -- uname -r | jq .usage
 
 Exit code: the program's; 128 + n if signal n killed it; 124 if its time was up; 127 if there is no
-such program, 126 if it cannot be executed; 125 if the server failed, 2 for a wrong command line.
+such program, 126 if it cannot be executed; 125 if the server failed or refused, 2 for a wrong
+command line. Until the program runs, a signal ends the attempt, with 128 + n.
 ";
 
 const CHECK: &str = "\

@@ -1,6 +1,7 @@
 //! `procwire run`: one program, as if it had been typed here.
 //!
-//! **Thread:** main prints what the program prints; one thread feeds it, one passes signals on.
+//! **Thread:** main prints what the program prints; one thread feeds it, one hears signals, and one
+//! passes them on, which may wait for the server.
 //! **Owns:** the client, the process, and the terminal while the program has one.
 //! **Never:** holds back output that somebody reads, and never leaves a program behind: it ends with
 //! the connection, and the connection with this process, whatever ends that.
@@ -9,13 +10,18 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use procwire::client::{Client, Control, Error, Event, Process, Spawn, Stdin};
 use procwire::guard;
-use procwire::protocol::{RpcError, Stage};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
+use procwire::protocol::Stage;
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{
+    SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH,
+};
 use signal_hook::iterator::Signals;
 
 use crate::terminal::{self, Patient, Raw};
@@ -49,7 +55,7 @@ pub fn server(command: Option<&str>) -> Command {
         Some(command) => {
             let mut shell = Command::new("sh");
             // What is typed at our terminal is for the program; ssh may still ask for a password.
-            shell.arg("-c").arg(format!("trap '' INT QUIT\n{command}"));
+            shell.arg("-c").arg(format!("trap '' INT QUIT TSTP\n{command}"));
             shell
         }
         None => {
@@ -66,59 +72,78 @@ pub fn run(run: &Run) -> i32 {
         Ok(code) => code,
         Err(error) => {
             terminal::restore();
-            if let (true, Error::Refused(refused)) = (run.json, &error) {
-                let _ = writeln!(Patient(io::stdout()), "{{\"error\":{}}}", refused.to_json());
-            } else {
-                let _ = writeln!(io::stderr(), "procwire: {error}");
+            let refused = match error.downcast_ref() {
+                Some(Error::Refused(refused)) => Some(refused),
+                _ => None,
+            };
+            match refused {
+                Some(refused) if run.json => {
+                    let _ = writeln!(Patient(io::stdout()), "{{\"error\":{}}}", refused.to_json());
+                }
+                _ => {
+                    let _ = writeln!(io::stderr(), "procwire: {error}");
+                }
             }
-            match error {
-                Error::Refused(RpcError { data: Some(why), .. }) => match why.stage {
+            match refused.and_then(|refused| refused.data.as_ref()) {
+                Some(why) => match why.stage {
                     Stage::Lookup | Stage::Exec if why.code == "ENOENT" => NOT_FOUND,
                     Stage::Lookup | Stage::Exec => CANNOT_EXECUTE,
                     _ => FAILED,
                 },
-                _ => FAILED,
+                None => FAILED,
             }
         }
     }
 }
 
-fn try_run(run: &Run) -> Result<i32, Error> {
-    // Before anything can change: what comes from now on is passed on.
-    let signals = Signals::new(passed_on(run.tty))?;
-    let client = Client::launch(server(run.server.as_deref()))?;
-    let mut process = client.spawn(spawn(run)?)?;
+fn try_run(run: &Run) -> Result<i32, Box<dyn std::error::Error>> {
+    let spawn = spawn(run)?;
+    // Before anything can change: no signal goes unheard from now on.
+    let life = heed_signals(run.tty)?;
+    let client = {
+        // A signal meanwhile waits, so that it finds the server.
+        let mut life = lock(&life);
+        let client = Client::launch(server(run.server.as_deref()))?;
+        life.server = client.server_pid();
+        client
+    };
+    let mut process = client.spawn(spawn)?;
+    lock(&life).state = State::Running(pass_on(process.control())?);
     let raw = match run.tty {
-        true => Raw::enter()?,
+        true => Raw::enter().map_err(|e| format!("the terminal here: {e}"))?,
         false => None,
     };
-    pass_signals_on(signals, process.control())?;
+    if run.tty {
+        // The terminal may have changed while the program was started.
+        resize(&process);
+    }
     if let Some(stdin) = process.stdin.take() {
         feed(stdin)?;
     }
-    let status = match run.json {
+    let (status, line) = match run.json {
         true => {
             let output = process.wait_with_output()?;
             let mut exited = (*output.status).clone();
             exited.stdout.bytes = output.stdout;
             exited.stderr.bytes = output.stderr;
-            drop(raw);
-            writeln!(Patient(io::stdout()), "{}", exited.to_json())?;
-            output.status
+            (output.status, Some(exited.to_json()))
         }
         false => {
             print(&mut process)?;
-            let status = process.wait()?;
-            drop(raw);
-            status
+            (process.wait()?, None)
         }
     };
+    lock(&life).state = State::Over(status.exit_code);
+    drop(raw);
+    if let Some(line) = line {
+        writeln!(Patient(io::stdout()), "{line}").map_err(|e| format!("stdout: {e}"))?;
+    }
     // What it has left running ends here; how the server ends makes no difference any more.
     let _ = client.close();
     Ok(status.exit_code)
 }
 
-fn spawn(run: &Run) -> Result<Spawn, Error> {
+fn spawn(run: &Run) -> Result<Spawn, String> {
     let mut spawn = Spawn::new(run.command.iter().cloned())
         .unread_limit(UNREAD)
         .wait_when_unread()
@@ -142,17 +167,50 @@ fn spawn(run: &Run) -> Result<Spawn, Error> {
     }
     if let Some(cwd) = &run.cwd {
         // Our own server is where we are.
-        let cwd = match run.server {
-            None => std::path::absolute(cwd)?,
+        let absolute = match run.server {
+            None => std::path::absolute(cwd).map_err(|e| format!("--cwd {}: {e}", cwd.display()))?,
             Some(_) => cwd.clone(),
         };
-        spawn = spawn.current_dir(cwd.to_string_lossy());
+        let cwd = absolute.to_str();
+        spawn = spawn.current_dir(
+            cwd.ok_or_else(|| format!("--cwd {}: it is not valid unicode", absolute.display()))?,
+        );
     }
     Ok(spawn)
 }
 
-fn passed_on(tty: bool) -> Vec<i32> {
-    let mut signals = vec![SIGINT, SIGTERM, SIGHUP, SIGQUIT];
+// ---- signals ----
+
+/// What a signal is for changes as the program comes and goes.
+enum State {
+    /// There is no program yet. A signal ends this, and the server that has not answered.
+    Starting,
+    /// It is for the program.
+    Running(SyncSender<Pass>),
+    /// The program has ended with this code. A signal ends the wait for its server.
+    Over(i32),
+}
+
+struct Life {
+    server: Option<u32>,
+    state: State,
+}
+
+/// Something to pass on to the program.
+enum Pass {
+    Signal(i32),
+    /// To stop, and to say when it has been told.
+    Stop(SyncSender<()>),
+    Size,
+}
+
+/// What may wait to be passed on, where the way to the server is blocked. More than that is lost.
+const PASSED: usize = 64;
+/// How long a stop of this process waits for the program to be told.
+const TELL: Duration = Duration::from_millis(500);
+
+fn heeded(tty: bool) -> Vec<i32> {
+    let mut signals = vec![SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP];
     // Whoever starts us under nohup, or in the background of a script, does not want us to hear them.
     signals.retain(|signal| !guard::is_ignored(*signal));
     if tty {
@@ -161,31 +219,89 @@ fn passed_on(tty: bool) -> Vec<i32> {
     signals
 }
 
-/// Starts the thread that passes signals on. It ends with the program.
-fn pass_signals_on(mut signals: Signals, control: Control) -> io::Result<()> {
-    let size = terminal::size();
+/// Starts the thread that hears signals. It never waits for the server, so that it hears the second.
+fn heed_signals(tty: bool) -> io::Result<Arc<Mutex<Life>>> {
+    let mut signals = Signals::new(heeded(tty))?;
+    let life = Arc::new(Mutex::new(Life {
+        server: None,
+        state: State::Starting,
+    }));
+    let its_life = Arc::clone(&life);
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        // The terminal may have changed while the program was started.
-        if size.is_some() {
-            resize(&control);
-        }
         let mut asked = Vec::new();
         for signal in signals.forever() {
-            match signal {
-                SIGWINCH => resize(&control),
-                SIGTERM | SIGHUP if asked.contains(&signal) => {
-                    // Asked twice: the server ends the program when we are gone.
-                    terminal::restore();
-                    std::process::exit(128 + signal);
+            heed(signal, &lock(&its_life), &mut asked);
+        }
+    })?;
+    Ok(life)
+}
+
+fn heed(signal: i32, life: &Life, asked: &mut Vec<i32>) {
+    match (signal, &life.state) {
+        (SIGWINCH, State::Running(program)) => drop(program.try_send(Pass::Size)),
+        (SIGWINCH, _) => {}
+        (SIGTSTP, State::Running(program)) => {
+            let (told, telling) = sync_channel(1);
+            if program.try_send(Pass::Stop(told)).is_ok() {
+                let _ = telling.recv_timeout(TELL);
+            }
+            terminal::restored_while(stop);
+            let _ = program.try_send(Pass::Signal(SIGCONT));
+        }
+        (SIGTSTP, _) => stop(),
+        // Asked twice: the server ends the program when we are gone.
+        (SIGTERM | SIGHUP, State::Running(_)) if asked.contains(&signal) => leave(128 + signal),
+        (_, State::Running(program)) => {
+            asked.push(signal);
+            let _ = program.try_send(Pass::Signal(signal));
+        }
+        (_, State::Starting) => {
+            end_server(life);
+            leave(128 + signal)
+        }
+        (_, State::Over(code)) => {
+            end_server(life);
+            leave(*code)
+        }
+    }
+}
+
+/// Stops this process; returns when it goes on. By a signal that nobody hears and that the system
+/// drops, as it would have dropped SIGTSTP, where no shell could let this process go on.
+fn stop() {
+    let _ = signal_hook::low_level::raise(SIGTTOU);
+}
+
+/// It may be an ssh that asks for a password or waits for a host, and does not look at its stdin.
+fn end_server(life: &Life) {
+    let pid = life.server.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    if let Some(pid) = pid {
+        // Fails only for one that has ended.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+}
+
+fn leave(code: i32) {
+    terminal::restore();
+    std::process::exit(code);
+}
+
+/// Starts the thread that passes on what the program is to hear, and may wait for the server.
+fn pass_on(control: Control) -> io::Result<SyncSender<Pass>> {
+    let (sender, receiver) = sync_channel(PASSED);
+    thread::Builder::new().name("pass-on".to_owned()).spawn(move || {
+        for pass in receiver {
+            match pass {
+                Pass::Signal(signal) => control.post_signal(signal, None),
+                Pass::Stop(told) => {
+                    control.post_signal("STOP", None);
+                    let _ = told.try_send(());
                 }
-                signal => {
-                    asked.push(signal);
-                    control.post_signal(signal, None);
-                }
+                Pass::Size => resize(&control),
             }
         }
     })?;
-    Ok(())
+    Ok(sender)
 }
 
 fn resize(control: &Control) {
@@ -193,6 +309,12 @@ fn resize(control: &Control) {
         control.post_resize(rows, cols);
     }
 }
+
+fn lock(life: &Mutex<Life>) -> MutexGuard<'_, Life> {
+    life.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// ---- streams ----
 
 /// Starts the thread that feeds the program. It ends with the input or with this program.
 fn feed(mut stdin: Stdin) -> io::Result<()> {
@@ -219,7 +341,7 @@ fn feed(mut stdin: Stdin) -> io::Result<()> {
 }
 
 /// Prints what the program prints, until its end.
-fn print(process: &mut Process) -> Result<(), Error> {
+fn print(process: &mut Process) -> Result<(), Box<dyn std::error::Error>> {
     let mut stdout = Some(Patient(io::stdout()));
     let mut failure = None;
     for event in process.events() {
@@ -240,6 +362,6 @@ fn print(process: &mut Process) -> Result<(), Error> {
     }
     match failure {
         None => Ok(()),
-        Some(e) => Err(Error::Io(e)),
+        Some(e) => Err(format!("stdout: {e}").into()),
     }
 }

@@ -58,6 +58,17 @@ pub fn restore() {
     }
 }
 
+/// Gives the terminal its settings back while `stopped` runs, if they were changed.
+pub fn restored_while(stopped: impl FnOnce()) {
+    let changed = AS_IT_WAS.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    restore();
+    stopped();
+    if changed {
+        // Whoever made it raw restores it.
+        std::mem::forget(Raw::enter());
+    }
+}
+
 /// Rows and columns of the terminal, if there is one and it says them.
 pub fn size() -> Option<(u16, u16)> {
     fn of(fd: impl AsFd) -> Option<(u16, u16)> {

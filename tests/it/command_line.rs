@@ -1,6 +1,7 @@
 //! The command line: `run`, `check`, `completions`, help, and what is no command line at all.
 
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -21,6 +22,10 @@ pub const TESTS: &[Test] = &[
     test!(json_is_one_line),
     test!(signals_are_passed_on),
     test!(asked_twice_it_ends),
+    test!(a_signal_ends_an_attempt_without_an_answer),
+    test!(a_signal_ends_the_wait_for_a_server_that_stays),
+    test!(it_is_stopped_together_with_its_program),
+    test!(what_fails_here_is_named),
     test!(nothing_is_left_after_sigkill),
     test!(what_it_leaves_running_ends_with_it),
     test!(a_closed_output_ends_the_program),
@@ -205,6 +210,8 @@ fn signals_are_passed_on() {
         (libc::SIGTERM, "TERM"),
         (libc::SIGHUP, "HUP"),
         (libc::SIGQUIT, "QUIT"),
+        (libc::SIGUSR1, "USR1"),
+        (libc::SIGUSR2, "USR2"),
     ] {
         let script = format!("trap 'echo {name}; exit 9' {name}; echo ready; while :; do read x; done");
         let mut child = start(&["run", "--", "sh", "-c", &script]);
@@ -245,6 +252,62 @@ fn asked_twice_it_ends() {
     assert!(asked > 2);
     assert_eq!(wait(&mut child).code(), Some(143));
     wait_until("the program is gone", || !is_alive(pid));
+}
+
+fn a_signal_ends_an_attempt_without_an_answer() {
+    for number in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
+        let server = "trap '' HUP; echo $$ >&2; exec sleep 1000";
+        let mut child = start(&["run", "--server", server, "--", "true"]);
+        let line = read_until(child.stderr.as_mut().expect("piped"), "\n");
+        let server: u32 = line.trim().parse().expect("a pid");
+        signal(&child, number);
+        assert_eq!(wait(&mut child).code(), Some(128 + number));
+        wait_until("the server is gone", || !is_alive(server));
+    }
+}
+
+fn a_signal_ends_the_wait_for_a_server_that_stays() {
+    let server = format!("{PROCWIRE}; echo $$ >&2; exec sleep 1000");
+    let mut child = start(&["run", "--server", &server, "--", "sh", "-c", "exit 3"]);
+    read_until(child.stderr.as_mut().expect("piped"), "\n");
+    signal(&child, libc::SIGINT);
+    assert_eq!(wait(&mut child).code(), Some(3));
+}
+
+fn it_is_stopped_together_with_its_program() {
+    let mut command = binary();
+    command.args(["run", "--", "sh", "-c", "echo $$; exec sleep 1000"]);
+    // A group whose parent is in another one: it can be let go on, so it can be stopped.
+    let mut child = piped(command.process_group(0));
+    let pid = pid_of(&mut child);
+    let states = |wanted: &str| {
+        let all = processes();
+        let is = |pid| all.iter().any(|p| p.pid == pid && p.state == wanted);
+        is(pid) && is(child.id())
+    };
+    signal(&child, libc::SIGTSTP);
+    wait_until("both are stopped", || states("T"));
+    signal(&child, libc::SIGCONT);
+    wait_until("both go on", || states("S"));
+    signal(&child, libc::SIGINT);
+    assert_eq!(wait(&mut child).code(), Some(130));
+}
+
+fn what_fails_here_is_named() {
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let output = binary()
+        .args(["run", "--", "echo", "hi"])
+        .stdout(full.expect("it is there"))
+        .output()
+        .expect("the binary starts");
+    assert_eq!(output.status.code(), Some(125));
+    assert_eq!(
+        text(&output.stderr),
+        "procwire: stdout: No space left on device (os error 28)\n"
+    );
+    let output = procwire(&["run", "--cwd", "", "--", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).starts_with("procwire: --cwd : "));
 }
 
 fn nothing_is_left_after_sigkill() {
