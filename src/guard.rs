@@ -75,7 +75,10 @@ pub fn run() -> io::Result<i32> {
     let (reader, writer) = sys::pipe().map_err(restore)?;
     // Last of what can fail: from here on there is a server, and this process is no other one.
     let signals = sys::signal_fd(&waited_for).map_err(restore)?;
-    let server = start_server(writer, &mask).map_err(restore)?;
+    // With the terminal as input it must stay in the foreground; otherwise a signal to the client's
+    // whole group shall not reach both of us.
+    let own_group = !sys::is_terminal(io::stdin().as_fd());
+    let server = start_server(writer, &mask, own_group).map_err(restore)?;
     let _ = sys::set_nonblocking(&reader);
     // The client must see the server's ends close, not ours.
     let _ = sys::let_go_of_stdio();
@@ -109,13 +112,16 @@ pub fn run() -> io::Result<i32> {
             continue;
         }
         match sys::next_signal(&signals) {
-            Some(libc::SIGCHLD) => {
+            Some((libc::SIGCHLD, _)) => {
                 if let Some(status) = reap_until(server) {
                     break status;
                 }
             }
-            Some(signal) => {
-                let _ = sys::kill(server, signal);
+            Some((signal, from_terminal)) => {
+                // A terminal tells its whole group, and to be asked twice means more.
+                if own_group || !from_terminal {
+                    let _ = sys::kill(server, signal);
+                }
                 kill_at.get_or_insert_with(|| Instant::now() + PATIENCE);
             }
             None => {}
@@ -138,7 +144,7 @@ fn signals_of_guard() -> Vec<libc::c_int> {
     all.into_iter().filter(|signal| !ignored(signal)).collect()
 }
 
-fn start_server(detached: OwnedFd, mask: &sys::SignalMask) -> io::Result<Pid> {
+fn start_server(detached: OwnedFd, mask: &sys::SignalMask, own_group: bool) -> io::Result<Pid> {
     let c_string = |text: &OsString| CString::new(text.as_bytes()).map_err(io::Error::other);
     let mut arguments: Vec<CString> = std::env::args_os()
         .map(|a| c_string(&a))
@@ -150,9 +156,6 @@ fn start_server(detached: OwnedFd, mask: &sys::SignalMask) -> io::Result<Pid> {
     let environment: Vec<CString> = std::env::vars_os()
         .map(|(name, value)| c_string(&[name, value].join(OsStr::new("="))))
         .collect::<Result<_, _>>()?;
-    // With the terminal as input it must stay in the foreground; otherwise a signal to the client's
-    // whole group shall not reach both of us.
-    let own_group = !sys::is_terminal(io::stdin().as_fd());
     sys::spawn_server(
         sys::own_file(),
         &StringList::new(&arguments),

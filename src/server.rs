@@ -166,7 +166,7 @@ impl Transport {
         let (reader, writer, wake_reader) = io.open().map_err(Error::stdio)?;
         let dialect = Arc::new(Dialect::default());
         let (inbox_sender, inbox) = bounded(INBOX);
-        let (outbox, receiver) = outbox(notify);
+        let (outbox, receiver) = outbox(notify.clone());
         let (done, writer_done) = bounded(1);
         {
             let dialect = Arc::clone(&dialect);
@@ -175,8 +175,13 @@ impl Transport {
                 let _ = done.send(());
             })?;
         }
+        let output = wake_reader.clone();
         thread("rpc-read", move || {
-            transport::read_messages(reader, &inbox_sender, &dialect, limit);
+            transport::read_messages(reader, inbox_sender, &dialect, limit);
+            // A client that has ended its input, and has its processes drained, may still go away.
+            if output.is_some_and(|output| output.output_hangs_up()) {
+                let _ = notify.send(Notice::OutputGone);
+            }
         })?;
         let transport = Transport {
             writer_done,

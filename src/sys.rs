@@ -7,7 +7,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
@@ -476,13 +476,18 @@ mod process_wide {
         above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
-    /// The next signal of a [`signal_fd`], if there is one.
-    pub(crate) fn next_signal(fd: &OwnedFd) -> Option<libc::c_int> {
+    /// The next signal of a [`signal_fd`], if there is one, and whether the kernel itself sent it, a
+    /// terminal for one.
+    pub(crate) fn next_signal(fd: &OwnedFd) -> Option<(libc::c_int, bool)> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         let n = read(as_borrowed(fd), &mut info).ok()?;
-        // The number is the first member.
-        let number = info.get(..4).filter(|_| n == info.len())?;
-        Some(u32::from_ne_bytes(number.try_into().ok()?).cast_signed())
+        let member = |offset: usize| {
+            let bytes = info.get(offset..offset + 4).filter(|_| n == info.len())?;
+            Some(u32::from_ne_bytes(bytes.try_into().ok()?).cast_signed())
+        };
+        let number = member(offset_of!(libc::signalfd_siginfo, ssi_signo))?;
+        let code = member(offset_of!(libc::signalfd_siginfo, ssi_code))?;
+        Some((number, code == libc::SI_KERNEL))
     }
 
     /// Adopts the orphans below this process.

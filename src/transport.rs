@@ -90,7 +90,7 @@ impl Drop for Weight {
 /// The end of input is told by dropping `inbox`.
 pub(crate) fn read_messages(
     reader: Box<dyn Read + Send>,
-    inbox: &Sender<Inbound>,
+    inbox: Sender<Inbound>,
     dialect: &Dialect,
     limit: usize,
 ) {
@@ -185,12 +185,29 @@ pub(crate) fn write_messages(
 
 // ---- stdio ----
 
-/// Ends the waiting of a [`StdioReader`].
+/// Ends the waiting of a [`StdioReader`], for good.
+#[derive(Clone)]
 pub(crate) struct Wake(Arc<EventFd>);
 
 impl Wake {
     pub(crate) fn wake(&self) {
         self.0.set();
+    }
+
+    /// Waits until nobody reads descriptor 1 any more; false if it was woken before.
+    pub(crate) fn output_hangs_up(&self) -> bool {
+        loop {
+            let mut interests = [
+                Interest::hangup(io::stdout().as_raw_fd()),
+                Interest::read(self.0.raw()),
+            ];
+            if sys::poll(&mut interests, None).is_err() || interests[1].readable() {
+                return false;
+            }
+            if interests[0].hung_up() {
+                return true;
+            }
+        }
     }
 }
 

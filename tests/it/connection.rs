@@ -23,6 +23,8 @@ pub const TESTS: &[Test] = &[
     test!(drain_serves_files),
     test!(drain_still_obeys_signals),
     both!(lost_output_is_the_end),
+    test!(lost_output_is_the_end_of_draining),
+    test!(interrupt_that_is_typed_loses_no_exit),
     both!(lost_output_is_the_end_in_the_middle_of_a_flood),
     test!(signals_end_everything_and_are_the_exit_code),
     both!(signal_is_not_held_up_by_a_client_that_does_not_read),
@@ -408,6 +410,47 @@ fn lost_output_is_the_end(mode: Mode) {
         must_end(server.id());
         must_be_dead(&all);
         assert_eq!(wait(&mut server).code(), Some(0));
+    }
+}
+
+/// A client that dies closes both at once, and the end of input is seen first.
+fn lost_output_is_the_end_of_draining() {
+    let mut server = start(binary().arg("--drain").stdout(Stdio::piped()));
+    let script = "trap '' TERM HUP; sleep 1000 & echo ready; wait";
+    let output = spawn_by_hand(&mut server, Mode::Pipe.params("a", &["sh", "-c", script]));
+    let all = below(server.id());
+    drop(server.stdin.take());
+    drop(output);
+    must_end(server.id());
+    must_be_dead(&all);
+    assert_eq!(wait(&mut server).code(), Some(0));
+}
+
+/// It reaches the guard and the server, and is still asked once.
+fn interrupt_that_is_typed_loses_no_exit() {
+    let scratch = Scratch::new();
+    for round in 0..times(20) {
+        let output = scratch.path(&format!("{round}"));
+        let script = format!(
+            "stty -echo; echo ready; exec {} >{output}",
+            env!("CARGO_BIN_EXE_procwire")
+        );
+        let mut client = Client::in_process();
+        client.spawn_ready(Mode::Tty.params("p", &["sh", "-c", &script]));
+        for id in 0..5 {
+            let request = json!({"id": id, "method": "process/spawn", "params":
+                {"processHandle": format!("{id}"), "command": ["sleep", "1000"]}});
+            client.write("p", format!("{request}\n").as_bytes());
+        }
+        let count = |what: &str| {
+            let written = std::fs::read_to_string(&output).unwrap_or_default();
+            written.matches(what).count()
+        };
+        wait_until("all have started", || count("\"result\"") == 5);
+        client.write("p", b"\x03");
+        assert_eq!(client.exited("p")["exitCode"], 130);
+        assert_eq!(count("process/exited"), 5, "round {round}");
+        client.finish();
     }
 }
 
