@@ -80,7 +80,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// A server on a thread of this program, with neither JSON nor base64 in between.
+    /// A server on a thread of this program, with neither JSON nor base64 in between. If this program
+    /// is killed, its processes live on; where nothing may be left even then, [`launch`](Self::launch)
+    /// the binary, which has a guard.
     ///
     /// # Errors
     ///
