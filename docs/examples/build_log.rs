@@ -3,13 +3,15 @@
 //!
 //! `cargo run --example build_log -- make -j8`
 
+use std::process::Command;
 use std::time::Instant;
 
-use procwire::Config;
 use procwire::client::{Client, Event, Spawn};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let client = Client::in_process(Config::default())?;
+    // The binary, and not a server in this program: Ctrl-C ends the build and all it has started.
+    let server = std::env::var_os("PROCWIRE").unwrap_or_else(|| "procwire".into());
+    let client = Client::launch(Command::new(server))?;
     let begun = Instant::now();
     let mut build = client.spawn(Spawn::new(std::env::args().skip(1)).no_stdin())?;
 

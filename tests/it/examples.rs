@@ -38,6 +38,7 @@ fn example(name: &str) -> Command {
     let mut command = Command::new(env!("CARGO"));
     command.args(["run", "--quiet", "--example", name, "--"]);
     command
+        .env("PROCWIRE", env!("CARGO_BIN_EXE_procwire"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null());
     command
