@@ -237,8 +237,9 @@ a wrong command line.
 const RUN: &str = "\
 Runs one program on a server, as if it had been typed here: its output comes live and on the right
 stream, stdin goes to it, signals sent to this process are passed on (INT, TERM, HUP, QUIT, USR1,
-USR2; TSTP and CONT stop both and let them go on), and its exit code is kept. Whatever ends this process, SIGKILL included, ends the program and all it has started. It reads
-stdin ahead of the program: where that is not wanted, or in the background, add '< /dev/null'.
+USR2; TSTP and CONT stop both and let them go on), and its exit code is kept. Whatever ends this
+process, SIGKILL included, ends the program and all it has started. It reads stdin ahead of the
+program: where that is not wanted, or in the background, add '< /dev/null'.
 
 Try it:
   procwire run -- sh -c 'echo out; echo err >&2; exit 3'
@@ -339,8 +340,9 @@ pub struct Serve {
     pub guarded_by: Option<String>,
 }
 
-/// Reads the command line without the program's name; an error says what is wrong with it.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, lexopt::Error> {
+/// Reads the command line without the program's name; an error says what is wrong with it, and where
+/// to read more.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut arguments = arguments.into_iter().peekable();
     // The guard's own argument stands before all others.
     let guarded_by = arguments
@@ -366,7 +368,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, l
         "completions" => completions(parser),
         _ => serve(parser, guarded_by),
     };
-    Ok(command?.unwrap_or_else(|| Command::Print(help(subcommand))))
+    match command {
+        Ok(command) => Ok(command.unwrap_or_else(|| Command::Print(help(subcommand)))),
+        Err(error) => {
+            let of = named.map(|named| format!(" {}", named.name)).unwrap_or_default();
+            Err(format!("{error}\nTry 'procwire{of} --help'."))
+        }
+    }
 }
 
 /// `None`: print the help.
@@ -512,7 +520,7 @@ mod tests {
     use super::*;
 
     fn parsed(arguments: &[&str]) -> Result<Command, String> {
-        parse(arguments.iter().map(OsString::from)).map_err(|e| e.to_string())
+        parse(arguments.iter().map(OsString::from))
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         Ok(Command::Print(text)) => return print(&text),
         Err(error) => {
             // Where nobody reads errors either, there is only the exit code left.
-            let _ = writeln!(io::stderr(), "procwire: {error}\nTry 'procwire --help'.");
+            let _ = writeln!(io::stderr(), "procwire: {error}");
             return ExitCode::from(2);
         }
     };

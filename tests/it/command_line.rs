@@ -672,6 +672,7 @@ fn help_teaches_and_mistakes_exit_with_2() {
         (&["--fly"], "--fly"),
         (&["run"], "program"),
         (&["run", "--timeout", "soon", "true"], "500ms"),
+        (&["run", "--fly"], "procwire run --help"),
         (&["run", "--env", "A", "true"], "NAME=VALUE"),
         (&["check"], "file"),
         (&["completions", "csh"], "csh"),
