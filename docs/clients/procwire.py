@@ -336,7 +336,9 @@ class Server:
         call = _Call(threading.Condition(self._lock))
         number = next(self._ids)
         message = {"id": number, "method": method, "params": params}
-        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        # What is no JSON or no Unicode is refused here, where it is known whose it is.
+        text = json.dumps(message, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        line = text.encode() + b"\n"
         limit = self.info["limits"]["maxMessageBytes"] if method != "initialize" else len(line)
         if len(line) > limit:
             raise ValueError(f"a request of {len(line)} bytes, which is over the server's limit of {limit}")
@@ -401,6 +403,7 @@ class Server:
 
     def _read(self) -> None:
         gone = "the server has ended the connection"
+        line = b""
         stdout = self._process.stdout
         assert stdout is not None
         try:
@@ -409,10 +412,10 @@ class Server:
                 with self._lock:
                     while self._unread > self._max_unread and not self._waiting and not self._closing:
                         self._resume.wait()
-        except (ValueError, KeyError, TypeError) as error:
-            gone = f"{self.command[0]} said what is no message of the protocol: {line[:200]!r} ({error})"
         except OSError as error:
-            gone = f"reading from the server failed: {error}"
+            gone = f"the connection has failed: {error.strerror or error}"
+        except Exception as error:
+            gone = f"{self.command[0]} said what is no message of the protocol: {line[:200]!r} ({error})"
         stdout.close()
         with self._lock:
             self._gone = "the connection is closed" if self._closing else gone
@@ -426,6 +429,10 @@ class Server:
         message: Dict[str, Any] = json.loads(line)
         method = message.get("method")
         if method is None:
+            if message["id"] is None:
+                # Nobody knows whose request it was, so nobody may wait any longer.
+                reason = message["error"]["message"]
+                raise ServerGone(errno.EPROTO, f"the server could not read a request: {reason}")
             with self._lock:
                 call = self._calls.get(message["id"])
                 if call is not None:

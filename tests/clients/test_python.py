@@ -1,6 +1,7 @@
 """The Python client against the real server, which the variable PROCWIRE names."""
 
 import hashlib
+import json
 import os
 import re
 import signal
@@ -61,6 +62,31 @@ def run_script(script):
     )
     assert done.returncode == 0 and done.stderr == "", done
     return done.stdout
+
+
+def within(seconds, use):
+    """What `use` returns or raises, from a thread of its own, so that one that hangs is noticed."""
+    outcome = []
+
+    def work():
+        try:
+            outcome.append((use(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert outcome, "it hangs"
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def says(line):
+    """A server that says this, and nothing else."""
+    return [sys.executable, "-c", "import sys; print(sys.argv[1], flush=True); sys.stdin.read()", line]
 
 
 class TestCase(unittest.TestCase):
@@ -371,9 +397,12 @@ class Refusals(TestCase):
             ([[]], {}),
             ([["true"]], {"cwd": "relative"}),
             ([["true"]], {"env": {"a=b": "c"}}),
+            # The server could not read these, nor say whose they are.
+            ([["true", "\udcff"]], {}),
+            ([["true"]], {"output_cap": float("nan")}),
         ]:
             with self.assertRaises(ValueError):
-                self.popen(*arguments, **options)
+                within(PATIENCE, lambda: self.popen(*arguments, **options))
         with self.assertRaises(ValueError):
             self.popen(["true"], stdout=STDOUT)
         with self.assertRaisesRegex(ValueError, "limit"):
@@ -455,6 +484,27 @@ class Connections(TestCase):
             Server("false")
         with self.assertRaises(FileNotFoundError):
             Server(["/no/such/server"])
+
+    def test_whatever_is_no_message_ends_the_connection(self):
+        for line in ["1", "null", "[]", '"x"', "[" * 100_000, "{}", '{"id": []}', '{"method": "x"}']:
+            with self.assertRaisesRegex(ServerGone, "no message of the protocol"):
+                within(PATIENCE, lambda: Server(says(line)))
+
+    def test_a_request_that_the_server_could_not_read_ends_the_connection(self):
+        for code in [-32600, -32700]:
+            line = json.dumps({"id": None, "error": {"code": code, "message": "what it was"}})
+            with self.assertRaisesRegex(ServerGone, "could not read a request: what it was"):
+                within(PATIENCE, lambda: Server(says(line)))
+        # The client knows the limit of this server too late.
+        with Server() as server:
+            process = server.popen(NEVER)
+            server.info["limits"]["maxMessageBytes"] = 1 << 30
+            with self.assertRaisesRegex(ServerGone, "could not read a request: .*16777216"):
+                within(PATIENCE, lambda: server.run(["true", "x" * (17 << 20)]))
+            for use in [process.wait, server.list]:
+                with self.assertRaises(ServerGone):
+                    within(PATIENCE, use)
+            wait_until("the program is gone as well", lambda: not is_alive(process.pid))
 
     def test_any_command_may_lead_to_the_server(self):
         with Server(["sh", "-c", 'exec "$@"', "sh", *procwire.shlex.split(os.environ["PROCWIRE"])]) as server:
