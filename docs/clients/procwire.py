@@ -589,6 +589,7 @@ class Popen(Generic[AnyStr]):
         self.stderr = opened(raw_stderr) if process.outputs.get("stderr") is raw_stderr else None
         self._text = text
         self._writer: Optional[threading.Thread] = None
+        self._feed_error: Optional[Exception] = None
         self._collected: Dict[str, Any] = {}
 
     @property
@@ -625,8 +626,15 @@ class Popen(Generic[AnyStr]):
         """Writes `input`, closes stdin, and waits; what it printed. Nothing is lost by a timeout:
         call it again. Where a stream is not PIPE, its part is empty."""
         if self.stdin is not None and self._writer is None:
+            # Input of a wrong kind raises here, before anything is waited for.
+            stdin, data = cast(Any, self.stdin), cast(Any, input or b"")
+            if self._text:
+                data = str.encode(cast(Any, input or ""), stdin.encoding, stdin.errors)
             self._writer = threading.Thread(
-                target=self._feed, args=(input,), name="procwire-input", daemon=True
+                target=self._feed,
+                args=(stdin.buffer if self._text else stdin, memoryview(data).cast("B")),
+                name="procwire-input",
+                daemon=True,
             )
             self._writer.start()
         elif input:
@@ -634,6 +642,8 @@ class Popen(Generic[AnyStr]):
         self.wait(timeout)
         if self._writer is not None:
             self._writer.join()
+            if self._feed_error is not None:
+                raise self._feed_error
         empty: Any = "" if self._text else b""
         for name, stream in (("stdout", self.stdout), ("stderr", self.stderr)):
             if name not in self._collected:
@@ -642,14 +652,18 @@ class Popen(Generic[AnyStr]):
                     stream.close()
         return self._collected["stdout"], self._collected["stderr"]
 
-    def _feed(self, input: Optional[AnyStr]) -> None:
-        assert self.stdin is not None
+    def _feed(self, stdin: IO[bytes], left: memoryview) -> None:
         try:
-            if input:
-                self.stdin.write(input)
-            self.stdin.close()
-        except (OSError, ValueError):
+            try:
+                while left:
+                    left = left[stdin.write(left) :]  # Without a buffer, a part is written.
+            finally:
+                # Its end is what the program waits for.
+                stdin.close()
+        except OSError:
             pass  # It did not want to read everything, or has ended.
+        except Exception as error:
+            self._feed_error = error
 
     def send_signal(self, signal: Signal) -> None:
         """Sends a signal, a number or a name, to the program's process group."""
@@ -803,7 +817,9 @@ class _Input(io.RawIOBase):
         return True
 
     def write(self, data: Any, /) -> int:
-        chunk = memoryview(data).cast("B")[:_CHUNK]
+        # Base64 makes 4 bytes of 3, and the message has to stay below the server's limit.
+        limit: int = self._of.server.info["limits"]["maxMessageBytes"]
+        chunk = memoryview(data).cast("B")[: min(_CHUNK, limit // 2)]
         if len(chunk):
             self._call({"deltaBase64": base64.b64encode(chunk).decode("ascii")})
         return len(chunk)

@@ -1,5 +1,6 @@
 """The Python client against the real server, which the variable PROCWIRE names."""
 
+import array
 import hashlib
 import json
 import os
@@ -278,6 +279,59 @@ class Input(TestCase):
     def test_communicate_bears_a_program_that_does_not_read(self):
         process = self.popen(["echo", "x"], stdin=PIPE)
         self.assertEqual(process.communicate(bytes(9 << 20), PATIENCE), (b"x\n", b""))
+
+    def test_input_that_cannot_be_written_is_refused(self):
+        for input, options, expected in [
+            ("text", {}, TypeError),
+            (b"bytes", {"text": True}, TypeError),
+            (3, {}, TypeError),
+            ("\udcff", {"text": True}, UnicodeEncodeError),
+            ("ü", {"text": True, "encoding": "ascii"}, UnicodeEncodeError),
+        ]:
+            # It is refused at once, and stdin is closed by `with`.
+            with self.assertRaises(expected), self.popen(["cat"], stdin=PIPE, **options) as process:
+                within(PATIENCE, lambda: process.communicate(input))
+            self.assertEqual(process.returncode, 0)
+            with self.assertRaises(expected):
+                within(PATIENCE, lambda: self.server.run(["sleep", "1000"], input=input, **options))
+        done = self.server.run(["cat"], input="ü", text=True, encoding="ascii", errors="xmlcharrefreplace")
+        self.assertEqual(done.stdout, "&#252;")
+
+    def test_input_goes_behind_what_has_been_written(self):
+        process = self.popen(["cat"], stdin=PIPE, text=True)
+        process.stdin.write("one ")
+        self.assertEqual(within(PATIENCE, lambda: process.communicate("two")), ("one two", ""))
+        process = self.popen(["cat"], stdin=PIPE)
+        process.stdin.close()
+        self.assertEqual(within(PATIENCE, process.communicate), (b"", b""))
+        process = self.popen(["cat"], stdin=PIPE)
+        process.stdin.close()
+        with self.assertRaisesRegex(ValueError, "closed file"):
+            within(PATIENCE, lambda: process.communicate(b"late"))
+
+    def test_all_of_the_input_is_written_without_a_buffer(self):
+        data = os.urandom(1_000_000)
+        process = self.popen(["cat"], stdin=PIPE, bufsize=0)
+        self.assertEqual(within(PATIENCE, lambda: process.communicate(data)), (data, b""))
+        # Nor does the kind of the buffer matter.
+        process = self.popen(["cat"], stdin=PIPE)
+        input = array.array("I", range(100_000))
+        self.assertEqual(within(PATIENCE, lambda: process.communicate(input)), (input.tobytes(), b""))
+
+    def test_input_fits_whatever_the_limit_of_messages(self):
+        command = [*procwire.shlex.split(os.environ["PROCWIRE"]), "--max-message-bytes"]
+        data = os.urandom(300_000)
+        with Server([*command, "2000"]) as server:
+            self.assertEqual(within(PATIENCE, lambda: server.run(["cat"], input=data)).stdout, data)
+        # Where nothing can be written at all, it is said.
+        with Server([*command, "2000"]) as server:
+            process = server.popen(["cat"], stdin=PIPE)
+            server.info["limits"]["maxMessageBytes"] = 100
+            with self.assertRaisesRegex(ValueError, "limit of 100"):
+                process.stdin.write(data)
+            server.info["limits"]["maxMessageBytes"] = 130
+            with self.assertRaisesRegex(ValueError, "limit of 130"):
+                within(PATIENCE, lambda: process.communicate(data))
 
 
 class Terminals(TestCase):
