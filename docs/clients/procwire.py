@@ -23,6 +23,7 @@ import io
 import itertools
 import json
 import os
+import queue
 import shlex
 import signal as signals
 import subprocess
@@ -47,6 +48,7 @@ from typing import (
     NoReturn,
     Optional,
     Sequence,
+    Set,
     Tuple,
     Type,
     Union,
@@ -74,6 +76,8 @@ Signal = Union[int, str]
 # What one write to a program's stdin carries at most. The server answers a write when there is room
 # for the next one, so a program that does not read slows the thread that writes, and no other.
 _CHUNK = 256 * 1024
+# How long a server that is closed, or that has stopped reading, may take to end. It needs three seconds.
+_PATIENCE = 10.0
 # What may lie unread in the streams of running programs before the connection is read no further.
 _UNREAD = 64 * 1024 * 1024
 
@@ -156,14 +160,16 @@ class Server:
         if command is None:
             command = os.environ.get("PROCWIRE") or "procwire"
         self.command: List[str] = shlex.split(command) if isinstance(command, str) else list(command)
-        self._lock = threading.Lock()
-        self._sending = threading.Lock()
-        self._resume = threading.Condition(self._lock)
+        # There are no locks here: a signal handler may use the server in the middle of anything that
+        # this does, and so would wait for itself. What threads share is only changed in single steps,
+        # and whoever waits does it on a queue of its own, so that nothing comes too early for it.
         self._ids = itertools.count(1)
-        self._calls: Dict[int, _Call] = {}
+        self._calls: Dict[int, _Answer] = {}
         self._live: Dict[str, _Process] = {}
-        self._waiting = 0
-        self._unread = 0
+        self._waiting: Set[_Wake] = set()
+        # What is to be sent, and None at the end. Everyone waits for the answer, so it does not grow.
+        self._lines: queue.SimpleQueue[Optional[bytes]] = queue.SimpleQueue()
+        self._resume: Optional[_Wake] = None
         self._max_unread = max_unread
         self._gone: Optional[str] = None
         self._closing = False
@@ -178,7 +184,9 @@ class Server:
             start_new_session=start_new_session,
         )
         self._reader = threading.Thread(target=self._read, name="procwire", daemon=True)
+        self._writer = threading.Thread(target=self._write, name="procwire-write", daemon=True)
         self._reader.start()
+        self._writer.start()
         _open_servers.add(self)
         try:
             hello = {"clientInfo": {"name": "procwire.py", "version": "1"}}
@@ -299,23 +307,17 @@ class Server:
 
     def close(self) -> None:
         """Ends the connection: everything it has started is killed. A second call changes nothing."""
-        with self._lock:
-            self._closing = True
-            self._resume.notify_all()
-        with self._sending:
-            try:
-                if self._process.stdin:
-                    self._process.stdin.close()
-            except OSError:
-                pass
+        self._closing = True
+        self._wake_reader()
+        self._lines.put(None)
         try:
-            # The server needs three seconds at most.
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=_PATIENCE)
         except TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if threading.current_thread() is not self._reader:
-            self._reader.join(timeout=10)
+        for thread in (self._reader, self._writer):
+            if thread is not threading.current_thread():
+                thread.join(timeout=_PATIENCE)
         _open_servers.discard(self)
 
     def __enter__(self) -> Server:
@@ -333,7 +335,6 @@ class Server:
 
     def _call(self, method: str, params: Mapping[str, Any]) -> Any:
         """Sends a request and waits for its answer."""
-        call = _Call(threading.Condition(self._lock))
         number = next(self._ids)
         message = {"id": number, "method": method, "params": params}
         # What is no JSON or no Unicode is refused here, where it is known whose it is.
@@ -342,62 +343,80 @@ class Server:
         limit = self.info["limits"]["maxMessageBytes"] if method != "initialize" else len(line)
         if len(line) > limit:
             raise ValueError(f"a request of {len(line)} bytes, which is over the server's limit of {limit}")
-        with self._lock:
+        answer: _Answer = queue.SimpleQueue()
+        try:
+            self._calls[number] = answer
             self._check_gone()
-            self._calls[number] = call
-            self._wake_reader(1)
-        try:
-            self._send(line)
-            with self._lock:
-                self._wait(call.changed, lambda: call.done, None)
-                if not call.done:
-                    self._check_gone()
+            self._lines.put(line)
+            self._wake_reader()
+            answered = answer.get()
         finally:
-            with self._lock:
-                self._waiting -= 1
-                self._calls.pop(number, None)
-        if call.error is not None:
-            raise RpcError(call.error["code"], call.error["message"], call.error.get("data"))
-        return call.result
-
-    def _send(self, line: bytes) -> None:
-        stdin = self._process.stdin
-        assert stdin is not None
-        try:
-            with self._sending:
-                stdin.write(line)
-                stdin.flush()
-        except (OSError, ValueError):
-            # It reads no more; the reader finds out why.
-            self._reader.join(timeout=10)
-            with self._lock:
-                self._check_gone()
-            raise
+            self._calls.pop(number, None)
+        if answered is None:
+            raise ServerGone(errno.EPIPE, self._gone)
+        error = answered.get("error")
+        if error is not None:
+            raise RpcError(error["code"], error["message"], error.get("data"))
+        return answered.get("result")
 
     def _check_gone(self) -> None:
         if self._gone is not None:
             raise ServerGone(errno.EPIPE, self._gone)
 
-    # ---- waiting; the lock is held ----
-
-    def _wait(
-        self, changed: threading.Condition, over: Callable[[], bool], deadline: Optional[float]
-    ) -> bool:
+    def _wait(self, process: _Process, over: Callable[[], bool], deadline: Optional[float]) -> bool:
         """Waits until it is over, the server is gone, or the deadline has passed: false then."""
-        self._wake_reader(1)
+        wake: _Wake = queue.SimpleQueue()
         try:
+            # Before the first look, so that what comes behind it is not missed.
+            process.waiting.add(wake)
+            self._waiting.add(wake)
+            self._wake_reader()
             while not over() and self._gone is None:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return False
-                changed.wait(left)
+                try:
+                    wake.get(timeout=left)
+                except queue.Empty:
+                    pass
             return True
         finally:
-            self._waiting -= 1
+            self._waiting.discard(wake)
+            process.waiting.discard(wake)
 
-    def _wake_reader(self, waiting: int = 0) -> None:
-        self._waiting += waiting
-        self._resume.notify_all()
+    def _wake_reader(self) -> None:
+        resume = self._resume
+        if resume is not None:
+            resume.put(None)
+
+    def _end(self, reason: str) -> None:
+        """Tells everyone that nothing comes any more, and the server that nothing will."""
+        if self._gone is None:
+            self._gone = "the connection is closed" if self._closing else reason
+        for answer in list(self._calls.values()):
+            answer.put(None)
+        for process in list(self._live.values()):
+            process.wake()
+        self._live = {}
+        self._lines.put(None)
+        self._wake_reader()
+
+    # ---- the thread that writes ----
+
+    def _write(self) -> None:
+        """An interrupt or a signal handler never comes in the middle of a line, because they are
+        for the main thread; and whoever closes the connection does not have to wait for its turn."""
+        stdin = cast(io.BufferedWriter, self._process.stdin).raw
+        try:
+            for line in iter(self._lines.get, None):
+                left = memoryview(line)
+                while left:
+                    left = left[cast(int, stdin.write(left)) :]
+        except OSError as error:
+            # It reads no more; the thread that reads knows better why, unless the server stays.
+            self._reader.join(timeout=_PATIENCE)
+            self._end(f"the connection has failed: {error.strerror or error}")
+        stdin.close()
 
     # ---- the thread that reads ----
 
@@ -406,26 +425,34 @@ class Server:
         line = b""
         stdout = self._process.stdout
         assert stdout is not None
+        unread = 0
         try:
             for line in stdout:
-                self._take(line)
-                with self._lock:
-                    while self._unread > self._max_unread and not self._waiting and not self._closing:
-                        self._resume.wait()
+                unread += self._take(line)
+                if unread > self._max_unread:
+                    unread = self._pause()
         except OSError as error:
             gone = f"the connection has failed: {error.strerror or error}"
         except Exception as error:
             gone = f"{self.command[0]} said what is no message of the protocol: {line[:200]!r} ({error})"
         stdout.close()
-        with self._lock:
-            self._gone = "the connection is closed" if self._closing else gone
-            for call in self._calls.values():
-                call.changed.notify_all()
-            for process in self._live.values():
-                process.changed.notify_all()
-        self._live = {}
+        self._end(gone)
 
-    def _take(self, line: bytes) -> None:
+    def _pause(self) -> int:
+        """Waits while there is too much that nobody has read, and nobody waits for anything. Returns
+        how much it is then."""
+        resume: _Wake = queue.SimpleQueue()
+        self._resume = resume
+        while True:
+            outputs = {o for process in list(self._live.values()) for o in process.outputs.values()}
+            unread = sum(output.unread() for output in outputs)
+            if unread <= self._max_unread or self._waiting or self._calls or self._closing or self._gone:
+                self._resume = None
+                return unread
+            resume.get()
+
+    def _take(self, line: bytes) -> int:
+        """Takes a message; how many bytes of output are to be read because of it."""
         message: Dict[str, Any] = json.loads(line)
         method = message.get("method")
         if method is None:
@@ -433,47 +460,42 @@ class Server:
                 # Nobody knows whose request it was, so nobody may wait any longer.
                 reason = message["error"]["message"]
                 raise ServerGone(errno.EPROTO, f"the server could not read a request: {reason}")
-            with self._lock:
-                call = self._calls.get(message["id"])
-                if call is not None:
-                    call.result, call.error, call.done = message.get("result"), message.get("error"), True
-                    call.changed.notify_all()
-            return
+            answer = self._calls.pop(message["id"], None)
+            if answer is not None:
+                answer.put(message)
+            return 0
         params = message["params"]
         process = self._live.get(params["processHandle"])
         if process is None:
-            return
+            return 0
         if method == "process/outputDelta":
             data = binascii.a2b_base64(params["deltaBase64"])
-            with self._lock:
-                stream = process.outputs.get(params["stream"])
-                if stream is not None and data and not stream.abandoned:
-                    stream.chunks.append(memoryview(data))
-                    stream.unread += len(data)
-                    self._unread += len(data)
-                    process.changed.notify_all()
+            stream = process.outputs.get(params["stream"])
+            if stream is not None and data and not stream.abandoned:
+                stream.received += len(data)
+                stream.chunks.append(memoryview(data))
+                process.wake()
+                return len(data)
         elif method == "process/exited":
             usage = params["usage"]
-            with self._lock:
-                del self._live[params["processHandle"]]
-                for output in set(process.outputs.values()):
-                    # What is left to be read grows no more, so it does not count any more.
-                    self._unread -= output.unread
-                process.exit = Exit(
-                    code=params["exitCode"],
-                    signal=params["signal"],
-                    core_dumped=params["coreDumped"],
-                    timed_out=params["timedOut"],
-                    duration=params["durationMs"] / 1000,
-                    user_time=usage["userMs"] / 1000,
-                    system_time=usage["systemMs"] / 1000,
-                    max_rss=usage["maxRssBytes"],
-                    stdout_bytes=params["stdoutBytes"],
-                    stderr_bytes=params["stderrBytes"],
-                    drain_timed_out=params["outputDrainTimedOut"],
-                )
-                process.changed.notify_all()
+            # What is left to be read grows no more, so it does not count any more.
+            del self._live[params["processHandle"]]
+            process.exit = Exit(
+                code=params["exitCode"],
+                signal=params["signal"],
+                core_dumped=params["coreDumped"],
+                timed_out=params["timedOut"],
+                duration=params["durationMs"] / 1000,
+                user_time=usage["userMs"] / 1000,
+                system_time=usage["systemMs"] / 1000,
+                max_rss=usage["maxRssBytes"],
+                stdout_bytes=params["stdoutBytes"],
+                stderr_bytes=params["stderrBytes"],
+                drain_timed_out=params["outputDrainTimedOut"],
+            )
+            process.wake()
             process.owner = None
+        return 0
 
 
 class Popen(Generic[AnyStr]):
@@ -561,13 +583,13 @@ class Popen(Generic[AnyStr]):
             process.outputs["stderr"] = raw_stdout
         if stderr == PIPE and not tty:
             process.outputs["stderr"] = raw_stderr
-        with server._lock:
-            server._live[process.handle] = process
+        server._live[process.handle] = process
         try:
             self.pid = server._call("process/spawn", params)["pid"]
-        except RpcError as error:
-            raw_stdout.abandoned = raw_stderr.abandoned = True
+        except BaseException as error:
             server._live.pop(process.handle, None)
+            if not isinstance(error, RpcError):
+                raise
             # `from` keeps the server's own words.
             raise SpawnError._of(error) from error
 
@@ -611,14 +633,13 @@ class Popen(Generic[AnyStr]):
         """Waits for its end; the return code. Output that nobody reads does not keep it from ending."""
         deadline = None if timeout is None else time.monotonic() + timeout
         process, server = self._process, self._server
-        with server._lock:
-            if not server._wait(process.changed, lambda: process.exit is not None, deadline):
-                assert timeout is not None
-                raise TimeoutExpired(cast(Any, self.args), timeout)
-            if process.exit is None:
-                server._check_gone()
-            assert process.exit is not None
-            return process.exit.returncode
+        if not server._wait(process, lambda: process.exit is not None, deadline):
+            assert timeout is not None
+            raise TimeoutExpired(cast(Any, self.args), timeout)
+        if process.exit is None:
+            server._check_gone()
+        assert process.exit is not None
+        return process.exit.returncode
 
     def communicate(
         self, input: Optional[AnyStr] = None, timeout: Optional[float] = None
@@ -730,28 +751,27 @@ class Popen(Generic[AnyStr]):
 # ---- inside ----
 
 
-class _Call:
-    """A request that waits for its answer."""
-
-    def __init__(self, changed: threading.Condition) -> None:
-        self.changed = changed
-        self.done = False
-        self.result: Any = None
-        self.error: Optional[Dict[str, Any]] = None
+# Answers come as the server has sent them; None says that it is gone.
+_Answer = queue.SimpleQueue[Optional[Dict[str, Any]]]
+_Wake = queue.SimpleQueue[None]
 
 
 class _Process:
-    """What the thread that reads knows of a program. The server's lock is for all of it."""
+    """What the thread that reads knows of a program."""
 
     def __init__(self, server: Server, handle: str, owner: Popen[Any]) -> None:
         self.server = server
         self.handle = handle
         # While the program runs, nothing of it is garbage: a stream that is collected is closed, and
-        # that must not wait for a lock wherever the collector happens to run.
+        # that must not wait for the server wherever the collector happens to run.
         self.owner: Optional[Popen[Any]] = owner
-        self.changed = threading.Condition(server._lock)
+        self.waiting: Set[_Wake] = set()
         self.outputs: Dict[str, _Output] = {}
         self.exit: Optional[Exit] = None
+
+    def wake(self) -> None:
+        for wake in list(self.waiting):
+            wake.put(None)
 
 
 class _Output(io.RawIOBase):
@@ -759,9 +779,15 @@ class _Output(io.RawIOBase):
 
     def __init__(self, process: _Process) -> None:
         self._of = process
+        # For those who read without a buffer. The thread that reads the connection never takes it.
+        self._taking = threading.RLock()
         self.chunks: Deque[memoryview] = deque()
-        self.unread = 0
+        self.received = 0
+        self.taken = 0
         self.abandoned = False
+
+    def unread(self) -> int:
+        return 0 if self.abandoned else self.received - self.taken
 
     def readable(self) -> bool:
         return True
@@ -771,40 +797,31 @@ class _Output(io.RawIOBase):
         target = memoryview(buffer).cast("B")
         if not target:
             return 0
-        with server._lock:
-            server._wait(process.changed, lambda: bool(self.chunks) or process.exit is not None, None)
+        while True:
             if not self.chunks:
-                if process.exit is None:
-                    # It had more to say, so this is no end of file.
-                    server._check_gone()
+                server._wait(process, lambda: bool(self.chunks) or process.exit is not None, None)
+            # The end comes behind all the output, so it is looked for first.
+            ended = process.exit is not None
+            with self._taking:
+                if self.chunks:
+                    chunk = self.chunks.popleft()
+                    part = min(len(chunk), len(target))
+                    target[:part] = chunk[:part]
+                    if part < len(chunk):
+                        self.chunks.appendleft(chunk[part:])
+                    self.taken += part
+                    server._wake_reader()
+                    return part
+            if ended:
                 return 0
-            done = 0
-            while self.chunks and done < len(target):
-                chunk = self.chunks[0]
-                part = min(len(chunk), len(target) - done)
-                target[done : done + part] = chunk[:part]
-                done += part
-                if part < len(chunk):
-                    self.chunks[0] = chunk[part:]
-                else:
-                    self.chunks.popleft()
-            self._count_off(done)
-            return done
+            # It had more to say, so this is no end of file.
+            server._check_gone()
 
     def close(self) -> None:
-        if not self.abandoned:
-            self.abandoned = True
-            if self._of.exit is None and self._of.server._gone is None:
-                with self._of.server._lock:
-                    self.chunks.clear()
-                    self._count_off(self.unread)
+        self.abandoned = True
+        self.chunks.clear()
+        self._of.server._wake_reader()
         super().close()
-
-    def _count_off(self, count: int) -> None:
-        self.unread -= count
-        if self._of.exit is None:
-            self._of.server._unread -= count
-            self._of.server._wake_reader()
 
 
 class _Input(io.RawIOBase):

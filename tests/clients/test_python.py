@@ -235,9 +235,9 @@ class Bytes(TestCase):
     def test_output_that_nobody_reads_slows_its_program(self):
         with Server(max_unread=1 << 20) as server:
             process = server.popen(["head", "-c", "100000000", "/dev/zero"])
-            wait_until("the client has enough", lambda: server._unread > 1 << 20)
+            wait_until("the client has enough", lambda: process.stdout.raw.unread() > 1 << 20)
             time.sleep(0.3)
-            self.assertLess(server._unread, 2 << 20)
+            self.assertLess(process.stdout.raw.unread(), 2 << 20)
             self.assertIsNone(process.poll())
             # Whoever waits for something is not held up by it.
             self.assertEqual(server.run(["echo", "x"]).stdout, b"x\n")
@@ -461,6 +461,7 @@ class Refusals(TestCase):
             self.popen(["true"], stdout=STDOUT)
         with self.assertRaisesRegex(ValueError, "limit"):
             self.popen(["true", "x" * (17 << 20)])
+        self.assertEqual(self.server._live, {})
         self.assertEqual(self.server.run(["echo", "x"]).stdout, b"x\n")
 
 
@@ -569,7 +570,7 @@ class Connections(TestCase):
             self.popen(["head", "-c", "200000", "/dev/zero"], stdin=PIPE)
         self.assertEqual(self.server.run(["echo", "x"]).stdout, b"x\n")
         wait_until("they have ended", lambda: not self.server.list())
-        wait_until("nothing is kept of them", lambda: not self.server._live and not self.server._unread)
+        wait_until("nothing is kept of them", lambda: not self.server._live)
 
     def test_the_end_of_the_client_ends_everything(self):
         pid = int(run_script("""
@@ -585,6 +586,159 @@ class Connections(TestCase):
             process = server.popen(NEVER, detach=True, stdout=DEVNULL, stderr=DEVNULL)
         self.addCleanup(os.kill, process.pid, signal.SIGKILL)
         self.assertTrue(is_alive(process.pid))
+
+
+# What a script begins with that stops and continues its server, and waits in a thread of its own,
+# so that a signal interrupts what it is about.
+STOPPED = """
+    import array, fcntl, os, signal, sys, termios, threading, time
+    import procwire
+    from procwire import DEVNULL, PIPE, Server
+
+    server = Server(stderr=DEVNULL)
+    cat = server.popen(["cat"], stdin=PIPE, bufsize=0)
+    with open(f"/proc/{server.pid}/task/{server.pid}/children") as children:
+        pids = [server.pid, *map(int, children.read().split())]
+
+    def send(number):
+        for pid in pids:
+            os.kill(pid, number)
+
+    def in_a_write():
+        # The pipe is full, so a line is half on its way.
+        held = array.array("i", [0])
+        while held[0] < 60_000:
+            fcntl.ioctl(server._process.stdin, termios.FIONREAD, held)
+            time.sleep(0.001)
+
+    send(signal.SIGSTOP)
+"""
+
+
+class Interruptions(unittest.TestCase):
+    def test_a_signal_handler_may_use_the_server_wherever_it_comes(self):
+        # In the middle of a wait, where it came too early or had a lock that the handler wanted.
+        self.assertEqual(
+            run_script("""
+                import signal, time
+                from procwire import Server
+
+                server = Server()
+                cat = server.popen(["sleep", "1000"])
+                signal.signal(signal.SIGUSR1, lambda *_: cat.kill())
+                monotonic = time.monotonic
+
+                def interrupted():
+                    time.monotonic = monotonic
+                    signal.raise_signal(signal.SIGUSR1)
+                    return monotonic()
+
+                def once():
+                    time.monotonic = interrupted
+                    return monotonic()
+
+                time.monotonic = once
+                print(cat.wait(timeout=1000))
+                """),
+            "-9\n",
+        )
+        # And wherever else.
+        self.assertEqual(
+            run_script("""
+                import signal
+                from procwire import PIPE, Server
+
+                server = Server()
+                cat = server.popen(["cat"], stdin=PIPE, bufsize=0)
+                handled = 0
+
+                def handler(*_):
+                    global handled
+                    handled += 1
+                    server.list()
+                    signal.setitimer(signal.ITIMER_REAL, 0.0003)
+
+                signal.signal(signal.SIGALRM, handler)
+                signal.setitimer(signal.ITIMER_REAL, 0.0003)
+                while handled < 2000:
+                    cat.stdin.write(b"x")
+                    assert cat.stdout.read(1) == b"x"
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                print(server.run(["echo", "x"], text=True).stdout, end="")
+                """),
+            "x\n",
+        )
+
+    def test_a_signal_handler_may_use_the_server_while_another_request_is_written(self):
+        self.assertEqual(
+            run_script(STOPPED + """
+    def handler(*_):
+        send(signal.SIGCONT)
+        print(len(server.list()))
+
+    def interrupt():
+        in_a_write()
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    signal.signal(signal.SIGUSR1, handler)
+    threading.Thread(target=interrupt, daemon=True).start()
+    print(cat.stdin.write(bytes(200_000)))
+"""),
+            "1\n200000\n",
+        )
+
+    def test_an_interrupt_leaves_no_half_a_request(self):
+        self.assertEqual(
+            run_script(STOPPED + """
+    def interrupt():
+        in_a_write()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        cat.stdin.write(bytes(200_000))
+    except KeyboardInterrupt:
+        print("interrupted")
+    send(signal.SIGCONT)
+    cat.stdin.close()
+    print(len(cat.stdout.readall()), server.run(["echo", "x"]).stdout)
+"""),
+            "interrupted\n200000 b'x\\n'\n",
+        )
+
+    def test_a_server_that_is_stuck_is_killed(self):
+        self.assertEqual(
+            run_script(STOPPED + """
+    def write():
+        try:
+            cat.stdin.write(bytes(200_000))
+        except procwire.ServerGone:
+            pass  # Or the server is continued by the end of its parent, and does it.
+
+    procwire._PATIENCE = 0.2
+    writer = threading.Thread(target=write)
+    writer.start()
+    in_a_write()
+    server.close()
+    writer.join()
+    print(server._process.returncode)
+"""),
+            "-9\n",
+        )
+
+    def test_a_program_ends_with_requests_on_their_way(self):
+        self.assertEqual(
+            run_script(STOPPED + """
+    procwire._PATIENCE = 0.2
+    threading.excepthook = lambda _: None  # They are told that the connection is closed.
+    threading.Thread(target=cat.communicate, args=(bytes(5_000_000),), daemon=True).start()
+    threading.Thread(target=cat.wait, daemon=True).start()
+    in_a_write()
+    print("end")
+"""),
+            "end\n",
+        )
 
 
 class Result(unittest.TestResult):
