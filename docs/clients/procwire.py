@@ -308,6 +308,7 @@ class Server:
     def close(self) -> None:
         """Ends the connection: everything it has started is killed. A second call changes nothing."""
         self._closing = True
+        self._close_inputs()
         self._wake_reader()
         self._lines.put(None)
         try:
@@ -319,6 +320,12 @@ class Server:
             if thread is not threading.current_thread():
                 thread.join(timeout=_PATIENCE)
         _open_servers.discard(self)
+
+    def _close_inputs(self) -> None:
+        """Below their buffers, so that these do not complain at the exit about what nobody wants."""
+        for process in list(self._live.values()):
+            if process.input is not None:
+                process.input.close()
 
     def __enter__(self) -> Server:
         return self
@@ -479,7 +486,7 @@ class Server:
         elif method == "process/exited":
             usage = params["usage"]
             # What is left to be read grows no more, so it does not count any more.
-            del self._live[params["processHandle"]]
+            self._live.pop(process.handle, None)
             process.exit = Exit(
                 code=params["exitCode"],
                 signal=params["signal"],
@@ -574,8 +581,9 @@ class Popen(Generic[AnyStr]):
             params["size"] = {"rows": size[0], "cols": size[1]}
         if detach:
             params["detach"] = True
-        self._server = server
-        self._process = process = _Process(server, params["processHandle"], self)
+        process = _Process(server, params["processHandle"], self)
+        self._server: Server = server
+        self._process: _Process = process
         raw_stdout, raw_stderr = _Output(process), _Output(process)
         if stdout == PIPE:
             process.outputs["stdout"] = raw_stdout
@@ -583,15 +591,6 @@ class Popen(Generic[AnyStr]):
             process.outputs["stderr"] = raw_stdout
         if stderr == PIPE and not tty:
             process.outputs["stderr"] = raw_stderr
-        server._live[process.handle] = process
-        try:
-            self.pid = server._call("process/spawn", params)["pid"]
-        except BaseException as error:
-            server._live.pop(process.handle, None)
-            if not isinstance(error, RpcError):
-                raise
-            # `from` keeps the server's own words.
-            raise SpawnError._of(error) from error
 
         def opened(raw: io.RawIOBase) -> IO[AnyStr]:
             size = io.DEFAULT_BUFFER_SIZE if bufsize in (-1, 1) else bufsize
@@ -606,9 +605,21 @@ class Popen(Generic[AnyStr]):
             )
             return cast("IO[AnyStr]", wrapped)
 
-        self.stdin = opened(_Input(process)) if stdin == PIPE else None
+        if stdin == PIPE:
+            process.input = _Input(process)
+        # Before the program, which would run on if something is wrong with the encoding.
+        self.stdin = opened(process.input) if process.input is not None else None
         self.stdout = opened(raw_stdout) if stdout == PIPE else None
         self.stderr = opened(raw_stderr) if process.outputs.get("stderr") is raw_stderr else None
+        server._live[process.handle] = process
+        try:
+            self.pid = server._call("process/spawn", params)["pid"]
+        except BaseException as error:
+            server._live.pop(process.handle, None)
+            if not isinstance(error, RpcError):
+                raise
+            # `from` keeps the server's own words.
+            raise SpawnError._of(error) from error
         self._text = text
         self._writer: Optional[threading.Thread] = None
         self._feed_error: Optional[Exception] = None
@@ -766,6 +777,7 @@ class _Process:
         # that must not wait for the server wherever the collector happens to run.
         self.owner: Optional[Popen[Any]] = owner
         self.waiting: Set[_Wake] = set()
+        self.input: Optional[_Input] = None
         self.outputs: Dict[str, _Output] = {}
         self.exit: Optional[Exit] = None
 
@@ -845,7 +857,7 @@ class _Input(io.RawIOBase):
         if self.closed:
             return
         try:
-            if self._of.exit is None and self._of.server._gone is None:
+            if self._of.handle in self._of.server._live and not self._of.server._closing:
                 self._call({"closeStdin": True})
         except (BrokenPipeError, ServerGone):
             pass  # It is closed.

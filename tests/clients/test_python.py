@@ -53,7 +53,8 @@ def is_alive(pid):
 def run_script(script):
     """A program of its own, beside the client; what it printed."""
     done = subprocess.run(
-        [sys.executable, "-B", "-c", textwrap.dedent(script)],
+        # So that older versions tell as well what a finalizer was not able to do.
+        [sys.executable, "-X", "dev", "-B", "-c", textwrap.dedent(script)],
         cwd=CLIENTS,
         stdin=DEVNULL,
         stdout=PIPE,
@@ -457,6 +458,10 @@ class Refusals(TestCase):
         ]:
             with self.assertRaises(ValueError):
                 within(PATIENCE, lambda: self.popen(*arguments, **options))
+        for options in [{"encoding": "none"}, {"bufsize": None}]:
+            with self.assertRaises((LookupError, TypeError)):
+                self.popen(NEVER, **{"stdin": PIPE, "text": True, **options})
+        self.assertEqual(self.server.list(), [])
         with self.assertRaises(ValueError):
             self.popen(["true"], stdout=STDOUT)
         with self.assertRaisesRegex(ValueError, "limit"):
