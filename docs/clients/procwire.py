@@ -307,6 +307,8 @@ class Server:
 
     def close(self) -> None:
         """Ends the connection: everything it has started is killed. A second call changes nothing."""
+        if self not in _open_servers:
+            return
         self._closing = True
         self._close_inputs()
         self._wake_reader()
@@ -884,3 +886,19 @@ _open_servers: "weakref.WeakSet[Server]" = weakref.WeakSet()
 def _close_all() -> None:
     for server in list(_open_servers):
         server.close()
+
+
+def _forget_all() -> None:
+    """In a process that was forked: the threads of the connections have stayed behind, and a server
+    would not notice the end of its client as long as anybody else had its pipes."""
+    for server in list(_open_servers):
+        server._gone = "the connection belongs to the process that this one was forked from"
+        server._close_inputs()
+        for stream in (server._process.stdin, server._process.stdout):
+            # Below the buffer: that of stdout may be locked by the thread that reads.
+            cast(Any, stream).raw.close()
+    _open_servers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -586,6 +586,43 @@ class Connections(TestCase):
                 """))
         wait_until("the program is gone", lambda: not is_alive(pid))
 
+    def test_a_process_that_was_forked_holds_up_nothing(self):
+        self.assertEqual(
+            run_script("""
+                import os, signal, sys, warnings
+                from procwire import PIPE, Server, ServerGone
+
+                warnings.simplefilter("ignore", DeprecationWarning)  # There are threads, as it warns.
+                server = Server()
+                cat = server.popen(["cat"], stdin=PIPE)
+                cat.stdin.write(b"not flushed")
+                started, start = os.pipe()
+                end, ended = os.pipe()
+                child = os.fork()
+                if child == 0:
+                    os.close(ended)
+                    for use in [server.list, cat.wait, cat.kill, lambda: cat.stdout.read(1)]:
+                        try:
+                            use()
+                        except ServerGone as error:
+                            os.write(start, b".")
+                    server.close()
+                    os.write(start, b"\\n")
+                    os.read(end, 1)
+                    sys.exit()
+                os.close(start)
+                with open(started, "rb") as said:
+                    print(said.readline())
+                # Nothing of this is the child's.
+                print(cat.communicate(b"!", timeout=20)[0])
+                server.close()
+                print(server._process.returncode)
+                os.close(ended)
+                print(os.waitpid(child, 0)[1])
+                """),
+            "b'....\\n'\nb'not flushed!'\n0\n0\n",
+        )
+
     def test_detached_programs_outlive_the_connection(self):
         with Server() as server:
             process = server.popen(NEVER, detach=True, stdout=DEVNULL, stderr=DEVNULL)
