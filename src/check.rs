@@ -2,13 +2,16 @@
 //!
 //! **Thread:** main.
 //! **Owns:** the report.
-//! **Never:** knows what a message means; the library's `transcript` does.
+//! **Never:** knows what a message means; the library's `transcript` does. Leaves anything behind of a
+//! server that went astray.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use procwire::guard::{self, Guarded};
 use procwire::transcript;
 
 /// What to check, and how.
@@ -34,6 +37,8 @@ pub fn check(check: &Check) -> Result<i32, Box<dyn std::error::Error>> {
         let text = std::fs::read_to_string(file).map_err(|e| format!("{name}: {e}"))?;
         sessions.extend(transcript::parse(&name, &text)?);
     }
+    // What loses its parent becomes a child of ours, and can be found.
+    Guarded::begin(None)?;
     let mut played = Vec::new();
     for session in sessions {
         let began = Instant::now();
@@ -41,6 +46,10 @@ pub fn check(check: &Check) -> Result<i32, Box<dyn std::error::Error>> {
         let difference = session.play(&mut server, check.deadline).err();
         let difference = difference.map(|d| d.to_string());
         let took = began.elapsed();
+        if difference.is_some() {
+            // What one that is in order leaves running, such as the master of ssh, it means to.
+            guard::sweep(&HashSet::new());
+        }
         match &difference {
             None => writeln!(io::stdout(), "ok    {}", session.place)?,
             Some(text) => writeln!(io::stdout(), "DIFFERS  {}\n  {text}", session.place)?,

@@ -54,8 +54,8 @@ pub fn server(command: Option<&str>) -> Command {
     match command {
         Some(command) => {
             let mut shell = Command::new("sh");
-            // What is typed at our terminal is for the program; ssh may still ask for a password.
-            shell.arg("-c").arg(format!("trap '' INT QUIT TSTP\n{command}"));
+            // In our process group: ssh may ask for a password.
+            shell.arg("-c").arg(command);
             shell
         }
         None => {
@@ -100,10 +100,15 @@ fn try_run(run: &Run) -> Result<i32, Box<dyn std::error::Error>> {
     let spawn = spawn(run)?;
     // Before anything can change: no signal goes unheard from now on.
     let life = heed_signals(run.tty)?;
+    // What is typed at our terminal is for the program, and not for its server.
+    let command = run
+        .server
+        .as_ref()
+        .map(|command| format!("trap '' INT QUIT TSTP\n{command}"));
     let client = {
         // A signal meanwhile waits, so that it finds the server.
         let mut life = lock(&life);
-        let client = Client::launch(server(run.server.as_deref()))?;
+        let client = Client::launch(server(command.as_deref()))?;
         life.server = client.server_pid();
         client
     };

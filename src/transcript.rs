@@ -15,31 +15,41 @@
 //! server says beyond the transcript is a difference, but for the end of processes that are left
 //! running.
 //!
-//! **Thread:** whoever calls; `transcript-read`, one a session, reads the server.
+//! **Thread:** whoever calls.
 //! **Owns:** the notation and the comparison; the server, while [`Session::play`] plays.
-//! **Never:** waits longer than it was told to.
+//! **Never:** waits longer than it was told to, whatever the server does, or keeps all that one says
+//! that says too much.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use serde_json::Value;
 
 use crate::framing::{Frame, Frames};
 use crate::protocol::notification;
+use crate::sys::{self, Interest, Pid};
 
 /// Stands for any value.
 const ANY: &str = "{...}";
 /// Stands for any text.
 const SOME: &str = "[..]";
-/// The longest message that is taken from a server.
-const LONGEST: usize = 1 << 30;
+/// What is kept of messages that are not expected yet, and the longest that is taken from a server.
+const KEPT: usize = 64 * 1024 * 1024;
+/// What a message takes beyond its text, about; most of a small one is this.
+const OVERHEAD: usize = 1024;
+/// How much a difference shows: of messages that came meanwhile, and bytes of what is no message.
+const SHOWN: usize = 20;
+const SHOWN_BYTES: usize = 1000;
 /// How long a server may take to end, which the protocol bounds by 3 s.
 const END: Duration = Duration::from_secs(10);
+/// How long one may take that has gone astray, before it is killed.
+const ASTRAY: Duration = Duration::from_secs(1);
 
 /// One conversation, from the start of a server to its end.
 #[derive(Debug, Clone, PartialEq)]
@@ -169,72 +179,143 @@ impl Session {
 
 struct Conversation {
     server: Child,
-    input: Option<Box<dyn Write>>,
-    incoming: Receiver<Result<Value, String>>,
-    /// What has come and was not expected yet.
-    unseen: VecDeque<Value>,
+    input: Option<File>,
+    pipe: Rc<File>,
+    output: Frames<Output>,
+    /// How the output has ended; behind what is no message, nothing is read.
+    end: Option<Result<(), String>>,
+    /// What has come and was not expected yet, and what it takes.
+    unseen: VecDeque<(Value, usize)>,
+    kept: usize,
     patience: Duration,
+}
+
+/// The server's output, which never waits. Each read is put off once, so that whoever asks looks at
+/// the clock in between, however much there is.
+struct Output {
+    pipe: Rc<File>,
+    put_off: bool,
+}
+
+impl Read for Output {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.put_off = !self.put_off;
+        match self.put_off {
+            true => Err(io::ErrorKind::WouldBlock.into()),
+            false => (&*self.pipe).read(buffer),
+        }
+    }
 }
 
 impl Conversation {
     fn start(server: &mut Command, patience: Duration) -> io::Result<Conversation> {
         let mut server = server.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let input = server.stdin.take().map(|input| Box::new(input) as Box<dyn Write>);
-        let output = server.stdout.take();
-        let (sender, incoming) = unbounded();
-        let conversation = Conversation {
-            server,
-            input,
-            incoming,
-            unseen: VecDeque::new(),
-            patience,
+        let (Some(input), Some(output)) = (server.stdin.take(), server.stdout.take()) else {
+            unreachable!("both were asked to be pipes");
         };
-        // It ends with the server.
-        thread::Builder::new()
-            .name("transcript-read".to_owned())
-            .spawn(move || {
-                let output: Box<dyn Read + Send> = match output {
-                    Some(output) => Box::new(output),
-                    None => Box::new(io::empty()),
-                };
-                let mut frames = Frames::new(output, LONGEST);
-                loop {
-                    let message = match frames.next() {
-                        Ok(Frame::Message(text)) => serde_json::from_slice(text).map_err(|e| {
-                            format!(
-                                "the server sent what is no JSON: {e}: {}",
-                                String::from_utf8_lossy(text)
-                            )
-                        }),
-                        Ok(Frame::Headers) => continue,
-                        Ok(Frame::Invalid(error)) => Err(error.message),
-                        Ok(Frame::End) => return,
-                        Err(e) => Err(format!("reading from the server failed: {e}")),
-                    };
-                    let over = message.is_err();
-                    if sender.send(message).is_err() || over {
-                        return;
-                    }
-                }
-            })?;
-        Ok(conversation)
+        let (input, output) = (OwnedFd::from(input), OwnedFd::from(output));
+        sys::set_nonblocking(&input)?;
+        sys::set_nonblocking(&output)?;
+        let pipe = Rc::new(File::from(output));
+        let output = Output {
+            pipe: Rc::clone(&pipe),
+            put_off: false,
+        };
+        Ok(Conversation {
+            server,
+            input: Some(File::from(input)),
+            pipe,
+            output: Frames::new(output, KEPT),
+            end: None,
+            unseen: VecDeque::new(),
+            kept: 0,
+            patience,
+        })
     }
 
     fn send(&mut self, text: &str) -> Result<(), String> {
-        let Some(input) = &mut self.input else {
-            return Err("the input has ended".to_owned());
-        };
-        let sent = input.write_all(format!("{text}\n").as_bytes());
-        sent.and_then(|()| input.flush())
-            .map_err(|e| format!("the server does not read: {e}"))
+        let deadline = Instant::now() + self.patience;
+        let line = format!("{text}\n");
+        let mut unsent = line.as_bytes();
+        while !unsent.is_empty() {
+            self.step(&mut unsent, deadline)
+                .map_err(|e| format!("the server does not read: {e}"))?;
+        }
+        Ok(())
     }
 
-    /// Waits for one more message; `None` at the end.
-    fn receive(&mut self, deadline: Instant) -> Result<Option<Value>, String> {
-        match self.incoming.recv_deadline(deadline) {
-            Ok(message) => message.map(Some),
-            Err(RecvTimeoutError::Disconnected) => Ok(None),
-            Err(RecvTimeoutError::Timeout) => Err("it did not come in time".to_owned()),
+    /// Takes a message from the server, or gives it some of `unsent`; waits for either until
+    /// `deadline`. What it says is taken while it does not read: it may be waiting for just that.
+    fn step(&mut self, unsent: &mut &[u8], deadline: Instant) -> io::Result<()> {
+        let listening = self.end.is_none() && self.kept < KEPT;
+        if listening && self.take_message() {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let mut interests = [Interest::NONE; 2];
+        if listening {
+            interests[0] = Interest::read(self.pipe.as_raw_fd());
+        }
+        if let (Some(input), false) = (&self.input, unsent.is_empty()) {
+            interests[1] = Interest::write(input.as_raw_fd());
+        }
+        sys::poll(&mut interests, Some(left))?;
+        if let (Some(input), true) = (&mut self.input, interests[1].writable()) {
+            match input.write(unsent) {
+                Ok(n) => *unsent = &unsent[n..],
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there was something to take without waiting.
+    fn take_message(&mut self) -> bool {
+        self.end = Some(match self.output.next() {
+            Ok(Frame::Message(text)) => match serde_json::from_slice(text) {
+                Ok(message) => {
+                    let size = text.len() + OVERHEAD;
+                    self.kept += size;
+                    self.unseen.push_back((message, size));
+                    return true;
+                }
+                Err(e) => {
+                    let text = String::from_utf8_lossy(&text[..text.len().min(SHOWN_BYTES)]);
+                    Err(format!("the server sent what is no JSON: {e}: {text}"))
+                }
+            },
+            Ok(Frame::Headers) => return true,
+            Ok(Frame::Invalid(error)) => Err(error.message),
+            Ok(Frame::End) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(e) => Err(format!("reading from the server failed: {e}")),
+        });
+        true
+    }
+
+    fn forget_unseen(&mut self) {
+        self.unseen.clear();
+        self.kept = 0;
+    }
+
+    /// Waits until the server itself has ended, and not just its output; whether it has in time.
+    fn has_ended(&self, deadline: Instant) -> bool {
+        let Ok(pidfd) = sys::pidfd_open(Pid::try_from(self.server.id()).unwrap_or(Pid::MAX)) else {
+            return false;
+        };
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut interest = [Interest::read(pidfd.as_raw_fd())];
+            if sys::poll(&mut interest, Some(left)).is_ok() && interest[0].readable() {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
         }
     }
 
@@ -280,7 +361,8 @@ impl Conversation {
             behind["params"]["offset"] = (offset + bytes.len() as u64).into();
             behind["params"]["deltaBase64"] = encode(&rest).into();
             message["params"]["capReached"] = false.into();
-            self.unseen.push_front(behind);
+            // What it takes was counted once, and is no more than that.
+            self.unseen.push_front((behind, 0));
         }
         message["params"]["deltaBase64"] = encode(&bytes).into();
         Ok(message)
@@ -289,27 +371,33 @@ impl Conversation {
     fn find(&mut self, expected: &Value, deadline: Instant) -> Result<Value, String> {
         let mut looked_at = 0;
         loop {
-            while let Some(message) = self.unseen.get(looked_at) {
+            while let Some((message, size)) = self.unseen.get(looked_at) {
                 if is_meant(expected, message) {
-                    return Ok(self.unseen.remove(looked_at).unwrap_or_default());
+                    self.kept -= size;
+                    return Ok(self.unseen.remove(looked_at).unwrap_or_default().0);
                 }
                 if is_behind(expected, message) {
                     return Err(format!("expected {expected}\n  but before that came {message}"));
                 }
                 looked_at += 1;
             }
-            let waited_for = |why: &str, unseen: &VecDeque<Value>| {
-                let mut text = format!("waited for {expected}\n  {why}");
-                for message in unseen {
-                    text.push_str(&format!("\n  meanwhile came {message}"));
-                }
-                text
+            let why = match &self.end {
+                Some(Ok(())) => "the server's output has ended",
+                Some(Err(why)) => why,
+                None if self.kept >= KEPT => "the server says too much that is not expected",
+                None => match self.step(&mut &[][..], deadline) {
+                    Ok(()) => continue,
+                    Err(_) => "it did not come in time",
+                },
             };
-            match self.receive(deadline) {
-                Ok(Some(message)) => self.unseen.push_back(message),
-                Ok(None) => return Err(waited_for("the server has ended", &self.unseen)),
-                Err(why) => return Err(waited_for(&why, &self.unseen)),
+            let mut text = format!("waited for {expected}\n  {why}");
+            for (message, _) in self.unseen.iter().take(SHOWN) {
+                text.push_str(&format!("\n  meanwhile came {message}"));
             }
+            if let Some(more @ 1..) = self.unseen.len().checked_sub(SHOWN) {
+                text.push_str(&format!("\n  and {more} more"));
+            }
+            return Err(text);
         }
     }
 
@@ -317,15 +405,19 @@ impl Conversation {
     fn finish(mut self) -> Result<(), String> {
         self.input = None;
         let deadline = Instant::now() + END;
-        while let Some(message) = self
-            .receive(deadline)
-            .map_err(|_| format!("the server did not end within {END:?} of its input"))?
-        {
-            self.unseen.push_back(message);
-        }
-        match self.unseen.iter().find(|m| m["method"] != notification::EXITED) {
-            None => Ok(()),
-            Some(message) => Err(format!("the transcript does not show {message}")),
+        let late = || format!("the server did not end within {END:?} of its input");
+        loop {
+            let mut unseen = self.unseen.iter().map(|(message, _)| message);
+            if let Some(message) = unseen.find(|m| m["method"] != notification::EXITED) {
+                return Err(format!("the transcript does not show {message}"));
+            }
+            self.forget_unseen();
+            match &self.end {
+                None => self.step(&mut &[][..], deadline).map_err(|_| late())?,
+                Some(Err(why)) => return Err(why.clone()),
+                Some(Ok(())) if self.has_ended(deadline) => return Ok(()),
+                Some(Ok(())) => return Err(late()),
+            }
         }
     }
 }
@@ -333,10 +425,13 @@ impl Conversation {
 impl Drop for Conversation {
     fn drop(&mut self) {
         self.input = None;
-        // One that has ended its output is ending by itself; any other has gone astray.
-        let deadline = Instant::now() + Duration::from_secs(1);
-        while self.receive(deadline).is_ok_and(|message| message.is_some()) {}
-        if !matches!(self.incoming.try_recv(), Err(e) if e.is_disconnected()) {
+        // It may end by itself, if somebody reads what it still says.
+        let deadline = Instant::now() + ASTRAY;
+        self.forget_unseen();
+        while self.end.is_none() && self.step(&mut &[][..], deadline).is_ok() {
+            self.forget_unseen();
+        }
+        if !self.has_ended(deadline) {
             let _ = self.server.kill();
         }
         let _ = self.server.wait();

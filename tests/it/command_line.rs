@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Client, Mode, Scratch, Test, binary, both, children_of, is_alive, kill_stray, pattern, processes, test,
-    wait, wait_until,
+    Client, Mode, Scratch, Test, binary, both, children_of, is_alive, kill_stray, pattern, test, wait,
+    wait_until,
 };
 
 pub const TESTS: &[Test] = &[
@@ -37,6 +37,9 @@ pub const TESTS: &[Test] = &[
     test!(check_tells_what_differs),
     test!(check_holds_the_order_and_no_other),
     test!(check_ends_a_server_that_hangs),
+    test!(check_keeps_little_of_a_flood),
+    test!(check_reads_while_it_sends),
+    test!(check_can_be_interrupted_with_its_server),
     test!(bash_completes),
     test!(help_teaches_and_mistakes_exit_with_2),
 ];
@@ -558,7 +561,7 @@ fn check_tells_what_differs() {
             format!("# x\n```session{}```\n", HELLO.replace(from, to)),
         );
         let junit = scratch.path("report.xml");
-        let output = procwire(&["check", &good, &bad, "--deadline", "300ms", "--junit", &junit]);
+        let output = procwire(&["check", &good, &bad, "--deadline", "2s", "--junit", &junit]);
         let printed = text(&output.stdout);
         // In Markdown it stands one line further down.
         let expected = expected.replace("line 7", "line 8").replace("line 9", "line 10");
@@ -604,21 +607,83 @@ fn check_holds_the_order_and_no_other() {
     assert!(printed.contains("but before that came"), "{printed}");
 }
 
+/// Whatever the server does instead of answering, and whatever it has started; that nothing is left of
+/// it, the harness checks.
 fn check_ends_a_server_that_hangs() {
     let scratch = Scratch::new();
+    let hello = scratch.file("hello.txt", 0o644, HELLO);
+    // More than a pipe holds.
+    let long = format!("--> \"{}\"\n", "x".repeat(1 << 20));
+    let long = scratch.file("long.txt", 0o644, long);
+    for (server, file, why) in [
+        ("exec sleep 1000", &hello, "it did not come in time"),
+        ("sleep 1000; true", &hello, "it did not come in time"),
+        (
+            "read line; sleep 1000 & setsid sleep 1000 & exit 3",
+            &hello,
+            "it did not come in time",
+        ),
+        ("yes ''", &hello, "it did not come in time"),
+        ("echo garbage; exec sleep 1000", &hello, "no JSON"),
+        (
+            "exec >&-; exec sleep 1000",
+            &hello,
+            "the server's output has ended",
+        ),
+        (
+            "exec sleep 1000",
+            &long,
+            "line 1: the server does not read: timed out",
+        ),
+    ] {
+        let output = procwire(&["check", "--deadline", "100ms", "--server", server, file]);
+        let printed = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{server:?}: {printed}");
+        assert!(printed.contains(why), "{server:?}: {printed}");
+    }
+}
+
+fn check_keeps_little_of_a_flood() {
+    let scratch = Scratch::new();
     let file = scratch.file("hello.txt", 0o644, HELLO);
-    let output = procwire(&[
-        "check",
-        "--deadline",
-        "100ms",
-        "--server",
-        "exec sleep 1000",
-        &file,
-    ]);
+    let flood = r#"yes '{"method":"x"}'"#;
+    // The deadline is not what ends it.
+    let output = procwire(&["check", "--deadline", "60s", "--server", flood, &file]);
     let printed = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{printed}");
-    assert!(printed.contains("it did not come in time"), "{printed}");
-    assert!(!processes().iter().any(|p| p.parent == std::process::id()));
+    assert!(
+        printed.contains("the server says too much that is not expected"),
+        "{printed}"
+    );
+    assert!(printed.lines().count() < 40, "{} lines", printed.lines().count());
+}
+
+/// One that answers while it reads waits for its answer to be read.
+fn check_reads_while_it_sends() {
+    let scratch = Scratch::new();
+    let long = format!("\"{}\"", "x".repeat(1 << 20));
+    let file = scratch.file("echo.txt", 0o644, format!("--> {long}\n<-- {long}\n"));
+    let output = procwire(&["check", "--server", "cat", &file]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+}
+
+fn check_can_be_interrupted_with_its_server() {
+    let scratch = Scratch::new();
+    let file = scratch.file("hello.txt", 0o644, HELLO);
+    // It shows what it gets, and outlives its input. A shell could miss the signal while it forks.
+    let server = "echo pid $$. >&2; exec cat - /dev/tty >&2";
+    let typed = format!("trap : INT; {PROCWIRE} check --server '{server}' {file}; echo ended; read line");
+    let mut client = Client::in_process();
+    client.spawn(Mode::Tty.params("p", &["sh", "-c", &typed]));
+    let seen = client.until("p", "process/spawn");
+    let pid = seen.split(['.', ' ']).nth(1).and_then(|pid| pid.parse().ok());
+    let pid = pid.unwrap_or_else(|| panic!("no pid: {seen:?}"));
+    client.write("p", b"\x03");
+    client.until("p", "ended\r\n");
+    wait_until("the server is gone", || !is_alive(pid));
+    client.write("p", b"\r");
+    client.exited("p");
+    client.finish();
 }
 
 fn bash_completes() {
