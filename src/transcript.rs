@@ -373,11 +373,12 @@ impl Conversation {
         loop {
             while let Some((message, size)) = self.unseen.get(looked_at) {
                 if is_meant(expected, message) {
+                    let mut before = self.unseen.iter().take(looked_at);
+                    if let Some((output, _)) = before.find(|(m, _)| is_before(message, m)) {
+                        return Err(format!("expected {expected}\n  but before that came {output}"));
+                    }
                     self.kept -= size;
                     return Ok(self.unseen.remove(looked_at).unwrap_or_default().0);
-                }
-                if is_behind(expected, message) {
-                    return Err(format!("expected {expected}\n  but before that came {message}"));
                 }
                 looked_at += 1;
             }
@@ -440,27 +441,25 @@ impl Drop for Conversation {
 
 /// Whether `message` is the one that `expected` is about, whatever it says.
 fn is_meant(expected: &Value, message: &Value) -> bool {
+    let fits = |expected: &Value, actual: &Value| difference(expected, actual).is_none();
     if let Some(id) = expected.get("id") {
-        return message.get("method").is_none() && (id == ANY || message.get("id") == Some(id));
+        return message.get("method").is_none() && fits(id, &message["id"]);
     }
-    let same = |member: &str| {
-        let wanted = &expected["params"][member];
-        *wanted == ANY || *wanted == message["params"][member]
+    let Some(method) = expected.get("method") else {
+        return true;
     };
-    match expected.get("method") {
-        None => true,
-        Some(method) => {
-            let is_delta = method == notification::OUTPUT_DELTA;
-            message.get("method") == Some(method) && same("processHandle") && (!is_delta || same("stream"))
-        }
-    }
+    let (wanted, params) = (&expected["params"], &message["params"]);
+    let same = |member: &str| *wanted == ANY || fits(&wanted[member], &params[member]);
+    let is_delta = method == notification::OUTPUT_DELTA;
+    let is_method = message.get("method").is_some_and(|actual| fits(method, actual));
+    is_method && same("processHandle") && (!is_delta || same("stream"))
 }
 
-/// Whether `message` must come behind what is expected: output before the end of its process.
-fn is_behind(expected: &Value, message: &Value) -> bool {
-    expected["method"] == notification::EXITED
+/// Whether `message` must come before `exited`: output of a process, and its end.
+fn is_before(exited: &Value, message: &Value) -> bool {
+    exited["method"] == notification::EXITED
         && message["method"] == notification::OUTPUT_DELTA
-        && expected["params"]["processHandle"] == message["params"]["processHandle"]
+        && exited["params"]["processHandle"] == message["params"]["processHandle"]
 }
 
 /// Where `actual` is otherwise than `expected` says: the path of the first difference.
@@ -548,6 +547,48 @@ mod tests {
             ("a[..]b[..]", "ab", true),
         ] {
             assert_eq!(fits(pattern, text), expected, "{pattern:?} and {text:?}");
+        }
+    }
+
+    #[test]
+    fn wildcards_find_their_message() {
+        let answer = json!({"id": "a1", "result": {}});
+        let exited = json!({"method": "process/exited", "params": {"processHandle": "a1", "exitCode": 0}});
+        let output =
+            json!({"method": "process/outputDelta", "params": {"processHandle": "a1", "stream": "stdout"}});
+        for (expected, is_for) in [
+            (json!({"id": "a[..]", "result": "{...}"}), [true, false, false]),
+            (json!({"id": "{...}", "result": {}}), [true, false, false]),
+            (json!({"id": "b[..]", "result": {}}), [false, false, false]),
+            (
+                json!({"method": "process/exited", "params": "{...}"}),
+                [false, true, false],
+            ),
+            (
+                json!({"method": "process/exited", "params": {"processHandle": "a[..]"}}),
+                [false, true, false],
+            ),
+            (
+                json!({"method": "process/exited", "params": {"processHandle": "b[..]"}}),
+                [false, false, false],
+            ),
+            (json!({"method": "[..]", "params": "{...}"}), [false, true, true]),
+            (
+                json!({"method": "process/outputDelta", "params": "{...}"}),
+                [false, false, true],
+            ),
+            (
+                json!({"method": "process/outputDelta", "params": {"processHandle": "{...}", "stream": "std[..]"}}),
+                [false, false, true],
+            ),
+            (
+                json!({"method": "process/outputDelta", "params": {"processHandle": "a1", "stream": "stderr"}}),
+                [false, false, false],
+            ),
+            (json!("{...}"), [true, true, true]),
+        ] {
+            let found = [&answer, &exited, &output].map(|message| is_meant(&expected, message));
+            assert_eq!(found, is_for, "{expected}");
         }
     }
 

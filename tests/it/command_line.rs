@@ -36,6 +36,7 @@ pub const TESTS: &[Test] = &[
     test!(any_command_can_be_the_server),
     test!(check_tells_what_differs),
     test!(check_holds_the_order_and_no_other),
+    test!(check_takes_wildcards_for_any_value),
     test!(check_ends_a_server_that_hangs),
     test!(check_keeps_little_of_a_flood),
     test!(check_reads_while_it_sends),
@@ -585,6 +586,25 @@ fn check_tells_what_differs() {
     }
 }
 
+const ANY_EXIT: &str = r#"<-- {"method":"process/exited","params":"{...}"}"#;
+
+fn check_takes_wildcards_for_any_value() {
+    let scratch = Scratch::new();
+    let (first, exit) = HELLO
+        .split_once("<-- {\"method\":\"process/exited\"")
+        .expect("an exit");
+    let (exit, rest) = exit.split_once('\n').expect("more lines");
+    let some_handle = exit.replace("\"processHandle\":\"a\"", "\"processHandle\":\"[..]\"");
+    for exit in [
+        ANY_EXIT.to_owned(),
+        format!("<-- {{\"method\":\"process/exited\"{some_handle}"),
+    ] {
+        let file = scratch.file("any.txt", 0o644, format!("{first}{exit}\n{rest}"));
+        let output = procwire(&["check", "--deadline", "5s", &file]);
+        assert_eq!(output.status.code(), Some(0), "{exit}: {}", text(&output.stdout));
+    }
+}
+
 /// Two answers and two processes may come in any order; the end of a process may not come before its output.
 fn check_holds_the_order_and_no_other() {
     let scratch = Scratch::new();
@@ -600,11 +620,14 @@ fn check_holds_the_order_and_no_other() {
     let mut lines: Vec<&str> = HELLO.lines().collect();
     let exit = lines.remove(6);
     lines.insert(4, exit);
-    let file = scratch.file("order.txt", 0o644, lines.join("\n"));
-    let output = procwire(&["check", &file]);
-    let printed = text(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{printed}");
-    assert!(printed.contains("but before that came"), "{printed}");
+    for exit in [exit, ANY_EXIT] {
+        lines[4] = exit;
+        let file = scratch.file("order.txt", 0o644, lines.join("\n"));
+        let output = procwire(&["check", &file]);
+        let printed = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{printed}");
+        assert!(printed.contains("but before that came"), "{printed}");
+    }
 }
 
 /// Whatever the server does instead of answering, and whatever it has started; that nothing is left of
