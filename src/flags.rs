@@ -267,7 +267,8 @@ Try it:
   procwire check docs/protocol.md --junit report.xml
   procwire check --server 'my-server --stdio' conversation.txt
 
-Exit code: 0 if nothing differs, 1 if something does, 2 if a file cannot be read.
+Exit code: 0 if nothing differs, 1 if something does, 2 if a file cannot be read or has
+no session.
 ";
 
 #[cfg(feature = "schema")]

@@ -76,29 +76,87 @@ enum Action {
 ///
 /// # Errors
 ///
-/// A sentence that names the place of what is wrong.
+/// A sentence that names the place of what is wrong. A file in which nothing is said is wrong, too:
+/// whoever checks it believes that something was checked.
 pub fn parse(name: &str, text: &str) -> Result<Vec<Session>, String> {
     let lines = (1..).zip(text.lines());
-    if !name.ends_with(".md") {
-        return Ok(vec![session(name, 1, lines)?]);
-    }
-    let mut sessions = Vec::new();
-    let mut block: Option<(bool, Vec<(usize, &str)>)> = None;
-    for (number, line) in lines {
-        match (line.strip_prefix("```"), &mut block) {
-            (Some(language), None) => block = Some((language.trim() == "session", Vec::new())),
-            (Some(_), Some((wanted, lines))) => {
-                if *wanted {
-                    let first = lines.first().map_or(number, |(first, _)| *first);
-                    sessions.push(session(name, first, lines.drain(..))?);
-                }
-                block = None;
-            }
-            (None, Some((true, lines))) => lines.push((number, line)),
-            (None, _) => {}
-        }
+    let (sessions, missing) = match name.ends_with(".md") {
+        true => (blocks(name, lines)?, "no block in the language 'session'"),
+        false => (vec![session(name, 1, lines)?], "no line"),
+    };
+    if sessions.iter().all(|session| session.steps.is_empty()) {
+        return Err(format!(
+            "{name}: there is no session in it: {missing} that says anything"
+        ));
     }
     Ok(sessions)
+}
+
+/// The sessions of a Markdown file. A block that is not closed ends with the file, as in `CommonMark`.
+fn blocks<'a>(name: &str, lines: impl Iterator<Item = (usize, &'a str)>) -> Result<Vec<Session>, String> {
+    let mut sessions = Vec::new();
+    let mut open: Option<Block<'_>> = None;
+    for (number, line) in lines {
+        match (Fence::of(line), &mut open) {
+            (Some(fence), None) if fence.opens() => {
+                open = Some(Block {
+                    fence,
+                    first: number + 1,
+                    lines: Vec::new(),
+                });
+            }
+            (Some(fence), Some(block)) if fence.closes(&block.fence) => {
+                sessions.extend(open.take().and_then(|block| block.session(name)).transpose()?);
+            }
+            (_, Some(block)) => block.lines.push((number, line)),
+            (_, None) => {}
+        }
+    }
+    sessions.extend(open.and_then(|block| block.session(name)).transpose()?);
+    Ok(sessions)
+}
+
+struct Block<'a> {
+    fence: Fence<'a>,
+    first: usize,
+    lines: Vec<(usize, &'a str)>,
+}
+
+impl Block<'_> {
+    fn session(self, name: &str) -> Option<Result<Session, String>> {
+        let language = self.fence.info.split_whitespace().next();
+        (language == Some("session")).then(|| session(name, self.first, self.lines.into_iter()))
+    }
+}
+
+/// A line of Markdown that may begin or end a block: three or more of one character.
+struct Fence<'a> {
+    character: char,
+    length: usize,
+    info: &'a str,
+}
+
+impl Fence<'_> {
+    fn of(line: &str) -> Option<Fence<'_>> {
+        let text = line.trim_start_matches(' ');
+        let character = text.chars().next().filter(|c| matches!(c, '`' | '~'))?;
+        let info = text.trim_start_matches(character);
+        let length = text.len() - info.len();
+        (length >= 3 && line.len() - text.len() <= 3).then_some(Fence {
+            character,
+            length,
+            info: info.trim(),
+        })
+    }
+
+    /// What has backticks behind it is code inside of a line.
+    fn opens(&self) -> bool {
+        self.character == '~' || !self.info.contains('`')
+    }
+
+    fn closes(&self, opened: &Fence<'_>) -> bool {
+        self.info.is_empty() && self.character == opened.character && self.length >= opened.length
+    }
 }
 
 fn session<'a>(
@@ -616,10 +674,48 @@ mod tests {
     #[test]
     fn sessions_are_found_in_markdown() {
         let text = "x\n```sh\n--> no\n```\n```session\n--> {}\n\n<-- {\"id\":1}\n```\n--> no\n```session\n# x\n```\n";
-        let sessions = parse("a.md", text).unwrap();
-        let found: Vec<_> = sessions.iter().map(|s| (&*s.place, s.steps.len())).collect();
-        assert_eq!(found, [("a.md:6", 2), ("a.md:12", 0)]);
-        assert_eq!(sessions[0].steps[1].line, 8);
+        let found = |text: &str| -> Vec<(String, usize)> {
+            let sessions = parse("a.md", text).unwrap();
+            sessions.into_iter().map(|s| (s.place, s.steps.len())).collect()
+        };
+        let at = |line: usize, steps: usize| (format!("a.md:{line}"), steps);
+        assert_eq!(found(text), [at(6, 2), at(12, 0)]);
+        assert_eq!(parse("a.md", text).unwrap()[0].steps[1].line, 8);
+        for (text, expected) in [
+            // Not closed.
+            ("```session\n--> {}", at(2, 1)),
+            // A block that shows one.
+            (
+                "````md\n```session\n--> no\n````\n```session\n--> {}\n```\n",
+                at(6, 1),
+            ),
+            ("~~~\n```session\n~~~\n```session\n--> {}\n```\n", at(5, 1)),
+            // Closed by more, of the same, and by nothing else.
+            ("~~~~ session x\n--> {}\n~~~~~\nno", at(2, 1)),
+            ("   ```session\n--> {}\n  ```  \nno", at(2, 1)),
+            // No fence.
+            ("```a``` b\n```session\n--> {}\n```", at(3, 1)),
+        ] {
+            assert_eq!(found(text), [expected], "{text}");
+        }
+        assert!(
+            parse("a.md", "```session\n--> {}\n~~~\n```")
+                .unwrap_err()
+                .starts_with("a.md:3:")
+        );
+        for (name, text) in [
+            ("a.md", "# x\n"),
+            ("a.md", "```sh\n--> {}\n```"),
+            ("a.md", "```session\n# x\n```"),
+            ("a.txt", ""),
+            ("a.txt", "# x\n"),
+        ] {
+            let error = parse(name, text).unwrap_err();
+            assert!(
+                error.starts_with(&format!("{name}: there is no session")),
+                "{error}"
+            );
+        }
         assert!(parse("a.txt", text).unwrap_err().starts_with("a.txt:1:"));
         assert!(parse("a.txt", "<-- {").unwrap_err().starts_with("a.txt:1:"));
     }

@@ -576,11 +576,14 @@ fn check_tells_what_differs() {
     }
 
     let malformed = scratch.file("malformed.txt", 0o644, "--> {}\nwhat?\n");
+    let empty = scratch.file("empty.md", 0o644, "# x\n```sh\nls\n```\n");
     for (file, why) in [
         ("/no/such/file", "/no/such/file: No such file"),
         (&malformed, "malformed.txt:2: "),
+        (&empty, "empty.md: there is no session in it"),
     ] {
-        let output = procwire(&["check", file]);
+        // One that is in order changes nothing.
+        let output = procwire(&["check", &good, file]);
         assert_eq!(output.status.code(), Some(2));
         assert!(text(&output.stderr).contains(why), "{}", text(&output.stderr));
     }
