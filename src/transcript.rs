@@ -11,9 +11,9 @@
 //! `-->` is sent as it stands, `<--` is expected. `"{...}"` stands for any value and `[..]` for any
 //! text inside a string. An answer is found by its id; a notification is the next of its method,
 //! handle and stream. That is all the order the protocol promises, and all that is asked for.
-//! Output is cut into deltas anyhow: it is joined, or cut, to the length that is expected. What the
-//! server says beyond the transcript is a difference, but for the end of processes that are left
-//! running.
+//! Output is cut into deltas anyhow: it is joined, or cut, to the length that is expected. Integers
+//! beyond 64 bits are compared as floating-point numbers. What the server says beyond the transcript
+//! is a difference, but for the end of processes that are left running.
 //!
 //! **Thread:** whoever calls.
 //! **Owns:** the notation and the comparison; the server, while [`Session::play`] plays.
@@ -416,7 +416,10 @@ impl Conversation {
             let rest = bytes.split_off(wanted.len());
             let mut behind = message.clone();
             let offset = message["params"]["offset"].as_u64().unwrap_or_default();
-            behind["params"]["offset"] = (offset + bytes.len() as u64).into();
+            let Some(offset) = offset.checked_add(bytes.len() as u64) else {
+                return Err(format!("its output goes beyond the largest offset: {message}"));
+            };
+            behind["params"]["offset"] = offset.into();
             behind["params"]["deltaBase64"] = encode(&rest).into();
             message["params"]["capReached"] = false.into();
             // What it takes was counted once, and is no more than that.

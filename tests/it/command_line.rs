@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Client, Mode, Scratch, Test, binary, both, children_of, is_alive, kill_stray, pattern, test, wait,
-    wait_until,
+    Client, Mode, Scratch, Test, binary, both, children_of, is_alive, kill_stray, pattern, processes, test,
+    wait, wait_until,
 };
 
 pub const TESTS: &[Test] = &[
@@ -38,6 +38,7 @@ pub const TESTS: &[Test] = &[
     test!(check_holds_the_order_and_no_other),
     test!(check_takes_wildcards_for_any_value),
     test!(check_ends_a_server_that_hangs),
+    test!(check_tells_of_an_offset_that_cannot_be),
     test!(check_keeps_little_of_a_flood),
     test!(check_reads_while_it_sends),
     test!(check_can_be_interrupted_with_its_server),
@@ -667,6 +668,21 @@ fn check_ends_a_server_that_hangs() {
         assert_eq!(output.status.code(), Some(1), "{server:?}: {printed}");
         assert!(printed.contains(why), "{server:?}: {printed}");
     }
+}
+
+fn check_tells_of_an_offset_that_cannot_be() {
+    let scratch = Scratch::new();
+    let delta = |offset: u64, bytes: &str| {
+        json!({"method": "process/outputDelta", "params": {"processHandle": "a", "stream": "stdout",
+            "offset": offset, "deltaBase64": bytes, "capReached": false}})
+    };
+    // One byte is expected, and three come.
+    let file = scratch.file("delta.txt", 0o644, format!("<-- {}\n", delta(0, "YQ==")));
+    let server = format!("echo '{}'", delta(u64::MAX, "YWJj"));
+    let output = procwire(&["check", "--server", &server, &file]);
+    let printed = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert!(printed.contains("beyond the largest offset"), "{printed}");
 }
 
 fn check_keeps_little_of_a_flood() {
