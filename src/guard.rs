@@ -280,7 +280,7 @@ fn sweep_for(patience: Duration, spared: &HashSet<Pid>) {
             }
             for seen in below.processes {
                 if frozen.insert(seen)
-                    && let Some(process) = Held::take(seen)
+                    && let Ok(Some(process)) = Held::take(seen)
                 {
                     process.signal(libc::SIGSTOP);
                     held.push(process);
@@ -316,7 +316,8 @@ struct Below {
 
 impl Below {
     fn look(own: Pid, spared: &HashSet<Pid>) -> Below {
-        let picture = Picture::take();
+        // Where descriptors are used up, the children that are left make the sweep go on.
+        let picture = Picture::take().unwrap_or_default();
         let all = picture.descendants([own]);
         let roots = all
             .iter()

@@ -41,8 +41,6 @@ pub(crate) const DRAIN: Duration = Duration::from_millis(2_000);
 const DRAIN_AT_END: Duration = Duration::from_millis(250);
 /// How long a client that does not read delays the end of a process once the connection is ending.
 const DELIVER_AT_END: Duration = Duration::from_millis(1_500);
-/// How long the death of what was killed is waited for. The kernel needs microseconds.
-const DEATH: Duration = Duration::from_secs(1);
 
 /// The exit code of a process whose time was up.
 const TIMED_OUT: i32 = 124;
@@ -499,9 +497,9 @@ impl Process {
             }
         };
         if !self.params.detach {
-            tree::wait_for_group(self.pid, DEATH, &self.common.camera);
+            tree::wait_for_group(self.pid, &self.common.camera);
         }
-        tree::wait_for_death(&self.killed, Instant::now() + DEATH);
+        tree::wait_for_death(&self.killed, Instant::now() + tree::DEATH);
         let duration = self.exited.unwrap_or_else(Instant::now) - self.started;
         let [stdout, stderr] = self
             .outputs

@@ -112,6 +112,13 @@ pub(crate) fn set_pipe_size(fd: BorrowedFd<'_>, bytes: libc::c_int) -> io::Resul
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) }).map(drop)
 }
 
+/// Gives the calling thread a table of descriptors of its own, in which there is nothing above 2.
+pub(crate) fn leave_table_of_descriptors() -> io::Result<()> {
+    let unshare = libc::CLOSE_RANGE_UNSHARE.cast_signed();
+    // SAFETY: closes only what this thread has got a copy of.
+    check(unsafe { libc::close_range(3, libc::c_uint::MAX, unshare) }).map(drop)
+}
+
 /// Bytes that can be read from a pipe or terminal now.
 pub(crate) fn readable_bytes(fd: &OwnedFd) -> io::Result<u64> {
     let mut bytes: libc::c_int = 0;

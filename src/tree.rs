@@ -12,18 +12,26 @@
 //!
 //! A picture costs some microseconds for each process of the machine. A thousand kills at once share
 //! a few of them: whoever asks while one is being taken waits for the next, which serves all who wait.
+//!
+//! All of this takes descriptors, and a kill has to work when they are used up: then it is done on a
+//! thread that has a table of its own for as long as it takes, `tree`.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::sys::{self, Interest, Pid};
 
 /// Rounds of freezing and looking; each finds what the last one's newcomers had started meanwhile.
 const ROUNDS: usize = 32;
+/// How long the death of what was killed is waited for. The kernel needs microseconds.
+pub(crate) const DEATH: Duration = Duration::from_secs(1);
+/// The stack of the thread that does what there are no descriptors for.
+const STACK: usize = 128 * 1024;
 
 /// One process, as `/proc` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,6 +47,7 @@ pub(crate) struct Seen {
 }
 
 /// All processes at one moment.
+#[derive(Default)]
 pub(crate) struct Picture {
     seen: Vec<Seen>,
     children: HashMap<Pid, Vec<usize>>,
@@ -50,36 +59,40 @@ pub(crate) struct Camera(Mutex<Option<(Instant, Arc<Picture>)>>);
 
 impl Camera {
     /// A picture that was begun after this call. Waits for one being taken; that ends by itself.
-    pub(crate) fn picture(&self) -> Arc<Picture> {
+    fn picture(&self) -> io::Result<Arc<Picture>> {
         let asked = Instant::now();
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((begun, picture)) = &*last
             && *begun > asked
         {
-            return Arc::clone(picture);
+            return Ok(Arc::clone(picture));
         }
         let begun = Instant::now();
-        let picture = Arc::new(Picture::take());
+        let picture = Arc::new(Picture::take()?);
         *last = Some((begun, Arc::clone(&picture)));
-        picture
+        Ok(picture)
     }
 }
 
 impl Picture {
     /// Looks at `/proc` now. Without one there is nothing to see, and groups are all that is ended.
-    pub(crate) fn take() -> Self {
+    ///
+    /// # Errors
+    ///
+    /// Only where descriptors are used up: then nobody knows who is there.
+    pub(crate) fn take() -> io::Result<Self> {
         let mut seen = Vec::new();
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        for entry in if_there(fs::read_dir("/proc"))?.into_iter().flatten().flatten() {
             let name = entry.file_name();
             if let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) {
-                seen.extend(look_at(pid));
+                seen.extend(look_at(pid)?);
             }
         }
         let mut children = HashMap::<Pid, Vec<usize>>::new();
         for (index, process) in seen.iter().enumerate() {
             children.entry(process.parent).or_default().push(index);
         }
-        Picture { seen, children }
+        Ok(Picture { seen, children })
     }
 
     /// Everything alive that is below one of `roots`, the roots left out.
@@ -121,13 +134,36 @@ impl Picture {
 }
 
 /// What `/proc` says of one process; `None` if there is none.
-fn look_at(pid: Pid) -> Option<Seen> {
+fn look_at(pid: Pid) -> io::Result<Option<Seen>> {
     let mut text = [0; 512];
-    let n = fs::File::open(format!("/proc/{pid}/stat"))
-        .ok()?
-        .read(&mut text)
-        .ok()?;
-    parse_stat(pid, &text[..n])
+    let file = if_there(fs::File::open(format!("/proc/{pid}/stat")))?;
+    let n = file.and_then(|mut file| file.read(&mut text).ok());
+    Ok(n.and_then(|n| parse_stat(pid, &text[..n])))
+}
+
+/// What is gone is nothing, and no error; that descriptors are used up says nothing about it.
+fn if_there<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
+    match opened {
+        Ok(there) => Ok(Some(there)),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => Err(e),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Does `work` on a thread with an empty table of descriptors, where ours is full. It must neither
+/// use nor return any; what it opens and leaves open goes with the thread.
+fn on_own_table<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("tree".to_owned()).stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, || {
+            sys::leave_table_of_descriptors()?;
+            work()
+        })?;
+        thread
+            .join()
+            .map_err(|_| io::Error::other("its thread has panicked"))?
+    })
+    .inspect_err(|e| log::warn!("what has left its process group is not found: {e}"))
 }
 
 /// The line is `pid (name) state ppid pgrp session …`, and the name may hold anything, `)` included.
@@ -155,10 +191,18 @@ pub(crate) struct Held(OwnedFd);
 
 impl Held {
     /// Takes hold of exactly the process that was seen; `None` if it is gone.
-    pub(crate) fn take(seen: Seen) -> Option<Held> {
-        let pidfd = sys::pidfd_open(seen.pid).ok()?;
+    ///
+    /// # Errors
+    ///
+    /// Only where descriptors are used up.
+    pub(crate) fn take(seen: Seen) -> io::Result<Option<Held>> {
+        let Some(pidfd) = if_there(sys::pidfd_open(seen.pid))? else {
+            return Ok(None);
+        };
         let now = look_at(seen.pid)?;
-        (now.started == seen.started).then_some(Held(pidfd))
+        Ok(now
+            .is_some_and(|now| now.started == seen.started)
+            .then_some(Held(pidfd)))
     }
 
     pub(crate) fn signal(&self, signal: libc::c_int) {
@@ -174,17 +218,34 @@ impl Held {
 pub(crate) fn kill(leader: Pid, camera: &Camera) -> Vec<Held> {
     // Errors mean that nobody is there; that is what is wanted.
     let _ = sys::kill_group(leader, libc::SIGSTOP);
-    let mut frozen = HashSet::new();
     let mut held = Vec::new();
+    if freeze(leader, camera, &mut held).is_err() {
+        // What is frozen already is still below its parents, and found again.
+        let _ = on_own_table(|| {
+            let mut held = Vec::new();
+            let frozen = freeze(leader, camera, &mut held);
+            signal_all(&held, libc::SIGKILL);
+            wait_for_death(&held, Instant::now() + DEATH);
+            frozen
+        });
+    }
+    signal_all(&held, libc::SIGKILL);
+    let _ = sys::kill_group(leader, libc::SIGKILL);
+    held
+}
+
+/// Stops what is outside of `leader`'s group until nothing new turns up, and puts it into `held`.
+fn freeze(leader: Pid, camera: &Camera, held: &mut Vec<Held>) -> io::Result<()> {
+    let mut frozen = HashSet::new();
     for _ in 0..ROUNDS {
-        let picture = camera.picture();
+        let picture = camera.picture()?;
         let mut news = false;
         for process in picture.tree(leader) {
             if process.group == leader || !frozen.insert((process.pid, process.started)) {
                 continue;
             }
             news = true;
-            if let Some(process) = Held::take(process) {
+            if let Some(process) = Held::take(process)? {
                 process.signal(libc::SIGSTOP);
                 held.push(process);
             }
@@ -193,11 +254,13 @@ pub(crate) fn kill(leader: Pid, camera: &Camera) -> Vec<Held> {
             break;
         }
     }
-    for process in &held {
-        process.signal(libc::SIGKILL);
+    Ok(())
+}
+
+fn signal_all(held: &[Held], signal: libc::c_int) {
+    for process in held {
+        process.signal(signal);
     }
-    let _ = sys::kill_group(leader, libc::SIGKILL);
-    held
 }
 
 /// Waits until all of `killed` are dead, but not past `deadline`. The kernel ends the wait: each has
@@ -215,16 +278,21 @@ pub(crate) fn wait_for_death(killed: &[Held], deadline: Instant) {
 }
 
 /// Waits until nobody is left alive in the group `pgid`, whose leader has been reaped and whose
-/// members have been sent SIGKILL. Gives up after `patience`.
-pub(crate) fn wait_for_group(pgid: Pid, patience: Duration, camera: &Camera) {
-    let deadline = Instant::now() + patience;
+/// members have been sent SIGKILL. Gives up after a while.
+pub(crate) fn wait_for_group(pgid: Pid, camera: &Camera) {
+    let deadline = Instant::now() + DEATH;
+    let wait = || {
+        let picture = camera.picture()?;
+        let held = picture.group(pgid).map(Held::take);
+        let held: Vec<Held> = held.filter_map(Result::transpose).collect::<io::Result<_>>()?;
+        wait_for_death(&held, deadline);
+        // If nobody: zombies that their parent has not reaped; they are dead.
+        Ok(!held.is_empty())
+    };
     while sys::kill_group(pgid, 0).is_ok() && Instant::now() < deadline {
-        let held: Vec<Held> = camera.picture().group(pgid).filter_map(Held::take).collect();
-        if held.is_empty() {
-            // Zombies that their parent has not reaped; they are dead.
+        if !wait().or_else(|_: io::Error| on_own_table(wait)).unwrap_or(false) {
             return;
         }
-        wait_for_death(&held, deadline);
     }
 }
 
@@ -243,8 +311,8 @@ mod tests {
     #[test]
     fn this_process_is_in_the_picture_below_its_parent() {
         let own = Pid::try_from(std::process::id()).unwrap();
-        let seen = look_at(own).expect("we are alive");
-        let picture = Picture::take();
+        let seen = look_at(own).unwrap().expect("we are alive");
+        let picture = Picture::take().unwrap();
         assert!(picture.descendants([seen.parent]).contains(&seen));
     }
 }

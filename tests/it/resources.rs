@@ -3,8 +3,8 @@
 
 use crate::connection::{must_come_to_rest, resident_bytes, server_below};
 use crate::harness::{
-    Client, Footprint, Mode, Scratch, Test, both, children_of, is_alive, reap_adopted, test, times,
-    wait_until,
+    Client, Footprint, Mode, Proc, Scratch, Test, both, children_of, is_alive, processes, reap_adopted, test,
+    times, wait_until,
 };
 use serde_json::{Value, json};
 use std::os::fd::AsRawFd;
@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     test!(unread_exits_hold_up_no_kill),
     both!(any_descriptor_may_be_the_one_too_many),
     both!(descriptors_run_out_and_come_back),
+    both!(a_kill_needs_no_descriptor),
     both!(any_thread_or_process_may_be_the_one_too_many),
     test!(threads_run_out_and_come_back),
     both!(tiny_pipes_lose_nothing),
@@ -155,6 +156,30 @@ fn descriptors_run_out_and_come_back(mode: Mode) {
     }
     limit(libc::RLIMIT_NOFILE, usual);
     before.check();
+    client.finish();
+}
+
+/// What has left the group is found and dead as ever, though all that finds it takes descriptors.
+fn a_kill_needs_no_descriptor(mode: Mode) {
+    let mut client = Client::in_process();
+    let script = "setsid sh -c 'setsid sleep 1000 & sleep 1000' & echo ready; wait";
+    for spare in 0..8 {
+        let leader = client.spawn_ready(mode.params("a", &["sh", "-c", script]));
+        let below = |pid| children_of(pid).into_iter().map(|p| p.pid);
+        let mut strays: Vec<u32> = Vec::new();
+        wait_until("all three have left", || {
+            strays = below(leader).flat_map(|pid| below(pid).chain([pid])).collect();
+            let away = |p: &Proc| strays.contains(&p.pid) && p.session != leader;
+            processes().iter().filter(|p| away(p)).count() == 3
+        });
+        let usual = limit(libc::RLIMIT_NOFILE, leaving(spare));
+        client.kill("a");
+        let exited = client.streamed("a").2;
+        limit(libc::RLIMIT_NOFILE, usual);
+        assert_eq!(exited["exitCode"], 137);
+        strays.retain(|&pid| is_alive(pid));
+        assert!(strays.is_empty(), "{strays:?} live on, with {spare} descriptors");
+    }
     client.finish();
 }
 
