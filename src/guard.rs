@@ -19,19 +19,19 @@
 //! | the server is told to end and does not | the guard, by the clock | it kills the server, and goes on as above |
 //!
 //! Processes that were spawned with `detach` are spared with all that is below them. The server
-//! tells the guard their pids through a pipe.
+//! tells the guard who they are through a pipe: pid and start time, because a pid comes to mean others.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::sys::{self, Interest, Pid, StringList};
-use crate::tree::{Held, Picture, Seen};
+use crate::tree::{self, Held, Picture, Seen};
 
 /// The argument by which the guard tells the server who guards it: `--guarded-by=PID,FD`.
 pub const GUARDED_BY: &str = "--guarded-by=";
@@ -50,10 +50,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Whom the server has above it, if it is guarded.
 static GUARD: OnceLock<u32> = OnceLock::new();
 
+/// Who is not to be swept: pids, and when what they mean was started. The latest of a pid counts.
+type Spared = BTreeMap<Pid, u64>;
+
+/// What this server has spawned with `detach`.
+static DETACHED: Mutex<Spared> = Mutex::new(BTreeMap::new());
+
+/// What the guard is told of a detached process, in one write: pid and start time.
+const DETACHED_BYTES: usize = size_of::<Pid>() + size_of::<u64>();
+
 /// The server's side of the guard.
 #[derive(Debug)]
 pub struct Guarded {
-    /// Where the guard reads the pids of detached processes.
+    /// Where the guard reads of detached processes.
     detached: Option<OwnedFd>,
 }
 
@@ -85,7 +94,7 @@ pub fn run() -> io::Result<i32> {
     // From here on the guard sleeps; it needs a tenth of the code that started it.
     forget_code_pages();
 
-    let mut detached = HashSet::new();
+    let mut detached = Spared::new();
     let mut kill_at: Option<Instant> = None;
     let status = loop {
         let mut interests = [
@@ -178,11 +187,15 @@ pub fn sees_processes() -> bool {
     Path::new("/proc/self/stat").exists()
 }
 
-fn read_detached(reader: &OwnedFd, detached: &mut HashSet<Pid>) {
-    let mut bytes = [0; 4];
-    // Written four bytes at a time, so they are read so, too.
-    while let Ok(4) = sys::read(reader.as_fd(), &mut bytes) {
-        detached.insert(Pid::from_ne_bytes(bytes));
+fn read_detached(reader: &OwnedFd, detached: &mut Spared) {
+    let mut bytes = [0; DETACHED_BYTES];
+    // Written as many bytes at a time, so they are read so, too.
+    while let Ok(DETACHED_BYTES) = sys::read(reader.as_fd(), &mut bytes) {
+        if let Some((pid, started)) = bytes.split_first_chunk()
+            && let Ok(started) = started.try_into()
+        {
+            detached.insert(Pid::from_ne_bytes(*pid), u64::from_ne_bytes(started));
+        }
     }
 }
 
@@ -232,15 +245,21 @@ impl Guarded {
         })
     }
 
-    /// What tells the guard of a detached process, for [`Config::on_detach`](crate::Config::on_detach).
+    /// What spares a detached process, here and in the guard, for
+    /// [`Config::on_detach`](crate::Config::on_detach).
     pub fn detached(self) -> impl Fn(u32) + Send + Sync + 'static {
         // It lives as long as the server, so that its closing means the server's end.
         let fd = self.detached.map(IntoRawFd::into_raw_fd);
         move |pid| {
+            let pid = pid.cast_signed();
+            // It has not been reaped yet. Who is not to be seen now is not seen by a sweep either.
+            let Some(started) = tree::started(pid) else { return };
+            let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
+            detached.insert(pid, started);
             if let Some(fd) = fd {
                 // SAFETY: given up above and never closed.
                 let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-                let _ = sys::write(fd, &pid.to_ne_bytes());
+                let _ = sys::write(fd, &[&pid.to_ne_bytes()[..], &started.to_ne_bytes()].concat());
             }
         }
     }
@@ -252,15 +271,15 @@ pub fn reap_adopted() {
     while sys::reap_any(true).is_some() {}
 }
 
-/// Kills everything below this process, but for `spared` and what is below or in the session of
-/// those: freeze, look, kill, until nothing is left. Must be called by the main thread.
-#[allow(clippy::implicit_hasher)]
-pub fn sweep(spared: &HashSet<Pid>) {
+/// Kills everything below this process, but for what was detached and what is below or in the session
+/// of that: freeze, look, kill, until nothing is left. Must be called by the main thread.
+pub fn sweep() {
     let guarded = GUARD.get() == Some(&std::os::unix::process::parent_id());
-    sweep_for(if guarded { FIRST_SWEEP } else { LAST_SWEEP }, spared);
+    let detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    sweep_for(if guarded { FIRST_SWEEP } else { LAST_SWEEP }, &detached);
 }
 
-fn sweep_for(patience: Duration, spared: &HashSet<Pid>) {
+fn sweep_for(patience: Duration, spared: &Spared) {
     let own = Pid::try_from(std::process::id()).unwrap_or(Pid::MAX);
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
@@ -269,7 +288,8 @@ fn sweep_for(patience: Duration, spared: &HashSet<Pid>) {
         let mut held: Vec<Held> = Vec::new();
         // Freeze until nobody new turns up, so that nobody can start another behind our back.
         loop {
-            let below = Below::look(own, spared);
+            // Where descriptors are used up, the children that are left make the sweep go on.
+            let below = Below::new(&Picture::take().unwrap_or_default(), own, spared);
             let before = held.len();
             for group in below.groups {
                 // One that forks and exits all the time is gone before it can be held, but its child
@@ -315,13 +335,12 @@ struct Below {
 }
 
 impl Below {
-    fn look(own: Pid, spared: &HashSet<Pid>) -> Below {
-        // Where descriptors are used up, the children that are left make the sweep go on.
-        let picture = Picture::take().unwrap_or_default();
+    fn new(picture: &Picture, own: Pid, spared: &Spared) -> Below {
         let all = picture.descendants([own]);
-        let roots = all
-            .iter()
-            .filter(|p| spared.contains(&p.pid) || spared.contains(&p.session));
+        let is_other = |p: &&Seen| spared.get(&p.pid).is_some_and(|&started| started != p.started);
+        let reused: HashSet<Pid> = picture.seen().iter().filter(is_other).map(|p| p.pid).collect();
+        let is_spared = |pid| spared.contains_key(&pid) && !reused.contains(&pid);
+        let roots = all.iter().filter(|p| is_spared(p.pid) || is_spared(p.session));
         let mut kept: HashSet<Pid> = roots.map(|p| p.pid).collect();
         kept.extend(picture.descendants(kept.iter().copied()).iter().map(|p| p.pid));
         let (kept, processes): (Vec<Seen>, Vec<Seen>) = all.into_iter().partition(|p| kept.contains(&p.pid));
@@ -361,4 +380,41 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
 /// Gives the memory of code that has run back to the system; what runs again comes back by itself.
 pub fn forget_code_pages() {
     sys::forget_code_pages();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(pid: Pid, parent: Pid, session: Pid, started: u64) -> Seen {
+        Seen {
+            pid,
+            parent,
+            group: session,
+            session,
+            started,
+            dead: false,
+        }
+    }
+
+    #[test]
+    fn a_pid_that_means_another_spares_nobody() {
+        let spared = Spared::from([(20, 5), (30, 5), (40, 5)]);
+        let picture = Picture::of(vec![
+            seen(10, 1, 10, 1),
+            // Detached, with a child that has left it, and one whose parent is gone.
+            seen(20, 10, 20, 5),
+            seen(21, 20, 21, 6),
+            seen(22, 10, 20, 7),
+            // Has got the pid of a detached one that is gone.
+            seen(30, 10, 30, 8),
+            seen(31, 30, 30, 9),
+            // Left by a detached one that is gone.
+            seen(41, 10, 40, 6),
+        ]);
+        let below = Below::new(&picture, 10, &spared);
+        let swept: Vec<Pid> = below.processes.iter().map(|p| p.pid).collect();
+        assert_eq!(swept, [30, 31]);
+        assert_eq!(below.groups, HashSet::from([30]));
+    }
 }

@@ -10,10 +10,9 @@ mod flags;
 mod run;
 mod terminal;
 
-use std::collections::HashSet;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 
 use flags::{Command, Serve};
@@ -84,16 +83,7 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
         Err(e) => log::debug!("the limit of descriptors stays as it is: {e}"),
     }
 
-    let detached = Arc::new(Mutex::new(HashSet::new()));
-    let tell_guard = guarded.detached();
-    config.on_detach = Some({
-        let detached = Arc::clone(&detached);
-        Arc::new(move |pid| {
-            let mut detached = detached.lock().unwrap_or_else(PoisonError::into_inner);
-            detached.extend(i32::try_from(pid));
-            tell_guard(pid);
-        })
-    });
+    config.on_detach = Some(Arc::new(guarded.detached()));
 
     let connection = Connection::stdio();
     let stopper = connection.stopper();
@@ -124,7 +114,7 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
         Some(_) if !dispatcher.is_finished() => Ok(End::Stopped),
         _ => dispatcher.join().map_err(|_| "the dispatcher has panicked")?,
     };
-    guard::sweep(&detached.lock().unwrap_or_else(PoisonError::into_inner));
+    guard::sweep();
     match (end?, first) {
         (End::Stopped, Some(signal)) => Ok(128 + signal),
         _ => Ok(0),

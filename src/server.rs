@@ -66,7 +66,9 @@ pub struct Config {
     /// one. For a server that has raised its own limit, which its programs shall not notice.
     pub child_descriptor_limit: Option<u64>,
     /// Called with the pid of each process that was spawned with `detach`, on its own thread, before
-    /// its spawn is answered: for whoever sweeps up after the server and has to spare it.
+    /// its spawn is answered and before it can be reaped: for whoever sweeps up after the server and
+    /// has to spare it. The pid comes to mean another process some day; what tells them apart is the
+    /// start time in `/proc`.
     pub on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
 }
 

@@ -41,7 +41,7 @@ pub(crate) struct Seen {
     pub(crate) group: Pid,
     pub(crate) session: Pid,
     /// In clock ticks since boot; with the pid, an identity.
-    started: u64,
+    pub(crate) started: u64,
     /// Ended, and not yet reaped.
     pub(crate) dead: bool,
 }
@@ -88,11 +88,21 @@ impl Picture {
                 seen.extend(look_at(pid)?);
             }
         }
+        Ok(Picture::of(seen))
+    }
+
+    pub(crate) fn of(seen: Vec<Seen>) -> Self {
         let mut children = HashMap::<Pid, Vec<usize>>::new();
         for (index, process) in seen.iter().enumerate() {
             children.entry(process.parent).or_default().push(index);
         }
-        Ok(Picture { seen, children })
+        Picture { seen, children }
+    }
+
+    /// Everything there is, the dead included.
+    #[cfg(feature = "cli")]
+    pub(crate) fn seen(&self) -> &[Seen] {
+        &self.seen
     }
 
     /// Everything alive that is below one of `roots`, the roots left out.
@@ -139,6 +149,13 @@ fn look_at(pid: Pid) -> io::Result<Option<Seen>> {
     let file = if_there(fs::File::open(format!("/proc/{pid}/stat")))?;
     let n = file.and_then(|mut file| file.read(&mut text).ok());
     Ok(n.and_then(|n| parse_stat(pid, &text[..n])))
+}
+
+/// When the process was started, with or without a descriptor left; `None` if there is none.
+#[cfg(feature = "cli")]
+pub(crate) fn started(pid: Pid) -> Option<u64> {
+    let seen = look_at(pid).or_else(|_| on_own_table(|| look_at(pid)));
+    seen.ok().flatten().map(|seen| seen.started)
 }
 
 /// What is gone is nothing, and no error; that descriptors are used up says nothing about it.
