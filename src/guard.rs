@@ -96,6 +96,7 @@ pub fn run() -> io::Result<i32> {
 
     let mut detached = Spared::new();
     let mut kill_at: Option<Instant> = None;
+    let mut told = None;
     let status = loop {
         let mut interests = [
             Interest::read(signals.as_raw_fd()),
@@ -132,6 +133,7 @@ pub fn run() -> io::Result<i32> {
                     let _ = sys::kill(server, signal);
                 }
                 kill_at.get_or_insert_with(|| Instant::now() + PATIENCE);
+                told.get_or_insert(signal);
             }
             None => {}
         }
@@ -142,7 +144,11 @@ pub fn run() -> io::Result<i32> {
     }
     // A server that ended by itself has swept already, and this finds nothing.
     sweep_for(LAST_SWEEP, &detached);
-    Ok(status.code)
+    Ok(match told {
+        // It was going to end with this.
+        Some(signal) if status.signal == Some(libc::SIGKILL) => 128 + signal,
+        _ => status.code,
+    })
 }
 
 /// What the guard waits for. Whoever starts us under nohup wants us to live on without a terminal,

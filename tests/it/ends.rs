@@ -398,6 +398,6 @@ fn server_that_is_stuck_is_killed_by_its_guard() {
         .client
         .spawn_ready(Mode::Pipe.params("a", &["sh", "-c", &script]));
     send(server.below as libc::pid_t, libc::SIGSTOP);
-    assert_eq!(server.end(End::Guard(libc::SIGTERM)).code(), Some(137));
+    assert_eq!(server.end(End::Guard(libc::SIGTERM)).code(), Some(143));
     must_die(&marker, "the server's end");
 }
