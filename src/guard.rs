@@ -208,7 +208,7 @@ fn read_detached(reader: &OwnedFd, detached: &mut Spared) {
 /// Reaps all that has ended; the status of `server` if it was among them.
 fn reap_until(server: Pid) -> Option<sys::Status> {
     let mut found = None;
-    while let Some((pid, status)) = sys::reap_any(false) {
+    while let Some((pid, status)) = sys::reap_any() {
         if pid == server {
             found = Some(status);
         }
@@ -271,10 +271,10 @@ impl Guarded {
     }
 }
 
-/// Reaps the orphans that this process has adopted. Must be called by the main thread: they are its
-/// children, while those of process threads belong to these and are left alone.
+/// Reaps the orphans that this process has adopted. Must be called by the main thread, whose children
+/// they are.
 pub fn reap_adopted() {
-    while sys::reap_any(true).is_some() {}
+    while sys::reap_any().is_some() {}
 }
 
 /// Kills everything below this process, but for what was detached and what is below or in the session
@@ -323,14 +323,14 @@ fn sweep_for(patience: Duration, spared: &Spared) {
             let _ = sys::kill_group(group, libc::SIGKILL);
         }
         crate::tree::wait_for_death(&held, deadline);
-        while sys::reap_any(false).is_some() {}
+        while sys::reap_any().is_some() {}
         // A picture may miss somebody; that there are no children is certain. Those that are spared
         // are children, too, and leave only the picture.
         if held.is_empty() && !(spared.is_empty() && sys::has_children()) {
             break;
         }
     }
-    while sys::reap_any(false).is_some() {}
+    while sys::reap_any().is_some() {}
 }
 
 /// Who is to be swept.

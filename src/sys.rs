@@ -516,20 +516,21 @@ mod process_wide {
         check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0) }).map(drop)
     }
 
-    /// Reaps a child that has ended, if there is one; with `own_thread_only`, none of another thread's.
-    pub(crate) fn reap_any(own_thread_only: bool) -> Option<(Pid, Status)> {
+    /// Reaps a child of the calling thread that has ended, if there is one. Those of other threads are
+    /// for these to reap.
+    pub(crate) fn reap_any() -> Option<(Pid, Status)> {
         let mut status = 0;
-        let options = libc::WNOHANG | if own_thread_only { libc::__WNOTHREAD } else { 0 };
         // SAFETY: `status` is valid for writes.
-        let pid = unsafe { libc::waitpid(-1, &mut status, options) };
+        let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::__WNOTHREAD) };
         (pid > 0).then(|| (pid, Status::new(status)))
     }
 
-    /// Whether this process has children, ended ones included. To a subreaper, none means that there
-    /// is nobody below it at all.
+    /// Whether the calling thread has children, ended ones included. To the main thread of a subreaper,
+    /// none means that there is nobody below it but the children of other threads and what has those
+    /// above it.
     pub(crate) fn has_children() -> bool {
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WNOTHREAD;
         // SAFETY: `info` is valid for writes, and nobody is reaped.
         unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) == 0 }
     }
@@ -964,4 +965,24 @@ unsafe fn become_program(plan: &Plan) -> libc::c_int {
     // SAFETY: a path and two lists that end in null, which the caller answers for.
     unsafe { libc::execve(plan.path, plan.argv, plan.environment) };
     errno()
+}
+
+#[cfg(all(test, feature = "cli"))]
+mod tests {
+    use super::*;
+
+    /// Whoever reaps it could free its pid while the thread that owns it still signals that.
+    #[test]
+    fn nobody_reaps_the_child_of_another_thread() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pidfd = pidfd_open(child.id().cast_signed()).unwrap();
+        poll(&mut [Interest::read(pidfd.as_raw_fd())], None).unwrap();
+        let (reaped, children) = std::thread::scope(|scope| {
+            let stranger = scope.spawn(|| (reap_any(), has_children()));
+            stranger.join().unwrap()
+        });
+        assert_eq!((reaped, children), (None, false));
+        assert!(has_children());
+        assert!(child.wait().unwrap().success());
+    }
 }
