@@ -280,6 +280,8 @@ pub fn reap_adopted() {
 /// Kills everything below this process, but for what was detached and what is below or in the session
 /// of that: freeze, look, kill, until nothing is left. Must be called by the main thread.
 pub fn sweep() {
+    // The threads of processes that have not ended in time leave everything to this sweep.
+    tree::stop_looking();
     let guarded = GUARD.get() == Some(&std::os::unix::process::parent_id());
     let detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner).clone();
     sweep_for(if guarded { FIRST_SWEEP } else { LAST_SWEEP }, &detached);
@@ -305,6 +307,10 @@ fn sweep_for(patience: Duration, spared: &Spared) {
                 }
             }
             for seen in below.processes {
+                // The rest is for the guard's sweep, if it is in no group that is killed here.
+                if patience < LAST_SWEEP && Instant::now() >= deadline {
+                    break;
+                }
                 if frozen.insert(seen)
                     && let Ok(Some(process)) = Held::take(seen)
                 {

@@ -20,7 +20,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,20 @@ const ROUNDS: usize = 32;
 pub(crate) const DEATH: Duration = Duration::from_secs(1);
 /// The stack of the thread that does what there are no descriptors for.
 const STACK: usize = 128 * 1024;
+
+/// Set once the whole process is swept, which finds all that a kill of one tree would.
+static SWEPT: AtomicBool = AtomicBool::new(false);
+
+/// From now on [`kill`] ends groups only, and nobody waits for a death: for whoever sweeps, so that a
+/// thousand threads that have not come to an end in time do not keep the processors from it.
+#[cfg(feature = "cli")]
+pub(crate) fn stop_looking() {
+    SWEPT.store(true, Relaxed);
+}
+
+fn is_swept() -> bool {
+    SWEPT.load(Relaxed)
+}
 
 /// One process, as `/proc` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,22 +70,45 @@ pub(crate) struct Picture {
 
 /// Takes pictures, one for all who ask at the same time.
 #[derive(Default)]
-pub(crate) struct Camera(Mutex<Option<(Instant, Arc<Picture>)>>);
+pub(crate) struct Camera {
+    film: Mutex<Film>,
+    /// Wakes all who wait at once. One after the other, as a lock lets them in, a thousand would take
+    /// seconds on a busy machine.
+    taken: Condvar,
+}
+
+#[derive(Default)]
+struct Film {
+    /// Somebody takes a picture now.
+    taking: bool,
+    last: Option<(Instant, Arc<Picture>)>,
+}
 
 impl Camera {
     /// A picture that was begun after this call. Waits for one being taken; that ends by itself.
     fn picture(&self) -> io::Result<Arc<Picture>> {
         let asked = Instant::now();
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((begun, picture)) = &*last
-            && *begun > asked
-        {
-            return Ok(Arc::clone(picture));
+        let locked = || self.film.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut film = locked();
+        loop {
+            match &film.last {
+                Some((begun, picture)) if *begun > asked => return Ok(Arc::clone(picture)),
+                _ if !film.taking => break,
+                _ => film = self.taken.wait(film).unwrap_or_else(PoisonError::into_inner),
+            }
         }
+        film.taking = true;
+        drop(film);
         let begun = Instant::now();
-        let picture = Arc::new(Picture::take()?);
-        *last = Some((begun, Arc::clone(&picture)));
-        Ok(picture)
+        let picture = Picture::take().map(Arc::new);
+        let mut film = locked();
+        film.taking = false;
+        if let Ok(picture) = &picture {
+            film.last = Some((begun, Arc::clone(picture)));
+        }
+        drop(film);
+        self.taken.notify_all();
+        picture
     }
 }
 
@@ -255,6 +293,9 @@ pub(crate) fn kill(leader: Pid, camera: &Camera) -> Vec<Held> {
 fn freeze(leader: Pid, camera: &Camera, held: &mut Vec<Held>) -> io::Result<()> {
     let mut frozen = HashSet::new();
     for _ in 0..ROUNDS {
+        if is_swept() {
+            break;
+        }
         let picture = camera.picture()?;
         let mut news = false;
         for process in picture.tree(leader) {
@@ -306,7 +347,7 @@ pub(crate) fn wait_for_group(pgid: Pid, camera: &Camera) {
         // If nobody: zombies that their parent has not reaped; they are dead.
         Ok(!held.is_empty())
     };
-    while sys::kill_group(pgid, 0).is_ok() && Instant::now() < deadline {
+    while sys::kill_group(pgid, 0).is_ok() && Instant::now() < deadline && !is_swept() {
         if !wait().or_else(|_: io::Error| on_own_table(wait)).unwrap_or(false) {
             return;
         }
