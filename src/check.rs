@@ -5,7 +5,6 @@
 //! **Never:** knows what a message means; the library's `transcript` does. Leaves anything behind of a
 //! server that went astray.
 
-use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -48,7 +47,7 @@ pub fn check(check: &Check) -> Result<i32, Box<dyn std::error::Error>> {
         let took = began.elapsed();
         if difference.is_some() {
             // What one that is in order leaves running, such as the master of ssh, it means to.
-            guard::sweep(&HashSet::new());
+            guard::sweep();
         }
         match &difference {
             None => writeln!(io::stdout(), "ok    {}", session.place)?,
