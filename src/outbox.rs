@@ -21,7 +21,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::protocol::{
-    Capabilities, Exited, OutputDelta, Reply, RequestId, RpcError, ServerMessage, notification,
+    Capabilities, Exited, OutputDelta, ProcessInfo, Reply, RequestId, RpcError, ServerMessage, notification,
 };
 use crate::sys::EventFd;
 
@@ -143,10 +143,11 @@ impl Outbox {
 
     fn response(&self, id: Option<RequestId>, outcome: Result<Reply, RpcError>) -> Queued {
         let weight = 64
+            + id.as_ref().map_or(0, RequestId::len)
             + match &outcome {
-                Ok(Reply::List(processes)) => processes.len() * 256,
+                Ok(Reply::List(processes)) => processes.iter().map(weight_in_list).sum(),
                 Ok(_) => 0,
-                Err(error) => error.message.len(),
+                Err(error) => error.message.len() + error.data.as_ref().map_or(0, |d| d.program.len()),
             };
         self.queued(ServerMessage::Response { id, outcome }, None, weight)
     }
@@ -166,7 +167,9 @@ impl Outbox {
             self.retract();
             return;
         }
-        let weight = 512 + exited.stdout.bytes.len() + exited.stderr.bytes.len();
+        // The handle is there twice: the dispatcher remembers it until the exit has been sent.
+        let handle = 2 * exited.process_handle.len();
+        let weight = 512 + handle + exited.stdout.bytes.len() + exited.stderr.bytes.len();
         let message = self.queued(ServerMessage::Exited(exited), None, weight);
         let _ = self.output.send(Some(message));
     }
@@ -263,6 +266,19 @@ impl Shared {
             let _ = self.notices.send(Notice::Room);
         }
     }
+}
+
+/// What one process of a list holds.
+fn weight_in_list(process: &ProcessInfo) -> usize {
+    let strings = |strings: &[String]| {
+        strings
+            .iter()
+            .map(|s| size_of::<String>() + s.len())
+            .sum::<usize>()
+    };
+    256 + process.process_handle.len()
+        + strings(&process.command)
+        + process.cwd.as_ref().map_or(0, String::len)
 }
 
 /// A message with what it holds, which is given back when this is dropped.

@@ -25,6 +25,16 @@ pub enum RequestId {
     Text(String),
 }
 
+impl RequestId {
+    /// How many bytes it holds beside itself.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            RequestId::Signed(_) | RequestId::Unsigned(_) => 0,
+            RequestId::Text(text) => text.len(),
+        }
+    }
+}
+
 impl From<i64> for RequestId {
     fn from(id: i64) -> Self {
         RequestId::Signed(id)

@@ -44,6 +44,8 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// Writes to one process that may wait for their answers. Twice what can be in flight, so that it
 /// takes a process that does not read, and a client that does not await, to meet it.
 const MAX_UNANSWERED: usize = 2 * MAX_IN_FLIGHT;
+/// Handles of ended processes that are remembered, in bytes, before the first are forgotten.
+const FORGOTTEN_AT: usize = 4 * 1024;
 /// A process thread's stack. It is only touched as far as it is used; measured depth is under 16 KiB.
 const STACK: usize = 128 * 1024;
 
@@ -259,7 +261,8 @@ struct Dispatcher {
     handles: HashMap<u64, Arc<str>>,
     /// Handles that have ended. As long as somebody holds one, its exit may not have been sent.
     ended: HashMap<String, Weak<str>>,
-    /// At how many of them those are forgotten that nobody holds any more.
+    /// What they hold, in bytes, and at how much those are forgotten that nobody holds any more.
+    ended_bytes: usize,
     ended_bound: usize,
     next_serial: u64,
     common: Arc<Common>,
@@ -296,7 +299,8 @@ impl Dispatcher {
             table: HashMap::new(),
             handles: HashMap::new(),
             ended: HashMap::new(),
-            ended_bound: 64,
+            ended_bytes: 0,
+            ended_bound: FORGOTTEN_AT,
             next_serial: 1,
             common: Arc::new(Common {
                 environment: Environment::snapshot(),
@@ -721,10 +725,13 @@ impl Dispatcher {
 
     /// Remembers a handle until its exit has been sent.
     fn remember(&mut self, handle: &Arc<str>) {
-        if self.ended.len() >= self.ended_bound {
+        let bytes = |handle: &str| size_of::<(String, Weak<str>)>() + handle.len();
+        if self.ended_bytes >= self.ended_bound {
             self.ended.retain(|_, h| h.strong_count() > 0);
-            self.ended_bound = 64 + 2 * self.ended.len();
+            self.ended_bytes = self.ended.keys().map(|h| bytes(h)).sum();
+            self.ended_bound = FORGOTTEN_AT + 2 * self.ended_bytes;
         }
+        self.ended_bytes += bytes(handle);
         self.ended.insert(handle.to_string(), Arc::downgrade(handle));
     }
 

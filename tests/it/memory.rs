@@ -8,6 +8,8 @@ use procwire::protocol::{
     WriteStdinParams,
 };
 use procwire::{ClientEnd, Config, Connection, ConnectionEnded, End, Error};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,9 @@ pub const TESTS: &[Test] = &[
     test!(timed_receiving_gives_up_in_time),
     test!(flood_waits_for_its_receiver),
     test!(requests_wait_for_their_receiver),
+    test!(long_ids_wait_for_their_receiver),
+    test!(long_lists_wait_for_their_receiver),
+    test!(long_handles_are_forgotten),
     test!(handle_used_again_is_told_behind_its_last_exit),
     test!(opting_out_is_the_same_in_memory),
     test!(other_children_of_the_program_are_left_alone),
@@ -654,6 +659,89 @@ fn requests_wait_for_their_receiver() {
     }
     assert_eq!(expected, count as i64);
     feeder.join().expect("all were sent");
+    assert_eq!(ended(server), End::InputEnded);
+}
+
+/// Sends `requests` while nobody receives: at a bound no more is taken, and what the server holds by
+/// then is less than 100 MiB. Then everything is received; how many answers and how many exits.
+fn received_late(
+    client: ClientEnd,
+    requests: impl Iterator<Item = (RequestId, Request)> + Send + 'static,
+) -> (usize, usize) {
+    let (sender, receiver) = client.split();
+    let before = resident_bytes();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let feeder = std::thread::spawn({
+        let sent = Arc::clone(&sent);
+        move || {
+            for (id, request) in requests {
+                sender.send(id, request).expect("the server is there");
+                sent.fetch_add(1, SeqCst);
+            }
+        }
+    });
+    let mut last = (0, Instant::now());
+    wait_until("no more is taken", || {
+        let now = sent.load(SeqCst);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        last.1.elapsed() > Duration::from_millis(500)
+    });
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 100 << 20, "{grown} bytes that nobody has received");
+    let (mut answers, mut exits) = (0, 0);
+    for message in receiver {
+        match message {
+            ServerMessage::Response { .. } => answers += 1,
+            ServerMessage::Exited(_) => exits += 1,
+            ServerMessage::OutputDelta(_) => {}
+        }
+    }
+    feeder.join().expect("all were sent");
+    (answers, exits)
+}
+
+/// A name of `length` bytes or a few more.
+fn long(name: &str, number: i64, length: usize) -> String {
+    format!("{name}{number}{}", "x".repeat(length))
+}
+
+/// An answer's id is a part of what waits for the client.
+fn long_ids_wait_for_their_receiver() {
+    let (client, server) = serve(Config::default());
+    let requests = (0..3_000).map(|n| (long("id", n, 100_000).as_str().into(), kill("none")));
+    assert_eq!(received_late(client, requests), (3_000, 0));
+    assert_eq!(ended(server), End::InputEnded);
+}
+
+/// So are the arguments that a list shows.
+fn long_lists_wait_for_their_receiver() {
+    let (mut client, server) = serve(Config::default());
+    let argument = "x".repeat(100_000);
+    let mut command = vec!["sh", "-c", "sleep 1000"];
+    command.extend([argument.as_str(); 15]);
+    spawn(&mut client, params("a", &command));
+    let requests = (0..300).map(|n| (n.into(), Request::List));
+    assert_eq!(received_late(client, requests), (300, 1));
+    assert_eq!(ended(server), End::InputEnded);
+}
+
+/// What is remembered of processes whose exit has been received is bounded by its bytes.
+fn long_handles_are_forgotten() {
+    let (mut client, server) = serve(Config::default());
+    let mut before = 0;
+    for n in 0..50 {
+        let handle = long("handle", n, 2_000_000);
+        spawn(&mut client, params(&handle, &["true"]));
+        collect(&mut client, &handle, Stream::Stdout);
+        if n == 9 {
+            before = resident_bytes();
+        }
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 50 << 20, "{grown} bytes of processes that have ended");
+    drop(client);
     assert_eq!(ended(server), End::InputEnded);
 }
 
