@@ -90,7 +90,7 @@ pub(crate) struct Vitals {
     pub(crate) stderr_bytes: Arc<AtomicU64>,
     /// The dispatcher adds, the process's thread subtracts.
     pub(crate) stdin_pending: Arc<AtomicU64>,
-    /// Writes that are not answered yet; the dispatcher adds, the process's thread subtracts.
+    /// What the writes that are not answered yet count; the dispatcher adds, the process's thread subtracts.
     pub(crate) stdin_unanswered: Arc<AtomicUsize>,
 }
 

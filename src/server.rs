@@ -29,7 +29,7 @@ use crate::protocol::{
 use crate::signal;
 use crate::spawn::{self, Environment, Nursery};
 use crate::spin::{Pace, Spin};
-use crate::stdin::FREE;
+use crate::stdin::{FREE, UNANSWERED_COST, unanswered_cost};
 use crate::sys::{self, EventFd};
 use crate::transport::{self, Dialect, Inbound, Wake};
 use crate::tree::Camera;
@@ -41,9 +41,9 @@ const LAST_REQUESTS: Duration = Duration::from_millis(200);
 /// How long a client that has ended its input may leave us without room for the requests before that
 /// end. The end itself takes [`END`] then, and all of it three seconds.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// Writes to one process that may wait for their answers. Twice what can be in flight, so that it
-/// takes a process that does not read, and a client that does not await, to meet it.
-const MAX_UNANSWERED: usize = 2 * MAX_IN_FLIGHT;
+/// Writes to one process that may wait for their answers, by what they count. Twice what can be in
+/// flight, so that it takes a process that does not read, and a client that does not await, to meet it.
+const MAX_UNANSWERED: usize = 2 * MAX_IN_FLIGHT * UNANSWERED_COST;
 /// Handles of ended processes that are remembered, in bytes, before the first are forgotten.
 const FORGOTTEN_AT: usize = 4 * 1024;
 /// A process thread's stack. It is only touched as far as it is used; measured depth is under 16 KiB.
@@ -450,14 +450,17 @@ impl Dispatcher {
             && let Some(backlog) = &mut entry.starting
         {
             if let Request::WriteStdin(write) = &request {
-                let error = pending_error(&self.config, &entry.vitals, write);
+                let error = pending_error(&self.config, &entry.vitals, &id, write);
                 if let Some(error) = error {
                     self.outbox.answer(Some(id), Err(error));
                     return;
                 }
                 let bytes = write.delta.as_ref().map_or(0, Vec::len) as u64;
                 entry.vitals.stdin_pending.fetch_add(bytes, Relaxed);
-                entry.vitals.stdin_unanswered.fetch_add(1, Relaxed);
+                entry
+                    .vitals
+                    .stdin_unanswered
+                    .fetch_add(unanswered_cost(&id), Relaxed);
             }
             backlog.push_back((id, request));
             return;
@@ -611,18 +614,24 @@ impl Dispatcher {
         } else if counted {
             None
         } else {
-            pending_error(&self.config, &entry.vitals, &params)
+            pending_error(&self.config, &entry.vitals, id, &params)
         };
         if let Some(error) = refused {
             if counted {
                 entry.vitals.stdin_pending.fetch_sub(bytes, Relaxed);
-                entry.vitals.stdin_unanswered.fetch_sub(1, Relaxed);
+                entry
+                    .vitals
+                    .stdin_unanswered
+                    .fetch_sub(unanswered_cost(id), Relaxed);
             }
             return Err(error);
         }
         if !counted {
             entry.vitals.stdin_pending.fetch_add(bytes, Relaxed);
-            entry.vitals.stdin_unanswered.fetch_add(1, Relaxed);
+            entry
+                .vitals
+                .stdin_unanswered
+                .fetch_add(unanswered_cost(id), Relaxed);
         }
         entry.command(Command::Write {
             id: id.clone(),
@@ -819,12 +828,21 @@ fn no_process(handle: &str) -> RpcError {
 
 /// Refuses a write that would leave too much pending. A client that awaits its answers never has
 /// more than the free amount pending, and is never refused.
-fn pending_error(config: &Config, vitals: &Vitals, params: &WriteStdinParams) -> Option<RpcError> {
+fn pending_error(
+    config: &Config,
+    vitals: &Vitals,
+    id: &RequestId,
+    params: &WriteStdinParams,
+) -> Option<RpcError> {
     let unanswered = vitals.stdin_unanswered.load(Relaxed);
-    if unanswered >= MAX_UNANSWERED {
+    if unanswered > 0 && unanswered + unanswered_cost(id) > MAX_UNANSWERED {
         return Some(RpcError::new(
             code::OVERLOADED,
-            format!("{unanswered} writes to stdin wait to be answered already: await the answers to them"),
+            format!(
+                "too many writes to stdin wait to be answered already, the limit is {}, or {MAX_UNANSWERED} \
+                 bytes of their ids: await the answers to earlier writes",
+                MAX_UNANSWERED / UNANSWERED_COST
+            ),
         ));
     }
     let pending = vitals.stdin_pending.load(Relaxed);

@@ -23,6 +23,14 @@ pub(crate) const FREE: u64 = 1024 * 1024;
 const BUSY_PIPE: libc::c_int = 256 * 1024;
 const BUSY: u64 = 1024 * 1024;
 
+/// What a write counts at least while it is not answered, which is more than most ids are long.
+pub(crate) const UNANSWERED_COST: usize = 64;
+
+/// What a write counts while it is not answered: by its id, which is all that is kept of one without bytes.
+pub(crate) fn unanswered_cost(id: &RequestId) -> usize {
+    id.len().max(UNANSWERED_COST)
+}
+
 pub(crate) struct Stdin {
     /// `None` once it is closed, or if it never was open to the client.
     sink: Option<Rc<OwnedFd>>,
@@ -36,7 +44,7 @@ pub(crate) struct Stdin {
     /// How many of those, the oldest, wait for the child: they no longer count as in flight, so
     /// that a child that does not read holds up no other request.
     parked: usize,
-    /// How many writes are not answered yet, those on their way here included.
+    /// What the writes that are not answered yet count, those on their way here included.
     all_unanswered: Arc<AtomicUsize>,
     /// The client has closed it; the queue is still written.
     closing: bool,
@@ -218,7 +226,7 @@ impl Stdin {
     }
 
     fn answer(&self, id: RequestId, outcome: Result<Reply, RpcError>) {
-        self.all_unanswered.fetch_sub(1, Relaxed);
+        self.all_unanswered.fetch_sub(unanswered_cost(&id), Relaxed);
         self.outbox.answer(Some(id), outcome);
     }
 

@@ -5,7 +5,7 @@ use crate::harness::{PATIENCE, Scratch, Test, children_of, is_alive, test, times
 use procwire::protocol::{
     Capabilities, ClientInfo, Exited, InitializeParams, KillParams, Limit, PtySize, Reply, Request,
     RequestId, ResizePtyParams, RpcError, ServerMessage, SignalName, SpawnParams, Stage, Stream,
-    WriteStdinParams,
+    WriteStdinParams, code,
 };
 use procwire::{ClientEnd, Config, Connection, ConnectionEnded, End, Error};
 use std::sync::Arc;
@@ -32,6 +32,7 @@ pub const TESTS: &[Test] = &[
     test!(long_ids_wait_for_their_receiver),
     test!(long_lists_wait_for_their_receiver),
     test!(long_handles_are_forgotten),
+    test!(long_ids_of_writes_that_wait_are_bounded),
     test!(handle_used_again_is_told_behind_its_last_exit),
     test!(opting_out_is_the_same_in_memory),
     test!(other_children_of_the_program_are_left_alone),
@@ -741,6 +742,56 @@ fn long_handles_are_forgotten() {
     }
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown < 50 << 20, "{grown} bytes of processes that have ended");
+    drop(client);
+    assert_eq!(ended(server), End::InputEnded);
+}
+
+/// Of a write that waits for its process the id is kept. Past a bound further ones are refused, also
+/// to a client that receives everything, and each has its one answer.
+fn long_ids_of_writes_that_wait_are_bounded() {
+    let (mut client, server) = serve(Config::default());
+    spawn(&mut client, streamed("a", &["sleep", "1000"]));
+    let before = resident_bytes();
+    let full = vec![b'x'; 1_300_000];
+    client.send(0, write("a", &full)).expect("the server is there");
+    let refusal = |message| match message {
+        ServerMessage::Response { outcome, .. } => outcome.expect_err("nothing is read").code,
+        other => panic!("no answer: {other:?}"),
+    };
+    let mut refused = 0;
+    for n in 1..=3_000 {
+        let id = long("id", n, 100_000);
+        client
+            .send(id.as_str(), write("a", b""))
+            .expect("the server is there");
+        while let Some(message) = client.recv_timeout(Duration::ZERO).expect("the server is there") {
+            assert_eq!(refusal(message), code::OVERLOADED);
+            refused += 1;
+        }
+    }
+    let list = ask(&mut client, Request::List, |message| {
+        assert_eq!(refusal(message), code::OVERLOADED);
+        refused += 1;
+    });
+    assert!(list.is_ok());
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 50 << 20, "{grown} bytes of writes that wait");
+    client.send("kill", kill("a")).expect("the server is there");
+    let mut waited = 0;
+    loop {
+        match next(&mut client) {
+            ServerMessage::Response { id, outcome } if id == Some("kill".into()) => {
+                assert_eq!(outcome, Ok(Reply::Done));
+            }
+            ServerMessage::Exited(_) => break,
+            message => {
+                assert_eq!(refusal(message), code::INVALID_REQUEST);
+                waited += 1;
+            }
+        }
+    }
+    assert_eq!(refused + waited, 3_001);
+    assert!(waited > 50, "{waited} that waited");
     drop(client);
     assert_eq!(ended(server), End::InputEnded);
 }
