@@ -199,6 +199,11 @@ impl Outbox {
         self.wait_for(Shared::has_room)
     }
 
+    /// Whether an answer of any length may be sent. If not, [`Notice::Room`] comes when one may.
+    pub(crate) fn has_room_for_an_answer(&self) -> bool {
+        self.wait_for(Shared::has_room_for_an_answer)
+    }
+
     /// Whether another process may be started. If not, [`Notice::Room`] comes when one may.
     pub(crate) fn has_room_for_a_process(&self) -> bool {
         self.wait_for(Shared::has_room_for_a_process)
@@ -242,7 +247,11 @@ impl Outbox {
 
 impl Shared {
     fn has_room(&self) -> bool {
-        self.in_flight.load(SeqCst) < MAX_IN_FLIGHT && self.unsent.load(SeqCst) < MAX_UNSENT
+        self.in_flight.load(SeqCst) < MAX_IN_FLIGHT && self.has_room_for_an_answer()
+    }
+
+    fn has_room_for_an_answer(&self) -> bool {
+        self.unsent.load(SeqCst) < MAX_UNSENT
     }
 
     fn has_room_for_a_process(&self) -> bool {

@@ -24,7 +24,7 @@ use crate::output::BUSY_PIPES;
 use crate::process::{self, Command, Common, DRAIN, ProcessEvent, Start, Vitals};
 use crate::protocol::{
     InitializeParams, InitializeReply, KillParams, Limits, ProcessInfo, PtySize, Reply, Request, RequestId,
-    ResizePtyParams, RpcError, ServerInfo, SpawnParams, Stage, WriteStdinParams, code,
+    ResizePtyParams, RpcError, ServerInfo, SignalName, SpawnParams, Stage, WriteStdinParams, code,
 };
 use crate::signal;
 use crate::spawn::{self, Environment, Nursery};
@@ -44,6 +44,12 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// Writes to one process that may wait for their answers, by what they count. Twice what can be in
 /// flight, so that it takes a process that does not read, and a client that does not await, to meet it.
 const MAX_UNANSWERED: usize = 2 * MAX_IN_FLIGHT * UNANSWERED_COST;
+/// Bytes of spawns that have not come to something, and of what waits for them, past which no request
+/// is taken. Nothing that is yet to be read ends that waiting: a spawn comes to something by itself,
+/// or, if it is held back, once the client has read what earlier processes have left.
+const MAX_WAITING: usize = 32 * 1024 * 1024;
+/// What a request that waits costs beside its bytes.
+const WAITING_COST: usize = 256;
 /// Handles of ended processes that are remembered, in bytes, before the first are forgotten.
 const FORGOTTEN_AT: usize = 4 * 1024;
 /// A process thread's stack. It is only touched as far as it is used; measured depth is under 16 KiB.
@@ -232,8 +238,26 @@ struct Entry {
     vitals: Arc<Vitals>,
     inbox: Sender<Command>,
     wake: Arc<EventFd>,
-    /// While the process is being started: the requests that came after its spawn.
-    starting: Option<VecDeque<(RequestId, Request)>>,
+    /// While the process is being started.
+    starting: Option<Backlog>,
+}
+
+/// What waits for a process to be started.
+#[derive(Default)]
+struct Backlog {
+    /// What came for its handle after its spawn.
+    requests: VecDeque<(RequestId, Request)>,
+    /// What counts against [`MAX_WAITING`]: those, and the spawn itself.
+    bytes: usize,
+}
+
+/// A list that cannot be answered yet.
+struct WaitingList {
+    id: RequestId,
+    /// The spawns that were sent before it and have not come to something.
+    spawns: HashSet<u64>,
+    /// What it counts against [`MAX_WAITING`].
+    bytes: usize,
 }
 
 impl Entry {
@@ -271,7 +295,11 @@ struct Dispatcher {
     /// Spawns that wait until the client has read more of what earlier processes have left.
     held_back: VecDeque<Start>,
     /// Lists that wait for spawns sent before them to come to something.
-    lists: Vec<(RequestId, HashSet<u64>)>,
+    lists: Vec<WaitingList>,
+    /// Lists that wait for room among the answers only: each is as long as all processes are many.
+    ready_lists: VecDeque<WaitingList>,
+    /// What counts against [`MAX_WAITING`].
+    waiting: usize,
     ending: Option<End>,
     deadline: Option<Instant>,
 }
@@ -313,6 +341,8 @@ impl Dispatcher {
             pace,
             held_back: VecDeque::new(),
             lists: Vec::new(),
+            ready_lists: VecDeque::new(),
+            waiting: 0,
             ending: None,
             deadline: None,
         }
@@ -323,6 +353,10 @@ impl Dispatcher {
             if let Some(end) = self.ending
                 && self.table.is_empty()
             {
+                // With nothing to show they are short.
+                for list in std::mem::take(&mut self.ready_lists) {
+                    self.answer_list(list.id);
+                }
                 return end;
             }
             match self.next_event() {
@@ -338,7 +372,10 @@ impl Dispatcher {
                         self.begin_end(End::InputEnded);
                     }
                 }
-                Event::Notice(Notice::Room) => self.launch(),
+                Event::Notice(Notice::Room) => {
+                    self.launch();
+                    self.answer_lists();
+                }
                 Event::Notice(Notice::OutputGone) => self.begin_end(End::OutputGone),
                 Event::Notice(Notice::Stop) => self.begin_end(End::Stopped),
                 Event::Process(event) => self.on_process(event),
@@ -357,7 +394,8 @@ impl Dispatcher {
     fn next_event(&mut self) -> Event {
         let deadline = self.deadline.map_or_else(never, crossbeam_channel::at);
         let closed = never();
-        let (inbox, no_room) = match (self.input_open, self.outbox.has_room()) {
+        let room = self.waiting < MAX_WAITING && self.outbox.has_room();
+        let (inbox, no_room) = match (self.input_open, room) {
             (true, true) => (&self.inbox, never()),
             (true, false) => (&closed, crossbeam_channel::after(PATIENCE)),
             (false, _) => (&closed, never()),
@@ -462,7 +500,10 @@ impl Dispatcher {
                     .stdin_unanswered
                     .fetch_add(unanswered_cost(&id), Relaxed);
             }
-            backlog.push_back((id, request));
+            let bytes = weight(&id, &request);
+            backlog.bytes += bytes;
+            self.waiting += bytes;
+            backlog.requests.push_back((id, request));
             return;
         }
         let result = match request {
@@ -523,6 +564,7 @@ impl Dispatcher {
 
     fn spawn(&mut self, id: &RequestId, params: SpawnParams) -> Result<(), RpcError> {
         validate(&params)?;
+        let bytes = WAITING_COST + id.len() + weight_of_spawn(&params);
         if self.ending.is_some() {
             return Err(RpcError::invalid_request("the connection is ending"));
         }
@@ -561,6 +603,7 @@ impl Dispatcher {
         // A process is let in beside its request: it will have one more message, its exit.
         self.outbox.admit();
         self.next_serial += 1;
+        self.waiting += bytes;
         self.handles.insert(serial, handle);
         slot.insert(Entry {
             serial,
@@ -568,7 +611,10 @@ impl Dispatcher {
             vitals,
             inbox: inbox_sender,
             wake,
-            starting: Some(VecDeque::new()),
+            starting: Some(Backlog {
+                requests: VecDeque::new(),
+                bytes,
+            }),
         });
         self.held_back.push_back(start);
         self.launch();
@@ -668,10 +714,26 @@ impl Dispatcher {
     /// Answers with the live processes once the spawns that were sent before have come to something.
     fn list(&mut self, id: RequestId) {
         let starting = self.table.values().filter(|e| e.starting.is_some());
-        let starting: HashSet<u64> = starting.map(|e| e.serial).collect();
-        match starting.is_empty() {
-            true => self.answer_list(id),
-            false => self.lists.push((id, starting)),
+        let spawns: HashSet<u64> = starting.map(|e| e.serial).collect();
+        let bytes = WAITING_COST + id.len() + spawns.len() * 2 * size_of::<u64>();
+        self.waiting += bytes;
+        let list = WaitingList { id, spawns, bytes };
+        if list.spawns.is_empty() {
+            self.ready_lists.push_back(list);
+            self.answer_lists();
+        } else {
+            self.lists.push(list);
+        }
+    }
+
+    /// Answers the lists that wait for no spawn, as far as there is room.
+    fn answer_lists(&mut self) {
+        while !self.ready_lists.is_empty() && self.outbox.has_room_for_an_answer() {
+            let Some(list) = self.ready_lists.pop_front() else {
+                return;
+            };
+            self.waiting -= list.bytes;
+            self.answer_list(list.id);
         }
     }
 
@@ -702,7 +764,8 @@ impl Dispatcher {
                     return;
                 };
                 let backlog = entry.starting.take().unwrap_or_default();
-                self.catch_up(backlog, true);
+                self.waiting -= backlog.bytes;
+                self.catch_up(backlog.requests, true);
                 self.spawn_settled(serial);
             }
             ProcessEvent::Failed { serial } => self.failed(serial),
@@ -748,13 +811,14 @@ impl Dispatcher {
     fn failed(&mut self, serial: u64) {
         let Some(entry) = self.remove(serial) else { return };
         self.outbox.retract();
-        self.catch_up(entry.starting.unwrap_or_default(), false);
+        let backlog = entry.starting.unwrap_or_default();
+        self.waiting -= backlog.bytes;
+        self.catch_up(backlog.requests, false);
         // A spawn that waited behind this one was sent before the lists that wait, too.
         let handle = entry.params.process_handle.as_str();
         if let Some(next) = self.table.get(handle).map(|e| e.serial) {
-            let lists = self.lists.iter_mut().map(|(_, waiting)| waiting);
-            for waiting in lists.filter(|waiting| waiting.contains(&serial)) {
-                waiting.insert(next);
+            for list in self.lists.iter_mut().filter(|l| l.spawns.contains(&serial)) {
+                list.spawns.insert(next);
             }
         }
         self.spawn_settled(serial);
@@ -790,17 +854,15 @@ impl Dispatcher {
     }
 
     fn spawn_settled(&mut self, serial: u64) {
-        for (_, waiting) in &mut self.lists {
-            waiting.remove(&serial);
+        for list in &mut self.lists {
+            list.spawns.remove(&serial);
         }
-        let (ready, waiting) = std::mem::take(&mut self.lists)
+        let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.lists)
             .into_iter()
-            .partition(|(_, waiting)| waiting.is_empty());
+            .partition(|list| list.spawns.is_empty());
         self.lists = waiting;
-        let ready: Vec<(RequestId, HashSet<u64>)> = ready;
-        for (id, _) in ready {
-            self.answer_list(id);
-        }
+        self.ready_lists.extend(ready);
+        self.answer_lists();
     }
 
     fn entry_of(&mut self, serial: u64) -> Option<&mut Entry> {
@@ -824,6 +886,35 @@ fn handle_of(request: &Request) -> Option<&str> {
 
 fn no_process(handle: &str) -> RpcError {
     RpcError::invalid_request(format!("no active process for process handle {handle:?}"))
+}
+
+/// What a request in a backlog holds. The bytes for stdin are left out: they count as pending already.
+fn weight(id: &RequestId, request: &Request) -> usize {
+    let params = match request {
+        Request::Spawn(p) => weight_of_spawn(p),
+        Request::WriteStdin(p) => p.process_handle.len(),
+        Request::ResizePty(p) => p.process_handle.len(),
+        Request::Kill(p) => {
+            let signal = match &p.signal {
+                Some(SignalName::Name(name)) => name.len(),
+                _ => 0,
+            };
+            p.process_handle.len() + signal
+        }
+        Request::Initialize(_) | Request::List => 0,
+    };
+    WAITING_COST + id.len() + params
+}
+
+fn weight_of_spawn(params: &SpawnParams) -> usize {
+    let command = params.command.iter().map(|a| size_of::<String>() + a.len());
+    let env =
+        params.env.iter().flatten().map(|(name, value)| {
+            2 * size_of::<String>() + name.len() + value.as_ref().map_or(0, String::len)
+        });
+    // The table has the handle once more.
+    let handle = 2 * params.process_handle.len();
+    handle + params.cwd.as_ref().map_or(0, String::len) + command.sum::<usize>() + env.sum::<usize>()
 }
 
 /// Refuses a write that would leave too much pending. A client that awaits its answers never has

@@ -33,6 +33,9 @@ pub const TESTS: &[Test] = &[
     test!(long_lists_wait_for_their_receiver),
     test!(long_handles_are_forgotten),
     test!(long_ids_of_writes_that_wait_are_bounded),
+    test!(long_spawns_that_are_held_back_wait_for_their_receiver),
+    test!(lists_behind_spawns_wait_for_their_receiver),
+    test!(lists_that_waited_together_are_sent_one_by_one),
     test!(handle_used_again_is_told_behind_its_last_exit),
     test!(opting_out_is_the_same_in_memory),
     test!(other_children_of_the_program_are_left_alone),
@@ -792,6 +795,101 @@ fn long_ids_of_writes_that_wait_are_bounded() {
     }
     assert_eq!(refused + waited, 3_001);
     assert!(waited > 50, "{waited} that waited");
+    drop(client);
+    assert_eq!(ended(server), End::InputEnded);
+}
+
+/// Leaves so much for the client to receive that no spawn is started before it has. How many answers
+/// and exits that are; `alive` is how many processes there are beside.
+fn leave_exits(client: &mut ClientEnd, alive: usize) -> usize {
+    const COUNT: usize = 40;
+    for n in 0..COUNT {
+        let request = Request::Spawn(params(
+            &format!("left{n}"),
+            &["head", "-c", "1000000", "/dev/zero"],
+        ));
+        client.send("left", request).expect("the server is there");
+    }
+    let mut since = Instant::now();
+    wait_until("they have exited", || {
+        if children_of(std::process::id()).len() > alive {
+            since = Instant::now();
+        }
+        since.elapsed() > Duration::from_millis(300)
+    });
+    COUNT
+}
+
+/// What is asked of spawns that are held back, and those themselves, are bounded by their bytes.
+fn long_spawns_that_are_held_back_wait_for_their_receiver() {
+    let (mut client, server) = serve(Config::default());
+    let left = leave_exits(&mut client, 0);
+    let argument = "x".repeat(100_000);
+    let long_spawn = params("", &["true", &argument, &argument]);
+    let requests = (0..500).map(move |n| {
+        let spawn = SpawnParams {
+            // Each second one waits behind another of its handle.
+            process_handle: long("h", n & !1, 200_000),
+            ..long_spawn.clone()
+        };
+        (n.into(), Request::Spawn(spawn))
+    });
+    let (answers, exits) = received_late(client, requests);
+    assert_eq!(answers, left + 500);
+    assert!((left..=left + 500).contains(&exits), "{exits} exits");
+    assert_eq!(ended(server), End::InputEnded);
+}
+
+/// What a list has to know of the spawns before it is bounded, too.
+fn lists_behind_spawns_wait_for_their_receiver() {
+    let (mut client, server) = serve(Config::default());
+    let left = leave_exits(&mut client, 0);
+    let requests = (0..6_500).map(|n| match n < 2_000 {
+        true => (
+            n.into(),
+            Request::Spawn(params(&format!("{n}"), &["/nonexistent"])),
+        ),
+        false => (n.into(), Request::List),
+    });
+    assert_eq!(received_late(client, requests), (left + 6_500, left));
+    assert_eq!(ended(server), End::InputEnded);
+}
+
+/// Lists that have waited for the same spawn are not all made at once when it starts.
+fn lists_that_waited_together_are_sent_one_by_one() {
+    let (mut client, server) = serve(Config::default());
+    let argument = "x".repeat(100_000);
+    let mut command = vec!["sh", "-c", "sleep 1000"];
+    command.extend([argument.as_str(); 15]);
+    spawn(&mut client, params("long", &command));
+    leave_exits(&mut client, 1);
+    let is_list = |outcome: &Result<Reply, RpcError>| matches!(outcome, Ok(Reply::List(_)));
+    let before = resident_bytes();
+    client
+        .send("late", Request::Spawn(params("late", &["true"])))
+        .expect("the server is there");
+    for n in 0..300 {
+        client.send(n, Request::List).expect("the server is there");
+    }
+    let mut answers = 0;
+    loop {
+        match next(&mut client) {
+            ServerMessage::Response { id, outcome } if id == Some("late".into()) => {
+                assert!(outcome.is_ok());
+                break;
+            }
+            ServerMessage::Response { outcome, .. } => answers += usize::from(is_list(&outcome)),
+            _ => {}
+        }
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 100 << 20, "{grown} bytes that nobody has received");
+    while answers < 300 {
+        if let ServerMessage::Response { outcome, .. } = next(&mut client) {
+            answers += usize::from(is_list(&outcome));
+        }
+    }
     drop(client);
     assert_eq!(ended(server), End::InputEnded);
 }
