@@ -269,13 +269,13 @@ export class Server {
     };
     const started = new Process(connection, [command, ...args], wanted);
     this.#live.set(handle, started);
-    this.#call("process/spawn", params).then(
-      (result) => started._started((result as { pid: number }).pid),
-      (error: Error) => {
+    this.#request("process/spawn", params, {
+      resolve: (result) => queueMicrotask(() => started._started((result as { pid: number }).pid)),
+      reject: (error) => {
         this.#live.delete(handle);
-        started._failed(error);
+        queueMicrotask(() => started._failed(error));
       },
-    );
+    });
     return started;
   }
 
@@ -296,19 +296,23 @@ export class Server {
   }
 
   #call(method: string, params: Record<string, unknown>): Promise<unknown> {
+    return new Promise((resolve, reject) => this.#request(method, params, { resolve, reject }));
+  }
+
+  #request(method: string, params: Record<string, unknown>, call: Call): void {
     if (this.#gone !== undefined || this.#closing) {
-      return Promise.reject(this.#gone ?? new ServerGone("the connection is closed"));
+      call.reject(this.#gone ?? new ServerGone("the connection is closed"));
+      return;
     }
     const id = ++this.#lastId;
     const line = `${JSON.stringify({ id, method, params })}\n`;
     if (line.length > this.#maxMessage / 4 && Buffer.byteLength(line) > this.#maxMessage) {
-      return Promise.reject(new RangeError(`a request is longer than the server's limit of ${this.#maxMessage} bytes`));
+      call.reject(new RangeError(`a request is longer than the server's limit of ${this.#maxMessage} bytes`));
+      return;
     }
-    return new Promise((resolve, reject) => {
-      this.#calls.set(id, { resolve, reject });
-      this.#input.write(line);
-      this.#flow();
-    });
+    this.#calls.set(id, call);
+    this.#input.write(line);
+    this.#flow();
   }
 
   /** Reads the connection, or does not. An answer that is waited for is read whatever lies unread. */
@@ -355,11 +359,13 @@ export class Server {
     const handle = String(params["processHandle"]);
     const running = this.#live.get(handle);
     if (running === undefined) return;
+    // A program is told everything in a microtask of its own: in the order of the messages, behind the
+    // promises of the answers before it, and what a listener throws keeps nobody else from being told.
     if (message.method === "process/outputDelta") {
-      running._output(params["stream"] === "stderr" ? "stderr" : "stdout", String(params["deltaBase64"]));
+      const stream = params["stream"] === "stderr" ? "stderr" : "stdout";
+      queueMicrotask(() => running._output(stream, String(params["deltaBase64"])));
     } else if (message.method === "process/exited") {
       this.#live.delete(handle);
-      // The promises of answers that came before this come first.
       queueMicrotask(() => running._exited(params as unknown as ExitedParams));
     }
   }
@@ -496,16 +502,17 @@ export class Process extends EventEmitter {
       stderrBytes: params.stderrBytes,
       drainTimedOut: params.outputDrainTimedOut,
     });
-    this.emit("exit", code, signal);
+    // Before "exit" is told, of which a listener may throw.
     const open = [this.#outputs.stdout, this.#outputs.stderr].filter((output) => output && !output.closed);
     let left = open.length;
-    if (left === 0) this.emit("close", code, signal);
+    if (left === 0) process.nextTick(() => this.emit("close", code, signal));
     for (const output of open) {
       output?.once("close", () => {
         left -= 1;
         if (left === 0) this.emit("close", code, signal);
       });
     }
+    this.emit("exit", code, signal);
   }
 
   /** @internal */

@@ -67,6 +67,12 @@ function pidOfServer(server: Server): number {
   return Number(readFileSync(`/proc/${server.pid}/task/${server.pid}/children`, "utf8").split(" ")[0]);
 }
 
+/** What waits for some requests, and then says all its messages in one piece. */
+function fake(requests: number, messages: object[]): string[] {
+  const script = `for i in $(seq ${requests}); do read line; done; printf '%s\\n' "$@"; read end`;
+  return ["sh", "-c", script, "sh", ...messages.map((message) => JSON.stringify(message))];
+}
+
 nodeTest("the example runs as it is", { timeout: PATIENCE }, async () => {
   const source = readFileSync(new URL("../src/procwire.ts", import.meta.url), "utf8");
   const example = source.match(/(?:^ \* {5}.*\n)+/m)?.[0].replaceAll(/^ \* {5}/gm, "") ?? "";
@@ -131,6 +137,50 @@ test("what runs can be listed", async (server) => {
   assert.equal(listed?.pid, child.pid);
   assert.deepEqual(listed?.command, ["sleep", "1000"]);
   assert.equal((await server.info).serverInfo.name, "procwire");
+});
+
+test("events come in the order of child_process", async (server) => {
+  const child = server.spawn("sh", ["-c", "echo out; exit 3"]);
+  const events: unknown[] = [];
+  child.on("spawn", () => events.push(`spawn ${typeof child.pid}`));
+  child.stdout.on("data", (chunk: Buffer) => events.push(`data ${chunk}`));
+  child.stdout.on("end", () => events.push("end"));
+  child.on("exit", (code) => events.push(`exit ${code}`));
+  child.on("close", (code) => events.push(`close ${code}`));
+  await once(child, "close");
+  assert.deepEqual(events, ["spawn number", "data out\n", "exit 3", "end", "close 3"]);
+});
+
+nodeTest("what a listener throws is thrown, and stops nothing else", { timeout: PATIENCE }, async () => {
+  const delta = (processHandle: string) => ({ method: "process/outputDelta", params: { processHandle, deltaBase64: "eA==" } });
+  const exited = (processHandle: string) => ({
+    method: "process/exited",
+    params: { processHandle, exitCode: 0, signal: null, usage: {} },
+  });
+  const command = fake(3, [
+    { id: 1, result: { limits: { maxMessageBytes: 1 << 20 } } },
+    { id: 3, result: { pid: 7 } },
+    { id: 5, result: { pid: 8 } },
+    delta("2"),
+    delta("4"),
+    exited("2"),
+    exited("4"),
+  ]);
+  const script = `import { Server } from ${JSON.stringify(new URL("./procwire.js", import.meta.url).href)};
+    process.on("uncaughtException", (error) => console.log(error.message));
+    const server = new Server(${JSON.stringify(command)});
+    let open = 2;
+    for (const name of ["a", "b"]) {
+      const fail = (event) => () => { throw new Error(event + " " + name); };
+      const child = server.spawn("x");
+      child.stdout.on("data", fail("data"));
+      for (const event of ["spawn", "exit"]) child.on(event, fail(event));
+      child.on("close", () => --open || server.close());
+    }`;
+  const { stdout } = await promisify(execFile)(process.execPath, ["--input-type=module", "-e", script], {
+    timeout: PATIENCE / 2,
+  });
+  assert.equal(stdout, "spawn a\nspawn b\ndata a\ndata b\nexit a\nexit b\n");
 });
 
 test("every byte comes back", async (server) => {
