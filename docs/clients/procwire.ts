@@ -398,7 +398,7 @@ interface ProcessEvents {
   error: [error: Error];
   /** It has ended; its streams may still hold output. */
   exit: [code: number | null, signal: string | null];
-  /** It has ended, and its output has been read. */
+  /** It has ended, and its output has been read. Follows an "error" as well, with the negative `errno` if it could not be started. */
   close: [code: number | null, signal: string | null];
 }
 
@@ -414,7 +414,7 @@ export class Process extends EventEmitter {
   /** How it ended. Rejects if it could not be started, or its server is gone. */
   readonly exited: Promise<Exit>;
   pid: number | undefined;
-  /** null while it runs, and if a signal has ended it. */
+  /** null while it runs, and if a signal has ended it; negative if it could not be started. */
   exitCode: number | null = null;
   signalCode: string | null = null;
   /** Whether a signal of ours has been sent. */
@@ -502,16 +502,7 @@ export class Process extends EventEmitter {
       stderrBytes: params.stderrBytes,
       drainTimedOut: params.outputDrainTimedOut,
     });
-    // Before "exit" is told, of which a listener may throw.
-    const open = [this.#outputs.stdout, this.#outputs.stderr].filter((output) => output && !output.closed);
-    let left = open.length;
-    if (left === 0) process.nextTick(() => this.emit("close", code, signal));
-    for (const output of open) {
-      output?.once("close", () => {
-        left -= 1;
-        if (left === 0) this.emit("close", code, signal);
-      });
-    }
+    this.#closeWhenRead();
     this.emit("exit", code, signal);
   }
 
@@ -523,12 +514,23 @@ export class Process extends EventEmitter {
       // Whoever reads gets to know that this is no end of file; but a stream that nobody listens to is silent.
       stream.destroy(stream.listenerCount("error") > 0 ? failure : undefined);
     }
+    if (failure instanceof SpawnError) this.exitCode = failure.errno;
+    this.#closeWhenRead();
     this.#reject(failure);
     // As with a child process, what nobody handles is thrown; once is enough.
     if (this.listenerCount("error") > 0) {
       this.exited.catch(() => {});
       this.emit("error", failure);
     }
+  }
+
+  /** Comes before "exit" and "error" are told, of which a listener may throw. */
+  #closeWhenRead(): void {
+    const close = (): boolean => this.emit("close", this.exitCode, this.signalCode);
+    const open = [this.#outputs.stdout, this.#outputs.stderr].filter((output) => output && !output.closed);
+    let left = open.length;
+    if (left === 0) process.nextTick(close);
+    for (const output of open) output?.once("close", () => --left === 0 && close());
   }
 
   /** What is left to be read grows no more, so it does not count any more. */

@@ -366,6 +366,22 @@ test("a program that is not there", async (server) => {
   assert.equal(await text(child.stdout).catch(() => "destroyed"), "destroyed");
 });
 
+test("'close' follows an error", async (server) => {
+  const told = async (child: Process): Promise<unknown[]> => {
+    const events: unknown[] = [];
+    child.on("error", (error) => events.push(error.name));
+    child.on("exit", () => events.push("exit"));
+    await new Promise<void>((resolve) => child.on("close", (...args) => resolve(void events.push(...args))));
+    return [...events, child.exitCode];
+  };
+  assert.deepEqual(await told(server.spawn("no-such-program", [], { stdin: "pipe" })), ["SpawnError", -2, null, -2]);
+  const running = server.spawn(...NEVER);
+  await once(running, "spawn");
+  process.kill(pidOfServer(server), "SIGKILL");
+  assert.deepEqual(await told(running), ["ServerGone", null, null, null]);
+  assert.deepEqual(await told(server.spawn("true", [], { stdout: "ignore" })), ["ServerGone", null, null, null]);
+});
+
 test("a program that cannot be run, and a directory that is not there", async (server) => {
   for (const tty of [false, true]) {
     await assert.rejects(server.spawn("/etc/passwd", [], { tty }).exited, { code: "EACCES", stage: "exec" });
