@@ -195,7 +195,7 @@ export class Server {
   #ending = false;
 
   /** Starts `command`, which speaks the protocol on its stdin and stdout: a shell's, or a program with its arguments. */
-  constructor(command: string | readonly string[] = process.env["PROCWIRE"] || "procwire", options: ServerOptions = {}) {
+  constructor(command: string | readonly string[] = process.env["PROCWIRE"] || ["procwire"], options: ServerOptions = {}) {
     const [program = "", ...args] = typeof command === "string" ? ["/bin/sh", "-c", `exec ${command}`] : command;
     this.#maxUnread = options.maxUnread ?? UNREAD;
     const child = spawnChild(program, args, {
@@ -510,7 +510,9 @@ export class Process extends EventEmitter {
   _failed(error: Error): void {
     const failure = error instanceof RpcError && isSpawnFailure(error.data) ? new SpawnError(error.message, error.data) : error;
     this.#finish();
-    for (const stream of [this.stdin, this.stdout, this.stderr]) {
+    // Whoever writes gets to know by "error" of the program: what is piped in listens, but does not handle.
+    this.stdin.destroy();
+    for (const stream of [this.stdout, this.stderr]) {
       // Whoever reads gets to know that this is no end of file; but a stream that nobody listens to is silent.
       stream.destroy(stream.listenerCount("error") > 0 ? failure : undefined);
     }

@@ -11,15 +11,16 @@ const size = (): Size => ({ rows: screen.rows || 24, cols: screen.columns || 80 
 
 const shell = server.spawn("sh", ["-i"], { tty: true, size: size(), env: { TERM: process.env["TERM"] ?? "dumb" } });
 shell.on("error", (error) => console.error(error.message));
+process.exitCode = 1; // Unless the shell says better
+shell.on("exit", (code) => (process.exitCode = code ?? 1));
 
 if (process.stdin.isTTY) process.stdin.setRawMode(true); // Ctrl-C is for the shell, too
 process.stdin.pipe(shell.stdin);
 shell.stdout.pipe(screen, { end: false });
-screen.on("resize", () => shell.resize(screen.rows, screen.columns));
+screen.on("resize", () => shell.resize(screen.rows, screen.columns).catch(() => {})); // It may be over
 
-shell.on("close", async (code) => {
+shell.on("close", async () => {
   if (process.stdin.isTTY) process.stdin.setRawMode(false);
   process.stdin.destroy();
   await server.close();
-  process.exitCode = code ?? 1;
 });

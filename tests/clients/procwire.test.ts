@@ -7,7 +7,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { test as nodeTest } from "node:test";
-import { Readable } from "node:stream";
+import { PassThrough, Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
@@ -62,9 +62,13 @@ function isAlive(pid: number | undefined): boolean {
   }
 }
 
+function firstChild(pid: number | undefined): number {
+  return Number(readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ")[0]);
+}
+
 /** The process below the guard. */
 function pidOfServer(server: Server): number {
-  return Number(readFileSync(`/proc/${server.pid}/task/${server.pid}/children`, "utf8").split(" ")[0]);
+  return firstChild(server.pid);
 }
 
 /** What waits for some requests, and then says all its messages in one piece. */
@@ -382,6 +386,24 @@ test("'close' follows an error", async (server) => {
   assert.deepEqual(await told(server.spawn("true", [], { stdout: "ignore" })), ["ServerGone", null, null, null]);
 });
 
+test("what is piped into a program that fails is no second error", async (server) => {
+  const fails = async (child: Process): Promise<string> => {
+    // Written in part, and never ended.
+    const source = new PassThrough();
+    source.write(Buffer.alloc(1 << 20));
+    source.pipe(child.stdin);
+    const [error] = await new Promise<[Error]>((resolve) => child.on("error", (...args) => resolve(args)));
+    if (!child.stdin.closed) await once(child.stdin, "close");
+    assert.equal(child.stdin.errored, null);
+    return error.name;
+  };
+  assert.equal(await fails(server.spawn("no-such-program", [], { stdin: "pipe" })), "SpawnError");
+  const failure = fails(server.spawn(...NEVER, { stdin: "pipe" }));
+  assert.equal((await server.list()).length, 1);
+  process.kill(pidOfServer(server), "SIGKILL");
+  assert.equal(await failure, "ServerGone");
+});
+
 test("a program that cannot be run, and a directory that is not there", async (server) => {
   for (const tty of [false, true]) {
     await assert.rejects(server.spawn("/etc/passwd", [], { tty }).exited, { code: "EACCES", stage: "exec" });
@@ -472,4 +494,24 @@ test("detached programs outlive the connection", async (server) => {
   await server.close();
   assert.ok(isAlive(child.pid) && existsSync(`/proc/${child.pid}`));
   process.kill(child.pid ?? 0, "SIGKILL");
+});
+
+test("the shell of the examples says why it ends, and leaves the terminal as it was", async (server) => {
+  const example = new URL("./examples/shell.js", import.meta.url).pathname;
+  const shell = (...command: string[]): Process =>
+    server.spawn("sh", ["-c", 'stty -g; "$@"; echo "code $?"; stty -g', "sh", process.execPath, example, ...command], {
+      tty: true,
+      env: { PS1: "%" },
+    });
+  const missing = await text(shell("/no/such/server").stdout);
+  assert.match(missing, /^(\S+)\r\nspawn \/no\/such\/server ENOENT\r\ncode 1\r\n\1\r\n$/);
+
+  const running = shell();
+  let seen = "";
+  running.stdout.setEncoding("latin1").on("data", (chunk: string) => (seen += chunk));
+  await until("the shell is there", () => seen.endsWith("%"));
+  const guard = firstChild(firstChild(running.pid));
+  process.kill(firstChild(guard), "SIGKILL");
+  await running.exited;
+  assert.match(seen, /^(\S+)\r\n%the server has ended with \w+\r\ncode 1\r\n\1\r\n$/);
 });
