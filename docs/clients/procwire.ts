@@ -261,6 +261,8 @@ export class Server {
 
     const wanted = { stdin: stdin === "pipe", stdout: options.stdout !== "ignore", stderr: !tty && options.stderr !== "ignore" };
     const connection: Connection = {
+      // In base64, with some room for what is around it.
+      chunk: () => Math.min(CHUNK, this.#maxMessage >> 1),
       call: (method, more) => this.#call(method, { processHandle: handle, ...more }),
       changeUnread: (bytes) => {
         this.#unread += bytes;
@@ -343,11 +345,12 @@ export class Server {
       message = JSON.parse(line) as Message;
       if (message === null || typeof message !== "object") throw new SyntaxError("not an object");
     } catch {
-      this.#end(`it said what is no message of the protocol: ${JSON.stringify(line.slice(0, 200))}`);
-      this.#child.kill();
+      this.#break(`it said what is no message of the protocol: ${JSON.stringify(line.slice(0, 200))}`);
       return;
     }
     if (message.method === undefined) {
+      // It could not read a request, and whose that was nobody knows.
+      if (message.error !== undefined && message.id === null) this.#break(`the server says: ${message.error.message}`);
       const call = this.#calls.get(message.id ?? 0);
       if (call === undefined) return;
       this.#calls.delete(message.id ?? 0);
@@ -370,6 +373,11 @@ export class Server {
     }
   }
 
+  #break(reason: string): void {
+    this.#end(reason);
+    this.#child.kill();
+  }
+
   #end(reason: string): void {
     if (this.#gone !== undefined) return;
     const gone = new ServerGone(this.#closing ? "the connection is closed" : reason);
@@ -387,6 +395,8 @@ export class Server {
 
 /** What a program has of its server. */
 interface Connection {
+  /** How many bytes one write may carry. */
+  chunk(): number;
   call(method: string, params: Record<string, unknown>): Promise<unknown>;
   changeUnread(bytes: number): void;
 }
@@ -637,8 +647,9 @@ class Input extends Writable {
   }
 
   async #send(bytes: Buffer): Promise<void> {
-    for (let start = 0; start < bytes.length; start += CHUNK) {
-      await this.#call({ deltaBase64: bytes.subarray(start, start + CHUNK).toString("base64") });
+    for (let start = 0, end; start < bytes.length; start = end) {
+      end = start + this.#connection.chunk();
+      await this.#call({ deltaBase64: bytes.subarray(start, end).toString("base64") });
     }
   }
 

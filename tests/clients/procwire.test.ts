@@ -471,6 +471,30 @@ nodeTest("what is no server is noticed", { timeout: PATIENCE }, async () => {
   }
 });
 
+const STRICT = `${process.env["PROCWIRE"]} --max-message-bytes 10000`;
+
+nodeTest("a server that takes short messages only", { timeout: PATIENCE }, async () => {
+  const server = new Server(STRICT);
+  assert.equal((await server.info).limits.maxMessageBytes, 10_000);
+  const child = server.spawn("wc", ["-c"], { stdin: "pipe" });
+  child.stdin.end(Buffer.alloc(300_000));
+  assert.equal(Number(await text(child.stdout)), 300_000);
+  await assert.rejects(server.spawn("echo", ["x".repeat(10_000)]).exited, /limit of 10000 bytes/);
+  assert.equal(await text(server.spawn("echo", ["x"]).stdout), "x\n");
+  await server.close();
+});
+
+nodeTest("an answer without an id ends the connection", { timeout: PATIENCE }, async () => {
+  // Sent before the limit is known.
+  const server = new Server(STRICT);
+  const refused = server.spawn("echo", ["x".repeat(10_000)]);
+  const said = (error: unknown): boolean => error instanceof ServerGone && /limit of 10000 bytes/.test(error.message);
+  await assert.rejects(refused.exited, said);
+  await assert.rejects(server.list(), said);
+  assert.equal(await server.ended, true);
+  await server.close();
+});
+
 nodeTest("any command may lead to the server", { timeout: PATIENCE }, async () => {
   const server = new Server(["sh", "-c", `exec ${process.env["PROCWIRE"]}`]);
   assert.equal(await text(server.spawn("echo", ["x"]).stdout), "x\n");
