@@ -97,10 +97,10 @@ export interface Listed {
   stdinPendingBytes: number;
 }
 
-/** What the server says about itself. */
+/** What the server says about itself. A codex app-server says neither. */
 export interface Info {
-  serverInfo: { name: string; version: string };
-  limits: { maxMessageBytes: number } & Record<string, unknown>;
+  serverInfo?: { name: string; version: string };
+  limits?: { maxMessageBytes: number } & Record<string, unknown>;
 }
 
 /** The server has refused a request. */
@@ -172,6 +172,18 @@ interface ExitedParams {
   outputDrainTimedOut: boolean;
 }
 
+/** For a codex app-server, which tells the code alone. */
+const UNTOLD: Omit<ExitedParams, "exitCode"> = {
+  signal: null,
+  coreDumped: false,
+  timedOut: false,
+  durationMs: 0,
+  usage: { userMs: 0, systemMs: 0, maxRssBytes: 0 },
+  stdoutBytes: 0,
+  stderrBytes: 0,
+  outputDrainTimedOut: false,
+};
+
 /** A procwire server and the connection to it. */
 export class Server {
   /** What the server says about itself, its limits for one. Rejects if it is no server. */
@@ -225,7 +237,7 @@ export class Server {
     this.info = this.#call("initialize", { clientInfo: { name: "procwire.ts", version: "1" } }) as Promise<Info>;
     this.info.then(
       (info) => {
-        this.#maxMessage = info.limits.maxMessageBytes;
+        this.#maxMessage = info?.limits?.maxMessageBytes ?? this.#maxMessage;
       },
       () => {}, // Whoever uses the server gets to know.
     );
@@ -272,7 +284,7 @@ export class Server {
     const started = new Process(connection, [command, ...args], wanted);
     this.#live.set(handle, started);
     this.#request("process/spawn", params, {
-      resolve: (result) => queueMicrotask(() => started._started((result as { pid: number }).pid)),
+      resolve: (result) => queueMicrotask(() => started._started((result as { pid?: number } | null)?.pid)),
       reject: (error) => {
         this.#live.delete(handle);
         queueMicrotask(() => started._failed(error));
@@ -369,7 +381,7 @@ export class Server {
       queueMicrotask(() => running._output(stream, String(params["deltaBase64"])));
     } else if (message.method === "process/exited") {
       this.#live.delete(handle);
-      queueMicrotask(() => running._exited(params as unknown as ExitedParams));
+      queueMicrotask(() => running._exited({ ...UNTOLD, ...(params as unknown as ExitedParams) }));
     }
   }
 
@@ -408,7 +420,7 @@ interface ProcessEvents {
   error: [error: Error];
   /** It has ended; its streams may still hold output. */
   exit: [code: number | null, signal: string | null];
-  /** It has ended, and its output has been read. Follows an "error" as well, with the negative `errno` if it could not be started. */
+  /** It has ended, and its output has been read. Follows "error" too; `code` is its `errno` if it could not be started. */
   close: [code: number | null, signal: string | null];
 }
 
@@ -479,7 +491,7 @@ export class Process extends EventEmitter {
   }
 
   /** @internal */
-  _started(pid: number): void {
+  _started(pid: number | undefined): void {
     this.pid = pid;
     this.emit("spawn");
   }

@@ -140,7 +140,7 @@ test("what runs can be listed", async (server) => {
   const [listed] = await server.list();
   assert.equal(listed?.pid, child.pid);
   assert.deepEqual(listed?.command, ["sleep", "1000"]);
-  assert.equal((await server.info).serverInfo.name, "procwire");
+  assert.equal((await server.info).serverInfo?.name, "procwire");
 });
 
 test("events come in the order of child_process", async (server) => {
@@ -475,7 +475,7 @@ const STRICT = `${process.env["PROCWIRE"]} --max-message-bytes 10000`;
 
 nodeTest("a server that takes short messages only", { timeout: PATIENCE }, async () => {
   const server = new Server(STRICT);
-  assert.equal((await server.info).limits.maxMessageBytes, 10_000);
+  assert.equal((await server.info).limits?.maxMessageBytes, 10_000);
   const child = server.spawn("wc", ["-c"], { stdin: "pipe" });
   child.stdin.end(Buffer.alloc(300_000));
   assert.equal(Number(await text(child.stdout)), 300_000);
@@ -492,6 +492,23 @@ nodeTest("an answer without an id ends the connection", { timeout: PATIENCE }, a
   await assert.rejects(refused.exited, said);
   await assert.rejects(server.list(), said);
   assert.equal(await server.ended, true);
+  await server.close();
+});
+
+nodeTest("a server that says less than procwire does", { timeout: PATIENCE }, async () => {
+  const server = new Server(
+    fake(2, [
+      { id: 1, result: { userAgent: "codex" } },
+      { id: 3, result: {} },
+      { method: "process/outputDelta", params: { processHandle: "2", stream: "stdout", deltaBase64: "eA==", capReached: false } },
+      { method: "process/exited", params: { processHandle: "2", exitCode: 3, stdout: "", stderr: "" } },
+    ]),
+  );
+  const child = server.spawn("x");
+  assert.equal(await text(child.stdout), "x");
+  const { code, signal, userMs } = await child.exited;
+  assert.deepEqual([child.pid, code, signal, userMs], [undefined, 3, null, 0]);
+  assert.equal((await server.info).limits, undefined);
   await server.close();
 });
 
