@@ -43,7 +43,7 @@ export interface SpawnOptions {
   cwd?: string;
   /** Laid over the server's environment; null and undefined remove a variable. */
   env?: Record<string, string | null | undefined>;
-  /** "ignore" if left out, and "pipe" with `tty`. */
+  /** "pipe" if left out: a program that reads to the end of its input waits for `stdin.end()`. */
   stdin?: "pipe" | "ignore";
   /** "pipe" if left out. */
   stdout?: "pipe" | "ignore";
@@ -251,7 +251,7 @@ export class Server {
   /** Starts a program. Returns at once; "spawn" or "error" follows, as with a child process. */
   spawn(command: string, args: readonly string[] = [], options: SpawnOptions = {}): Process {
     const tty = options.tty ?? false;
-    const stdin = options.stdin ?? (tty ? "pipe" : "ignore");
+    const stdin = options.stdin ?? "pipe";
     const handle = String(++this.#lastId);
     const silent = options.stdout === "ignore" && (tty || options.stderr === "ignore");
     const params: Record<string, unknown> = {
@@ -427,7 +427,7 @@ interface ProcessEvents {
 /** A program that has been started; in use like a `ChildProcess`. */
 export class Process extends EventEmitter {
   readonly spawnargs: readonly string[];
-  /** Writes wait until the program has read enough. Ended from the start without `stdin: "pipe"`. */
+  /** Writes wait until the program has read enough. Ended from the start with `stdin: "ignore"`. */
   readonly stdin: Writable;
   /** At its end at once with `stdout: "ignore"`. */
   readonly stdout: Readable;

@@ -189,7 +189,7 @@ nodeTest("what a listener throws is thrown, and stops nothing else", { timeout: 
 
 test("every byte comes back", async (server) => {
   const data = Buffer.from(Array.from({ length: 256 * 17 }, (_, index) => index % 256));
-  const child = server.spawn("cat", [], { stdin: "pipe" });
+  const child = server.spawn("cat");
   child.stdin.end(data);
   assert.ok((await bytes(child.stdout)).equals(data));
 });
@@ -287,7 +287,7 @@ test("ending stdin is the end of file", async (server) => {
 });
 
 test("without a pipe stdin is empty", async (server) => {
-  assert.equal((await text(server.spawn("wc", ["-c"]).stdout)).trim(), "0");
+  assert.equal((await text(server.spawn("wc", ["-c"], { stdin: "ignore" }).stdout)).trim(), "0");
 });
 
 test("writing to a program that has ended is a broken pipe", async (server) => {
