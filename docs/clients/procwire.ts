@@ -23,6 +23,9 @@ const CHUNK = 256 * 1024;
 /** What may lie unread in the streams of running programs before the connection is read no further. */
 const UNREAD = 64 * 1024 * 1024;
 
+/** How many milliseconds are left for the rest when a server has exited, or has closed its output. */
+const REST = 2_000;
+
 export interface ServerOptions {
   /** The directory of the server's process. */
   cwd?: string;
@@ -220,9 +223,20 @@ export class Server {
     this.#output = child.stdout;
     child.stdin.on("error", () => {}); // The end of its output says the same.
     child.stdout.on("data", (chunk: Buffer) => this.#read(chunk));
-    child.on("exit", () => {
+    // Usually both come together, and "close" at once. But something else may hold its output open, and
+    // a server that lives on without one is of no use.
+    let timer: NodeJS.Timeout | undefined;
+    const end = (reason: string): void => {
+      timer ??= setTimeout(() => {
+        this.#break(reason);
+        child.stdout.destroy();
+      }, REST);
+    };
+    child.stdout.on("end", () => end("the server has closed its output"));
+    child.on("exit", (code, signal) => {
       this.#ending = true;
       this.#flow();
+      end(`the server has ended with ${signal ?? code}`);
     });
     this.ended = new Promise((resolve) => {
       child.on("error", (error) => {
@@ -230,6 +244,7 @@ export class Server {
         resolve(true);
       });
       child.on("close", (code, signal) => {
+        clearTimeout(timer);
         this.#end(`the server has ended with ${signal ?? code}`);
         resolve(true);
       });

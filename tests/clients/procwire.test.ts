@@ -512,6 +512,25 @@ nodeTest("a server that says less than procwire does", { timeout: PATIENCE }, as
   await server.close();
 });
 
+nodeTest("a server without an output is gone, though it lives", { timeout: PATIENCE }, async () => {
+  const server = new Server(["sh", "-c", "exec >&-; exec sleep 1000"]);
+  const child = server.spawn("true");
+  await assert.rejects(server.list(), { name: "ServerGone", message: "the server has closed its output" });
+  await assert.rejects(child.exited, ServerGone);
+  await server.close();
+  assert.equal(isAlive(server.pid), false);
+});
+
+nodeTest("a server that has ended is gone, though something holds its output", { timeout: PATIENCE }, async () => {
+  const command = ["sh", "-c", `tail --pid=${process.pid} -f /dev/null & read line; read line; exit 3`];
+  const server = new Server(command, { stderr: "ignore" });
+  await assert.rejects(server.list(), { name: "ServerGone", message: "the server has ended with 3" });
+  await server.close();
+  const closed = new Server(command, { stderr: "ignore" });
+  await closed.close();
+  await assert.rejects(closed.info, { message: "the connection is closed" });
+});
+
 nodeTest("any command may lead to the server", { timeout: PATIENCE }, async () => {
   const server = new Server(["sh", "-c", `exec ${process.env["PROCWIRE"]}`]);
   assert.equal(await text(server.spawn("echo", ["x"]).stdout), "x\n");
