@@ -289,7 +289,7 @@ export class Server {
     const wanted = { stdin: stdin === "pipe", stdout: options.stdout !== "ignore", stderr: !tty && options.stderr !== "ignore" };
     const connection: Connection = {
       // In base64, with some room for what is around it.
-      chunk: () => Math.min(CHUNK, this.#maxMessage >> 1),
+      chunk: () => Math.min(CHUNK, Math.floor(this.#maxMessage / 2)),
       call: (method, more) => this.#call(method, { processHandle: handle, ...more }),
       changeUnread: (bytes) => {
         this.#unread += bytes;

@@ -484,6 +484,15 @@ nodeTest("a server that takes short messages only", { timeout: PATIENCE }, async
   await server.close();
 });
 
+nodeTest("a server that takes messages of gigabytes", { timeout: PATIENCE }, async () => {
+  const server = new Server(`${process.env["PROCWIRE"]} --max-message-bytes ${2 ** 32}`);
+  await server.info;
+  const child = server.spawn("wc", ["-c"]);
+  child.stdin.end(Buffer.alloc(300_000));
+  assert.equal(Number(await text(child.stdout)), 300_000);
+  await server.close();
+});
+
 nodeTest("an answer without an id ends the connection", { timeout: PATIENCE }, async () => {
   // Sent before the limit is known.
   const server = new Server(STRICT);
