@@ -66,9 +66,10 @@ def shell():
                 process.stdin.flush()
                 seen = until(process.stdout, r"\d+ \d+\r+\n% $")
             # Ctrl-C is for what runs in the shell, and leaves the shell.
-            process.stdin.write(b"sleep 1000\r")
+            process.stdin.write(b"sh -c 'echo sl''eeping; exec sleep 1000'\r")
             process.stdin.flush()
-            until(process.stdout, "sleep 1000\r+\n")
+            # Not what was typed: it runs.
+            until(process.stdout, "sleeping\r+\n")
             process.stdin.write(b"\x03")
             process.stdin.flush()
             until(process.stdout, "% $")
