@@ -7,7 +7,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::mem::{MaybeUninit, offset_of};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
@@ -492,8 +492,8 @@ mod process_wide {
             let bytes = info.get(offset..offset + 4).filter(|_| n == info.len())?;
             Some(u32::from_ne_bytes(bytes.try_into().ok()?).cast_signed())
         };
-        let number = member(offset_of!(libc::signalfd_siginfo, ssi_signo))?;
-        let code = member(offset_of!(libc::signalfd_siginfo, ssi_code))?;
+        let number = member(std::mem::offset_of!(libc::signalfd_siginfo, ssi_signo))?;
+        let code = member(std::mem::offset_of!(libc::signalfd_siginfo, ssi_code))?;
         Some((number, code == libc::SI_KERNEL))
     }
 
