@@ -9,9 +9,10 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::process::Child;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::protocol::Usage;
 
@@ -241,6 +242,24 @@ pub(crate) fn poll(interests: &mut [Interest], timeout: Option<Duration>) -> io:
         }
         Err(e) => Err(e),
     }
+}
+
+/// Waits until `fd` can be read, but not past `deadline`; whether it can.
+pub(crate) fn readable_by(fd: &OwnedFd, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut interest = [Interest::read(fd.as_raw_fd())];
+        poll(&mut interest, Some(left))?;
+        if interest[0].readable() || left.is_zero() {
+            return Ok(interest[0].readable());
+        }
+    }
+}
+
+/// Waits until a child that nobody has waited for has ended, but not past `deadline`; whether it has.
+pub(crate) fn ends_by(child: &Child, deadline: Instant) -> io::Result<bool> {
+    let pid = Pid::try_from(child.id()).map_err(io::Error::other)?;
+    readable_by(&pidfd_open(pid)?, deadline)
 }
 
 /// Whether the other end of `fd` is gone.

@@ -33,7 +33,7 @@ use serde_json::Value;
 
 use crate::framing::{Frame, Frames};
 use crate::protocol::notification;
-use crate::sys::{self, Interest, Pid};
+use crate::sys::{self, Interest};
 
 /// Stands for any value.
 const ANY: &str = "{...}";
@@ -362,19 +362,7 @@ impl Conversation {
 
     /// Waits until the server itself has ended, and not just its output; whether it has in time.
     fn has_ended(&self, deadline: Instant) -> bool {
-        let Ok(pidfd) = sys::pidfd_open(Pid::try_from(self.server.id()).unwrap_or(Pid::MAX)) else {
-            return false;
-        };
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let mut interest = [Interest::read(pidfd.as_raw_fd())];
-            if sys::poll(&mut interest, Some(left)).is_ok() && interest[0].readable() {
-                return true;
-            }
-            if left.is_zero() {
-                return false;
-            }
-        }
+        sys::ends_by(&self.server, deadline).unwrap_or(false)
     }
 
     fn expect(&mut self, expected: &Value) -> Result<(), String> {

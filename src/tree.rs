@@ -19,13 +19,13 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::sys::{self, Interest, Pid};
+use crate::sys::{self, Pid};
 
 /// Rounds of freezing and looking; each finds what the last one's newcomers had started meanwhile.
 const ROUNDS: usize = 32;
@@ -325,13 +325,7 @@ fn signal_all(held: &[Held], signal: libc::c_int) {
 /// been sent SIGKILL.
 pub(crate) fn wait_for_death(killed: &[Held], deadline: Instant) {
     for process in killed {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let mut interest = [Interest::read(process.0.as_raw_fd())];
-            if sys::poll(&mut interest, Some(left)).is_err() || interest[0].readable() || left.is_zero() {
-                break;
-            }
-        }
+        let _ = sys::readable_by(&process.0, deadline);
     }
 }
 

@@ -6,12 +6,11 @@
 //! [`Spawn::wait_when_unread`](super::Spawn::wait_when_unread).
 
 use std::collections::HashMap;
-use std::io::{self, Read};
-use std::os::fd::AsRawFd;
+use std::io::Read;
 use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -21,7 +20,7 @@ use crate::connection::ClientReceiver;
 use crate::framing::{Frame, Frames};
 use crate::message;
 use crate::protocol::{Reply, RequestId, RpcError, ServerMessage, code};
-use crate::sys::{self, Interest, Pid};
+use crate::sys;
 
 /// How much of a line that is no message is shown.
 const SHOWN: usize = 200;
@@ -76,7 +75,8 @@ impl Server {
                 Err(_) => Some("the server has panicked".to_owned()),
             },
             Server::Child { mut child, name } => {
-                let stays = !lost && !ends_within(GOING, &child);
+                // Where this cannot be known, it is waited for.
+                let stays = !lost && !sys::ends_by(&child, Instant::now() + GOING).unwrap_or(true);
                 if lost || stays {
                     // Fails only for one that has ended already.
                     let _ = child.kill();
@@ -89,28 +89,6 @@ impl Server {
                 }
             }
             Server::Elsewhere => None,
-        }
-    }
-}
-
-/// Whether the child ends by then; it has not been waited for.
-fn ends_within(patience: Duration, child: &Child) -> bool {
-    let Ok(pidfd) = Pid::try_from(child.id())
-        .map_err(io::Error::other)
-        .and_then(sys::pidfd_open)
-    else {
-        // Where this cannot be known, it is waited for.
-        return true;
-    };
-    let deadline = Instant::now() + patience;
-    let mut interest = [Interest::read(pidfd.as_raw_fd())];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if sys::poll(&mut interest, Some(left)).is_err() || interest[0].readable() {
-            return true;
-        }
-        if left.is_zero() {
-            return false;
         }
     }
 }
