@@ -279,15 +279,13 @@ impl Shared {
 
 /// What one process of a list holds.
 fn weight_in_list(process: &ProcessInfo) -> usize {
-    let strings = |strings: &[String]| {
-        strings
-            .iter()
-            .map(|s| size_of::<String>() + s.len())
-            .sum::<usize>()
-    };
     256 + process.process_handle.len()
-        + strings(&process.command)
+        + weight_of_strings(&process.command)
         + process.cwd.as_ref().map_or(0, String::len)
+}
+
+pub(crate) fn weight_of_strings(strings: &[String]) -> usize {
+    strings.iter().map(|s| size_of::<String>() + s.len()).sum()
 }
 
 /// A message with what it holds, which is given back when this is dropped.

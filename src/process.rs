@@ -31,7 +31,7 @@ use crate::protocol::{
 use crate::pty::Terminal;
 use crate::signal;
 use crate::spawn::{self, Channels, Child, Environment, Nursery};
-use crate::stdin::Stdin;
+use crate::stdin::{Stdin, unanswered_cost};
 use crate::sys::{self, EventFd, Interest, Pid, Status};
 use crate::tree::{self, Camera, Held};
 
@@ -92,6 +92,20 @@ pub(crate) struct Vitals {
     pub(crate) stdin_pending: Arc<AtomicU64>,
     /// What the writes that are not answered yet count; the dispatcher adds, the process's thread subtracts.
     pub(crate) stdin_unanswered: Arc<AtomicUsize>,
+}
+
+impl Vitals {
+    /// Counts a write of so many bytes that is accepted; [`Stdin`] takes it off the counts again.
+    pub(crate) fn count_write(&self, id: &RequestId, bytes: usize) {
+        self.stdin_pending.fetch_add(bytes as u64, Relaxed);
+        self.stdin_unanswered.fetch_add(unanswered_cost(id), Relaxed);
+    }
+
+    /// Takes back a [`count_write`](Self::count_write) that came to nothing.
+    pub(crate) fn uncount_write(&self, id: &RequestId, bytes: usize) {
+        self.stdin_pending.fetch_sub(bytes as u64, Relaxed);
+        self.stdin_unanswered.fetch_sub(unanswered_cost(id), Relaxed);
+    }
 }
 
 /// What all processes of a server share.

@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never, select, 
 use crate::connection::{Connection, INBOX, Io};
 use crate::error::Error;
 use crate::message::ClientMessage;
-use crate::outbox::{CHUNK, MAX_IN_FLIGHT, Notice, Outbox, outbox};
+use crate::outbox::{CHUNK, MAX_IN_FLIGHT, Notice, Outbox, outbox, weight_of_strings};
 use crate::output::BUSY_PIPES;
 use crate::process::{self, Command, Common, DRAIN, ProcessEvent, Start, Vitals};
 use crate::protocol::{
@@ -493,12 +493,8 @@ impl Dispatcher {
                     self.outbox.answer(Some(id), Err(error));
                     return;
                 }
-                let bytes = write.delta.as_ref().map_or(0, Vec::len) as u64;
-                entry.vitals.stdin_pending.fetch_add(bytes, Relaxed);
-                entry
-                    .vitals
-                    .stdin_unanswered
-                    .fetch_add(unanswered_cost(&id), Relaxed);
+                let bytes = write.delta.as_ref().map_or(0, Vec::len);
+                entry.vitals.count_write(&id, bytes);
             }
             let bytes = weight(&id, &request);
             backlog.bytes += bytes;
@@ -652,7 +648,7 @@ impl Dispatcher {
             ));
         }
         let entry = self.entry(&params.process_handle)?;
-        let bytes = params.delta.as_ref().map_or(0, Vec::len) as u64;
+        let bytes = params.delta.as_ref().map_or(0, Vec::len);
         let refused = if !(entry.params.stream_stdin || entry.params.tty) {
             Some(RpcError::invalid_request(
                 "stdin streaming is not enabled for this process: spawn it with streamStdin",
@@ -664,20 +660,12 @@ impl Dispatcher {
         };
         if let Some(error) = refused {
             if counted {
-                entry.vitals.stdin_pending.fetch_sub(bytes, Relaxed);
-                entry
-                    .vitals
-                    .stdin_unanswered
-                    .fetch_sub(unanswered_cost(id), Relaxed);
+                entry.vitals.uncount_write(id, bytes);
             }
             return Err(error);
         }
         if !counted {
-            entry.vitals.stdin_pending.fetch_add(bytes, Relaxed);
-            entry
-                .vitals
-                .stdin_unanswered
-                .fetch_add(unanswered_cost(id), Relaxed);
+            entry.vitals.count_write(id, bytes);
         }
         entry.command(Command::Write {
             id: id.clone(),
@@ -764,8 +752,7 @@ impl Dispatcher {
                     return;
                 };
                 let backlog = entry.starting.take().unwrap_or_default();
-                self.waiting -= backlog.bytes;
-                self.catch_up(backlog.requests, true);
+                self.catch_up(backlog, true);
                 self.spawn_settled(serial);
             }
             ProcessEvent::Failed { serial } => self.failed(serial),
@@ -811,9 +798,7 @@ impl Dispatcher {
     fn failed(&mut self, serial: u64) {
         let Some(entry) = self.remove(serial) else { return };
         self.outbox.retract();
-        let backlog = entry.starting.unwrap_or_default();
-        self.waiting -= backlog.bytes;
-        self.catch_up(backlog.requests, false);
+        self.catch_up(entry.starting.unwrap_or_default(), false);
         // A spawn that waited behind this one was sent before the lists that wait, too.
         let handle = entry.params.process_handle.as_str();
         if let Some(next) = self.table.get(handle).map(|e| e.serial) {
@@ -826,8 +811,9 @@ impl Dispatcher {
 
     /// Does what was asked of a handle while its process was being started. The process may have
     /// failed to start, and then the next spawn in the backlog may take the handle over.
-    fn catch_up(&mut self, backlog: VecDeque<(RequestId, Request)>, counted: bool) {
-        for (id, request) in backlog {
+    fn catch_up(&mut self, backlog: Backlog, counted: bool) {
+        self.waiting -= backlog.bytes;
+        for (id, request) in backlog.requests {
             match request {
                 Request::WriteStdin(params) if counted => {
                     if let Err(error) = self.write_stdin(&id, params, true) {
@@ -907,14 +893,16 @@ fn weight(id: &RequestId, request: &Request) -> usize {
 }
 
 fn weight_of_spawn(params: &SpawnParams) -> usize {
-    let command = params.command.iter().map(|a| size_of::<String>() + a.len());
     let env =
         params.env.iter().flatten().map(|(name, value)| {
             2 * size_of::<String>() + name.len() + value.as_ref().map_or(0, String::len)
         });
     // The table has the handle once more.
     let handle = 2 * params.process_handle.len();
-    handle + params.cwd.as_ref().map_or(0, String::len) + command.sum::<usize>() + env.sum::<usize>()
+    handle
+        + params.cwd.as_ref().map_or(0, String::len)
+        + weight_of_strings(&params.command)
+        + env.sum::<usize>()
 }
 
 /// Refuses a write that would leave too much pending. A client that awaits its answers never has

@@ -704,12 +704,12 @@ impl Events {
     }
 
     fn take(&mut self, deadline: Option<Instant>) -> Option<io::Result<Option<Event>>> {
-        let stdout = self.stdout.as_ref().map(|_| Stream::Stdout);
-        let stderr = self.stderr.as_ref().map(|_| Stream::Stderr);
-        let streams: Vec<Stream> = stdout.into_iter().chain(stderr).collect();
         if self.over {
             return Some(Ok(None));
         }
+        let stdout = self.stdout.as_ref().map(|_| Stream::Stdout);
+        let stderr = self.stderr.as_ref().map(|_| Stream::Stderr);
+        let streams: Vec<Stream> = stdout.into_iter().chain(stderr).collect();
         let event = self.shared.next(&streams, deadline);
         if let Some(Err(error)) = &event {
             // Behind output that was lost there may be more.
