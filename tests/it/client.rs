@@ -50,13 +50,25 @@ fn launched() -> Client {
     Client::launch(binary()).expect("the binary starts")
 }
 
+/// A server that a shell makes up.
+fn shell(script: &str) -> Client {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]);
+    Client::launch(command).expect("it starts")
+}
+
 fn over_a_socket() -> Client {
+    served(Shut)
+}
+
+/// A client of a server at the other end of a socket, to which it writes by way of `writer`.
+fn served<W: Write + Send + 'static>(writer: impl FnOnce(UnixStream) -> W) -> Client {
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
     let input = theirs.try_clone().expect("a descriptor");
     // The thread ends with the connection.
     thread::spawn(move || procwire::serve(Connection::from_io(input, theirs), Config::default()));
     let reader = ours.try_clone().expect("a descriptor");
-    Client::over(reader, Shut(ours)).expect("threads can be started")
+    Client::over(reader, writer(ours)).expect("threads can be started")
 }
 
 /// Ends the server's input when it is dropped.
@@ -454,26 +466,16 @@ fn a_lost_server_ends_everything_that_waits() {
 }
 
 fn a_server_that_talks_nonsense_is_quoted() {
-    let mut command = Command::new("sh");
-    command.args(["-c", "read x; echo Welcome to the machine; exec sleep 1000"]);
-    let client = Client::launch(command).expect("it starts");
+    let client = shell("read x; echo Welcome to the machine; exec sleep 1000");
     let error = client.spawn(sh("true")).expect_err("that is no server");
     assert!(error.to_string().contains("Welcome to the machine"), "{error}");
     // And it is not left running, which the harness checks.
 }
 
 fn a_command_that_is_no_server_says_how_it_ended() {
-    let mut command = Command::new("sh");
-    command.args(["-c", "exit 255"]);
-    let client = Client::launch(command).expect("it starts");
+    let client = shell("exit 255");
     let error = client.spawn(sh("true")).expect_err("that is no server");
     assert!(error.to_string().contains("exit status: 255"), "{error}");
-}
-
-fn shell(script: &str) -> Client {
-    let mut command = Command::new("sh");
-    command.args(["-c", script]);
-    Client::launch(command).expect("it starts")
 }
 
 fn a_server_that_closes_its_output_is_not_waited_for() {
@@ -524,7 +526,7 @@ fn a_request_that_is_too_long_is_refused_and_no_other() {
 
 fn a_writer_that_fails_ends_the_connection() {
     /// Takes half a line the second time, and then fails once.
-    struct Failing(UnixStream, u32);
+    struct Failing(Shut, u32);
     impl Write for Failing {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.1 += 1;
@@ -538,17 +540,7 @@ fn a_writer_that_fails_ends_the_connection() {
             Ok(())
         }
     }
-    impl Drop for Failing {
-        fn drop(&mut self) {
-            let _ = self.0.shutdown(std::net::Shutdown::Write);
-        }
-    }
-    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-    let input = theirs.try_clone().expect("a descriptor");
-    // The thread ends with the connection.
-    thread::spawn(move || procwire::serve(Connection::from_io(input, theirs), Config::default()));
-    let reader = ours.try_clone().expect("a descriptor");
-    let client = Client::over(reader, Failing(ours, 0)).expect("threads can be started");
+    let client = served(|ours| Failing(Shut(ours), 0));
     client.list().expect("it is whole");
     client.list().expect_err("it is half");
     client.list().expect_err("nothing can follow");

@@ -590,6 +590,16 @@ fn check_tells_what_differs() {
     }
 }
 
+/// Checks what differs, and why it says so; all it prints.
+#[track_caller]
+fn differs(arguments: &[&str], why: &str) -> String {
+    let output = procwire(&[&["check"], arguments].concat());
+    let printed = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {printed}");
+    assert!(printed.contains(why), "{arguments:?}: {printed}");
+    printed
+}
+
 const ANY_EXIT: &str = r#"<-- {"method":"process/exited","params":"{...}"}"#;
 
 fn check_takes_wildcards_for_any_value() {
@@ -627,10 +637,7 @@ fn check_holds_the_order_and_no_other() {
     for exit in [exit, ANY_EXIT] {
         lines[4] = exit;
         let file = scratch.file("order.txt", 0o644, lines.join("\n"));
-        let output = procwire(&["check", &file]);
-        let printed = text(&output.stdout);
-        assert_eq!(output.status.code(), Some(1), "{printed}");
-        assert!(printed.contains("but before that came"), "{printed}");
+        differs(&[&file], "but before that came");
     }
 }
 
@@ -663,10 +670,7 @@ fn check_ends_a_server_that_hangs() {
             "line 1: the server does not read: timed out",
         ),
     ] {
-        let output = procwire(&["check", "--deadline", "100ms", "--server", server, file]);
-        let printed = text(&output.stdout);
-        assert_eq!(output.status.code(), Some(1), "{server:?}: {printed}");
-        assert!(printed.contains(why), "{server:?}: {printed}");
+        differs(&["--deadline", "100ms", "--server", server, file], why);
     }
 }
 
@@ -679,10 +683,7 @@ fn check_tells_of_an_offset_that_cannot_be() {
     // One byte is expected, and three come.
     let file = scratch.file("delta.txt", 0o644, format!("<-- {}\n", delta(0, "YQ==")));
     let server = format!("echo '{}'", delta(u64::MAX, "YWJj"));
-    let output = procwire(&["check", "--server", &server, &file]);
-    let printed = text(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{printed}");
-    assert!(printed.contains("beyond the largest offset"), "{printed}");
+    differs(&["--server", &server, &file], "beyond the largest offset");
 }
 
 fn check_keeps_little_of_a_flood() {
@@ -690,12 +691,9 @@ fn check_keeps_little_of_a_flood() {
     let file = scratch.file("hello.txt", 0o644, HELLO);
     let flood = r#"yes '{"method":"x"}'"#;
     // The deadline is not what ends it.
-    let output = procwire(&["check", "--deadline", "60s", "--server", flood, &file]);
-    let printed = text(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{printed}");
-    assert!(
-        printed.contains("the server says too much that is not expected"),
-        "{printed}"
+    let printed = differs(
+        &["--deadline", "60s", "--server", flood, &file],
+        "the server says too much that is not expected",
     );
     assert!(printed.lines().count() < 40, "{} lines", printed.lines().count());
 }

@@ -711,6 +711,14 @@ fn long(name: &str, number: i64, length: usize) -> String {
     format!("{name}{number}{}", "x".repeat(length))
 }
 
+/// Starts a process whose place in a list is one and a half megabytes.
+fn spawn_long(client: &mut ClientEnd, handle: &str) {
+    let argument = "x".repeat(100_000);
+    let mut command = vec!["sh", "-c", "sleep 1000"];
+    command.extend([argument.as_str(); 15]);
+    spawn(client, params(handle, &command));
+}
+
 /// An answer's id is a part of what waits for the client.
 fn long_ids_wait_for_their_receiver() {
     let (client, server) = serve(Config::default());
@@ -722,10 +730,7 @@ fn long_ids_wait_for_their_receiver() {
 /// So are the arguments that a list shows.
 fn long_lists_wait_for_their_receiver() {
     let (mut client, server) = serve(Config::default());
-    let argument = "x".repeat(100_000);
-    let mut command = vec!["sh", "-c", "sleep 1000"];
-    command.extend([argument.as_str(); 15]);
-    spawn(&mut client, params("a", &command));
+    spawn_long(&mut client, "a");
     let requests = (0..300).map(|n| (n.into(), Request::List));
     assert_eq!(received_late(client, requests), (300, 1));
     assert_eq!(ended(server), End::InputEnded);
@@ -858,10 +863,7 @@ fn lists_behind_spawns_wait_for_their_receiver() {
 /// Lists that have waited for the same spawn are not all made at once when it starts.
 fn lists_that_waited_together_are_sent_one_by_one() {
     let (mut client, server) = serve(Config::default());
-    let argument = "x".repeat(100_000);
-    let mut command = vec!["sh", "-c", "sleep 1000"];
-    command.extend([argument.as_str(); 15]);
-    spawn(&mut client, params("long", &command));
+    spawn_long(&mut client, "long");
     leave_exits(&mut client, 1);
     let is_list = |outcome: &Result<Reply, RpcError>| matches!(outcome, Ok(Reply::List(_)));
     let before = resident_bytes();
@@ -882,6 +884,7 @@ fn lists_that_waited_together_are_sent_one_by_one() {
             _ => {}
         }
     }
+    // What must not come has no signal: this is time enough for all lists to be made.
     std::thread::sleep(Duration::from_secs(1));
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown < 100 << 20, "{grown} bytes that nobody has received");
