@@ -13,7 +13,6 @@ mod terminal;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
 
 use flags::{Command, Serve};
 use procwire::guard::{self, Guarded};
@@ -21,7 +20,13 @@ use procwire::{Connection, End};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+/// Nothing but a thread that is to be started is refused for want of memory: everything else is needed
+/// to answer, and to end what runs.
+#[global_allocator]
+static ALLOCATOR: guard::Allocator = guard::Allocator;
+
 fn main() -> ExitCode {
+    guard::keep_reserve();
     start_logging();
     let serve = match flags::parse(std::env::args_os().skip(1)) {
         Ok(Command::Serve(serve)) => serve,
@@ -46,9 +51,15 @@ fn main() -> ExitCode {
 /// The exit code, or `failure` behind a word about what went wrong.
 fn exit(outcome: Result<i32, Box<dyn std::error::Error>>, failure: i32) -> ExitCode {
     exit_code(outcome.unwrap_or_else(|error| {
-        let _ = writeln!(io::stderr(), "procwire: {error}");
+        let _ = writeln!(io::stderr(), "procwire: {error}{}", reasons(&*error));
         failure
     }))
+}
+
+/// What is behind an error, in the order it came about.
+fn reasons(error: &dyn std::error::Error) -> String {
+    let reasons = std::iter::successors(error.source(), |error| error.source());
+    reasons.map(|reason| format!(": {reason}")).collect()
 }
 
 fn exit_code(code: i32) -> ExitCode {
@@ -74,7 +85,8 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
             "there is no /proc here: what leaves the process group of its program is not found at the end"
         );
     }
-    let mut signals = Signals::new(handled_signals())?;
+    let mut signals = Signals::new(handled_signals())
+        .map_err(|e| format!("signals cannot be heard (socketpair, sigaction): {e}"))?;
     let handle = signals.handle();
 
     // A soft limit of 1,024, as is usual, would be two hundred processes.
@@ -87,13 +99,11 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
 
     let connection = Connection::stdio();
     let stopper = connection.stopper();
-    let dispatcher = thread::Builder::new()
-        .name("dispatch".to_owned())
-        .spawn(move || {
-            let result = procwire::serve(connection, config);
-            handle.close();
-            result
-        })?;
+    let dispatcher = guard::start_thread("dispatch", move || {
+        let result = procwire::serve(connection, config);
+        handle.close();
+        result
+    })?;
 
     // Most of the code that has run so far runs once.
     guard::forget_code_pages();
