@@ -78,7 +78,7 @@ pub fn run() -> io::Result<i32> {
     sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
     // As it was when we were started; the server shall not see what the guard does to itself.
     let waited_for = signals_of_guard();
-    let mask = sys::block_signals(&waited_for)?;
+    let mask = sys::block_signals(&waited_for).map_err(sys::named("rt_sigprocmask"))?;
     let restore = |e| {
         sys::set_signal_mask(&mask);
         e
@@ -243,8 +243,11 @@ impl Guarded {
         let guard: u32 = guard.parse().map_err(|_| malformed())?;
         let fd: RawFd = fd.parse().map_err(|_| malformed())?;
         sys::die_with_parent(libc::SIGTERM).map_err(sys::named("prctl(PR_SET_PDEATHSIG)"))?;
-        if std::os::unix::process::parent_id() != guard {
-            return Err(io::Error::other("the guard has died already"));
+        let parent = std::os::unix::process::parent_id();
+        if parent != guard {
+            // It has died already, as a rule.
+            let text = format!("the parent is process {parent}, and not the guard, {guard}");
+            return Err(io::Error::other(text));
         }
         let _ = GUARD.set(guard);
         // SAFETY: the guard has opened it for us and told us its number; nobody else here knows it.
@@ -406,7 +409,7 @@ pub fn keep_reserve() {
 pub struct Thread<T>(sys::Thread<T>);
 
 impl<T> Thread<T> {
-    /// Waits for its end.
+    /// Waits until it has done its work.
     ///
     /// # Errors
     ///
@@ -414,11 +417,36 @@ impl<T> Thread<T> {
     pub fn join(self) -> std::thread::Result<T> {
         self.0.join()
     }
+}
 
-    /// Whether a [`join`](Self::join) would not wait.
-    pub fn is_finished(&self) -> bool {
-        self.0.is_finished()
+/// Signals that the main thread waits for, blocked in it and in every thread it starts.
+pub struct Signals(sys::Signals);
+
+impl Signals {
+    /// Begins to hear `signals`.
+    ///
+    /// # Errors
+    ///
+    /// Says what the system refused.
+    pub fn hear(signals: &[i32]) -> io::Result<Signals> {
+        sys::Signals::hear(signals)
+            .map(Signals)
+            .map_err(sys::named("rt_sigprocmask"))
     }
+
+    /// Waits for the next one.
+    ///
+    /// # Errors
+    ///
+    /// Says what the system refused.
+    pub fn next_signal(&mut self) -> io::Result<i32> {
+        self.0.next().map_err(sys::named("rt_sigtimedwait"))
+    }
+}
+
+/// What ends the calling thread's wait for a signal, by a `SIGCHLD`.
+pub fn waker() -> impl Fn() + Send + 'static {
+    sys::waker()
 }
 
 /// Starts a thread; unlike the standard library's, it does not panic where there is no memory.
@@ -432,7 +460,15 @@ pub fn start_thread<T: Send + 'static>(
 ) -> io::Result<Thread<T>> {
     sys::start_thread(name, sys::STACK, body)
         .map(Thread)
-        .map_err(|e| io::Error::new(e.kind(), format!("the thread {name} could not be started: {e}")))
+        .map_err(|e| {
+            io::Error::new(
+                e.kind(),
+                format!(
+                    "the thread {name} could not be started: {}: {e}",
+                    sys::START_THREAD
+                ),
+            )
+        })
 }
 
 /// Gives the memory of code that has run back to the system; what runs again comes back by itself.

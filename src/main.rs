@@ -13,12 +13,12 @@ mod terminal;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use flags::{Command, Serve};
-use procwire::guard::{self, Guarded};
+use procwire::guard::{self, Guarded, Signals};
 use procwire::{Connection, End};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 /// Nothing but a thread that is to be started is refused for want of memory: everything else is needed
 /// to answer, and to end what runs.
@@ -85,9 +85,7 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
             "there is no /proc here: what leaves the process group of its program is not found at the end"
         );
     }
-    let mut signals = Signals::new(handled_signals())
-        .map_err(|e| format!("signals cannot be heard (socketpair, sigaction): {e}"))?;
-    let handle = signals.handle();
+    let mut signals = Signals::hear(&handled_signals())?;
 
     // A soft limit of 1,024, as is usual, would be two hundred processes.
     match guard::raise_descriptor_limit() {
@@ -99,16 +97,27 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
 
     let connection = Connection::stdio();
     let stopper = connection.stopper();
+    let served = Arc::new(AtomicBool::new(false));
+    let its_served = Arc::clone(&served);
+    let wake = guard::waker();
     let dispatcher = guard::start_thread("dispatch", move || {
         let result = procwire::serve(connection, config);
-        handle.close();
+        its_served.store(true, SeqCst);
+        wake();
         result
     })?;
 
     // Most of the code that has run so far runs once.
     guard::forget_code_pages();
     let mut first = None;
-    for signal in &mut signals {
+    while !served.load(SeqCst) {
+        let signal = match signals.next_signal() {
+            Ok(signal) => signal,
+            Err(e) => {
+                log::error!("signals are not heard: {e}");
+                break;
+            }
+        };
         if signal == SIGCHLD {
             guard::reap_adopted();
             continue;
@@ -121,7 +130,7 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
         first = Some(signal);
     }
     let end = match first {
-        Some(_) if !dispatcher.is_finished() => Ok(End::Stopped),
+        Some(_) if !served.load(SeqCst) => Ok(End::Stopped),
         _ => dispatcher.join().map_err(|_| "the dispatcher has panicked")?,
     };
     guard::sweep();

@@ -5,7 +5,6 @@
 //! **Never:** decides anything. Each function is one call with its return value made a `Result`;
 //! what to do about an error is for the caller.
 
-use std::any::Any;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
@@ -14,7 +13,7 @@ use std::panic::AssertUnwindSafe;
 use std::process::Child;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::protocol::Usage;
@@ -56,8 +55,7 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let made = check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) });
     let without_flags = match made {
         Err(error) if is_refused(&error) => {
-            // SAFETY: as above.
-            check(unsafe { libc::pipe(ends.as_mut_ptr()) }).map_err(|_| error)?;
+            pipe_without_flags(&mut ends).map_err(|_| error)?;
             true
         }
         made => made.map(|_| false)?,
@@ -71,6 +69,17 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
         set_close_on_exec(&writer)?;
     }
     Ok((above_stdio(reader)?, above_stdio(writer)?))
+}
+
+/// The older call, where the machine has one. The C library may make the newer of it.
+fn pipe_without_flags(ends: &mut [RawFd; 2]) -> io::Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: `ends` has room for the two descriptors.
+    return check_size(unsafe { libc::syscall(libc::SYS_pipe, ends.as_mut_ptr()) as libc::ssize_t })
+        .map(drop);
+    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: as above.
+    check(unsafe { libc::pipe(ends.as_mut_ptr()) }).map(drop)
 }
 
 pub(crate) fn set_close_on_exec(fd: &OwnedFd) -> io::Result<()> {
@@ -604,10 +613,12 @@ const SMALL_STACK: usize = 64 * 1024;
 ///
 /// Not one of the standard library's: those map a stack for signals when they begin, and panic where
 /// there is no memory for it. Of these, whatever is refused is an error of the start.
-pub(crate) struct Thread<T> {
-    id: libc::pthread_t,
-    outcome: Arc<Mutex<Option<std::thread::Result<T>>>>,
-    joined: bool,
+pub(crate) struct Thread<T>(Arc<Outcome<T>>);
+
+/// What a thread leaves.
+struct Outcome<T> {
+    value: Mutex<Option<std::thread::Result<T>>>,
+    left: Condvar,
 }
 
 /// What the thread has; boxed once more, because a pointer to it has to fit into one word.
@@ -650,13 +661,17 @@ unsafe fn start_borrowing_thread<'a, T: Send + 'a>(
     spare_memory()?;
     // The kernel keeps fifteen bytes of it.
     let name = CString::new(&name[..name.len().min(15)])?;
-    let outcome = Arc::new(Mutex::new(None));
+    let outcome = Arc::new(Outcome {
+        value: Mutex::new(None),
+        left: Condvar::new(),
+    });
     let its_outcome = Arc::clone(&outcome);
     let body: Box<dyn FnOnce() + Send + 'a> = Box::new(move || {
         // SAFETY: the calling thread's own name, a NUL-terminated string.
         unsafe { libc::pthread_setname_np(libc::pthread_self(), name.as_ptr()) };
         let result = std::panic::catch_unwind(AssertUnwindSafe(body));
-        *its_outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        *its_outcome.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        its_outcome.left.notify_all();
     });
     // SAFETY: only the lifetime changes, for which the caller answers.
     let body: Body = unsafe { std::mem::transmute::<Box<dyn FnOnce() + Send + 'a>, Body>(body) };
@@ -668,6 +683,7 @@ unsafe fn start_borrowing_thread<'a, T: Send + 'a>(
     let error = unsafe {
         let mut error = libc::pthread_attr_init(attributes.as_mut_ptr());
         if error == 0 {
+            libc::pthread_attr_setdetachstate(attributes.as_mut_ptr(), libc::PTHREAD_CREATE_DETACHED);
             error =
                 libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), stack.max(libc::PTHREAD_STACK_MIN));
             if error == 0 {
@@ -682,12 +698,7 @@ unsafe fn start_borrowing_thread<'a, T: Send + 'a>(
         drop(unsafe { Box::from_raw(body) });
         return Err(io::Error::from_raw_os_error(error));
     }
-    Ok(Thread {
-        // SAFETY: pthread_create succeeded and filled it.
-        id: unsafe { id.assume_init() },
-        outcome,
-        joined: false,
-    })
+    Ok(Thread(outcome))
 }
 
 extern "C" fn run_thread(body: *mut libc::c_void) -> *mut libc::c_void {
@@ -699,30 +710,15 @@ extern "C" fn run_thread(body: *mut libc::c_void) -> *mut libc::c_void {
 }
 
 impl<T> Thread<T> {
-    /// Waits for its end; an error is a panic.
-    pub(crate) fn join(mut self) -> std::thread::Result<T> {
-        self.joined = true;
-        // SAFETY: neither joined nor detached before.
-        unsafe { libc::pthread_join(self.id, ptr::null_mut()) };
-        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
-        outcome.unwrap_or_else(|| Err(Box::new("the thread has left no outcome") as Box<dyn Any + Send>))
-    }
-
-    /// Whether a [`join`](Self::join) would not wait.
-    #[cfg(feature = "cli")]
-    pub(crate) fn is_finished(&self) -> bool {
-        self.outcome
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some()
-    }
-}
-
-impl<T> Drop for Thread<T> {
-    fn drop(&mut self) {
-        if !self.joined {
-            // SAFETY: neither joined nor detached before.
-            unsafe { libc::pthread_detach(self.id) };
+    /// Waits until it has done its work; an error is a panic. What the system still does to end it is
+    /// not waited for, which may be refused.
+    pub(crate) fn join(self) -> std::thread::Result<T> {
+        let mut value = self.0.value.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match value.take() {
+                Some(outcome) => return outcome,
+                None => value = self.0.left.wait(value).unwrap_or_else(PoisonError::into_inner),
+            }
         }
     }
 }
@@ -1010,9 +1006,12 @@ mod process_wide {
 
     /// A descriptor that gives the blocked `signals` as they come.
     pub(crate) fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
-        let set = set_of(signals);
+        signal_fd_of(&set_of(signals))
+    }
+
+    fn signal_fd_of(set: &libc::sigset_t) -> io::Result<OwnedFd> {
         // SAFETY: an initialised set; the result is checked before it is taken.
-        let fd = check(unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
+        let fd = check(unsafe { libc::signalfd(-1, set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
         // SAFETY: signalfd returned a new descriptor that belongs to nobody else.
         above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
     }
@@ -1029,6 +1028,60 @@ mod process_wide {
         let number = member(std::mem::offset_of!(libc::signalfd_siginfo, ssi_signo))?;
         let code = member(std::mem::offset_of!(libc::signalfd_siginfo, ssi_code))?;
         Some((number, code == libc::SI_KERNEL))
+    }
+
+    /// Signals that one thread waits for. They are blocked in it, and in every thread it starts.
+    pub(crate) struct Signals {
+        set: libc::sigset_t,
+        /// Where the system refuses to wait for them without a descriptor.
+        fd: Option<OwnedFd>,
+    }
+
+    impl Signals {
+        pub(crate) fn hear(signals: &[libc::c_int]) -> io::Result<Signals> {
+            block_signals(signals)?;
+            Ok(Signals {
+                set: set_of(signals),
+                fd: None,
+            })
+        }
+
+        /// Waits for the next one.
+        pub(crate) fn next(&mut self) -> io::Result<libc::c_int> {
+            loop {
+                if let Some(fd) = &self.fd {
+                    poll(&mut [Interest::read(fd.as_raw_fd())], None)?;
+                    match next_signal(fd) {
+                        Some((signal, _)) => return Ok(signal),
+                        None => continue,
+                    }
+                }
+                // SAFETY: an initialised set; nothing is to be told about the signal.
+                match check(unsafe { libc::sigwaitinfo(&self.set, ptr::null_mut()) }) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if is_refused(&error) => self.fd = Some(signal_fd_of(&self.set)?),
+                    signal => return signal,
+                }
+            }
+        }
+    }
+
+    /// What ends a wait of the calling thread for [`Signals`] that `SIGCHLD` is one of.
+    pub(crate) fn waker() -> impl Fn() + Send + 'static {
+        struct Waiting(libc::pthread_t);
+        // SAFETY: the name of a thread, which any thread may use.
+        unsafe impl Send for Waiting {}
+        impl Waiting {
+            fn wake(&self) {
+                // SAFETY: the main thread, which lives as long as the process.
+                if unsafe { libc::pthread_kill(self.0, libc::SIGCHLD) } != 0 {
+                    let _ = std::process::id().try_into().map(|pid| kill(pid, libc::SIGCHLD));
+                }
+            }
+        }
+        // SAFETY: cannot fail.
+        let waiting = Waiting(unsafe { libc::pthread_self() });
+        move || waiting.wake()
     }
 
     /// Adopts the orphans below this process.

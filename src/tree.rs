@@ -299,13 +299,15 @@ impl Held {
 /// outside of the group, for [`wait_for_death`].
 pub(crate) fn kill(leader: Pid, camera: &Camera) -> Vec<Held> {
     // Errors mean that nobody is there; that is what is wanted.
-    let _ = sys::kill_group(leader, libc::SIGSTOP);
+    let stopped = sys::kill_group(leader, libc::SIGSTOP);
+    // Where no group may be signalled, its members are, one by one.
+    let one_by_one = stopped.is_err_and(|error| sys::is_refused(&error));
     let mut held = Vec::new();
-    if freeze(leader, camera, &mut held).is_err() {
+    if freeze(leader, one_by_one, camera, &mut held).is_err() {
         // What is frozen already is still below its parents, and found again.
         let _ = on_own_table(|| {
             let mut held = Vec::new();
-            let frozen = freeze(leader, camera, &mut held);
+            let frozen = freeze(leader, one_by_one, camera, &mut held);
             signal_all(&held, libc::SIGKILL);
             wait_for_death(&held, Instant::now() + DEATH);
             frozen
@@ -316,8 +318,9 @@ pub(crate) fn kill(leader: Pid, camera: &Camera) -> Vec<Held> {
     held
 }
 
-/// Stops what is outside of `leader`'s group until nothing new turns up, and puts it into `held`.
-fn freeze(leader: Pid, camera: &Camera, held: &mut Vec<Held>) -> io::Result<()> {
+/// Stops what is outside of `leader`'s group, or in it as well, until nothing new turns up, and puts
+/// it into `held`.
+fn freeze(leader: Pid, with_group: bool, camera: &Camera, held: &mut Vec<Held>) -> io::Result<()> {
     let mut frozen = HashSet::new();
     for _ in 0..ROUNDS {
         if is_swept() {
@@ -326,7 +329,7 @@ fn freeze(leader: Pid, camera: &Camera, held: &mut Vec<Held>) -> io::Result<()> 
         let picture = camera.picture()?;
         let mut news = false;
         for process in picture.tree(leader) {
-            if process.group == leader || !frozen.insert((process.pid, process.started)) {
+            if process.group == leader && !with_group || !frozen.insert((process.pid, process.started)) {
                 continue;
             }
             news = true;
