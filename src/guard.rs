@@ -108,7 +108,9 @@ pub fn run() -> io::Result<i32> {
             Interest::read(reader.as_raw_fd()),
         ];
         let left = kill_at.map(|at| at.saturating_duration_since(Instant::now()));
-        if sys::poll(&mut interests, left).is_err() {
+        if let Err(e) = sys::poll(&mut interests, left) {
+            // The server hears of this end, and ends as at SIGTERM.
+            log::error!("the server cannot be watched, so it is ended: ppoll: {e}");
             return Ok(1);
         }
         if left == Some(Duration::ZERO) {

@@ -40,7 +40,6 @@ pub(crate) fn is_refused(error: &io::Error) -> bool {
 }
 
 /// An error that says which call it is of. It no longer has its number.
-#[cfg(feature = "cli")]
 pub(crate) fn named(call: &'static str) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{call}: {error}"))
 }

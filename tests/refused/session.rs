@@ -304,7 +304,7 @@ impl Outcome {
         if !call.vital && !self.works && self.errors.is_empty() && !self.did_not_start {
             faults.push(format!("neither works nor says why: {:?}", self.oddities));
         }
-        if !call.vital && self.did_not_start && !self.stderr.contains("procwire: ") {
+        if !call.vital && self.did_not_start && !self.stderr.contains("procwire") {
             faults.push(format!("does not start, and does not say why: {:?}", self.stderr));
         }
         faults
@@ -350,19 +350,33 @@ impl Outcome {
     }
 }
 
-/// Runs a session with `server`, to which `calls` are refused with `errno`.
-pub fn run(server: &Path, calls: &[Call], errno: i32) -> Outcome {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let mark = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
+/// The command that starts `server`, to which `calls` are refused with `errno`.
+pub fn command(server: &Path, calls: &[Call], errno: i32) -> Command {
     let refused: Vec<String> = calls
         .iter()
         .map(|call| format!("{}/{}/{errno}", call.number, call.mask))
         .collect();
-    let child = Command::new(std::env::current_exe().expect("a running program has a file"))
+    let mut command = Command::new(std::env::current_exe().expect("a running program has a file"));
+    command
         .env(REFUSE, refused.join(","))
         .env(REFUSE_TO, server)
+        .env_remove("RUST_LOG");
+    command
+}
+
+/// The calls of these names.
+pub fn named(names: &[&str]) -> Vec<Call> {
+    let calls = calls();
+    let find = |name: &&str| *calls.iter().find(|call| call.name == *name).expect(name);
+    names.iter().map(find).collect()
+}
+
+/// Runs a session with `server`, to which `calls` are refused with `errno`.
+pub fn run(server: &Path, calls: &[Call], errno: i32) -> Outcome {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let mark = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
+    let child = command(server, calls, errno)
         .env(MARK, &mark)
-        .env_remove("RUST_LOG")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -371,6 +385,7 @@ pub fn run(server: &Path, calls: &[Call], errno: i32) -> Outcome {
     let mut session = Session::new(child);
     session.talk();
     let mut outcome = session.finish();
+    outcome.stderr = outcome.stderr.replace(&*server.to_string_lossy(), "procwire");
     outcome.survivors = survivors(&mark);
     for pid in &outcome.survivors {
         // SAFETY: no memory is involved; it was started by this session.
