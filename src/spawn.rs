@@ -45,6 +45,19 @@ impl Environment {
         Environment(variables.collect())
     }
 
+    /// What `initialize` tells to clients of `codex app-server`, as that would.
+    pub(crate) fn codex_home(&self) -> String {
+        let absolute = |name| {
+            let value = str::from_utf8(self.value(name)?).ok()?;
+            value.starts_with('/').then_some(value)
+        };
+        match (absolute("CODEX_HOME"), absolute("HOME")) {
+            (Some(home), _) => home.to_owned(),
+            (None, Some(home)) => format!("{}/.codex", home.trim_end_matches('/')),
+            (None, None) => "/".to_owned(),
+        }
+    }
+
     fn value(&self, name: &str) -> Option<&[u8]> {
         let variable = self.0.iter().find(|v| v.name == name)?;
         variable.definition.as_bytes().get(name.len() + 1..)
