@@ -406,7 +406,8 @@ impl Interest {
 /// Waits until one of `interests` is ready, `timeout` has passed, or a signal came. Never fails with `EINTR`.
 pub(crate) fn poll(interests: &mut [Interest], timeout: Option<Duration>) -> io::Result<()> {
     let exact = timeout.map(|t| libc::timespec {
-        tv_sec: libc::time_t::try_from(t.as_secs()).unwrap_or(libc::time_t::MAX),
+        // Nobody waits for decades, and the type has 32 bits here and there.
+        tv_sec: t.as_secs().min(i32::MAX.unsigned_abs().into()) as _,
         tv_nsec: t.subsec_nanos() as _,
     });
     let exact = exact.as_ref().map_or(ptr::null(), ptr::from_ref);
@@ -824,19 +825,31 @@ fn duration(time: libc::timeval) -> Duration {
         + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
 }
 
-/// The symbolic name of an error number, `"ENOENT"` for one.
+macro_rules! names {
+    ($($name:ident)*) => {
+        [$((libc::$name, stringify!($name))),*]
+    };
+}
+
+/// The symbolic name of an error number, such as `"ENOENT"`. Not every C library has them.
 pub(crate) fn errno_name(errno: i32) -> String {
-    unsafe extern "C" {
-        /// glibc 2.32 and later; null for a number it does not know.
-        fn strerrorname_np(errno: libc::c_int) -> *const libc::c_char;
-    }
-    // SAFETY: takes any number and returns null or a static string.
-    let name = unsafe { strerrorname_np(errno) };
-    if name.is_null() {
-        return format!("E{errno}");
-    }
-    // SAFETY: not null, so a NUL-terminated string that is never freed.
-    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+    let names = names! {
+        EPERM ENOENT ESRCH EINTR EIO ENXIO E2BIG ENOEXEC EBADF ECHILD EAGAIN ENOMEM EACCES EFAULT
+        ENOTBLK EBUSY EEXIST EXDEV ENODEV ENOTDIR EISDIR EINVAL ENFILE EMFILE ENOTTY ETXTBSY EFBIG
+        ENOSPC ESPIPE EROFS EMLINK EPIPE EDOM ERANGE EDEADLK ENAMETOOLONG ENOLCK ENOSYS ENOTEMPTY ELOOP
+        ENOMSG EIDRM ECHRNG EL2NSYNC EL3HLT EL3RST ELNRNG EUNATCH ENOCSI EL2HLT EBADE EBADR EXFULL
+        ENOANO EBADRQC EBADSLT EBFONT ENOSTR ENODATA ETIME ENOSR ENONET ENOPKG EREMOTE ENOLINK EADV
+        ESRMNT ECOMM EPROTO EMULTIHOP EDOTDOT EBADMSG EOVERFLOW ENOTUNIQ EBADFD EREMCHG ELIBACC ELIBBAD
+        ELIBSCN ELIBMAX ELIBEXEC EILSEQ ERESTART ESTRPIPE EUSERS ENOTSOCK EDESTADDRREQ EMSGSIZE
+        EPROTOTYPE ENOPROTOOPT EPROTONOSUPPORT ESOCKTNOSUPPORT EOPNOTSUPP EPFNOSUPPORT EAFNOSUPPORT
+        EADDRINUSE EADDRNOTAVAIL ENETDOWN ENETUNREACH ENETRESET ECONNABORTED ECONNRESET ENOBUFS EISCONN
+        ENOTCONN ESHUTDOWN ETOOMANYREFS ETIMEDOUT ECONNREFUSED EHOSTDOWN EHOSTUNREACH EALREADY
+        EINPROGRESS ESTALE EUCLEAN ENOTNAM ENAVAIL EISNAM EREMOTEIO EDQUOT ENOMEDIUM EMEDIUMTYPE
+        ECANCELED ENOKEY EKEYEXPIRED EKEYREVOKED EKEYREJECTED EOWNERDEAD ENOTRECOVERABLE ERFKILL
+        EHWPOISON
+    };
+    let name = names.into_iter().find(|(number, _)| *number == errno);
+    name.map_or_else(|| format!("E{errno}"), |(_, name)| name.to_owned())
 }
 
 // ---- what is process-wide, for the binary's guard only ----
@@ -1681,6 +1694,22 @@ unsafe fn become_program(plan: &Plan) -> (Step, libc::c_int) {
     // SAFETY: a path and two lists that end in null, which the caller answers for.
     unsafe { libc::execve(plan.path, plan.argv, plan.environment) };
     (Step::Execute, errno())
+}
+
+#[cfg(test)]
+mod names {
+    #[test]
+    fn every_error_of_linux_has_a_name() {
+        let names: std::collections::HashSet<String> = (1..=133).map(super::errno_name).collect();
+        // Two numbers mean nothing.
+        assert_eq!(names.len(), 133);
+        let unnamed = names.iter().filter(|name| name[1..].parse::<i32>().is_ok());
+        assert_eq!(unnamed.count(), 2);
+        assert_eq!(
+            (super::errno_name(2), super::errno_name(41)),
+            ("ENOENT".into(), "E41".into())
+        );
+    }
 }
 
 #[cfg(all(test, feature = "cli"))]
