@@ -49,7 +49,6 @@ use std::io::{self, Read, Write};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 pub use process::{Control, Event, Events, ExitStatus, Output, OutputLost, Process, Stderr, Stdin, Stdout};
@@ -60,6 +59,7 @@ use crate::framing::Frames;
 use crate::message;
 use crate::protocol::{ProcessInfo, Reply, Request, RequestId, RpcError};
 use crate::server::{Config, serve};
+use crate::sys::{self, Thread};
 use process::Shared;
 use receive::{Incoming, Routes, Server};
 
@@ -90,9 +90,7 @@ impl Client {
     /// [`Error::Ended`] of the first request.
     pub fn in_process(config: Config) -> Result<Client, Error> {
         let (connection, end) = Connection::memory();
-        let server = thread::Builder::new()
-            .name("dispatch".to_owned())
-            .spawn(move || serve(connection, config))?;
+        let server = sys::start_thread("dispatch", sys::STACK, move || serve(connection, config))?;
         let (sender, receiver) = end.split();
         Self::start(
             Out::Memory(Mutex::new(Some(sender))),
@@ -146,9 +144,9 @@ impl Client {
     fn start(out: Out, incoming: Incoming, server: Server) -> Result<Client, Error> {
         let routes = Arc::new(Routes::default());
         let its_routes = Arc::clone(&routes);
-        let reader = thread::Builder::new()
-            .name("client-read".to_owned())
-            .spawn(move || receive::run(incoming, server, &its_routes))?;
+        let reader = sys::start_thread("client-read", sys::STACK, move || {
+            receive::run(incoming, server, &its_routes);
+        })?;
         Ok(Client {
             link: Arc::new(Link {
                 out,
@@ -253,7 +251,7 @@ struct Link {
     out: Out,
     routes: Arc<Routes>,
     next: AtomicI64,
-    reader: Mutex<Option<JoinHandle<()>>>,
+    reader: Mutex<Option<Thread<()>>>,
 }
 
 impl Link {

@@ -41,7 +41,9 @@ impl fmt::Display for Error {
                 "SIGCHLD is ignored in this program, so the kernel throws away how its children end; \
                  set it to its default before serving",
             ),
-            Kind::Thread { name, .. } => write!(f, "the thread {name} could not be started"),
+            Kind::Thread { name, .. } => {
+                write!(f, "the thread {name} could not be started by pthread_create")
+            }
             Kind::Stdio { .. } => f.write_str("standard input and output could not be taken over"),
         }
     }

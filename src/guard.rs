@@ -36,6 +36,9 @@ use crate::tree::{self, Held, Picture, Seen};
 /// The argument by which the guard tells the server who guards it: `--guarded-by=PID,FD`.
 pub const GUARDED_BY: &str = "--guarded-by=";
 
+/// What makes orphans stay below a process, as it is called in errors.
+const SUBREAPER: &str = "prctl(PR_SET_CHILD_SUBREAPER)";
+
 /// How long a sweep goes on behind which there is another: that of the server, which comes behind the
 /// end of its connection; all of it together takes less than three seconds.
 const FIRST_SWEEP: Duration = Duration::from_millis(600);
@@ -72,18 +75,20 @@ pub struct Guarded {
 ///
 /// Where the server cannot be started this way, it has to do without a guard.
 pub fn run() -> io::Result<i32> {
-    sys::become_subreaper()?;
+    sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
     // As it was when we were started; the server shall not see what the guard does to itself.
     let waited_for = signals_of_guard();
-    let mask = sys::block_signals(&waited_for)?;
+    let mask = sys::block_signals(&waited_for).map_err(sys::named("rt_sigprocmask"))?;
     let restore = |e| {
         sys::set_signal_mask(&mask);
         e
     };
     sys::default_signal(libc::SIGCHLD);
-    let (reader, writer) = sys::pipe().map_err(restore)?;
+    let (reader, writer) = sys::pipe().map_err(sys::named("pipe2")).map_err(restore)?;
     // Last of what can fail: from here on there is a server, and this process is no other one.
-    let signals = sys::signal_fd(&waited_for).map_err(restore)?;
+    let signals = sys::signal_fd(&waited_for)
+        .map_err(sys::named("signalfd4"))
+        .map_err(restore)?;
     // With the terminal as input it must stay in the foreground; otherwise a signal to the client's
     // whole group shall not reach both of us.
     let own_group = !sys::is_terminal(io::stdin().as_fd());
@@ -103,7 +108,9 @@ pub fn run() -> io::Result<i32> {
             Interest::read(reader.as_raw_fd()),
         ];
         let left = kill_at.map(|at| at.saturating_duration_since(Instant::now()));
-        if sys::poll(&mut interests, left).is_err() {
+        if let Err(e) = sys::poll(&mut interests, left) {
+            // The server hears of this end, and ends as at SIGTERM.
+            log::error!("the server cannot be watched, so it is ended: ppoll: {e}");
             return Ok(1);
         }
         if left == Some(Duration::ZERO) {
@@ -178,6 +185,7 @@ fn start_server(detached: OwnedFd, mask: &sys::SignalMask, own_group: bool) -> i
         mask,
         own_group,
     )
+    .map_err(sys::named("posix_spawn"))
 }
 
 /// The file this program was started from.
@@ -225,7 +233,7 @@ impl Guarded {
     ///
     /// Names what the system refused, or what was wrong with the value.
     pub fn begin(guarded_by: Option<&str>) -> io::Result<Guarded> {
-        sys::become_subreaper()?;
+        sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
         sys::name_this_thread(c"procwire");
         sys::default_signal(libc::SIGCHLD);
         sys::unblock_all_signals();
@@ -236,9 +244,12 @@ impl Guarded {
         let (guard, fd) = value.split_once(',').ok_or_else(malformed)?;
         let guard: u32 = guard.parse().map_err(|_| malformed())?;
         let fd: RawFd = fd.parse().map_err(|_| malformed())?;
-        sys::die_with_parent(libc::SIGTERM)?;
-        if std::os::unix::process::parent_id() != guard {
-            return Err(io::Error::other("the guard has died already"));
+        sys::die_with_parent(libc::SIGTERM).map_err(sys::named("prctl(PR_SET_PDEATHSIG)"))?;
+        let parent = std::os::unix::process::parent_id();
+        if parent != guard {
+            // It has died already, as a rule.
+            let text = format!("the parent is process {parent}, and not the guard, {guard}");
+            return Err(io::Error::other(text));
         }
         let _ = GUARD.set(guard);
         // SAFETY: the guard has opened it for us and told us its number; nobody else here knows it.
@@ -387,6 +398,79 @@ pub fn stderr_has_room() -> bool {
 /// Says what the system refused; then there are as many as before.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     sys::raise_descriptor_limit()
+}
+
+pub use crate::sys::Allocator;
+
+/// Puts memory by for what cannot do without, where [`Allocator`] is this program's.
+pub fn keep_reserve() {
+    sys::keep_reserve();
+}
+
+/// A thread of this program's.
+pub struct Thread<T>(sys::Thread<T>);
+
+impl<T> Thread<T> {
+    /// Waits until it has done its work.
+    ///
+    /// # Errors
+    ///
+    /// What it has panicked with.
+    pub fn join(self) -> std::thread::Result<T> {
+        self.0.join()
+    }
+}
+
+/// Signals that the main thread waits for, blocked in it and in every thread it starts.
+pub struct Signals(sys::Signals);
+
+impl Signals {
+    /// Begins to hear `signals`.
+    ///
+    /// # Errors
+    ///
+    /// Says what the system refused.
+    pub fn hear(signals: &[i32]) -> io::Result<Signals> {
+        sys::Signals::hear(signals)
+            .map(Signals)
+            .map_err(sys::named("rt_sigprocmask"))
+    }
+
+    /// Waits for the next one.
+    ///
+    /// # Errors
+    ///
+    /// Says what the system refused.
+    pub fn next_signal(&mut self) -> io::Result<i32> {
+        self.0.next().map_err(sys::named("rt_sigtimedwait"))
+    }
+}
+
+/// What ends the calling thread's wait for a signal, by a `SIGCHLD`.
+pub fn waker() -> impl Fn() + Send + 'static {
+    sys::waker()
+}
+
+/// Starts a thread; unlike the standard library's, it does not panic where there is no memory.
+///
+/// # Errors
+///
+/// Names it, and says what the system refused.
+pub fn start_thread<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Thread<T>> {
+    sys::start_thread(name, sys::STACK, body)
+        .map(Thread)
+        .map_err(|e| {
+            io::Error::new(
+                e.kind(),
+                format!(
+                    "the thread {name} could not be started: {}: {e}",
+                    sys::START_THREAD
+                ),
+            )
+        })
 }
 
 /// Gives the memory of code that has run back to the system; what runs again comes back by itself.

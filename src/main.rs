@@ -13,15 +13,20 @@ mod terminal;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use flags::{Command, Serve};
-use procwire::guard::{self, Guarded};
+use procwire::guard::{self, Guarded, Signals};
 use procwire::{Connection, End};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+
+/// Nothing but a thread that is to be started is refused for want of memory: everything else is needed
+/// to answer, and to end what runs.
+#[global_allocator]
+static ALLOCATOR: guard::Allocator = guard::Allocator;
 
 fn main() -> ExitCode {
+    guard::keep_reserve();
     start_logging();
     let serve = match flags::parse(std::env::args_os().skip(1)) {
         Ok(Command::Serve(serve)) => serve,
@@ -46,9 +51,15 @@ fn main() -> ExitCode {
 /// The exit code, or `failure` behind a word about what went wrong.
 fn exit(outcome: Result<i32, Box<dyn std::error::Error>>, failure: i32) -> ExitCode {
     exit_code(outcome.unwrap_or_else(|error| {
-        let _ = writeln!(io::stderr(), "procwire: {error}");
+        let _ = writeln!(io::stderr(), "procwire: {error}{}", reasons(&*error));
         failure
     }))
+}
+
+/// What is behind an error, in the order it came about.
+fn reasons(error: &dyn std::error::Error) -> String {
+    let reasons = std::iter::successors(error.source(), |error| error.source());
+    reasons.map(|reason| format!(": {reason}")).collect()
 }
 
 fn exit_code(code: i32) -> ExitCode {
@@ -74,8 +85,7 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
             "there is no /proc here: what leaves the process group of its program is not found at the end"
         );
     }
-    let mut signals = Signals::new(handled_signals())?;
-    let handle = signals.handle();
+    let mut signals = Signals::hear(&handled_signals())?;
 
     // A soft limit of 1,024, as is usual, would be two hundred processes.
     match guard::raise_descriptor_limit() {
@@ -87,18 +97,27 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
 
     let connection = Connection::stdio();
     let stopper = connection.stopper();
-    let dispatcher = thread::Builder::new()
-        .name("dispatch".to_owned())
-        .spawn(move || {
-            let result = procwire::serve(connection, config);
-            handle.close();
-            result
-        })?;
+    let served = Arc::new(AtomicBool::new(false));
+    let its_served = Arc::clone(&served);
+    let wake = guard::waker();
+    let dispatcher = guard::start_thread("dispatch", move || {
+        let result = procwire::serve(connection, config);
+        its_served.store(true, SeqCst);
+        wake();
+        result
+    })?;
 
     // Most of the code that has run so far runs once.
     guard::forget_code_pages();
     let mut first = None;
-    for signal in &mut signals {
+    while !served.load(SeqCst) {
+        let signal = match signals.next_signal() {
+            Ok(signal) => signal,
+            Err(e) => {
+                log::error!("signals are not heard: {e}");
+                break;
+            }
+        };
         if signal == SIGCHLD {
             guard::reap_adopted();
             continue;
@@ -111,7 +130,7 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
         first = Some(signal);
     }
     let end = match first {
-        Some(_) if !dispatcher.is_finished() => Ok(End::Stopped),
+        Some(_) if !served.load(SeqCst) => Ok(End::Stopped),
         _ => dispatcher.join().map_err(|_| "the dispatcher has panicked")?,
     };
     guard::sweep();

@@ -94,6 +94,7 @@ pub(crate) fn parse(line: &[u8]) -> Parsed {
 fn any(text: &str) -> Parsed {
     let (jsonrpc, result) = match envelope(text) {
         Ok(envelope) => (Some(is_2_0(envelope.jsonrpc)), message(&envelope)),
+        // What cannot be read says nothing about what is to come.
         Err(error) => (None, Err((None, error))),
     };
     Parsed {
@@ -103,7 +104,14 @@ fn any(text: &str) -> Parsed {
 }
 
 fn is_2_0(jsonrpc: Option<&RawValue>) -> bool {
-    jsonrpc.is_some_and(|v| v.get() == "\"2.0\"")
+    jsonrpc.is_some_and(|v| {
+        v.get() == "\"2.0\"" || serde_json::from_str(v.get()).is_ok_and(|v: Cow<'_, str>| v == "2.0")
+    })
+}
+
+/// The only version there is, or none.
+fn is_no_version(jsonrpc: Option<&RawValue>) -> bool {
+    jsonrpc.is_some() && !is_2_0(jsonrpc)
 }
 
 /// A write, in one pass. Nearly all that a client sends is in one, and finding the end of its params
@@ -127,7 +135,7 @@ fn write_stdin(text: &str) -> Option<Parsed> {
         return None;
     }
     let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
-    if envelope.method != WRITE_STDIN {
+    if envelope.method != WRITE_STDIN || is_no_version(envelope.jsonrpc) {
         return None;
     }
     Some(Parsed {
@@ -187,6 +195,10 @@ fn message(envelope: &Envelope<'_>) -> Result<ClientMessage, Refusal> {
             }
         },
     };
+    if is_no_version(envelope.jsonrpc) {
+        let error = RpcError::invalid_request("jsonrpc must be \"2.0\", or left out");
+        return Err((id, error));
+    }
     let Some(method) = envelope.method else {
         let error = if envelope.result.is_some() || envelope.error.is_some() {
             "a response, but this server sends no requests"
@@ -922,6 +934,7 @@ mod tests {
         };
         let initialize = InitializeReply {
             user_agent: "u".into(),
+            codex_home: "/c".into(),
             platform_family: "unix".into(),
             platform_os: "linux".into(),
             server_info: ServerInfo {
@@ -994,8 +1007,9 @@ mod tests {
             write(&format!(
                 r#""jsonrpc":"2.0",{method},"params":{params},"id":"a\n""#
             )),
+            write(&format!(r#""params":{params},{method},"id":1,"x":{{"id":2}}"#)),
             write(&format!(
-                r#""jsonrpc":null,"params":{params},{method},"id":1,"x":{{"id":2}}"#
+                r#""jsonrpc":"2\u002e0","id":1,{method},"params":{params}"#
             )),
             write(&format!(
                 r#""id":1,{method},"params":{{"processHandle":"h","deltaBase64":null}}"#
@@ -1012,6 +1026,8 @@ mod tests {
         }
         let left = [
             write(&format!(r#"{method},"params":{params}"#)),
+            write(&format!(r#""jsonrpc":null,"id":1,{method},"params":{params}"#)),
+            write(&format!(r#""jsonrpc":"1.0","id":1,{method},"params":{params}"#)),
             write(&format!(r#""id":null,{method},"params":{params}"#)),
             write(&format!(r#""id":1.5,{method},"params":{params}"#)),
             write(&format!(r#""id":1,"id":1,{method},"params":{params}"#)),

@@ -345,6 +345,10 @@ pub enum Reply {
 pub struct InitializeReply {
     /// `procwire/<version> (<os>; <architecture>) <client>`.
     pub user_agent: String,
+    /// Where codex would keep its files: `$CODEX_HOME` if that is absolute, else `$HOME/.codex`, else
+    /// `/`. For clients of `codex app-server`, which expect it; nothing is read or made there.
+    #[serde(default)]
+    pub codex_home: String,
     /// `unix`.
     pub platform_family: String,
     /// `linux`.

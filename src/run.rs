@@ -12,7 +12,6 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use procwire::client::{Client, Control, Error, Event, Process, Spawn, Stdin};
@@ -232,7 +231,7 @@ fn heed_signals(tty: bool) -> io::Result<Arc<Mutex<Life>>> {
         state: State::Starting,
     }));
     let its_life = Arc::clone(&life);
-    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+    guard::start_thread("signals", move || {
         let mut asked = Vec::new();
         for signal in signals.forever() {
             heed(signal, &lock(&its_life), &mut asked);
@@ -294,7 +293,7 @@ fn leave(code: i32) {
 /// Starts the thread that passes on what the program is to hear, and may wait for the server.
 fn pass_on(control: Control) -> io::Result<SyncSender<Pass>> {
     let (sender, receiver) = sync_channel(PASSED);
-    thread::Builder::new().name("pass-on".to_owned()).spawn(move || {
+    guard::start_thread("pass-on", move || {
         for pass in receiver {
             match pass {
                 Pass::Signal(signal) => control.post_signal(signal, None),
@@ -323,7 +322,7 @@ fn lock(life: &Mutex<Life>) -> MutexGuard<'_, Life> {
 
 /// Starts the thread that feeds the program. It ends with the input or with this program.
 fn feed(mut stdin: Stdin) -> io::Result<()> {
-    thread::Builder::new().name("stdin".to_owned()).spawn(move || {
+    guard::start_thread("stdin", move || {
         let mut input = Patient(io::stdin());
         let mut buffer = vec![0; 64 * 1024];
         loop {

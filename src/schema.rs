@@ -251,13 +251,13 @@ pub fn json_schema() -> Value {
     );
     messages.extend(definitions(sent));
     messages.extend(definitions(got));
-    json!({
+    tell_ranges(json!({
         "$schema": DIALECT,
         "title": "procwire",
         "description": "Every message of procwire's protocol: ClientMessage is what a client sends, ServerMessage what it gets.",
         "anyOf": [{ "$ref": "#/$defs/ClientMessage" }, { "$ref": "#/$defs/ServerMessage" }],
         "$defs": messages,
-    })
+    }))
 }
 
 /// The OpenRPC document of every method. OpenRPC has no notifications of a server; they stand under
@@ -312,7 +312,7 @@ pub fn openrpc() -> Value {
     got.subschema_for::<ErrorForm<'_>>();
     let mut schemas = definitions(sent);
     schemas.extend(definitions(got));
-    json!({
+    tell_ranges(json!({
         "openrpc": OPENRPC,
         "info": {
             "title": "procwire",
@@ -323,7 +323,33 @@ pub fn openrpc() -> Value {
         "methods": methods,
         "x-notifications": notifications,
         "components": { "schemas": schemas },
-    })
+    }))
+}
+
+/// What the width of a number means, as numbers: validators do not know its name, and some stop at it.
+fn tell_ranges(mut schema: Value) -> Value {
+    fn tell(value: &mut Value) {
+        match value {
+            Value::Array(items) => items.iter_mut().for_each(tell),
+            Value::Object(members) => {
+                members.values_mut().for_each(tell);
+                let range = match members.get("format").and_then(Value::as_str) {
+                    Some("int32") => (json!(i32::MIN), json!(i32::MAX)),
+                    Some("int64") => (json!(i64::MIN), json!(i64::MAX)),
+                    Some("uint16") => (json!(u16::MIN), json!(u16::MAX)),
+                    Some("uint32") => (json!(u32::MIN), json!(u32::MAX)),
+                    Some("uint64") => (json!(u64::MIN), json!(u64::MAX)),
+                    _ => return,
+                };
+                members.remove("format");
+                members.entry("minimum").or_insert(range.0);
+                members.entry("maximum").or_insert(range.1);
+            }
+            _ => {}
+        }
+    }
+    tell(&mut schema);
+    schema
 }
 
 fn generator(definitions: &'static str, contract: fn(SchemaSettings) -> SchemaSettings) -> SchemaGenerator {
@@ -335,6 +361,8 @@ fn definitions(mut generator: SchemaGenerator) -> Map<String, Value> {
     let mut definitions = generator.take_definitions(true);
     if generator.contract().is_deserialize() {
         definitions.values_mut().for_each(tell_defaults);
+    } else {
+        definitions.values_mut().for_each(forget_defaults);
     }
     definitions
 }
@@ -349,6 +377,15 @@ fn tell_defaults(definition: &mut Value) {
     for (name, property) in properties {
         if property["type"] == "boolean" && !is_required(name) {
             property["default"] = json!(false);
+        }
+    }
+}
+
+/// What the server sends is there; a client of ours that does without concerns nobody else.
+fn forget_defaults(definition: &mut Value) {
+    if let Some(Value::Object(properties)) = definition.get_mut("properties") {
+        for property in properties.values_mut().filter_map(Value::as_object_mut) {
+            property.remove("default");
         }
     }
 }
@@ -468,7 +505,7 @@ impl JsonSchema for Limit {
         "Limit".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": ["integer", "null"], "format": "uint64", "minimum": 0 })
+        json_schema!({ "type": ["integer", "null"], "minimum": 0, "maximum": u64::MAX })
     }
 }
 

@@ -8,10 +8,8 @@
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never, select, unbounded};
@@ -213,9 +211,7 @@ impl Transport {
 }
 
 fn thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(body)
+    sys::start_thread(name, sys::STACK, body)
         .map(drop)
         .map_err(|e| Error::thread(name, e))
 }
@@ -538,6 +534,7 @@ impl Dispatcher {
                 std::env::consts::ARCH,
                 params.client_info.name
             ),
+            codex_home: self.common.environment.codex_home(),
             platform_family: std::env::consts::FAMILY.to_owned(),
             platform_os: os.to_owned(),
             server_info: ServerInfo {
@@ -570,7 +567,7 @@ impl Dispatcher {
                 "duplicate active process handle: {handle:?}"
             )));
         };
-        let wake = EventFd::new().map_err(|e| spawn::failure(&params, Stage::Pipe, &e))?;
+        let wake = EventFd::new().map_err(|e| spawn::failure(&params, Stage::Pipe, "eventfd2", &e))?;
         let wake = Arc::new(wake);
         let serial = self.next_serial;
         let (inbox_sender, inbox) = unbounded();
@@ -624,12 +621,9 @@ impl Dispatcher {
                 return;
             };
             let (serial, id, params) = (start.serial, start.id.clone(), Arc::clone(&start.params));
-            let thread = thread::Builder::new()
-                .name(format!("proc-{serial}"))
-                .stack_size(STACK)
-                .spawn(move || process::run(start));
+            let thread = sys::start_thread(&format!("proc-{serial}"), STACK, move || process::run(start));
             if let Err(error) = thread {
-                let error = spawn::failure(&params, Stage::Thread, &os_error(error));
+                let error = spawn::failure(&params, Stage::Thread, sys::START_THREAD, &error);
                 self.outbox.answer(Some(id), Err(error));
                 self.failed(serial);
             }
@@ -936,13 +930,6 @@ fn pending_error(
             ),
         )
     })
-}
-
-fn os_error(error: io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(_) => error,
-        None => io::Error::from_raw_os_error(libc::EAGAIN),
-    }
 }
 
 /// What can be said about a spawn without asking the machine.

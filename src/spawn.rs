@@ -8,7 +8,7 @@
 //! For the same reason it does not copy a long table of descriptors, which it would only close.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::{RpcError, SpawnFailure, SpawnParams, Stage, code};
 use crate::pty::{FreshTerminal, Terminal};
-use crate::sys::{self, ChildStack, Pid, Slot, Stdio, StringList};
+use crate::sys::{self, ChildStack, Pid, Slot, SpawnError, Stdio, StringList};
 
 /// Where programs are looked for if the child has no `PATH`; what glibc's `execvp` does.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 /// What runs a file that is executable and no program, as `execvp` does.
-const SHELL: &str = "/bin/sh";
+const SHELL: &CStr = c"/bin/sh";
 /// How long a program that somebody still has open for writing is waited for.
 const BUSY_TEXT: Duration = Duration::from_millis(500);
 
@@ -43,6 +43,19 @@ impl Environment {
             Some(Variable { name, definition })
         });
         Environment(variables.collect())
+    }
+
+    /// What `initialize` tells to clients of `codex app-server`, as that would.
+    pub(crate) fn codex_home(&self) -> String {
+        let absolute = |name| {
+            let value = str::from_utf8(self.value(name)?).ok()?;
+            value.starts_with('/').then_some(value)
+        };
+        match (absolute("CODEX_HOME"), absolute("HOME")) {
+            (Some(home), _) => home.to_owned(),
+            (None, Some(home)) => format!("{}/.codex", home.trim_end_matches('/')),
+            (None, None) => "/".to_owned(),
+        }
     }
 
     fn value(&self, name: &str) -> Option<&[u8]> {
@@ -200,30 +213,51 @@ pub(crate) enum Channels {
     },
 }
 
-/// A step that failed, before it is known for which program.
-struct Failure(Stage, io::Error);
+/// A step that failed, before it is known for which program, and the call that failed.
+struct Failure(Stage, &'static str, io::Error);
 
 impl Failure {
-    fn at(stage: Stage) -> impl Fn(io::Error) -> Failure {
-        move |error| Failure(stage, error)
+    fn at(stage: Stage, call: &'static str) -> impl Fn(io::Error) -> Failure {
+        move |error| Failure(stage, call, error)
     }
 }
 
-/// The answer to a spawn that failed at `stage`.
-pub(crate) fn failure(params: &SpawnParams, stage: Stage, error: &io::Error) -> RpcError {
+impl From<SpawnError> for Failure {
+    fn from(SpawnError { call, error }: SpawnError) -> Failure {
+        let stage = match call {
+            sys::ENTER_DIRECTORY => Stage::Cwd,
+            sys::OPEN_TERMINAL => Stage::Pty,
+            sys::LEAVE_DESCRIPTORS | sys::PLACE_DESCRIPTORS => Stage::Pipe,
+            sys::START_THREAD => Stage::Thread,
+            _ => Stage::Exec,
+        };
+        Failure(stage, call, error)
+    }
+}
+
+/// The answer to a spawn in which `call` failed at `stage`.
+pub(crate) fn failure(params: &SpawnParams, stage: Stage, call: &str, error: &io::Error) -> RpcError {
     let program = params.command.first().cloned().unwrap_or_default();
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
     let about = match stage {
         Stage::Cwd => format!("cwd {:?}", params.cwd.as_deref().unwrap_or_default()),
         Stage::Lookup => format!("{program:?} on the child's PATH"),
-        Stage::Exec => format!("{program:?}"),
+        Stage::Exec if call == sys::EXECUTE => format!("{program:?}"),
+        Stage::Exec => "no process".to_owned(),
         Stage::Pty => "no terminal".to_owned(),
         Stage::Pipe => "no descriptors".to_owned(),
         Stage::Thread => "no thread".to_owned(),
     };
+    // What is wrong with a file or a directory, the error says alone; a call that is not allowed at all
+    // says nothing about them.
+    let of_the_file = matches!(stage, Stage::Cwd | Stage::Lookup) || call == sys::EXECUTE;
+    let named = match of_the_file && !sys::is_refused(error) {
+        true => String::new(),
+        false => format!("{call}: "),
+    };
     RpcError {
         code: code::INTERNAL_ERROR,
-        message: format!("failed to spawn process: {about}: {error}"),
+        message: format!("failed to spawn process: {about}: {named}{error}"),
         data: Some(SpawnFailure {
             errno,
             code: sys::errno_name(errno),
@@ -241,23 +275,24 @@ pub(crate) fn spawn(
 ) -> Result<Child, RpcError> {
     #[cfg(fuzzing)]
     let params = &crate::fuzzing::harmless(params);
-    start(params, environment, nursery).map_err(|Failure(stage, error)| failure(params, stage, &error))
+    start(params, environment, nursery)
+        .map_err(|Failure(stage, call, error)| failure(params, stage, call, &error))
 }
 
 fn start(params: &SpawnParams, environment: &Environment, nursery: &Nursery) -> Result<Child, Failure> {
     let directory = match &params.cwd {
         Some(cwd) => {
-            let path = c_string(cwd.as_bytes()).map_err(Failure::at(Stage::Cwd))?;
-            Some(sys::open_directory(&path).map_err(Failure::at(Stage::Cwd))?)
+            let path = c_string(cwd.as_bytes()).map_err(Failure::at(Stage::Cwd, "open"))?;
+            Some(sys::open_directory(&path).map_err(Failure::at(Stage::Cwd, "open"))?)
         }
         None => None,
     };
-    let program =
-        Program::new(params, environment, nursery, directory.as_ref()).map_err(Failure::at(Stage::Exec))?;
+    let program = Program::new(params, environment, nursery, directory.as_ref())
+        .map_err(Failure::at(Stage::Exec, sys::EXECUTE))?;
 
     if params.tty {
         let size = params.size.unwrap_or_default();
-        let fresh = FreshTerminal::open(size).map_err(Failure::at(Stage::Pty))?;
+        let fresh = FreshTerminal::open(size).map_err(Failure::at(Stage::Pty, "openpty"))?;
         let (pid, pidfd) = program.run(&Stdio::Terminal(&fresh.name))?;
         let (terminal, descriptor) = fresh.opened_by_child();
         return Ok(Child {
@@ -267,18 +302,21 @@ fn start(params: &SpawnParams, environment: &Environment, nursery: &Nursery) -> 
         });
     }
 
-    let pipe = || sys::pipe().map_err(Failure::at(Stage::Pipe));
+    let pipe = || sys::pipe().map_err(Failure::at(Stage::Pipe, "pipe2"));
     let (stdin_child, stdin) = match params.stream_stdin {
         true => {
             let (reader, writer) = pipe()?;
             (reader, Some(writer))
         }
-        false => (sys::open_null().map_err(Failure::at(Stage::Pipe))?, None),
+        false => (
+            sys::open_null().map_err(Failure::at(Stage::Pipe, "open of /dev/null"))?,
+            None,
+        ),
     };
     let (stdout, stdout_child) = pipe()?;
     let (stderr, stderr_child) = pipe()?;
     for ours in stdin.iter().chain([&stdout, &stderr]) {
-        sys::set_nonblocking(ours).map_err(Failure::at(Stage::Pipe))?;
+        sys::set_nonblocking(ours).map_err(Failure::at(Stage::Pipe, "fcntl"))?;
     }
     let given = [stdin_child.as_fd(), stdout_child.as_fd(), stderr_child.as_fd()];
     let lease = nursery.lease(given);
@@ -371,18 +409,17 @@ impl<'a> Program<'a> {
         let environment = self.environment_list();
         let (name, path) = match &self.search {
             Search::AsIs(path) => {
-                return self
-                    .run_file(path, &argv, &environment, stdio)
-                    .map_err(Failure::at(Stage::Exec));
+                return Ok(self.run_file(path, &argv, &environment, stdio)?);
             }
             Search::Along { name, path } => (name, path),
         };
-        let mut failure = Failure(Stage::Lookup, io::Error::from_raw_os_error(libc::ENOENT));
+        let at_lookup = Failure::at(Stage::Lookup, sys::EXECUTE);
+        let mut failure = at_lookup(io::Error::from_raw_os_error(libc::ENOENT));
         for entry in path.split(|&b| b == b':') {
-            let candidate = candidate(entry, name).map_err(Failure::at(Stage::Lookup))?;
+            let candidate = candidate(entry, name).map_err(&at_lookup)?;
             if let Err(error) = sys::check_executable(self.directory, &candidate) {
                 if error.raw_os_error() == Some(libc::EACCES) && failure.0 == Stage::Lookup {
-                    failure.1 = error;
+                    failure = at_lookup(error);
                 }
                 continue;
             }
@@ -391,10 +428,10 @@ impl<'a> Program<'a> {
                 // Found, but what it needs to run is missing: execvp goes on along the PATH, too.
                 Err(error) if passed_over(&error) => {
                     if failure.0 == Stage::Lookup {
-                        failure = Failure(Stage::Exec, error);
+                        failure = error.into();
                     }
                 }
-                Err(error) => return Err(Failure(Stage::Exec, error)),
+                Err(error) => return Err(error.into()),
             }
         }
         Err(failure)
@@ -406,7 +443,7 @@ impl<'a> Program<'a> {
         argv: &StringList<'_>,
         environment: &StringList<'_>,
         stdio: &Stdio<'_>,
-    ) -> io::Result<(Pid, OwnedFd)> {
+    ) -> Result<(Pid, OwnedFd), SpawnError> {
         let started = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
@@ -424,10 +461,10 @@ impl<'a> Program<'a> {
                 })
             };
             match spawn(path, argv) {
-                Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => {
-                    let shell = c_string(SHELL.as_bytes())?;
+                Err(error) if error.is_of_the_program(libc::ENOEXEC) => {
                     // A path such as `-e/script` is no option.
                     let end_of_options = path.as_bytes().starts_with(b"-").then_some(c"--".to_owned());
+                    let shell = SHELL.to_owned();
                     let arguments = [&shell].into_iter().chain(&end_of_options).chain([path]);
                     let argv = StringList::new(arguments.chain(self.argv.iter().skip(1)));
                     return spawn(&shell, &argv);
@@ -435,9 +472,7 @@ impl<'a> Program<'a> {
                 // Somebody has the file open for writing: a child that another program has forked
                 // and that has not come to its exec, as a rule. The kernel has no way to be told
                 // when that ends, so it is tried again.
-                Err(error)
-                    if error.raw_os_error() == Some(libc::ETXTBSY) && started.elapsed() < BUSY_TEXT =>
-                {
+                Err(error) if error.is_of_the_program(libc::ETXTBSY) && started.elapsed() < BUSY_TEXT => {
                     std::thread::sleep(pause);
                     pause *= 2;
                 }
@@ -460,11 +495,17 @@ impl<'a> Program<'a> {
     }
 }
 
-fn passed_over(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT)
-    )
+fn passed_over(error: &SpawnError) -> bool {
+    [
+        libc::ENOENT,
+        libc::ENOTDIR,
+        libc::EACCES,
+        libc::ESTALE,
+        libc::ENODEV,
+        libc::ETIMEDOUT,
+    ]
+    .into_iter()
+    .any(|errno| error.is_of_the_program(errno))
 }
 
 /// The file called `name` in one entry of a `PATH`; an empty entry is the working directory.

@@ -9,9 +9,11 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::AssertUnwindSafe;
 use std::process::Child;
 use std::ptr;
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::protocol::Usage;
@@ -31,6 +33,17 @@ fn check_size(result: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
+/// Whether the system does not have a call, or a sandbox does not allow it, whatever its arguments:
+/// only then another way of doing the same is taken.
+pub(crate) fn is_refused(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS))
+}
+
+/// An error that says which call it is of. It no longer has its number.
+pub(crate) fn named(call: &'static str) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{call}: {error}"))
+}
+
 // ---- descriptors ----
 
 /// A pipe, reading end first. Both ends are closed on exec and numbered above 2,
@@ -38,10 +51,39 @@ fn check_size(result: libc::ssize_t) -> io::Result<usize> {
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0; 2];
     // SAFETY: `ends` has room for the two descriptors that pipe2 writes.
-    check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
-    // SAFETY: pipe2 succeeded, so both are open and belong to nobody else.
+    let made = check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) });
+    let without_flags = match made {
+        Err(error) if is_refused(&error) => {
+            pipe_without_flags(&mut ends).map_err(|_| error)?;
+            true
+        }
+        made => made.map(|_| false)?,
+    };
+    // SAFETY: the call succeeded, so both are open and belong to nobody else.
     let (reader, writer) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+    if without_flags {
+        // A program that the embedding program starts at this moment may get a copy; ours do not,
+        // because everything is closed for them.
+        set_close_on_exec(&reader)?;
+        set_close_on_exec(&writer)?;
+    }
     Ok((above_stdio(reader)?, above_stdio(writer)?))
+}
+
+/// The older call, where the machine has one. The C library may make the newer of it.
+fn pipe_without_flags(ends: &mut [RawFd; 2]) -> io::Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: `ends` has room for the two descriptors.
+    return check_size(unsafe { libc::syscall(libc::SYS_pipe, ends.as_mut_ptr()) as libc::ssize_t })
+        .map(drop);
+    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: as above.
+    check(unsafe { libc::pipe(ends.as_mut_ptr()) }).map(drop)
+}
+
+pub(crate) fn set_close_on_exec(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: plain fcntl on an open descriptor.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
 }
 
 /// The same open file under a number above 2.
@@ -79,24 +121,82 @@ pub(crate) fn open_directory(path: &CStr) -> io::Result<OwnedFd> {
     Ok(directory)
 }
 
-/// Whether `path`, relative to `directory`, is a file that may be executed.
+/// Whether `path`, relative to `directory`, is a file that may be executed. Where the system does not
+/// tell, the attempt to execute it will.
 pub(crate) fn check_executable(directory: Option<&OwnedFd>, path: &CStr) -> io::Result<()> {
-    let at = directory.map_or(libc::AT_FDCWD, AsRawFd::as_raw_fd);
-    let mut stat = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: `path` is NUL-terminated and `stat` has room for the result.
-    check(unsafe { libc::fstatat(at, path.as_ptr(), stat.as_mut_ptr(), 0) })?;
-    // SAFETY: fstatat succeeded and filled it.
-    let stat = unsafe { stat.assume_init() };
-    if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
-        return Err(io::Error::from_raw_os_error(libc::EACCES));
+    match status_of(directory, path) {
+        Ok(status) if status.st_mode & libc::S_IFMT != libc::S_IFREG => {
+            Err(io::Error::from_raw_os_error(libc::EACCES))
+        }
+        Ok(_) => can_access(directory, path, libc::X_OK),
+        Err(error) if is_refused(&error) => Ok(()),
+        Err(error) => Err(error),
     }
-    can_access(directory, path, libc::X_OK)
 }
 
+fn status_of(directory: Option<&OwnedFd>, path: &CStr) -> io::Result<libc::stat> {
+    let at = directory.map_or(libc::AT_FDCWD, AsRawFd::as_raw_fd);
+    let mut status = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: `path` is NUL-terminated and `status` has room for the result.
+    check(unsafe { libc::fstatat(at, path.as_ptr(), status.as_mut_ptr(), 0) })?;
+    // SAFETY: fstatat succeeded and filled it.
+    Ok(unsafe { status.assume_init() })
+}
+
+/// Whether this process, with its effective ids, may execute `path`, or enter it.
 fn can_access(directory: Option<&OwnedFd>, path: &CStr, mode: libc::c_int) -> io::Result<()> {
     let at = directory.map_or(libc::AT_FDCWD, AsRawFd::as_raw_fd);
     // SAFETY: `path` is a NUL-terminated string.
-    check(unsafe { libc::faccessat(at, path.as_ptr(), mode, libc::AT_EACCESS) }).map(drop)
+    let asked = check(unsafe { libc::faccessat(at, path.as_ptr(), mode, libc::AT_EACCESS) }).map(drop);
+    let refused = match asked {
+        Err(error) if is_refused(&error) => error,
+        asked => return asked,
+    };
+    // SAFETY: these cannot fail.
+    let ids_are_one = unsafe { libc::getuid() == libc::geteuid() && libc::getgid() == libc::getegid() };
+    if ids_are_one {
+        // The call without flags is older, and asks by the real ids.
+        // SAFETY: `path` is a NUL-terminated string.
+        let asked = check_size(
+            unsafe { libc::syscall(libc::SYS_faccessat, at, path.as_ptr(), mode) } as libc::ssize_t,
+        );
+        match asked {
+            Err(error) if is_refused(&error) => {}
+            asked => return asked.map(drop),
+        }
+    }
+    match status_of(directory, path) {
+        Ok(status) if may_execute(&status) => Ok(()),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::EACCES)),
+        // What comes next, the exec or the change of directory, asks again.
+        Err(error) if is_refused(&error) => {
+            log::debug!("faccessat2: {refused}");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What the permission bits say to the effective ids of this process.
+fn may_execute(status: &libc::stat) -> bool {
+    // SAFETY: these cannot fail.
+    let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let in_group = || {
+        let mut groups = vec![0; 65_536];
+        // SAFETY: the count is the room there is.
+        let n = unsafe { libc::getgroups(65_536, groups.as_mut_ptr()) };
+        groups.truncate(usize::try_from(n).unwrap_or(0));
+        group == status.st_gid || groups.contains(&status.st_gid)
+    };
+    let directory = status.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    let bits = match user {
+        0 if directory => return true,
+        0 => libc::S_IXUSR | libc::S_IXGRP | libc::S_IXOTH,
+        _ if user == status.st_uid => libc::S_IXUSR,
+        _ if in_group() => libc::S_IXGRP,
+        _ => libc::S_IXOTH,
+    };
+    status.st_mode & bits != 0
 }
 
 /// Makes reads and writes on `fd` return `EAGAIN` instead of waiting.
@@ -115,9 +215,96 @@ pub(crate) fn set_pipe_size(fd: BorrowedFd<'_>, bytes: libc::c_int) -> io::Resul
 
 /// Gives the calling thread a table of descriptors of its own, in which there is nothing above 2.
 pub(crate) fn leave_table_of_descriptors() -> io::Result<()> {
-    let unshare = libc::CLOSE_RANGE_UNSHARE.cast_signed();
     // SAFETY: closes only what this thread has got a copy of.
-    check(unsafe { libc::close_range(3, libc::c_uint::MAX, unshare) }).map(drop)
+    let left = check_size(unsafe { close_range(3, libc::CLOSE_RANGE_UNSHARE) });
+    match left {
+        Err(error) if is_refused(&error) => {
+            // SAFETY: no memory is involved.
+            check(unsafe { libc::unshare(libc::CLONE_FILES) })?;
+            close_all_above(2);
+            Ok(())
+        }
+        left => left.map(drop),
+    }
+}
+
+/// Closes `first` and all above it.
+///
+/// # Safety
+///
+/// Nobody relies on what is closed.
+unsafe fn close_range(first: libc::c_uint, flags: libc::c_uint) -> libc::ssize_t {
+    // SAFETY: no memory is involved; the rest is the caller's. Not every C library has a function for it.
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) as libc::ssize_t }
+}
+
+/// As far as numbers are closed one by one where nothing tells which are open.
+const LAST_CLOSED: RawFd = 65_535;
+
+/// Closes every descriptor above `last` in a table that nobody else uses: those that `/proc` lists, or
+/// else as many numbers as there may be. Makes system calls and nothing else, for a child that
+/// shares our memory.
+fn close_all_above(last: RawFd) {
+    // SAFETY: a NUL-terminated string.
+    let list = unsafe {
+        libc::open(
+            c"/proc/self/fd".as_ptr(),
+            libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC,
+        )
+    };
+    let listed = list >= 0 && close_listed_above(last, list);
+    if list > last {
+        // SAFETY: opened here.
+        unsafe { libc::close(list) };
+    }
+    if listed {
+        return;
+    }
+    let limit = descriptor_limit().map_or(LAST_CLOSED, |limit| {
+        RawFd::try_from(limit.rlim_cur)
+            .unwrap_or(LAST_CLOSED)
+            .min(LAST_CLOSED)
+    });
+    for fd in last.saturating_add(1)..=limit {
+        // SAFETY: the table is ours alone, and a number that is not open is refused.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// Closes what the directory `list` names above `last`, but for itself; whether it could be read.
+fn close_listed_above(last: RawFd, list: RawFd) -> bool {
+    // Each entry: inode, offset, its own length, type, then its name, which ends in NUL.
+    const LENGTH: usize = 16;
+    const NAME: usize = 19;
+    let mut entries = [0u64; 128];
+    loop {
+        let room = size_of_val(&entries);
+        // SAFETY: valid for writes of that many bytes.
+        let n = unsafe { libc::syscall(libc::SYS_getdents64, list, entries.as_mut_ptr(), room) };
+        let Ok(n) = usize::try_from(n) else { return false };
+        if n == 0 {
+            return true;
+        }
+        // SAFETY: an array of integers is as many bytes, of which the kernel has written `n`.
+        let bytes = unsafe { std::slice::from_raw_parts(entries.as_ptr().cast::<u8>(), n.min(room)) };
+        let mut rest = bytes;
+        while let (Some(&[low, high]), Some(name)) = (rest.get(LENGTH..LENGTH + 2), rest.get(NAME..)) {
+            let digits = name.iter().take_while(|byte| byte.is_ascii_digit());
+            let number = digits.fold(0, |number: RawFd, digit| {
+                number.wrapping_mul(10).wrapping_add(RawFd::from(digit - b'0'))
+            });
+            // `.` and `..` come out as 0.
+            if number > last && number != list {
+                // SAFETY: the table is ours alone.
+                unsafe { libc::close(number) };
+            }
+            let length = usize::from(u16::from_ne_bytes([low, high]));
+            rest = match rest.get(length..) {
+                Some(rest) if length > 0 => rest,
+                _ => break,
+            };
+        }
+    }
 }
 
 /// Bytes that can be read from a pipe or terminal now.
@@ -218,21 +405,27 @@ impl Interest {
 
 /// Waits until one of `interests` is ready, `timeout` has passed, or a signal came. Never fails with `EINTR`.
 pub(crate) fn poll(interests: &mut [Interest], timeout: Option<Duration>) -> io::Result<()> {
-    let timeout = timeout.map(|t| libc::timespec {
-        tv_sec: libc::time_t::try_from(t.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_nsec: t.subsec_nanos().into(),
+    let exact = timeout.map(|t| libc::timespec {
+        // Nobody waits for decades, and the type has 32 bits here and there.
+        tv_sec: t.as_secs().min(i32::MAX.unsigned_abs().into()) as _,
+        tv_nsec: t.subsec_nanos() as _,
     });
-    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: Interest is a transparent pollfd, the length is the slice's, and `timeout` is null or lives here.
-    let result = unsafe {
-        libc::ppoll(
-            interests.as_mut_ptr().cast(),
-            interests.len() as libc::nfds_t,
-            timeout,
-            ptr::null(),
-        )
+    let exact = exact.as_ref().map_or(ptr::null(), ptr::from_ref);
+    let (first, count) = (interests.as_mut_ptr().cast(), interests.len() as libc::nfds_t);
+    // SAFETY: Interest is a transparent pollfd, the length is the slice's, and `exact` is null or lives here.
+    let polled = check(unsafe { libc::ppoll(first, count, exact, ptr::null()) });
+    let polled = match polled {
+        Err(error) if is_refused(&error) => {
+            // Whole milliseconds, and never less than was asked for.
+            let whole = timeout.map_or(-1, |t| {
+                libc::c_int::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
+            });
+            // SAFETY: as above.
+            check(unsafe { libc::poll(first, count, whole) })
+        }
+        polled => polled,
     };
-    match check(result) {
+    match polled {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::Interrupted => {
             for interest in interests {
@@ -259,7 +452,32 @@ pub(crate) fn readable_by(fd: &OwnedFd, deadline: Instant) -> io::Result<bool> {
 /// Waits until a child that nobody has waited for has ended, but not past `deadline`; whether it has.
 pub(crate) fn ends_by(child: &Child, deadline: Instant) -> io::Result<bool> {
     let pid = Pid::try_from(child.id()).map_err(io::Error::other)?;
-    readable_by(&pidfd_open(pid)?, deadline)
+    readable_by(&end_of_child(pid)?, deadline)
+}
+
+/// What becomes readable once the child `pid` has ended, and stays so. Nobody may reap it before.
+///
+/// A pidfd; where the system has none, or does not allow them, a pipe that a thread lets go of when
+/// the child has ended.
+fn end_of_child(pid: Pid) -> io::Result<OwnedFd> {
+    match pidfd_open(pid) {
+        Err(error) if is_refused(&error) => {}
+        opened => return opened,
+    }
+    let (reader, writer) = pipe()?;
+    let id = libc::id_t::try_from(pid).map_err(io::Error::other)?;
+    start_thread("exit", SMALL_STACK, move || {
+        block_signals_for_this_thread();
+        let options = libc::WEXITED | libc::WNOWAIT;
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        // SAFETY: `info` is valid for writes, and nobody is reaped. What fails for another reason than
+        // a signal would fail again: whoever waits then finds out by reaping.
+        while unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), options) } != 0
+            && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+        {}
+        drop(writer);
+    })?;
+    Ok(reader)
 }
 
 /// Whether the other end of `fd` is gone.
@@ -268,32 +486,53 @@ pub(crate) fn is_hung_up(fd: &OwnedFd) -> bool {
     poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].hung_up()
 }
 
-/// An event counter: something another thread sets to end a `poll`.
+/// An event counter: something another thread sets to end a `poll`. Where the system refuses those,
+/// a pipe.
 #[derive(Debug)]
-pub(crate) struct EventFd(OwnedFd);
+pub(crate) struct EventFd {
+    fd: OwnedFd,
+    /// The other end, if it is a pipe.
+    writer: Option<OwnedFd>,
+}
 
 impl EventFd {
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: a plain call; the result is checked before it is taken.
-        let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+        let fd = match check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }) {
+            Err(error) if is_refused(&error) => {
+                let (fd, writer) = pipe()?;
+                set_nonblocking(&fd)?;
+                set_nonblocking(&writer)?;
+                return Ok(EventFd {
+                    fd,
+                    writer: Some(writer),
+                });
+            }
+            fd => fd?,
+        };
         // SAFETY: eventfd returned a new descriptor that belongs to nobody else.
-        Ok(EventFd(above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })?))
+        let fd = above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })?;
+        Ok(EventFd { fd, writer: None })
     }
 
     /// Ends the `poll` that waits for it, or the next one.
     pub(crate) fn set(&self) {
-        // The only way to fail is a counter that is full, and then it is set.
-        let _ = write(as_borrowed(&self.0), &1u64.to_ne_bytes());
+        // The only way to fail is a counter or a pipe that is full, and then it is set.
+        let _ = write(
+            as_borrowed(self.writer.as_ref().unwrap_or(&self.fd)),
+            &1u64.to_ne_bytes(),
+        );
     }
 
     /// Makes the next `poll` wait again.
     pub(crate) fn clear(&self) {
         let mut count = [0; 8];
-        let _ = read(as_borrowed(&self.0), &mut count);
+        // One read empties a counter.
+        while read(as_borrowed(&self.fd), &mut count).is_ok() && self.writer.is_some() {}
     }
 
     pub(crate) fn raw(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.fd.as_raw_fd()
     }
 }
 
@@ -363,6 +602,132 @@ pub(crate) fn pidfd_signal(pidfd: &OwnedFd, signal: libc::c_int) -> io::Result<(
     .map(drop)
 }
 
+// ---- threads ----
+
+/// The stack of a thread of which there are few: what the standard library gives one.
+pub(crate) const STACK: usize = 2 * 1024 * 1024;
+/// A stack for a thread that makes a system call or two.
+const SMALL_STACK: usize = 64 * 1024;
+
+/// A thread of ours. Dropped, it goes on by itself.
+///
+/// Not one of the standard library's: those map a stack for signals when they begin, and panic where
+/// there is no memory for it. Of these, whatever is refused is an error of the start.
+pub(crate) struct Thread<T>(Arc<Outcome<T>>);
+
+/// What a thread leaves.
+struct Outcome<T> {
+    value: Mutex<Option<std::thread::Result<T>>>,
+    left: Condvar,
+}
+
+/// What the thread has; boxed once more, because a pointer to it has to fit into one word.
+type Body = Box<dyn FnOnce() + Send>;
+
+/// Starts a thread with a stack of so many bytes.
+///
+/// # Errors
+///
+/// Those of `pthread_create`, and `ENOMEM` where it would take the memory that is kept for what
+/// cannot do without.
+pub(crate) fn start_thread<T: Send + 'static>(
+    name: &str,
+    stack: usize,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Thread<T>> {
+    // SAFETY: what it borrows lives for ever.
+    unsafe { start_borrowing_thread(name, stack, body) }
+}
+
+/// Runs `body` on a thread of its own, and waits for it; the outer error is that of the start, the
+/// inner one a panic.
+pub(crate) fn on_thread<T: Send>(
+    name: &str,
+    stack: usize,
+    body: impl FnOnce() -> T + Send,
+) -> io::Result<std::thread::Result<T>> {
+    // SAFETY: it is joined before anything it borrows can end.
+    unsafe { start_borrowing_thread(name, stack, body) }.map(Thread::join)
+}
+
+/// # Safety
+///
+/// What `body` borrows, and what it returns, lives until the thread has ended.
+unsafe fn start_borrowing_thread<'a, T: Send + 'a>(
+    name: &str,
+    stack: usize,
+    body: impl FnOnce() -> T + Send + 'a,
+) -> io::Result<Thread<T>> {
+    spare_memory()?;
+    // The kernel keeps fifteen bytes of it.
+    let name = CString::new(&name[..name.len().min(15)])?;
+    let outcome = Arc::new(Outcome {
+        value: Mutex::new(None),
+        left: Condvar::new(),
+    });
+    let its_outcome = Arc::clone(&outcome);
+    let body: Box<dyn FnOnce() + Send + 'a> = Box::new(move || {
+        // SAFETY: the calling thread's own name, a NUL-terminated string.
+        unsafe { libc::pthread_setname_np(libc::pthread_self(), name.as_ptr()) };
+        let result = std::panic::catch_unwind(AssertUnwindSafe(body));
+        *its_outcome.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        its_outcome.left.notify_all();
+    });
+    // SAFETY: only the lifetime changes, for which the caller answers.
+    let body: Body = unsafe { std::mem::transmute::<Box<dyn FnOnce() + Send + 'a>, Body>(body) };
+    let body: *mut Body = Box::into_raw(Box::new(body));
+    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    let mut id = MaybeUninit::<libc::pthread_t>::uninit();
+    // SAFETY: the attributes are made before they are used and destroyed once; `run_thread` takes the
+    // body over if it is called, which it is exactly if the call succeeds.
+    let error = unsafe {
+        let mut error = libc::pthread_attr_init(attributes.as_mut_ptr());
+        if error == 0 {
+            libc::pthread_attr_setdetachstate(attributes.as_mut_ptr(), libc::PTHREAD_CREATE_DETACHED);
+            error =
+                libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), stack.max(libc::PTHREAD_STACK_MIN));
+            if error == 0 {
+                error = libc::pthread_create(id.as_mut_ptr(), attributes.as_ptr(), run_thread, body.cast());
+            }
+            libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        }
+        error
+    };
+    if error != 0 {
+        // SAFETY: from `into_raw` above, and nobody has taken it.
+        drop(unsafe { Box::from_raw(body) });
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    Ok(Thread(outcome))
+}
+
+extern "C" fn run_thread(body: *mut libc::c_void) -> *mut libc::c_void {
+    // SAFETY: `start_borrowing_thread` has made it for this call alone.
+    let body = unsafe { Box::from_raw(body.cast::<Body>()) };
+    // It catches its panics. What the end of the thread's own values does may not unwind from here.
+    body();
+    ptr::null_mut()
+}
+
+impl<T> Thread<T> {
+    /// Waits until it has done its work; an error is a panic. What the system still does to end it is
+    /// not waited for, which may be refused.
+    pub(crate) fn join(self) -> std::thread::Result<T> {
+        let mut value = self.0.value.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match value.take() {
+                Some(outcome) => return outcome,
+                None => value = self.0.left.wait(value).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "cli"))]
+fn spare_memory() -> io::Result<()> {
+    Ok(())
+}
+
 // ---- the end of a child ----
 
 /// How a child ended.
@@ -390,20 +755,9 @@ impl Status {
 
 /// Reaps a child of ours. Waits for its end; the caller knows that it has come.
 pub(crate) fn reap(pid: Pid) -> io::Result<(Status, Usage)> {
-    let mut status = 0;
-    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    loop {
-        // SAFETY: both pointers are valid for writes.
-        match check(unsafe { libc::wait4(pid, &mut status, 0, usage.as_mut_ptr()) }) {
-            Ok(_) => break,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        }
-    }
-    // SAFETY: wait4 succeeded and filled it; it was zeroed before.
-    let usage = unsafe { usage.assume_init() };
+    let (_, status, usage) = wait(pid, 0)?;
     Ok((
-        Status::new(status),
+        status,
         Usage {
             user: duration(usage.ru_utime),
             system: duration(usage.ru_stime),
@@ -412,34 +766,203 @@ pub(crate) fn reap(pid: Pid) -> io::Result<(Status, Usage)> {
     ))
 }
 
+/// `wait4`; with `WNOHANG`, the pid is 0 if nobody has ended. Never fails with `EINTR`.
+fn wait(pid: Pid, options: libc::c_int) -> io::Result<(Pid, Status, libc::rusage)> {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    loop {
+        // SAFETY: both pointers are valid for writes.
+        let waited = check(unsafe { libc::wait4(pid, &mut status, options, usage.as_mut_ptr()) });
+        let (pid, status) = match waited {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if is_refused(&error) => wait_by_id(pid, options, &mut usage).map_err(|_| error)?,
+            waited => (waited?, Status::new(status)),
+        };
+        // SAFETY: zeroed, which is valid, and maybe filled.
+        return Ok((pid, status, unsafe { usage.assume_init() }));
+    }
+}
+
+/// The same by `waitid`, whose system call tells the usage as well.
+fn wait_by_id(
+    pid: Pid,
+    options: libc::c_int,
+    usage: &mut MaybeUninit<libc::rusage>,
+) -> io::Result<(Pid, Status)> {
+    let (kind, id) = match libc::id_t::try_from(pid) {
+        Ok(id) => (libc::P_PID, id),
+        Err(_) => (libc::P_ALL, 0),
+    };
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = options | libc::WEXITED;
+    // SAFETY: both pointers are valid for writes.
+    check_size(unsafe {
+        libc::syscall(
+            libc::SYS_waitid,
+            kind,
+            id,
+            info.as_mut_ptr(),
+            options,
+            usage.as_mut_ptr(),
+        ) as libc::ssize_t
+    })?;
+    // SAFETY: zeroed, which is valid, and filled as for SIGCHLD if it was filled.
+    let (code, pid, status) = unsafe {
+        let info = info.assume_init();
+        (info.si_code, info.si_pid(), info.si_status())
+    };
+    let signal = matches!(code, libc::CLD_KILLED | libc::CLD_DUMPED).then_some(status);
+    let status = Status {
+        code: signal.map_or(status, |signal| 128 + signal),
+        signal,
+        core_dumped: code == libc::CLD_DUMPED,
+    };
+    Ok((pid, status))
+}
+
 fn duration(time: libc::timeval) -> Duration {
     Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
         + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
 }
 
-/// The symbolic name of an error number, `"ENOENT"` for one.
+macro_rules! names {
+    ($($name:ident)*) => {
+        [$((libc::$name, stringify!($name))),*]
+    };
+}
+
+/// The symbolic name of an error number, such as `"ENOENT"`. Not every C library has them.
 pub(crate) fn errno_name(errno: i32) -> String {
-    unsafe extern "C" {
-        /// glibc 2.32 and later; null for a number it does not know.
-        fn strerrorname_np(errno: libc::c_int) -> *const libc::c_char;
-    }
-    // SAFETY: takes any number and returns null or a static string.
-    let name = unsafe { strerrorname_np(errno) };
-    if name.is_null() {
-        return format!("E{errno}");
-    }
-    // SAFETY: not null, so a NUL-terminated string that is never freed.
-    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+    let names = names! {
+        EPERM ENOENT ESRCH EINTR EIO ENXIO E2BIG ENOEXEC EBADF ECHILD EAGAIN ENOMEM EACCES EFAULT
+        ENOTBLK EBUSY EEXIST EXDEV ENODEV ENOTDIR EISDIR EINVAL ENFILE EMFILE ENOTTY ETXTBSY EFBIG
+        ENOSPC ESPIPE EROFS EMLINK EPIPE EDOM ERANGE EDEADLK ENAMETOOLONG ENOLCK ENOSYS ENOTEMPTY ELOOP
+        ENOMSG EIDRM ECHRNG EL2NSYNC EL3HLT EL3RST ELNRNG EUNATCH ENOCSI EL2HLT EBADE EBADR EXFULL
+        ENOANO EBADRQC EBADSLT EBFONT ENOSTR ENODATA ETIME ENOSR ENONET ENOPKG EREMOTE ENOLINK EADV
+        ESRMNT ECOMM EPROTO EMULTIHOP EDOTDOT EBADMSG EOVERFLOW ENOTUNIQ EBADFD EREMCHG ELIBACC ELIBBAD
+        ELIBSCN ELIBMAX ELIBEXEC EILSEQ ERESTART ESTRPIPE EUSERS ENOTSOCK EDESTADDRREQ EMSGSIZE
+        EPROTOTYPE ENOPROTOOPT EPROTONOSUPPORT ESOCKTNOSUPPORT EOPNOTSUPP EPFNOSUPPORT EAFNOSUPPORT
+        EADDRINUSE EADDRNOTAVAIL ENETDOWN ENETUNREACH ENETRESET ECONNABORTED ECONNRESET ENOBUFS EISCONN
+        ENOTCONN ESHUTDOWN ETOOMANYREFS ETIMEDOUT ECONNREFUSED EHOSTDOWN EHOSTUNREACH EALREADY
+        EINPROGRESS ESTALE EUCLEAN ENOTNAM ENAVAIL EISNAM EREMOTEIO EDQUOT ENOMEDIUM EMEDIUMTYPE
+        ECANCELED ENOKEY EKEYEXPIRED EKEYREVOKED EKEYREJECTED EOWNERDEAD ENOTRECOVERABLE ERFKILL
+        EHWPOISON
+    };
+    let name = names.into_iter().find(|(number, _)| *number == errno);
+    name.map_or_else(|| format!("E{errno}"), |(_, name)| name.to_owned())
 }
 
 // ---- what is process-wide, for the binary's guard only ----
 
+#[cfg(feature = "cli")]
+pub use process_wide::Allocator;
 #[cfg(feature = "cli")]
 pub(crate) use process_wide::*;
 
 #[cfg(feature = "cli")]
 mod process_wide {
     use super::*;
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::sync::atomic::{
+        AtomicPtr,
+        Ordering::{AcqRel, Acquire},
+    };
+
+    /// What is put by for what cannot do without memory: answers, kills, the end of a connection.
+    const RESERVE: usize = 4 * 1024 * 1024;
+    /// Where it is; null while it is used up, or not wanted.
+    static RESERVED: AtomicPtr<libc::c_void> = AtomicPtr::new(ptr::null_mut());
+    static RESERVE_WANTED: AtomicBool = AtomicBool::new(false);
+
+    /// The allocator of the system, which is given the reserve when it has no more memory to give.
+    #[derive(Debug)]
+    pub struct Allocator;
+
+    // SAFETY: all is passed on to the allocator of the system as it came.
+    unsafe impl GlobalAlloc for Allocator {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            // SAFETY: the caller's.
+            let memory = unsafe { System.alloc(layout) };
+            match memory.is_null() && give_reserve() {
+                // SAFETY: the caller's.
+                true => unsafe { System.alloc(layout) },
+                false => memory,
+            }
+        }
+        unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+            // SAFETY: the caller's.
+            let memory = unsafe { System.alloc_zeroed(layout) };
+            match memory.is_null() && give_reserve() {
+                // SAFETY: the caller's.
+                true => unsafe { System.alloc_zeroed(layout) },
+                false => memory,
+            }
+        }
+        unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+            // SAFETY: the caller's.
+            let grown = unsafe { System.realloc(memory, layout, size) };
+            match grown.is_null() && give_reserve() {
+                // SAFETY: the caller's; a block that could not be grown is as it was.
+                true => unsafe { System.realloc(memory, layout, size) },
+                false => grown,
+            }
+        }
+        unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+            // SAFETY: the caller's.
+            unsafe { System.dealloc(memory, layout) };
+        }
+    }
+
+    /// Whether it is worth trying again: the reserve is the system's, given by us or another thread.
+    fn give_reserve() -> bool {
+        let reserve = RESERVED.swap(ptr::null_mut(), AcqRel);
+        if !reserve.is_null() {
+            // SAFETY: mapped by `map_reserve`, of that size, and used by nobody.
+            unsafe { libc::munmap(reserve, RESERVE) };
+        }
+        RESERVE_WANTED.load(Relaxed)
+    }
+
+    fn map_reserve() -> io::Result<()> {
+        let (protection, flags) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        );
+        // SAFETY: a new mapping, that nobody knows yet. It is not touched, so it takes no page.
+        let reserve = unsafe { libc::mmap(ptr::null_mut(), RESERVE, protection, flags, -1, 0) };
+        if reserve == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        if RESERVED
+            .compare_exchange(ptr::null_mut(), reserve, AcqRel, Relaxed)
+            .is_err()
+        {
+            // SAFETY: as above; another thread was first.
+            unsafe { libc::munmap(reserve, RESERVE) };
+        }
+        Ok(())
+    }
+
+    /// Puts memory by from now on. As long as there is none, no thread is started.
+    pub(crate) fn keep_reserve() {
+        // Each thread would have an arena of 64 MiB of its own, as addresses; that is what is limited.
+        #[cfg(target_env = "gnu")]
+        if limit_of(libc::RLIMIT_AS as _).is_ok_and(|limit| limit.rlim_cur != libc::RLIM_INFINITY) {
+            // SAFETY: no memory is involved.
+            unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+        }
+        RESERVE_WANTED.store(true, Relaxed);
+        let _ = map_reserve();
+    }
+
+    /// Whether there is memory for one thread more: not if that which was put by is used up, and there
+    /// is none to take its place.
+    pub(super) fn spare_memory() -> io::Result<()> {
+        if RESERVE_WANTED.load(Relaxed) && RESERVED.load(Acquire).is_null() {
+            return map_reserve();
+        }
+        Ok(())
+    }
 
     /// A thread's set of blocked signals.
     pub(crate) struct SignalMask(libc::sigset_t);
@@ -495,9 +1018,12 @@ mod process_wide {
 
     /// A descriptor that gives the blocked `signals` as they come.
     pub(crate) fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
-        let set = set_of(signals);
+        signal_fd_of(&set_of(signals))
+    }
+
+    fn signal_fd_of(set: &libc::sigset_t) -> io::Result<OwnedFd> {
         // SAFETY: an initialised set; the result is checked before it is taken.
-        let fd = check(unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
+        let fd = check(unsafe { libc::signalfd(-1, set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
         // SAFETY: signalfd returned a new descriptor that belongs to nobody else.
         above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
     }
@@ -514,6 +1040,60 @@ mod process_wide {
         let number = member(std::mem::offset_of!(libc::signalfd_siginfo, ssi_signo))?;
         let code = member(std::mem::offset_of!(libc::signalfd_siginfo, ssi_code))?;
         Some((number, code == libc::SI_KERNEL))
+    }
+
+    /// Signals that one thread waits for. They are blocked in it, and in every thread it starts.
+    pub(crate) struct Signals {
+        set: libc::sigset_t,
+        /// Where the system refuses to wait for them without a descriptor.
+        fd: Option<OwnedFd>,
+    }
+
+    impl Signals {
+        pub(crate) fn hear(signals: &[libc::c_int]) -> io::Result<Signals> {
+            block_signals(signals)?;
+            Ok(Signals {
+                set: set_of(signals),
+                fd: None,
+            })
+        }
+
+        /// Waits for the next one.
+        pub(crate) fn next(&mut self) -> io::Result<libc::c_int> {
+            loop {
+                if let Some(fd) = &self.fd {
+                    poll(&mut [Interest::read(fd.as_raw_fd())], None)?;
+                    match next_signal(fd) {
+                        Some((signal, _)) => return Ok(signal),
+                        None => continue,
+                    }
+                }
+                // SAFETY: an initialised set; nothing is to be told about the signal.
+                match check(unsafe { libc::sigwaitinfo(&self.set, ptr::null_mut()) }) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if is_refused(&error) => self.fd = Some(signal_fd_of(&self.set)?),
+                    signal => return signal,
+                }
+            }
+        }
+    }
+
+    /// What ends a wait of the calling thread for [`Signals`] that `SIGCHLD` is one of.
+    pub(crate) fn waker() -> impl Fn() + Send + 'static {
+        struct Waiting(libc::pthread_t);
+        // SAFETY: the name of a thread, which any thread may use.
+        unsafe impl Send for Waiting {}
+        impl Waiting {
+            fn wake(&self) {
+                // SAFETY: the main thread, which lives as long as the process.
+                if unsafe { libc::pthread_kill(self.0, libc::SIGCHLD) } != 0 {
+                    let _ = std::process::id().try_into().map(|pid| kill(pid, libc::SIGCHLD));
+                }
+            }
+        }
+        // SAFETY: cannot fail.
+        let waiting = Waiting(unsafe { libc::pthread_self() });
+        move || waiting.wake()
     }
 
     /// Adopts the orphans below this process.
@@ -538,10 +1118,8 @@ mod process_wide {
     /// Reaps a child of the calling thread that has ended, if there is one. Those of other threads are
     /// for these to reap.
     pub(crate) fn reap_any() -> Option<(Pid, Status)> {
-        let mut status = 0;
-        // SAFETY: `status` is valid for writes.
-        let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::__WNOTHREAD) };
-        (pid > 0).then(|| (pid, Status::new(status)))
+        let (pid, status, _) = wait(-1, libc::WNOHANG | libc::__WNOTHREAD).ok()?;
+        (pid > 0).then_some((pid, status))
     }
 
     /// Whether the calling thread has children, ended ones included. To the main thread of a subreaper,
@@ -563,11 +1141,6 @@ mod process_wide {
     pub(crate) fn is_terminal(fd: BorrowedFd<'_>) -> bool {
         // SAFETY: takes any descriptor.
         unsafe { libc::isatty(fd.as_raw_fd()) == 1 }
-    }
-
-    pub(crate) fn set_close_on_exec(fd: &OwnedFd) -> io::Result<()> {
-        // SAFETY: plain fcntl on an open descriptor.
-        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
     }
 
     pub(crate) fn set_inheritable(fd: &OwnedFd) -> io::Result<()> {
@@ -708,12 +1281,16 @@ mod process_wide {
 // ---- spawning ----
 
 fn descriptor_limit() -> io::Result<libc::rlimit> {
+    limit_of(libc::RLIMIT_NOFILE as _)
+}
+
+fn limit_of(resource: libc::c_int) -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: `limit` has room for the result.
-    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    check(unsafe { libc::getrlimit(resource as _, &mut limit) })?;
     Ok(limit)
 }
 
@@ -785,9 +1362,73 @@ struct Plan {
     highest: RawFd,
     /// Its soft limit of descriptors, where it is not ours.
     descriptor_limit: Option<u64>,
+    /// The child has a table of descriptors of its own from the beginning.
+    own_table: bool,
     /// What stopped the child; 0 if it runs.
     error: AtomicI32,
+    /// Which [`Step`] that was.
+    step: AtomicI32,
 }
+
+/// What a child does before its program runs.
+#[derive(Clone, Copy)]
+enum Step {
+    Execute,
+    LeadSession,
+    EnterDirectory,
+    LeaveDescriptors,
+    OpenTerminal,
+    PlaceDescriptors,
+    LimitDescriptors,
+}
+
+/// Which call stopped a spawn, and why.
+#[derive(Debug)]
+pub(crate) struct SpawnError {
+    pub(crate) call: &'static str,
+    pub(crate) error: io::Error,
+}
+
+impl SpawnError {
+    /// Whether the kernel would not execute the program for this reason.
+    pub(crate) fn is_of_the_program(&self, errno: i32) -> bool {
+        self.call == EXECUTE && self.error.raw_os_error() == Some(errno)
+    }
+}
+
+/// The call by which the kernel executes a program: what it refuses is the program, as a rule.
+pub(crate) const EXECUTE: &str = "execve";
+/// The one that enters the working directory.
+pub(crate) const ENTER_DIRECTORY: &str = "fchdir";
+/// The one that opens the child's terminal.
+pub(crate) const OPEN_TERMINAL: &str = "open of the terminal";
+/// The ones that make a child's table of descriptors.
+pub(crate) const LEAVE_DESCRIPTORS: &str = "close_range";
+pub(crate) const PLACE_DESCRIPTORS: &str = "dup2";
+/// Starting a thread of ours.
+pub(crate) const START_THREAD: &str = "pthread_create";
+
+impl Step {
+    const ALL: [(Step, &'static str); 7] = [
+        (Step::Execute, EXECUTE),
+        (Step::LeadSession, "setsid"),
+        (Step::EnterDirectory, ENTER_DIRECTORY),
+        (Step::LeaveDescriptors, LEAVE_DESCRIPTORS),
+        (Step::OpenTerminal, OPEN_TERMINAL),
+        (Step::PlaceDescriptors, PLACE_DESCRIPTORS),
+        (Step::LimitDescriptors, "prlimit64"),
+    ];
+
+    fn call(number: i32) -> &'static str {
+        let step = Step::ALL.iter().find(|(step, _)| *step as i32 == number);
+        step.map_or(EXECUTE, |(_, call)| call)
+    }
+}
+
+/// Set once the system has refused `close_range`: then each child begins with a copy of our table.
+static NO_CLOSE_RANGE: AtomicBool = AtomicBool::new(false);
+/// Set once the system has refused `clone` with `CLONE_PIDFD`, and not without.
+static NO_CLONE_PIDFD: AtomicBool = AtomicBool::new(false);
 
 /// What a child runs on until its exec. Not the thread's own stack: to make room there would touch
 /// pages that it never needs again, in every process thread there is.
@@ -828,12 +1469,12 @@ pub(crate) fn spawn(
     stdio: &Stdio<'_>,
     descriptor_limit: Option<u64>,
     stack: &mut ChildStack,
-) -> io::Result<(Pid, OwnedFd)> {
+) -> Result<(Pid, OwnedFd), SpawnError> {
     let (stdio, terminal) = match stdio {
         Stdio::Descriptors(fds) => (fds.map(|fd| fd.as_raw_fd()), ptr::null()),
         Stdio::Terminal(name) => ([2; 3], name.as_ptr()),
     };
-    let plan = Plan {
+    let mut plan = Plan {
         path: path.as_ptr(),
         argv: argv.as_ptr().cast(),
         environment: environment.as_ptr().cast(),
@@ -842,43 +1483,89 @@ pub(crate) fn spawn(
         terminal,
         highest: stdio.into_iter().max().unwrap_or(2),
         descriptor_limit,
+        own_table: NO_CLOSE_RANGE.load(Relaxed),
         error: AtomicI32::new(0),
+        step: AtomicI32::new(0),
     };
-    let mut pidfd: libc::c_int = -1;
-    // The child begins with our mask. As long as it shares our memory no handler of ours may run in it.
-    let mask = raw_signal_mask(u64::MAX);
-    // SAFETY: `run_child` fits; the stack is used from its end down by the child alone, and it, the
-    // plan and what the plan points to outlive the child's use, because CLONE_VFORK keeps this
-    // thread here until the child has executed a program or ended. The pidfd goes where the fifth
-    // argument points.
-    let pid = check(unsafe {
-        libc::clone(
-            run_child,
-            stack.top(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | SHARED_TABLE | libc::SIGCHLD,
-            (&raw const plan).cast_mut().cast(),
-            &raw mut pidfd,
-        )
-    });
-    raw_signal_mask(mask);
-    let pid = pid?;
-    // SAFETY: clone succeeded, so it is open and belongs to nobody else.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    match plan.error.load(Relaxed) {
-        0 => match above_stdio(pidfd) {
-            Ok(pidfd) => Ok((pid, pidfd)),
-            Err(error) => {
-                // A child whose end we could not see is worse than none.
-                let _ = kill_group(pid, libc::SIGKILL);
-                let _ = reap(pid);
-                Err(error)
+    let refused = |call, error| Err(SpawnError { call, error });
+    loop {
+        let (pid, pidfd) = match start_child(&plan, stack) {
+            Ok(started) => started,
+            Err(error) => return refused("clone", error),
+        };
+        let stopped = match plan.error.swap(0, Relaxed) {
+            0 => None,
+            error => Some(io::Error::from_raw_os_error(error)),
+        };
+        match stopped {
+            None => {
+                let seen = match pidfd {
+                    Some(pidfd) => above_stdio(pidfd).map_err(|error| ("fcntl", error)),
+                    // A kernel that does not know the flag ignores it.
+                    None => end_of_child(pid).map_err(|error| ("pidfd_open", error)),
+                };
+                return seen.map(|end| (pid, end)).or_else(|(call, error)| {
+                    // A child whose end we could not see is worse than none.
+                    let _ = kill_group(pid, libc::SIGKILL);
+                    let _ = reap(pid);
+                    refused(call, error)
+                });
             }
-        },
-        error => {
-            let _ = reap(pid);
-            Err(io::Error::from_raw_os_error(error))
+            Some(error) => {
+                let _ = reap(pid);
+                let call = Step::call(plan.step.load(Relaxed));
+                if call != LEAVE_DESCRIPTORS || plan.own_table || !is_refused(&error) {
+                    return refused(call, error);
+                }
+                plan.own_table = true;
+                NO_CLOSE_RANGE.store(true, Relaxed);
+            }
         }
     }
+}
+
+/// Has a child carry out `plan`. Returns when it has executed a program or ended.
+fn start_child(plan: &Plan, stack: &mut ChildStack) -> io::Result<(Pid, Option<OwnedFd>)> {
+    let table = if plan.own_table { 0 } else { SHARED_TABLE };
+    // The child begins with our mask. As long as it shares our memory no handler of ours may run in it.
+    let mask = raw_signal_mask(u64::MAX);
+    let mut start = |pidfd_flag| {
+        let mut pidfd: libc::c_int = -1;
+        // SAFETY: `run_child` fits; the stack is used from its end down by the child alone, and it, the
+        // plan and what the plan points to outlive the child's use, because CLONE_VFORK keeps this
+        // thread here until the child has executed a program or ended. The pidfd goes where the fifth
+        // argument points.
+        let pid = check(unsafe {
+            libc::clone(
+                run_child,
+                stack.top(),
+                libc::CLONE_VM | libc::CLONE_VFORK | pidfd_flag | table | libc::SIGCHLD,
+                ptr::from_ref(plan).cast_mut().cast(),
+                &raw mut pidfd,
+            )
+        });
+        pid.map(|pid| (pid, pidfd))
+    };
+    let with_pidfd = match NO_CLONE_PIDFD.load(Relaxed) {
+        false => start(libc::CLONE_PIDFD),
+        true => start(0),
+    };
+    let started = match with_pidfd {
+        // Some sandboxes look at the flags.
+        Err(error) if is_refused(&error) || error.raw_os_error() == Some(libc::EINVAL) => {
+            let without = start(0);
+            if without.is_ok() {
+                NO_CLONE_PIDFD.store(true, Relaxed);
+            }
+            without.map_err(|_| error)
+        }
+        started => started,
+    };
+    raw_signal_mask(mask);
+    let (pid, pidfd) = started?;
+    // SAFETY: clone succeeded, so what it has put there is open and belongs to nobody else.
+    let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+    Ok((pid, pidfd))
 }
 
 /// Blocks exactly the signals of `mask` for this thread; which were blocked before. Past the C
@@ -904,40 +1591,45 @@ extern "C" fn run_child(plan: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `spawn` passes its plan, which outlives this function.
     let plan = unsafe { &*plan.cast::<Plan>() };
     // SAFETY: what it needs of the plan is as `spawn` has made it.
-    let error = unsafe { become_program(plan) };
+    let (step, error) = unsafe { become_program(plan) };
+    plan.step.store(step as i32, Relaxed);
     plan.error.store(error, Relaxed);
     // SAFETY: ends the child alone, and runs nothing of ours.
     unsafe { libc::_exit(127) }
 }
 
-/// Returns only with the number of the error that stopped it.
+/// Returns only with the step that stopped it, and the number of the error.
 ///
 /// # Safety
 ///
 /// Called in the child of a `clone` that shares memory, with the pointers of the plan valid.
-unsafe fn become_program(plan: &Plan) -> libc::c_int {
+unsafe fn become_program(plan: &Plan) -> (Step, libc::c_int) {
     fn errno() -> libc::c_int {
         // SAFETY: the parent's errno; its thread waits.
         unsafe { *libc::__errno_location() }
     }
     macro_rules! done {
-        ($call:expr) => {
+        ($step:expr, $call:expr) => {
             // SAFETY: system calls, with pointers that the caller answers for.
             if unsafe { $call } < 0 {
-                return errno();
+                return ($step, errno());
             }
         };
     }
-    done!(libc::setsid());
+    done!(Step::LeadSession, libc::setsid());
     if plan.directory >= 0 {
-        done!(libc::fchdir(plan.directory));
+        done!(Step::EnterDirectory, libc::fchdir(plan.directory));
     }
-    // From here on the table is the child's own.
-    done!(libc::close_range(
-        plan.highest.cast_unsigned() + 1,
-        libc::c_uint::MAX,
-        libc::CLOSE_RANGE_UNSHARE.cast_signed()
-    ));
+    if plan.own_table {
+        close_all_above(plan.highest);
+    } else {
+        // From here on the table is the child's own.
+        let first = plan.highest.cast_unsigned() + 1;
+        done!(
+            Step::LeaveDescriptors,
+            close_range(first, libc::CLOSE_RANGE_UNSHARE)
+        );
+    }
     let [first, second, third] = if plan.terminal.is_null() {
         plan.stdio
     } else {
@@ -945,24 +1637,42 @@ unsafe fn become_program(plan: &Plan) -> libc::c_int {
         // SAFETY: a path that the caller answers for.
         let terminal = unsafe { libc::open(plan.terminal, libc::O_RDWR) };
         if terminal < 0 {
-            return errno();
+            return (Step::OpenTerminal, errno());
         }
         [terminal; 3]
     };
     for (fd, target) in [(first, 0), (second, 1), (third, 2)] {
         // The same number only if ours had none there.
-        if fd != target {
-            done!(libc::dup2(fd, target));
+        // SAFETY: no memory is involved; the table is the child's own.
+        if fd != target && unsafe { libc::dup2(fd, target) } < 0 {
+            let refused = errno();
+            // Where the older call is refused, or missing, the newer one does the same.
+            // SAFETY: as above.
+            if unsafe { libc::dup3(fd, target, 0) } < 0 {
+                return (Step::PlaceDescriptors, refused);
+            }
         }
     }
-    done!(libc::close_range(3, libc::c_uint::MAX, 0));
+    if plan.own_table {
+        close_all_above(2);
+    } else {
+        done!(Step::LeaveDescriptors, close_range(3, 0));
+    }
     if let Some(soft) = plan.descriptor_limit {
         match descriptor_limit() {
             Ok(mut limit) => {
                 limit.rlim_cur = soft.min(limit.rlim_max);
-                done!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit));
+                done!(
+                    Step::LimitDescriptors,
+                    libc::setrlimit(libc::RLIMIT_NOFILE, &limit)
+                );
             }
-            Err(error) => return error.raw_os_error().unwrap_or(libc::EINVAL),
+            Err(error) => {
+                return (
+                    Step::LimitDescriptors,
+                    error.raw_os_error().unwrap_or(libc::EINVAL),
+                );
+            }
         }
     }
     // What the parent ignores would stay so, and what it handles must not run here.
@@ -983,7 +1693,23 @@ unsafe fn become_program(plan: &Plan) -> libc::c_int {
     raw_signal_mask(0);
     // SAFETY: a path and two lists that end in null, which the caller answers for.
     unsafe { libc::execve(plan.path, plan.argv, plan.environment) };
-    errno()
+    (Step::Execute, errno())
+}
+
+#[cfg(test)]
+mod names {
+    #[test]
+    fn every_error_of_linux_has_a_name() {
+        let names: std::collections::HashSet<String> = (1..=133).map(super::errno_name).collect();
+        // Two numbers mean nothing.
+        assert_eq!(names.len(), 133);
+        let unnamed = names.iter().filter(|name| name[1..].parse::<i32>().is_ok());
+        assert_eq!(unnamed.count(), 2);
+        assert_eq!(
+            (super::errno_name(2), super::errno_name(41)),
+            ("ENOENT".into(), "E41".into())
+        );
+    }
 }
 
 #[cfg(all(test, feature = "cli"))]

@@ -223,7 +223,7 @@ pub(crate) struct Stdio;
 
 impl Stdio {
     pub(crate) fn open() -> io::Result<(StdioReader, StdioWriter, Wake)> {
-        let wake = Arc::new(EventFd::new()?);
+        let wake = Arc::new(EventFd::new().map_err(sys::named("eventfd2"))?);
         let reader = StdioReader {
             input: io::stdin(),
             output: io::stdout(),

@@ -22,7 +22,6 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::sys::{self, Pid};
@@ -31,6 +30,8 @@ use crate::sys::{self, Pid};
 const ROUNDS: usize = 32;
 /// How long the death of what was killed is waited for. The kernel needs microseconds.
 pub(crate) const DEATH: Duration = Duration::from_secs(1);
+/// How often a death is looked for where nothing tells it.
+const GLANCE: Duration = Duration::from_millis(1);
 /// The stack of the thread that does what there are no descriptors for.
 const STACK: usize = 128 * 1024;
 
@@ -208,17 +209,12 @@ fn if_there<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
 /// Does `work` on a thread with an empty table of descriptors, where ours is full. It must neither
 /// use nor return any; what it opens and leaves open goes with the thread.
 fn on_own_table<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    thread::scope(|scope| {
-        let thread = thread::Builder::new().name("tree".to_owned()).stack_size(STACK);
-        let thread = thread.spawn_scoped(scope, || {
-            sys::leave_table_of_descriptors()?;
-            work()
-        })?;
-        thread
-            .join()
-            .map_err(|_| io::Error::other("its thread has panicked"))?
-    })
-    .inspect_err(|e| log::warn!("what has left its process group is not found: {e}"))
+    let done = sys::on_thread("tree", STACK, || {
+        sys::leave_table_of_descriptors()?;
+        work()
+    });
+    done.and_then(|done| done.map_err(|_| io::Error::other("its thread has panicked"))?)
+        .inspect_err(|e| log::warn!("what has left its process group is not found: {e}"))
 }
 
 /// The line is `pid (name) state ppid pgrp session …`, and the name may hold anything, `)` included.
@@ -241,8 +237,12 @@ fn parse_stat(pid: Pid, line: &[u8]) -> Option<Seen> {
     })
 }
 
-/// A process that is held by a pidfd, so that its pid cannot come to mean another.
-pub(crate) struct Held(OwnedFd);
+/// A process that is held by a pidfd, so that its pid cannot come to mean another. Where the system has
+/// no pidfds, or does not allow them, it is looked at again before each signal.
+pub(crate) struct Held {
+    seen: Seen,
+    pidfd: Option<OwnedFd>,
+}
 
 impl Held {
     /// Takes hold of exactly the process that was seen; `None` if it is gone.
@@ -251,18 +251,45 @@ impl Held {
     ///
     /// Only where descriptors are used up.
     pub(crate) fn take(seen: Seen) -> io::Result<Option<Held>> {
-        let Some(pidfd) = if_there(sys::pidfd_open(seen.pid))? else {
-            return Ok(None);
+        let pidfd = match sys::pidfd_open(seen.pid) {
+            Err(error) if sys::is_refused(&error) => None,
+            opened => match if_there(opened)? {
+                Some(pidfd) => Some(pidfd),
+                None => return Ok(None),
+            },
         };
-        let now = look_at(seen.pid)?;
-        Ok(now
-            .is_some_and(|now| now.started == seen.started)
-            .then_some(Held(pidfd)))
+        let held = Held { seen, pidfd };
+        Ok(held.is_there()?.then_some(held))
+    }
+
+    fn is_there(&self) -> io::Result<bool> {
+        let now = look_at(self.seen.pid)?;
+        Ok(now.is_some_and(|now| now.started == self.seen.started))
     }
 
     pub(crate) fn signal(&self, signal: libc::c_int) {
-        // One that is gone needs no signal.
-        let _ = sys::pidfd_signal(&self.0, signal);
+        let refused = match &self.pidfd {
+            // One that is gone needs no signal.
+            Some(pidfd) => sys::pidfd_signal(pidfd, signal).is_err_and(|error| sys::is_refused(&error)),
+            None => true,
+        };
+        if refused && self.is_there().unwrap_or(false) {
+            let _ = sys::kill(self.seen.pid, signal);
+        }
+    }
+
+    /// Waits for its death, but not past `deadline`.
+    fn dies_by(&self, deadline: Instant) {
+        match &self.pidfd {
+            Some(pidfd) => drop(sys::readable_by(pidfd, deadline)),
+            None => {
+                let alive = || matches!(look_at(self.seen.pid), Ok(Some(now)) if now.started == self.seen.started && !now.dead);
+                // Nothing tells; but the kernel takes no longer than this, as a rule.
+                while alive() && Instant::now() < deadline {
+                    let _ = sys::poll(&mut [], Some(GLANCE));
+                }
+            }
+        }
     }
 }
 
@@ -272,13 +299,15 @@ impl Held {
 /// outside of the group, for [`wait_for_death`].
 pub(crate) fn kill(leader: Pid, camera: &Camera) -> Vec<Held> {
     // Errors mean that nobody is there; that is what is wanted.
-    let _ = sys::kill_group(leader, libc::SIGSTOP);
+    let stopped = sys::kill_group(leader, libc::SIGSTOP);
+    // Where no group may be signalled, its members are, one by one.
+    let one_by_one = stopped.is_err_and(|error| sys::is_refused(&error));
     let mut held = Vec::new();
-    if freeze(leader, camera, &mut held).is_err() {
+    if freeze(leader, one_by_one, camera, &mut held).is_err() {
         // What is frozen already is still below its parents, and found again.
         let _ = on_own_table(|| {
             let mut held = Vec::new();
-            let frozen = freeze(leader, camera, &mut held);
+            let frozen = freeze(leader, one_by_one, camera, &mut held);
             signal_all(&held, libc::SIGKILL);
             wait_for_death(&held, Instant::now() + DEATH);
             frozen
@@ -289,8 +318,9 @@ pub(crate) fn kill(leader: Pid, camera: &Camera) -> Vec<Held> {
     held
 }
 
-/// Stops what is outside of `leader`'s group until nothing new turns up, and puts it into `held`.
-fn freeze(leader: Pid, camera: &Camera, held: &mut Vec<Held>) -> io::Result<()> {
+/// Stops what is outside of `leader`'s group, or in it as well, until nothing new turns up, and puts
+/// it into `held`.
+fn freeze(leader: Pid, with_group: bool, camera: &Camera, held: &mut Vec<Held>) -> io::Result<()> {
     let mut frozen = HashSet::new();
     for _ in 0..ROUNDS {
         if is_swept() {
@@ -299,7 +329,7 @@ fn freeze(leader: Pid, camera: &Camera, held: &mut Vec<Held>) -> io::Result<()> 
         let picture = camera.picture()?;
         let mut news = false;
         for process in picture.tree(leader) {
-            if process.group == leader || !frozen.insert((process.pid, process.started)) {
+            if process.group == leader && !with_group || !frozen.insert((process.pid, process.started)) {
                 continue;
             }
             news = true;
@@ -325,7 +355,7 @@ fn signal_all(held: &[Held], signal: libc::c_int) {
 /// been sent SIGKILL.
 pub(crate) fn wait_for_death(killed: &[Held], deadline: Instant) {
     for process in killed {
-        let _ = sys::readable_by(&process.0, deadline);
+        process.dies_by(deadline);
     }
 }
 

@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::process::Child;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -20,7 +19,7 @@ use crate::connection::ClientReceiver;
 use crate::framing::{Frame, Frames};
 use crate::message;
 use crate::protocol::{Reply, RequestId, RpcError, ServerMessage, code};
-use crate::sys;
+use crate::sys::{self, Thread};
 
 /// How much of a line that is no message is shown.
 const SHOWN: usize = 200;
@@ -59,7 +58,7 @@ impl Incoming {
 
 /// Who serves, as far as it is ours to wait for its end.
 pub(super) enum Server {
-    Thread(JoinHandle<Result<crate::End, crate::Error>>),
+    Thread(Thread<Result<crate::End, crate::Error>>),
     Child { child: Child, name: String },
     Elsewhere,
 }

@@ -41,6 +41,7 @@ mod start_state;
 // A whole connection.
 mod connection;
 mod ends;
+mod refused;
 mod remote;
 mod resources;
 
@@ -76,10 +77,12 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("ends", ends::TESTS),
     ("remote", remote::TESTS),
     ("resources", resources::TESTS),
+    ("refused", refused::TESTS),
     ("model", model::TESTS),
 ];
 
 fn main() {
+    refused::session::launch_if_asked();
     if let Some(name) = std::env::var_os(harness::RUN_ONE) {
         let name = name.into_string().expect("test names are ASCII");
         let (_, run) = all()

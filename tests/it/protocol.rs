@@ -12,6 +12,9 @@ pub const TESTS: &[Test] = &[
     test!(members_may_come_in_any_order_and_escaped),
     test!(pieces_of_any_size_make_the_same_lines),
     both!(jsonrpc_is_written_exactly_when_the_first_message_had_it),
+    test!(the_first_message_that_can_be_read_decides),
+    test!(another_version_is_refused),
+    test!(handshake_tells_a_home_for_codex),
     test!(ids_come_back_as_sent),
     test!(other_ids_are_refused),
     test!(same_id_twice_is_answered_twice),
@@ -196,6 +199,109 @@ fn jsonrpc_is_written_exactly_when_the_first_message_had_it(mode: Mode) {
                 "{first} then {message}"
             );
         }
+        client.finish();
+    }
+}
+
+/// What is no message says nothing about those behind it, not even that they come without a version.
+fn the_first_message_that_can_be_read_decides() {
+    let unreadable: [&[u8]; 5] = [
+        b"nonsense\n",
+        b"5\n",
+        b"[{\"jsonrpc\":\"2.0\"}]\n",
+        b"\xff\n",
+        b"{\"jsonrpc\":\"2.0\"\n",
+    ];
+    for first in unreadable {
+        for with in [true, false] {
+            let mut client = Client::in_process();
+            client.send_raw(first);
+            let error = client.response(Value::Null);
+            assert_eq!(error.get("jsonrpc"), None, "{error}");
+            let mut message = json!({"id": 1, "method": "process/list"});
+            if with {
+                message["jsonrpc"] = json!("2.0");
+            }
+            client.send(&message);
+            assert_eq!(client.response(1).get("jsonrpc").is_some(), with, "{first:?}");
+            client.send(&json!({"jsonrpc": "2.0", "id": 2, "method": "process/list"}));
+            assert_eq!(client.response(2).get("jsonrpc").is_some(), with, "{first:?}");
+            client.finish();
+        }
+    }
+}
+
+/// In every kind of message; nothing of it is done.
+fn another_version_is_refused() {
+    let mut client = Client::in_process();
+    client.spawn(json!({"processHandle": "a", "command": ["cat"], "streamStdin": true, "timeoutMs": null}));
+    let versions = [
+        json!(null),
+        json!("1.0"),
+        json!("2"),
+        json!("2.0 "),
+        json!(""),
+        json!(2.0),
+        json!(2),
+        json!(true),
+        json!(["2.0"]),
+        json!({}),
+    ];
+    for version in versions {
+        for (method, params) in [
+            ("process/list", json!({})),
+            ("process/kill", json!({"processHandle": "a"})),
+            (
+                "process/writeStdin",
+                json!({"processHandle": "a", "deltaBase64": "aGkK", "closeStdin": true}),
+            ),
+            (
+                "process/spawn",
+                json!({"processHandle": "b", "command": ["true"]}),
+            ),
+            ("no/such", json!({})),
+        ] {
+            client.send(&json!({"jsonrpc": version, "id": "x", "method": method, "params": params}));
+            let error = client.response("x")["error"].clone();
+            assert_eq!(error["code"], -32600, "{version} {method}: {error}");
+            assert!(
+                error["message"].as_str().is_some_and(|m| m.contains("jsonrpc")),
+                "{error}"
+            );
+        }
+        // One that asks for no answer cannot be told apart from one whose id is missing.
+        client.send(&json!({"jsonrpc": version, "method": "initialized"}));
+        assert_eq!(client.response(Value::Null)["error"]["code"], -32600);
+    }
+    client.send_raw(b"{\"jsonrpc\":\"2\\u002e0\",\"id\":1,\"method\":\"process/list\"}\n");
+    let live = client.response(1)["result"]["processes"].clone();
+    assert_eq!(live.as_array().map(Vec::len), Some(1), "{live}");
+    assert_eq!(live[0]["stdinPendingBytes"], 0);
+    client.kill("a");
+    assert_eq!(client.exited("a")["stdout"], "");
+    client.finish();
+}
+
+/// As codex finds it; a client that was written for that insists on it.
+fn handshake_tells_a_home_for_codex() {
+    for (codex, home, told) in [
+        (Some("/over/there"), Some("/home/me"), "/over/there"),
+        (Some("relative"), Some("/home/me"), "/home/me/.codex"),
+        (Some(""), Some("/home/me/"), "/home/me/.codex"),
+        (None, Some("/"), "/.codex"),
+        (None, Some("relative"), "/"),
+        (None, None, "/"),
+    ] {
+        let mut command = crate::harness::binary();
+        for (name, value) in [("CODEX_HOME", codex), ("HOME", home)] {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let mut client = Client::command(command);
+        let reply = client.call("initialize", json!({"clientInfo": {"name": "t", "version": "1"}}));
+        assert_eq!(reply["codexHome"], told, "{codex:?} {home:?}");
         client.finish();
     }
 }
