@@ -7,6 +7,7 @@
 //! Races and soaks run longer with `PROCWIRE_TEST_FACTOR=10`.
 
 mod harness;
+mod proc;
 
 // Clients of ours.
 mod client;
@@ -43,6 +44,7 @@ mod connection;
 mod ends;
 mod remote;
 mod resources;
+mod sweep;
 
 // Everything at once.
 mod model;
@@ -74,12 +76,16 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("memory", memory::TESTS),
     ("connection", connection::TESTS),
     ("ends", ends::TESTS),
+    ("sweep", sweep::TESTS),
     ("remote", remote::TESTS),
     ("resources", resources::TESTS),
     ("model", model::TESTS),
 ];
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some(sweep::PLAY) {
+        sweep::play(std::env::args().skip(2));
+    }
     if let Some(name) = std::env::var_os(harness::RUN_ONE) {
         let name = name.into_string().expect("test names are ASCII");
         let (_, run) = all()
