@@ -60,7 +60,7 @@ const DEATH_WAIT: Duration = Duration::from_millis(400);
 const SERVER_END: Duration = Duration::from_millis(2_300);
 /// The same for a guard, where another process waits for that.
 const GUARD_END: Duration = Duration::from_millis(3_500);
-/// How long a server may be stopped while it is to end. Somebody may be about to continue it.
+/// How long a server may be stopped while it is to end, in case it is continued.
 const STOPPED: Duration = Duration::from_millis(500);
 
 /// Whom the server has above it, if it is guarded.
@@ -239,7 +239,7 @@ impl Ended {
     fn sweep_until(&self) -> Instant {
         let last = Instant::now() + LAST_SWEEP;
         match self.status.signal {
-            // Nobody has swept so far.
+            // This is the first sweep.
             Some(_) => last.max(self.since + WHOLE_END),
             None => last,
         }
@@ -271,7 +271,7 @@ impl Watch {
                 .kill_at()
                 .map(|at| at.saturating_duration_since(Instant::now()));
             if let Err(e) = sys::poll(&mut interests, left) {
-                // Without it nobody notices an end any more.
+                // Without it an end is not noticed any more.
                 self.kill();
                 log::error!("poll failed, and the server was killed: {e}");
                 if let Ok((status, _)) = sys::reap(self.child) {
@@ -598,7 +598,7 @@ impl Target {
     }
 }
 
-/// Kills what is below this process until nothing is left, nobody can be killed any more, or it is
+/// Kills what is below this process until nothing is left, the rest cannot be killed, or it is
 /// `deadline`; what is left then. In the `last` sweep each round deals with all it has found, late or not.
 fn sweep_until(deadline: Instant, spared: &Spared, last: bool) -> Vec<Seen> {
     let mut scan = Scan::default();

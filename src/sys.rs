@@ -354,7 +354,7 @@ pub(crate) fn group_and_session(pid: Pid) -> Option<(Pid, Pid)> {
 }
 
 /// Whether `pid` is a child of the calling thread that has not been reaped. Asks the kernel itself, so
-/// it works without `/proc`. Nobody else can reap such a child, so its pid means it until we do.
+/// it works without `/proc`. No other thread can reap such a child, so its pid means it until we do.
 pub(crate) fn is_child(pid: Pid) -> bool {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WNOTHREAD;

@@ -510,8 +510,8 @@ impl Held {
             Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => return Ok(None),
             Err(e) => return Err(e),
         };
-        // Whoever is there now under the same number and with the same start, or as a child of the same
-        // parent, has been there when the pidfd was opened; or what that means is gone, and hears nothing.
+        // What has the same number and start now, or is a child of the same parent, was there when the
+        // pidfd was opened. Otherwise the pidfd is of one that is gone, and a signal reaches no process.
         let is_same = match seen.started {
             Some(_) => look_at(seen.entry)?.is_some_and(|now| now.started == seen.started),
             None => sys::is_child(seen.pid) || children_of(seen.parent)?.contains(&seen.pid),
@@ -548,12 +548,13 @@ pub(crate) fn kill(leader: Pid, camera: &Camera) -> Vec<Held> {
         let _ = on_own_table(|| {
             let mut held = Vec::new();
             let frozen = freeze(leader, camera, &mut held);
-            signal_all(&held, libc::SIGKILL);
+            held.retain(|process| process.signal(libc::SIGKILL).is_ok());
             wait_for_death(&held, Instant::now() + DEATH);
             frozen
         });
     }
-    signal_all(&held, libc::SIGKILL);
+    // The death of another user's process is not waited for: it has not been brought about.
+    held.retain(|process| process.signal(libc::SIGKILL).is_ok());
     let _ = sys::kill_group(leader, libc::SIGKILL);
     held
 }
@@ -585,12 +586,6 @@ fn freeze(leader: Pid, camera: &Camera, held: &mut Vec<Held>) -> io::Result<()> 
         }
     }
     Ok(())
-}
-
-fn signal_all(held: &[Held], signal: libc::c_int) {
-    for process in held {
-        let _ = process.signal(signal);
-    }
 }
 
 /// Waits until all of `killed` are dead, but not past `deadline`. The kernel ends the wait: each has
