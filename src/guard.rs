@@ -34,7 +34,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -406,7 +406,14 @@ fn start_server(detached: OwnedFd, mask: &sys::SignalMask, own_group: bool) -> i
 /// the loader was given, because the file that is executed is the loader then.
 #[must_use]
 pub fn own_command() -> (OsString, Vec<OsString>) {
-    let file = OsString::from_vec(sys::own_file().to_bytes().to_vec());
+    let mut file = OsString::from_vec(sys::own_file().to_bytes().to_vec());
+    if let Ok(named) = std::fs::read_link(&file)
+        && let (Ok(executed), Ok(there)) = (std::fs::metadata(&file), std::fs::metadata(&named))
+        && (executed.dev(), executed.ino()) != (there.dev(), there.ino())
+    {
+        // Under valgrind the file that is executed is valgrind's, and the link is made to name ours.
+        file = named.into();
+    }
     let own: Vec<OsString> = std::env::args_os().collect();
     let kernels = std::fs::read("/proc/self/cmdline").unwrap_or_default();
     let kernels: Vec<&[u8]> = kernels.split_inclusive(|&b| b == 0).collect();
