@@ -842,4 +842,34 @@ mod tests {
         assert_eq!(swept, [30, 31]);
         assert_eq!(below.groups, HashSet::from([30]));
     }
+
+    #[test]
+    fn a_start_that_is_not_known_spares() {
+        let hidden = |process: Seen| Seen {
+            started: None,
+            ..process
+        };
+        let spared = Spared::from([(20, 5), (30, 0)]);
+        let picture = Picture::of(vec![
+            seen(10, 1, 10, 1),
+            hidden(seen(20, 10, 20, 5)),
+            seen(21, 20, 21, 6),
+            seen(30, 10, 30, 7),
+            hidden(seen(40, 10, 40, 8)),
+        ]);
+        let below = Below::new(&picture, 10, &spared);
+        let swept: Vec<Pid> = below.processes.iter().map(|p| p.pid).collect();
+        assert_eq!(swept, [40]);
+    }
+
+    #[test]
+    fn group_of_the_dead_alone_is_not_signalled() {
+        let dead = |process: Seen| Seen {
+            dead: true,
+            ..process
+        };
+        let picture = Picture::of(vec![dead(seen(20, 10, 20, 5)), seen(21, 20, 21, 6)]);
+        let below = Below::new(&picture, 10, &Spared::new());
+        assert_eq!(below.groups, HashSet::from([21]));
+    }
 }
