@@ -189,17 +189,18 @@ impl Client {
 
 /// The server's output, to see when the client lets go of its other end. Held only while the server is
 /// stopped: a client waits for all writing ends to close. Only a pipe can be opened a second time.
-fn output_of(server: Pid) -> Option<File> {
-    if !tree::shows_own_numbers() {
-        return None;
-    }
+///
+/// # Errors
+///
+/// ENXIO where the client has let go of it already.
+fn output_of(server: Pid) -> io::Result<Option<File>> {
     let path = format!("/proc/{server}/fd/1");
-    if !std::fs::metadata(&path).ok()?.file_type().is_fifo() {
-        return None;
+    if !tree::shows_own_numbers() || !std::fs::metadata(&path)?.file_type().is_fifo() {
+        return Ok(None);
     }
     let mut options = OpenOptions::new();
     options.write(true).custom_flags(libc::O_NONBLOCK);
-    options.open(path).ok()
+    options.open(path).map(Some)
 }
 
 /// Waiting for the end of a child, and passing signals on to it meanwhile.
@@ -332,9 +333,12 @@ impl Watch {
 
     fn look_whether_stopped(&mut self) {
         while let Some(stopped) = sys::stopped_or_continued(self.child) {
-            self.stopped = stopped.then(|| output_of(self.child));
+            let output = if stopped { output_of(self.child) } else { Ok(None) };
+            let gone = matches!(&output, Err(e) if e.raw_os_error() == Some(libc::ENXIO));
+            self.stopped = stopped.then_some(output.unwrap_or_default());
             // One that goes on ends by itself.
-            self.stopped_at_end = self.told.filter(|_| stopped).map(|_| Instant::now());
+            let is_to_end = stopped && (gone || self.told.is_some());
+            self.stopped_at_end = is_to_end.then(Instant::now);
         }
     }
 

@@ -72,7 +72,7 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
     let guarded = Guarded::begin(guarded_by.as_deref())?;
     if let Some(why) = guard::blindness() {
         log::warn!(
-            "{why}: what leaves the process group of its program outlives a kill, until the connection ends"
+            "{why}: what leaves the process group of its program may outlive a kill, until the connection ends"
         );
     }
     let mut signals = Signals::new(handled_signals())?;

@@ -146,8 +146,8 @@ pub(crate) fn blindness() -> Option<String> {
         // Cheaper to list than all processes, and refused alike.
         Ok(_) => match fs::read_dir("/proc/self/task").and_then(Iterator::collect::<io::Result<Vec<_>>>) {
             Ok(_) => None,
-            // What it does not list is found among the children of what is known.
-            Err(_) if has_children_files() => None,
+            // Much of it is found among the children of what is known, but not those of threads that
+            // are not listed either.
             Err(e) => Some(format!("/proc cannot be listed ({e})")),
         },
         Err(e) => Some(format!("/proc cannot be read ({e})")),
