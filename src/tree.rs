@@ -139,10 +139,13 @@ fn read_if_there(path: &str) -> io::Result<Option<String>> {
 #[cfg(feature = "cli")]
 pub(crate) fn blindness() -> Option<String> {
     match View::look() {
-        Ok(View::Unusable) if fs::exists("/proc/self/stat").unwrap_or(false) => {
-            Some("/proc belongs to another PID namespace".to_owned())
-        }
-        Ok(View::Unusable) => Some("there is no /proc".to_owned()),
+        Ok(View::Unusable) => Some(match fs::File::open("/proc/self/status") {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => format!("/proc cannot be read ({e})"),
+            _ if fs::exists("/proc/version").unwrap_or(false) => {
+                "/proc belongs to another PID namespace".to_owned()
+            }
+            _ => "there is no /proc".to_owned(),
+        }),
         // Cheaper to list than all processes, and refused alike.
         Ok(_) => match fs::read_dir("/proc/self/task").and_then(Iterator::collect::<io::Result<Vec<_>>>) {
             Ok(_) => None,

@@ -567,12 +567,13 @@ fn what_a_wrapper_has_started_before_is_spared() {
         .arg(binary().get_program());
     let mut server = Server::command(command);
     let all = server.processes();
-    send(all[0], libc::SIGTERM);
     let strays: Vec<u32> = children_of(all[0])
         .into_iter()
         .filter(|c| c.name == "sleep")
         .map(|c| c.pid)
         .collect();
+    assert_eq!(strays.len(), 1);
+    send(all[0], libc::SIGTERM);
     server.client.end_input();
     let (_, status) = server.client.finish_anyhow();
     assert_eq!(status.and_then(|s| s.code()), Some(143));
