@@ -39,8 +39,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    guard::survive_file_size_limit();
     if serve.guarded_by.is_none() {
-        match guard::run() {
+        match guard::run(serve.config.drain) {
             Ok(code) => return exit_code(code),
             Err(e) => log::warn!("serving without a guard, so a SIGKILL would leave processes: {e}"),
         }
@@ -80,9 +81,9 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
         guarded_by,
     } = serve;
     let guarded = Guarded::begin(guarded_by.as_deref())?;
-    if !guard::sees_processes() {
+    if let Some(why) = guard::blindness() {
         log::warn!(
-            "there is no /proc here: what leaves the process group of its program is not found at the end"
+            "{why}: what leaves the process group of its program may outlive a kill, until the connection ends"
         );
     }
     let mut signals = Signals::hear(&handled_signals())?;

@@ -40,7 +40,7 @@ pub(crate) const DRAIN: Duration = Duration::from_millis(2_000);
 /// The same once the connection is ending.
 const DRAIN_AT_END: Duration = Duration::from_millis(250);
 /// How long a client that does not read delays the end of a process once the connection is ending.
-const DELIVER_AT_END: Duration = Duration::from_millis(1_500);
+const DELIVER_AT_END: Duration = Duration::from_millis(1_200);
 
 /// The exit code of a process whose time was up.
 const TIMED_OUT: i32 = 124;

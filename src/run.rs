@@ -6,6 +6,7 @@
 //! **Never:** holds back output that somebody reads, and never leaves a program behind: it ends with
 //! the connection, and the connection with this process, whatever ends that.
 
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -58,8 +59,17 @@ pub fn server(command: Option<&str>) -> Command {
             shell
         }
         None => {
-            let mut own = Command::new(procwire::guard::own_file());
-            own.arg0("procwire").arg("serve").process_group(0);
+            let (file, command) = procwire::guard::own_command();
+            let mut own = Command::new(file);
+            if let Some((name, loader)) = command.split_first() {
+                own.arg0(if loader.is_empty() {
+                    OsStr::new("procwire")
+                } else {
+                    name
+                });
+                own.args(loader);
+            }
+            own.arg("serve").process_group(0);
             own
         }
     }

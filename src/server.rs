@@ -32,12 +32,13 @@ use crate::sys::{self, EventFd};
 use crate::transport::{self, Dialect, Inbound, Wake};
 use crate::tree::Camera;
 
-/// How long the end of a connection may take, whatever the children or the client do.
-const END: Duration = Duration::from_millis(2_000);
+/// How long the end of a connection may take, whatever the children or the client do. The rest of the
+/// three seconds belongs to the sweeps that follow in the binary.
+const END: Duration = Duration::from_millis(1_600);
 /// How long requests that still come are taken once the connection is ending.
 const LAST_REQUESTS: Duration = Duration::from_millis(200);
 /// How long a client that has ended its input may leave us without room for the requests before that
-/// end. The end itself takes [`END`] then, and all of it three seconds.
+/// end. That is part of [`END`].
 const PATIENCE: Duration = Duration::from_millis(300);
 /// Writes to one process that may wait for their answers, by what they count. Twice what can be in
 /// flight, so that it takes a process that does not read, and a client that does not await, to meet it.
@@ -366,6 +367,8 @@ impl Dispatcher {
                 Event::NoRoom => {
                     if self.on_stdio && !self.config.drain && transport::stdin_hung_up() {
                         self.begin_end(End::InputEnded);
+                        // It began when there was no room any more.
+                        self.deadline = Some(Instant::now() + END - PATIENCE);
                     }
                 }
                 Event::Notice(Notice::Room) => {

@@ -379,6 +379,12 @@ impl Interest {
         Self::new(fd, 0)
     }
 
+    /// Waits until the other end of `fd` writes no more or is gone: of a socket, that can be half of it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn other_end(fd: RawFd) -> Self {
+        Self::new(fd, libc::POLLRDHUP)
+    }
+
     fn new(fd: RawFd, events: libc::c_short) -> Self {
         Interest(libc::pollfd {
             fd,
@@ -399,7 +405,7 @@ impl Interest {
 
     /// The other end is gone.
     pub(crate) fn hung_up(self) -> bool {
-        self.0.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
+        self.0.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
     }
 }
 
@@ -577,6 +583,22 @@ pub(crate) fn kill(pid: Pid, signal: libc::c_int) -> io::Result<()> {
 pub(crate) fn kill_group(pgid: Pid, signal: libc::c_int) -> io::Result<()> {
     debug_assert!(pgid > 1, "-1 and 0 mean something else");
     kill(-pgid, signal)
+}
+
+/// The process group and the session of a process, of whatever user; `None` if there is none.
+pub(crate) fn group_and_session(pid: Pid) -> Option<(Pid, Pid)> {
+    // SAFETY: no memory is involved.
+    let (group, session) = unsafe { (libc::getpgid(pid), libc::getsid(pid)) };
+    (group >= 0 && session >= 0).then_some((group, session))
+}
+
+/// Whether `pid` is a child of the calling thread that has not been reaped. Asks the kernel itself, so
+/// it works without `/proc`. No other thread can reap such a child, so its pid means it until we do.
+pub(crate) fn is_child(pid: Pid) -> bool {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WNOTHREAD;
+    // SAFETY: `info` is valid for writes, and nobody is reaped.
+    unsafe { libc::waitid(libc::P_PID, pid.unsigned_abs(), info.as_mut_ptr(), options) == 0 }
 }
 
 /// A descriptor that becomes readable when the process has ended, and that no later process can inherit.
@@ -1130,6 +1152,54 @@ mod process_wide {
         let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WNOTHREAD;
         // SAFETY: `info` is valid for writes, and nobody is reaped.
         unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) == 0 }
+    }
+
+    /// Whether a child of the calling thread has ended, and waits to be reaped.
+    pub(crate) fn has_ended(pid: Pid) -> bool {
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WNOTHREAD;
+        // SAFETY: `info` is valid for writes, and nobody is reaped. It stays zero if nothing has ended.
+        unsafe {
+            libc::waitid(libc::P_PID, pid.unsigned_abs(), info.as_mut_ptr(), options) == 0
+                && info.assume_init().si_pid() == pid
+        }
+    }
+
+    /// Whether the child has been stopped (`true`) or continued since it was asked last.
+    pub(crate) fn stopped_or_continued(pid: Pid) -> Option<bool> {
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let options = libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG;
+        // SAFETY: `info` is valid for writes. It stays zero if nothing has happened.
+        let info = unsafe {
+            (libc::waitid(libc::P_PID, pid.unsigned_abs(), info.as_mut_ptr(), options) == 0)
+                .then(|| info.assume_init())?
+        };
+        match info.si_code {
+            libc::CLD_STOPPED => Some(true),
+            libc::CLD_CONTINUED => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Makes a copy of this process, which goes on as its child: its pid, or `None` in the child.
+    /// There must be no other thread: what one holds, a lock of the allocator for example, the copy
+    /// would wait for in vain.
+    pub(crate) fn fork() -> io::Result<Option<Pid>> {
+        // SAFETY: the caller is the only thread, so the copy is as consistent as this process.
+        let pid = check(unsafe { libc::fork() })?;
+        Ok((pid != 0).then_some(pid))
+    }
+
+    /// Gives this process a group of its own.
+    pub(crate) fn leave_group() -> io::Result<()> {
+        // SAFETY: no memory is involved.
+        check(unsafe { libc::setpgid(0, 0) }).map(drop)
+    }
+
+    /// Throws `signal` away when it comes.
+    pub(crate) fn ignore_signal(signal: libc::c_int) {
+        // SAFETY: installs no code.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
 
     /// The process group of this process.

@@ -10,6 +10,11 @@
 //! the children of the dead belong to somebody else. So the tree is frozen first, looked at until
 //! nothing new turns up, and killed last.
 //!
+//! What `/proc` says is checked before it is believed. It may belong to an outer PID namespace, and its
+//! numbers then mean others: they are translated, or not used. It may hide processes (`hidepid`) or
+//! refuse to be listed: what it leaves out is found among the children of what it shows. The state `Z`
+//! is that of the main thread, and the process is alive as long as another thread is left.
+//!
 //! A picture costs some microseconds for each process of the machine. A thousand kills at once share
 //! a few of them: whoever asks while one is being taken waits for the next, which serves all who wait.
 //!
@@ -56,10 +61,12 @@ pub(crate) struct Seen {
     pub(crate) parent: Pid,
     pub(crate) group: Pid,
     pub(crate) session: Pid,
-    /// In clock ticks since boot; with the pid, an identity.
-    pub(crate) started: u64,
+    /// In clock ticks since boot; with the pid, an identity. `None` where `/proc` hides the process.
+    pub(crate) started: Option<u64>,
     /// Ended, and not yet reaped.
     pub(crate) dead: bool,
+    /// Its number in `/proc`, which is another one where that belongs to an outer PID namespace.
+    pub(crate) entry: Pid,
 }
 
 /// All processes at one moment.
@@ -67,6 +74,106 @@ pub(crate) struct Seen {
 pub(crate) struct Picture {
     seen: Vec<Seen>,
     children: HashMap<Pid, Vec<usize>>,
+    pids: HashSet<Pid>,
+    /// The numbers in `/proc` are those of this process's own PID namespace.
+    own_numbers: bool,
+}
+
+/// Whose processes `/proc` shows, and by which numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum View {
+    Ours,
+    /// Those of an outer PID namespace: its number for this process, and how many levels it is above us.
+    Outer {
+        own: Pid,
+        level: usize,
+    },
+    /// There is none, or it does not show this process.
+    Unusable,
+}
+
+impl View {
+    /// # Errors
+    ///
+    /// Only where descriptors are used up.
+    fn look() -> io::Result<View> {
+        let Some(status) = read_if_there("/proc/self/status")? else {
+            return Ok(View::Unusable);
+        };
+        let own = numbers(&status, "Pid:").first().copied();
+        // One number for each PID namespace, from that of `/proc` to that of the process.
+        let mut levels = numbers(&status, "NSpid:");
+        if levels.is_empty() {
+            levels.extend(own);
+        }
+        Ok(match (own, levels.as_slice()) {
+            (Some(_), [here]) if is_own(*here) => View::Ours,
+            (Some(own), [.., here]) if is_own(*here) => View::Outer {
+                own,
+                level: levels.len() - 1,
+            },
+            _ => View::Unusable,
+        })
+    }
+}
+
+fn is_own(pid: Pid) -> bool {
+    u32::try_from(pid) == Ok(std::process::id())
+}
+
+/// The numbers behind `name` in a `/proc/PID/status`.
+fn numbers(status: &str, name: &str) -> Vec<Pid> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let numbers = line.unwrap_or_default().split_ascii_whitespace();
+    numbers.map_while(|number| number.parse().ok()).collect()
+}
+
+fn read_if_there(path: &str) -> io::Result<Option<String>> {
+    let mut text = Vec::new();
+    let file = if_there(fs::File::open(path))?;
+    let read = file.and_then(|mut file| file.read_to_end(&mut text).ok());
+    // A name in it may be anything.
+    Ok(read.map(|_| String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// What keeps `/proc` from showing what a program has started; `None` if it does.
+#[cfg(feature = "cli")]
+pub(crate) fn blindness() -> Option<String> {
+    match View::look() {
+        Ok(View::Unusable) => Some(match fs::File::open("/proc/self/status") {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => format!("/proc cannot be read ({e})"),
+            _ if fs::exists("/proc/version").unwrap_or(false) => {
+                "/proc belongs to another PID namespace".to_owned()
+            }
+            _ => "there is no /proc".to_owned(),
+        }),
+        // Cheaper to list than all processes, and refused alike.
+        Ok(_) => match fs::read_dir("/proc/self/task").and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+            Ok(_) => None,
+            // Much of it is found among the children of what is known, but not those of threads that
+            // are not listed either.
+            Err(e) => Some(format!("/proc cannot be listed ({e})")),
+        },
+        Err(e) => Some(format!("/proc cannot be read ({e})")),
+    }
+}
+
+/// Whether the numbers in `/proc` are those of this process's own PID namespace.
+#[cfg(feature = "cli")]
+pub(crate) fn shows_own_numbers() -> bool {
+    View::look().is_ok_and(|view| view == View::Ours)
+}
+
+/// Whether `/proc` tells this thread's children, also those that it does not show otherwise.
+#[cfg(feature = "cli")]
+pub(crate) fn shows_own_children() -> bool {
+    shows_own_numbers() && has_children_files()
+}
+
+/// Whether the kernel tells the children of a thread, which needs CONFIG_PROC_CHILDREN.
+#[cfg(feature = "cli")]
+fn has_children_files() -> bool {
+    fs::exists(format!("/proc/self/task/{}/children", std::process::id())).unwrap_or(false)
 }
 
 /// Takes pictures, one for all who ask at the same time.
@@ -120,6 +227,10 @@ impl Picture {
     ///
     /// Only where descriptors are used up: then nobody knows who is there.
     pub(crate) fn take() -> io::Result<Self> {
+        let view = View::look()?;
+        if view == View::Unusable {
+            return Ok(Picture::default());
+        }
         let mut seen = Vec::new();
         for entry in if_there(fs::read_dir("/proc"))?.into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -127,15 +238,57 @@ impl Picture {
                 seen.extend(look_at(pid)?);
             }
         }
-        Ok(Picture::of(seen))
+        let picture = Picture::of(seen);
+        match view {
+            View::Outer { own, level } => picture.translated(own, level),
+            View::Ours | View::Unusable => Ok(Picture {
+                own_numbers: true,
+                ..picture
+            }),
+        }
     }
 
     pub(crate) fn of(seen: Vec<Seen>) -> Self {
-        let mut children = HashMap::<Pid, Vec<usize>>::new();
-        for (index, process) in seen.iter().enumerate() {
-            children.entry(process.parent).or_default().push(index);
+        let mut picture = Picture::default();
+        picture.add(seen);
+        picture
+    }
+
+    pub(crate) fn add(&mut self, seen: Vec<Seen>) {
+        for process in seen {
+            self.children
+                .entry(process.parent)
+                .or_default()
+                .push(self.seen.len());
+            self.pids.insert(process.pid);
+            self.seen.push(process);
         }
-        Picture { seen, children }
+    }
+
+    /// The same for a `/proc` that has the numbers of an outer namespace: this process, `own` there,
+    /// and what is below it. All of that is in our namespace or below it, so it has a number here.
+    fn translated(self, own: Pid, level: usize) -> io::Result<Self> {
+        let below = self.below([own]);
+        let mut translated = Vec::new();
+        let mut here = HashMap::new();
+        for process in self.seen.iter().filter(|p| p.pid == own).chain(&below) {
+            let Some(status) = read_if_there(&format!("/proc/{}/status", process.entry))? else {
+                continue;
+            };
+            let number = |name| numbers(&status, name).get(level).copied();
+            // None if it has gone meanwhile.
+            let Some(pid) = number("NSpid:") else { continue };
+            here.insert(process.pid, pid);
+            translated.push(Seen {
+                pid,
+                // Parents come before their children.
+                parent: here.get(&process.parent).copied().unwrap_or(0),
+                group: number("NSpgid:").unwrap_or(0),
+                session: number("NSsid:").unwrap_or(0),
+                ..*process
+            });
+        }
+        Ok(Picture::of(translated))
     }
 
     /// Everything there is, the dead included.
@@ -144,8 +297,9 @@ impl Picture {
         &self.seen
     }
 
-    /// Everything alive that is below one of `roots`, the roots left out.
-    pub(crate) fn descendants(&self, roots: impl IntoIterator<Item = Pid>) -> Vec<Seen> {
+    /// Everything that is below one of `roots`, the dead included and the roots left out; parents come
+    /// before their children.
+    pub(crate) fn below(&self, roots: impl IntoIterator<Item = Pid>) -> Vec<Seen> {
         let mut known = HashSet::new();
         let mut found = Vec::new();
         let mut queue: Vec<Pid> = roots.into_iter().collect();
@@ -154,13 +308,44 @@ impl Picture {
                 let process = self.seen[index];
                 if known.insert(process.pid) {
                     queue.push(process.pid);
-                    if !process.dead {
-                        found.push(process);
-                    }
+                    found.push(process);
                 }
             }
         }
         found
+    }
+
+    /// Everything alive that is below one of `roots`, the roots left out.
+    pub(crate) fn descendants(&self, roots: impl IntoIterator<Item = Pid>) -> Vec<Seen> {
+        let mut found = self.below(roots);
+        found.retain(|process| !process.dead);
+        found
+    }
+
+    /// What is below `parents` and not in this picture, the dead included: what has been started since,
+    /// and what `/proc` hides or does not list. The kernel tells the children of every thread that may
+    /// be looked at, whatever may be seen of these children themselves.
+    pub(crate) fn unlisted(&self, mut parents: Vec<Pid>) -> io::Result<Vec<Seen>> {
+        let mut found = Vec::new();
+        let mut new = HashSet::new();
+        while self.own_numbers
+            && let Some(parent) = parents.pop()
+        {
+            for pid in children_of(parent)? {
+                if self.pids.contains(&pid) || !new.insert(pid) {
+                    continue;
+                }
+                let Some(seen) = look_at(pid)?.or_else(|| hidden(pid, parent)) else {
+                    continue;
+                };
+                found.push(seen);
+                let below = self.below([pid]);
+                parents.push(pid);
+                parents.extend(below.iter().map(|p| p.pid));
+                found.extend(below);
+            }
+        }
+        Ok(found)
     }
 
     /// Everything alive in the group or session of `leader`, or below such a one.
@@ -182,6 +367,53 @@ impl Picture {
     }
 }
 
+/// The children of all threads of `pid`, as far as the kernel tells; of this process, those of the main
+/// thread, to which orphans come.
+fn children_of(pid: Pid) -> io::Result<Vec<Pid>> {
+    let mut threads: Vec<Pid> = Vec::new();
+    if !is_own(pid) {
+        for entry in if_there(fs::read_dir(format!("/proc/{pid}/task")))?
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            threads.extend(
+                entry
+                    .file_name()
+                    .to_str()
+                    .and_then(|name| name.parse::<Pid>().ok()),
+            );
+        }
+    }
+    if threads.is_empty() {
+        // What is not listed can still be opened, and the main thread has the number of its process.
+        threads.push(pid);
+    }
+    let mut children = Vec::new();
+    for thread in threads {
+        let text = read_if_there(&format!("/proc/{pid}/task/{thread}/children"))?.unwrap_or_default();
+        children.extend(
+            text.split_ascii_whitespace()
+                .filter_map(|child| child.parse::<Pid>().ok()),
+        );
+    }
+    Ok(children)
+}
+
+/// A child of `parent` of which `/proc` shows nothing; `None` if it is gone.
+pub(crate) fn hidden(pid: Pid, parent: Pid) -> Option<Seen> {
+    let (group, session) = sys::group_and_session(pid)?;
+    Some(Seen {
+        pid,
+        parent,
+        group,
+        session,
+        started: None,
+        dead: false,
+        entry: pid,
+    })
+}
+
 /// What `/proc` says of one process; `None` if there is none.
 fn look_at(pid: Pid) -> io::Result<Option<Seen>> {
     let mut text = [0; 512];
@@ -190,11 +422,33 @@ fn look_at(pid: Pid) -> io::Result<Option<Seen>> {
     Ok(n.and_then(|n| parse_stat(pid, &text[..n])))
 }
 
-/// When the process was started, with or without a descriptor left; `None` if there is none.
+/// When the process was started, with or without a descriptor left; `None` where that is not shown.
 #[cfg(feature = "cli")]
 pub(crate) fn started(pid: Pid) -> Option<u64> {
-    let seen = look_at(pid).or_else(|_| on_own_table(|| look_at(pid)));
-    seen.ok().flatten().map(|seen| seen.started)
+    let look = || match View::look()? {
+        View::Ours => look_at(pid),
+        View::Outer { .. } | View::Unusable => Ok(None),
+    };
+    let seen = look().or_else(|_| on_own_table(look));
+    seen.ok().flatten().and_then(|seen| seen.started)
+}
+
+/// What to call a process in a message: its pid, and what else is known of it.
+#[cfg(feature = "cli")]
+pub(crate) fn describe(seen: &Seen) -> String {
+    let pid = seen.pid;
+    if seen.started.is_none() {
+        return pid.to_string();
+    }
+    let status = read_if_there(&format!("/proc/{}/status", seen.entry));
+    let status = status.ok().flatten().unwrap_or_default();
+    let name = status.lines().find_map(|line| line.strip_prefix("Name:"));
+    let name = name.unwrap_or("gone").trim();
+    match numbers(&status, "TracerPid:").first() {
+        Some(tracer @ 1..) if seen.dead => format!("{pid} ({name}, has ended; its tracer {tracer} holds it)"),
+        Some(tracer @ 1..) => format!("{pid} ({name}, traced by {tracer})"),
+        _ => format!("{pid} ({name})"),
+    }
 }
 
 /// What is gone is nothing, and no error; that descriptors are used up says nothing about it.
@@ -225,15 +479,18 @@ fn parse_stat(pid: Pid, line: &[u8]) -> Option<Seen> {
     let mut number = || fields.next()?.parse::<i64>().ok();
     let mut id = || Pid::try_from(number()?).ok();
     let (parent, group, session) = (id()?, id()?, id()?);
-    // From tty_nr, the fourth behind the state, to starttime, the nineteenth.
-    let started = fields.nth(15)?.parse().ok()?;
+    // From tty_nr, the fourth behind the state, to num_threads, the seventeenth, and starttime, the nineteenth.
+    let threads: u64 = fields.nth(13)?.parse().ok()?;
+    let started = fields.nth(1)?.parse().ok()?;
     Some(Seen {
         pid,
         parent,
         group,
         session,
-        started,
-        dead: matches!(state, "Z" | "X"),
+        started: Some(started),
+        // The state is that of the main thread, which counts until it is reaped.
+        dead: matches!(state, "Z" | "X") && threads <= 1,
+        entry: pid,
     })
 }
 
@@ -249,46 +506,62 @@ impl Held {
     ///
     /// # Errors
     ///
-    /// Only where descriptors are used up.
+    /// Where descriptors are used up.
     pub(crate) fn take(seen: Seen) -> io::Result<Option<Held>> {
         let pidfd = match sys::pidfd_open(seen.pid) {
-            Err(error) if sys::is_refused(&error) => None,
-            opened => match if_there(opened)? {
-                Some(pidfd) => Some(pidfd),
-                None => return Ok(None),
-            },
+            Ok(pidfd) => Some(pidfd),
+            Err(e) if sys::is_refused(&e) => None,
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => return Ok(None),
+            Err(e) => return Err(e),
         };
+        // What is there now was there when the pidfd was opened. Otherwise the pidfd is of one that is
+        // gone, and a signal reaches no process.
         let held = Held { seen, pidfd };
         Ok(held.is_there()?.then_some(held))
     }
 
+    /// Whether there is a process with the same number and start, or a child of the same parent.
     fn is_there(&self) -> io::Result<bool> {
-        let now = look_at(self.seen.pid)?;
-        Ok(now.is_some_and(|now| now.started == self.seen.started))
+        let seen = self.seen;
+        Ok(match seen.started {
+            Some(_) => look_at(seen.entry)?.is_some_and(|now| now.started == seen.started),
+            None => sys::is_child(seen.pid) || children_of(seen.parent)?.contains(&seen.pid),
+        })
     }
 
-    pub(crate) fn signal(&self, signal: libc::c_int) {
-        let refused = match &self.pidfd {
-            // One that is gone needs no signal.
-            Some(pidfd) => sys::pidfd_signal(pidfd, signal).is_err_and(|error| sys::is_refused(&error)),
-            None => true,
+    /// # Errors
+    ///
+    /// Where the process is another user's. One that is gone needs no signal.
+    pub(crate) fn signal(&self, signal: libc::c_int) -> io::Result<()> {
+        let sent = match &self.pidfd {
+            Some(pidfd) => sys::pidfd_signal(pidfd, signal),
+            None => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
         };
-        if refused && self.is_there().unwrap_or(false) {
-            let _ = sys::kill(self.seen.pid, signal);
+        let sent = match sent {
+            Err(e) if sys::is_refused(&e) && self.is_there().unwrap_or(false) => {
+                sys::kill(self.seen.pid, signal)
+            }
+            sent => sent,
+        };
+        match sent {
+            Err(e) if !matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENOSYS)) => Err(e),
+            _ => Ok(()),
         }
     }
 
-    /// Waits for its death, but not past `deadline`.
-    fn dies_by(&self, deadline: Instant) {
-        match &self.pidfd {
-            Some(pidfd) => drop(sys::readable_by(pidfd, deadline)),
-            None => {
-                let alive = || matches!(look_at(self.seen.pid), Ok(Some(now)) if now.started == self.seen.started && !now.dead);
-                // Nothing tells; but the kernel takes no longer than this, as a rule.
-                while alive() && Instant::now() < deadline {
-                    let _ = sys::poll(&mut [], Some(GLANCE));
-                }
-            }
+    /// Waits for its end, but not past `deadline`. The kernel ends the wait of what was killed.
+    pub(crate) fn wait(&self, deadline: Instant) {
+        if let Some(pidfd) = &self.pidfd {
+            let _ = sys::readable_by(pidfd, deadline);
+            return;
+        }
+        let alive = || {
+            let now = look_at(self.seen.entry).ok().flatten();
+            now.is_some_and(|now| now.started == self.seen.started && !now.dead)
+        };
+        // Nothing tells; but the kernel takes no longer than this, as a rule.
+        while alive() && Instant::now() < deadline {
+            let _ = sys::poll(&mut [], Some(GLANCE));
         }
     }
 }
@@ -308,12 +581,13 @@ pub(crate) fn kill(leader: Pid, camera: &Camera) -> Vec<Held> {
         let _ = on_own_table(|| {
             let mut held = Vec::new();
             let frozen = freeze(leader, one_by_one, camera, &mut held);
-            signal_all(&held, libc::SIGKILL);
+            held.retain(|process| process.signal(libc::SIGKILL).is_ok());
             wait_for_death(&held, Instant::now() + DEATH);
             frozen
         });
     }
-    signal_all(&held, libc::SIGKILL);
+    // The death of another user's process is not waited for: it has not been brought about.
+    held.retain(|process| process.signal(libc::SIGKILL).is_ok());
     let _ = sys::kill_group(leader, libc::SIGKILL);
     held
 }
@@ -328,13 +602,16 @@ fn freeze(leader: Pid, with_group: bool, camera: &Camera, held: &mut Vec<Held>) 
         }
         let picture = camera.picture()?;
         let mut news = false;
-        for process in picture.tree(leader) {
+        let mut tree = picture.tree(leader);
+        let parents = tree.iter().map(|p| p.pid).chain([leader]).collect();
+        tree.extend(picture.unlisted(parents)?.into_iter().filter(|p| !p.dead));
+        for process in tree {
             if process.group == leader && !with_group || !frozen.insert((process.pid, process.started)) {
                 continue;
             }
             news = true;
             if let Some(process) = Held::take(process)? {
-                process.signal(libc::SIGSTOP);
+                let _ = process.signal(libc::SIGSTOP);
                 held.push(process);
             }
         }
@@ -345,17 +622,11 @@ fn freeze(leader: Pid, with_group: bool, camera: &Camera, held: &mut Vec<Held>) 
     Ok(())
 }
 
-fn signal_all(held: &[Held], signal: libc::c_int) {
-    for process in held {
-        process.signal(signal);
-    }
-}
-
 /// Waits until all of `killed` are dead, but not past `deadline`. The kernel ends the wait: each has
 /// been sent SIGKILL.
 pub(crate) fn wait_for_death(killed: &[Held], deadline: Instant) {
     for process in killed {
-        process.dies_by(deadline);
+        process.wait(deadline);
     }
 }
 
@@ -387,7 +658,28 @@ mod tests {
         let line = b"42 (a) Z 1 (b)) S 7 8 9 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 12345 0 0";
         let seen = parse_stat(42, line).expect("well-formed");
         assert_eq!((seen.parent, seen.group, seen.session), (7, 8, 9));
-        assert_eq!((seen.started, seen.dead), (12345, false));
+        assert_eq!((seen.started, seen.dead), (Some(12345), false));
+    }
+
+    #[test]
+    fn process_is_dead_only_if_no_thread_is_left() {
+        let dead = |state, threads| {
+            let line =
+                format!("42 (a) {state} 7 8 9 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 {threads} 0 12345 0 0");
+            parse_stat(42, line.as_bytes()).expect("well-formed").dead
+        };
+        assert_eq!(
+            [dead('Z', 1), dead('X', 0), dead('Z', 2), dead('S', 1)],
+            [true, true, false, false]
+        );
+    }
+
+    #[test]
+    fn numbers_of_a_status_are_those_of_its_line() {
+        let status = "Name:\tNSpid: 7\nPid:\t40\nPPid:\t1\nNSpid:\t40\t7\t2\nNSpgid:\t0\t7\t2\n";
+        assert_eq!(numbers(status, "NSpid:"), [40, 7, 2]);
+        assert_eq!(numbers(status, "Pid:"), [40]);
+        assert!(numbers(status, "NSsid:").is_empty());
     }
 
     #[test]

@@ -464,7 +464,7 @@ fn the_terminal_is_restored_in_every_way_out() {
                     libc::SIGHUP
                 };
                 wait_until("the command has ended", || {
-                    let Some(run) = run().filter(|p| p.state != "Z") else {
+                    let Some(run) = run().filter(|p| !p.is_dead()) else {
                         return true;
                     };
                     // SAFETY: no memory is involved; it is a descendant of this test's own process.

@@ -265,16 +265,7 @@ fn end_of_input_is_seen_behind_more_requests_than_may_wait() {
 /// Waits until a server has used no processor time for a while.
 pub(crate) fn must_come_to_rest(guard: u32) {
     let server = server_below(guard);
-    let used = || {
-        let stat = std::fs::read_to_string(format!("/proc/{server}/stat")).expect("the server runs");
-        let fields = stat
-            .rsplit(") ")
-            .next()
-            .into_iter()
-            .flat_map(|tail| tail.split(' '));
-        let ticks = fields.skip(11).take(2).filter_map(|f| f.parse::<u64>().ok());
-        ticks.sum::<u64>()
-    };
+    let used = || Proc::of(server).expect("the server runs").ticks;
     let mut last = (0, Instant::now());
     wait_until("the server has come to rest", || {
         let now = used();

@@ -586,7 +586,7 @@ fn daemon_that_writes_on_is_let_go() {
 fn pid_stays_taken_until_the_exit_is_told() {
     let mut client = Client::in_process();
     let pid = client.spawn(collected(Mode::Pipe, "a", "sleep 1000 & exit 6"));
-    let zombie = |p: &crate::harness::Proc| p.pid == pid && p.state == "Z";
+    let zombie = |p: &crate::harness::Proc| p.pid == pid && p.is_dead();
     wait_until("it has exited", || processes().iter().any(zombie));
     let list = client.call("process/list", json!({}));
     assert_eq!(list["processes"][0]["pid"], pid, "{list}");

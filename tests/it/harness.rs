@@ -211,59 +211,16 @@ pub fn descriptors(pid: &str) -> Vec<String> {
     all
 }
 
-/// One process of the machine: pid, parent, state and name.
-#[derive(Debug, Clone)]
-pub struct Proc {
-    pub pid: u32,
-    pub parent: u32,
-    pub group: u32,
-    pub session: u32,
-    pub state: String,
-    pub name: String,
-}
-
-/// All processes of the machine.
-pub fn processes() -> Vec<Proc> {
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir("/proc").expect("/proc is mounted").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
-            continue;
-        };
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-            continue;
-        };
-        let Some((head, tail)) = stat.rsplit_once(") ") else {
-            continue;
-        };
-        let fields: Vec<&str> = tail.split(' ').collect();
-        let number = |i: usize| {
-            fields
-                .get(i)
-                .and_then(|f: &&str| f.parse::<u32>().ok())
-                .unwrap_or(0)
-        };
-        all.push(Proc {
-            pid,
-            parent: number(1),
-            group: number(2),
-            session: number(3),
-            state: fields[0].to_owned(),
-            name: head.split_once('(').map_or("", |(_, n)| n).to_owned(),
-        });
-    }
-    all
-}
+pub use crate::proc::{Proc, processes};
 
 /// The children of `pid`, zombies included.
 pub fn children_of(pid: u32) -> Vec<Proc> {
     processes().into_iter().filter(|p| p.parent == pid).collect()
 }
 
-/// Whether `pid` is there and not a zombie.
+/// Whether `pid` is there and at least one thread of it runs.
 pub fn is_alive(pid: u32) -> bool {
-    processes()
-        .iter()
-        .any(|p| p.pid == pid && p.state != "Z" && p.state != "X")
+    Proc::of(pid).is_some_and(|p| !p.is_dead())
 }
 
 /// Waits until `condition` holds; fails with `what` if it does not.
@@ -871,11 +828,8 @@ pub fn resident() -> u64 {
 
 /// What all threads of this process have used of the CPU.
 pub fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc is mounted");
-    let (_, fields) = stat.rsplit_once(") ").expect("a name");
-    let ticks = fields.split(' ').skip(11).take(2);
-    let ticks: u64 = ticks.map(|t| t.parse::<u64>().expect("a number")).sum();
-    Duration::from_millis(ticks * 10)
+    let own = Proc::of(std::process::id()).expect("/proc is mounted");
+    Duration::from_millis(own.ticks * 10)
 }
 
 /// Ends a process that the server is not meant to end.

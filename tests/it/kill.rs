@@ -43,7 +43,7 @@ fn signal(client: &mut Client, handle: &str, signal: impl Into<Value>) {
 /// The living members of the group `pgid`.
 fn members(pgid: u32) -> Vec<Proc> {
     let all = processes().into_iter();
-    all.filter(|p| p.group == pgid && p.state != "Z").collect()
+    all.filter(|p| p.group == pgid && !p.is_dead()).collect()
 }
 
 fn check_killed(exited: &Value) {

@@ -7,6 +7,7 @@
 //! Races and soaks run longer with `PROCWIRE_TEST_FACTOR=10`.
 
 mod harness;
+mod proc;
 
 // Clients of ours.
 mod client;
@@ -44,6 +45,7 @@ mod ends;
 mod refused;
 mod remote;
 mod resources;
+mod sweep;
 
 // Everything at once.
 mod model;
@@ -75,6 +77,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("memory", memory::TESTS),
     ("connection", connection::TESTS),
     ("ends", ends::TESTS),
+    ("sweep", sweep::TESTS),
     ("remote", remote::TESTS),
     ("resources", resources::TESTS),
     ("refused", refused::TESTS),
@@ -83,6 +86,9 @@ const SUBJECTS: &[(&str, &[Test])] = &[
 
 fn main() {
     refused::session::launch_if_asked();
+    if std::env::args().nth(1).as_deref() == Some(sweep::PLAY) {
+        sweep::play(std::env::args().skip(2));
+    }
     if let Some(name) = std::env::var_os(harness::RUN_ONE) {
         let name = name.into_string().expect("test names are ASCII");
         let (_, run) = all()

@@ -1,7 +1,7 @@
 //! Connections inside one program: typed messages with raw bytes, the stopper, several servers, and
 //! what is bounded while nobody receives.
 
-use crate::harness::{PATIENCE, Scratch, Test, children_of, is_alive, test, times, wait_until};
+use crate::harness::{PATIENCE, Proc, Scratch, Test, children_of, is_alive, test, times, wait_until};
 use procwire::protocol::{
     Capabilities, ClientInfo, Exited, InitializeParams, KillParams, Limit, PtySize, Reply, Request,
     RequestId, ResizePtyParams, RpcError, ServerMessage, SignalName, SpawnParams, Stage, Stream,
@@ -604,17 +604,7 @@ fn flood_waits_for_its_receiver() {
         streamed("a", &["head", "-c", "1000000000", "/dev/zero"]),
     );
     // It is stopped by the full pipe: it uses no more processor time.
-    let used = || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it waits");
-        let fields: Vec<u64> = stat
-            .rsplit(") ")
-            .next()
-            .into_iter()
-            .flat_map(|tail| tail.split(' '))
-            .map(|f| f.parse().unwrap_or(0))
-            .collect();
-        fields[11] + fields[12]
-    };
+    let used = || Proc::of(pid).expect("it waits").ticks;
     let mut last = (used(), Instant::now());
     wait_until("the flood has stopped", || {
         let now = used();

@@ -400,7 +400,7 @@ fn a_static_binary_serves_in_an_empty_root() {
     assert!(output.status.success(), "{output:?}");
     assert!(output.stdout.starts_with(b"{\n"), "{output:?}");
 
-    // Killed, it leaves nothing of what is in its programs' groups.
+    // Killed, it leaves nothing.
     let mut client = Client::command(enter(&[]));
     let inner = client.spawn(Mode::Pipe.params("inner", &["/procwire"]));
     // SAFETY: no memory is involved; it is the server this test has started.

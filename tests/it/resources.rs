@@ -496,7 +496,7 @@ fn many_floods_share_a_bounded_memory(mode: Mode) {
         client.request("process/kill", json!({"processHandle": format!("h{i}")}));
     }
     wait_until("all of them are dead", || {
-        children_of(server).iter().all(|child| child.state == "Z")
+        children_of(server).iter().all(|child| child.is_dead())
     });
     client.read_again();
     for i in 0..count {

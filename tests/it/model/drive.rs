@@ -763,7 +763,7 @@ fn nothing_is_left(before: &Footprint, known: &HashSet<u32>, sessions: bool) -> 
             .iter()
             .filter(|p| p.session == p.pid && !known.contains(&p.pid))
         {
-            if sessions && stray.state != "Z" {
+            if sessions && !stray.is_dead() {
                 kill_stray(stray.pid);
             }
         }
