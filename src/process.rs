@@ -13,6 +13,7 @@
 //! | running | time is up | the tree is killed, the exit will be 124 |
 //! | running | the pidfd is readable | draining begins: 2 s at most for what keeps an output open |
 //! | draining | outputs ended, or time is up and what was owed is delivered | the group is killed, the child reaped, its end told |
+//! | drained | a tracer holds the zombie | it is asked for at growing intervals, and commands are answered |
 //! | any | the connection ends | the tree is killed, and draining no longer waits for the client |
 
 use std::io;
@@ -42,10 +43,18 @@ const DRAIN_AT_END: Duration = Duration::from_millis(250);
 /// How long a client that does not read delays the end of a process once the connection is ending.
 const DELIVER_AT_END: Duration = Duration::from_millis(1_500);
 
+/// How many commands are taken before the exit, the deadlines and the streams are looked at again.
+const COMMANDS_A_TURN: usize = 1_024;
+/// The first pause between two attempts to reap a child that a tracer holds, and the longest: the kernel
+/// does not tell the parent in any other way than by SIGCHLD, which is the embedder's.
+const FIRST_REAP_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_REAP_PAUSE: Duration = Duration::from_millis(250);
+
 /// The exit code of a process whose time was up.
 const TIMED_OUT: i32 = 124;
-/// The exit code where somebody else in this program has reaped our child.
-const STOLEN: i32 = -1;
+/// The exit code where it cannot be known: other code in this program has reaped our child, or a tracer
+/// holds it past the end of the connection.
+const UNKNOWN: i32 = -1;
 
 /// What the dispatcher hands to a process.
 pub(crate) enum Command {
@@ -202,6 +211,8 @@ struct Process {
     ending: Option<Instant>,
     /// What was killed outside of the group.
     killed: Vec<Held>,
+    /// The tree was killed after the exit: nothing of it is left that could still be found.
+    killed_after_exit: bool,
     /// Left to itself because the connection ended and the client wanted it so.
     released: bool,
 }
@@ -270,6 +281,7 @@ impl Process {
             drain_timed_out: false,
             ending: None,
             killed: Vec::new(),
+            killed_after_exit: false,
             released: false,
         }
     }
@@ -300,7 +312,7 @@ impl Process {
             if let Err(e) = sys::poll(&mut interests, timeout) {
                 // Cannot happen with descriptors of our own; without poll there is no way on.
                 log::error!("poll failed, killing process {}: {e}", self.pid);
-                self.kill_tree();
+                self.kill_unasked();
                 return;
             }
             let [wake, exit, stdin, first, second] = interests;
@@ -343,11 +355,11 @@ impl Process {
                 return;
             }
             self.timed_out = true;
-            self.kill_tree();
+            self.kill_unasked();
         }
         if due(self.kill_at) {
             self.kill_at = None;
-            self.kill_tree();
+            self.kill_unasked();
         }
         for output in self.outputs.iter_mut().flatten() {
             output.look_again(now);
@@ -404,8 +416,10 @@ impl Process {
         let delivered = drained && self.outputs().all(settled);
         let hopeless = self.ending.is_some_and(|ending| now >= ending + DELIVER_AT_END);
         let over = drained && (delivered || hopeless);
-        // A client that took its time is nobody who keeps an output open.
-        self.drain_timed_out = over && !self.outputs().all(Output::has_run_dry);
+        // A client that took its time does not keep an output open, and of a stream that has reached its
+        // cap there was nothing more to wait for.
+        let complete = |output: &Output| output.is_full() || output.has_run_dry();
+        self.drain_timed_out = over && !self.outputs().all(complete);
         over
     }
 
@@ -421,12 +435,22 @@ impl Process {
         }
     }
 
+    /// Takes the commands that wait now. What comes meanwhile is left for the next turn, so that a flood
+    /// does not keep the exit and the deadlines from being looked at.
     fn take_commands(&mut self) {
-        while let Ok(command) = self.inbox.try_recv() {
+        let waiting = self.inbox.len().min(COMMANDS_A_TURN);
+        // Kills that wait together share one kill of the tree, which takes a snapshot of the machine.
+        let mut tree_kill = None;
+        for _ in 0..waiting {
+            let Ok(command) = self.inbox.try_recv() else { break };
             match command {
                 Command::Write { id, bytes, close } => self.stdin.write(id, bytes, close),
                 Command::Resize { id, size } => {
                     let outcome = self.resize(size);
+                    self.sink.outbox.answer(Some(id), outcome);
+                }
+                Command::Kill { id, signal, .. } if signal == libc::SIGKILL => {
+                    let outcome = tree_kill.get_or_insert_with(|| self.kill_tree()).clone();
                     self.sink.outbox.answer(Some(id), outcome);
                 }
                 Command::Kill { id, signal, grace } => {
@@ -435,6 +459,9 @@ impl Process {
                 }
                 Command::End => self.connection_ends(),
             }
+        }
+        if waiting == COMMANDS_A_TURN {
+            self.wake.set();
         }
     }
 
@@ -453,28 +480,45 @@ impl Process {
         }
     }
 
+    /// Sends any signal but SIGKILL to the group.
     fn signal(&mut self, signal: i32, grace: Option<Duration>) -> Result<Reply, RpcError> {
-        if signal == libc::SIGKILL {
-            self.kill_tree();
-            return Ok(Reply::Done);
-        }
         if self.exited.is_none() {
             let grace = grace.and_then(|g| Instant::now().checked_add(g));
             self.kill_at = [self.kill_at, grace].into_iter().flatten().min();
         }
-        match sys::kill_group(self.pid, signal) {
+        let sent = sys::kill_group(self.pid, signal);
+        self.signalled(signal, sent)
+    }
+
+    /// Kills the process and all it has started that can be found.
+    fn kill_tree(&mut self) -> Result<Reply, RpcError> {
+        if self.killed_after_exit {
+            return Ok(Reply::Done);
+        }
+        self.killed_after_exit = self.exited.is_some();
+        let killed = tree::kill(self.pid, &self.common.camera);
+        self.killed.extend(killed.outside);
+        self.signalled(libc::SIGKILL, killed.outcome)
+    }
+
+    /// Kills the tree where no request waits for the outcome.
+    fn kill_unasked(&mut self) {
+        if let Err(error) = self.kill_tree() {
+            log::warn!("process {} was not killed: {}", self.pid, error.message);
+        }
+    }
+
+    /// What a kill is answered once `signal` was sent.
+    fn signalled(&self, signal: i32, sent: io::Result<()>) -> Result<Reply, RpcError> {
+        match sent {
             Ok(()) => Ok(Reply::Done),
             // The leader is a zombie until we reap it, and alone in its group as far as we may signal it.
-            Err(e) if self.exited.is_some() && e.raw_os_error() == Some(libc::EPERM) => Ok(Reply::Done),
+            Err(e) if e.raw_os_error() == Some(libc::EPERM) && self.has_exited() => Ok(Reply::Done),
             Err(e) => Err(RpcError::new(
                 code::INTERNAL_ERROR,
                 format!("failed to send {}: {e}", signal::name(signal)),
             )),
         }
-    }
-
-    fn kill_tree(&mut self) {
-        self.killed.extend(tree::kill(self.pid, &self.common.camera));
     }
 
     fn connection_ends(&mut self) {
@@ -487,7 +531,7 @@ impl Process {
             return;
         }
         if !self.params.detach {
-            self.kill_tree();
+            self.kill_unasked();
         }
     }
 
@@ -503,13 +547,7 @@ impl Process {
             let _ = sys::kill_group(self.pid, libc::SIGKILL);
         }
         // Until here the pid was a zombie's at least, so that it could mean nobody else.
-        let (status, usage) = match sys::reap(self.pid) {
-            Ok(ended) => ended,
-            Err(e) => {
-                log::error!("somebody else has reaped process {}: {e}", self.pid);
-                stolen(&e)
-            }
-        };
+        let (status, usage) = self.reap();
         if !self.params.detach {
             tree::wait_for_group(self.pid, &self.common.camera);
         }
@@ -535,11 +573,44 @@ impl Process {
         };
         (Some(Box::new(exited)), self.inbox)
     }
+
+    /// Reaps the child, which has ended. One that a tracer holds as a zombie is not ours to reap until
+    /// that lets go: then it is asked for again and again, and commands are answered meanwhile.
+    fn reap(&mut self) -> (Status, Usage) {
+        let mut pause = FIRST_REAP_PAUSE;
+        loop {
+            match sys::try_reap(self.pid) {
+                Ok(Some(ended)) => return ended,
+                Ok(None) => {}
+                Err(e) => {
+                    log::error!("other code in this program has reaped process {}: {e}", self.pid);
+                    return unknown_end();
+                }
+            }
+            if self
+                .ending
+                .is_some_and(|ending| ending.elapsed() >= DELIVER_AT_END)
+            {
+                log::warn!(
+                    "process {} has ended, and a tracer keeps it from being reaped",
+                    self.pid
+                );
+                return unknown_end();
+            }
+            let mut wake = [Interest::read(self.wake.raw())];
+            if sys::poll(&mut wake, Some(pause)).is_ok() && wake[0].readable() {
+                self.wake.clear();
+                self.take_commands();
+            } else {
+                pause = (pause * 2).min(LONGEST_REAP_PAUSE);
+            }
+        }
+    }
 }
 
-fn stolen(_: &io::Error) -> (Status, Usage) {
+fn unknown_end() -> (Status, Usage) {
     let status = Status {
-        code: STOLEN,
+        code: UNKNOWN,
         signal: None,
         core_dumped: false,
     };

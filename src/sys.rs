@@ -388,13 +388,25 @@ impl Status {
     }
 }
 
-/// Reaps a child of ours. Waits for its end; the caller knows that it has come.
-pub(crate) fn reap(pid: Pid) -> io::Result<(Status, Usage)> {
+/// Reaps a child of ours, blocking until it has ended. For one that has not executed a program: it is
+/// about to end.
+fn reap(pid: Pid) -> io::Result<()> {
+    wait4(pid, 0).map(drop)
+}
+
+/// Reaps a child of ours; `None` while it lives, or while a tracer holds it, which gets the end of a
+/// process before its parent does.
+pub(crate) fn try_reap(pid: Pid) -> io::Result<Option<(Status, Usage)>> {
+    wait4(pid, libc::WNOHANG)
+}
+
+fn wait4(pid: Pid, options: libc::c_int) -> io::Result<Option<(Status, Usage)>> {
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     loop {
         // SAFETY: both pointers are valid for writes.
-        match check(unsafe { libc::wait4(pid, &mut status, 0, usage.as_mut_ptr()) }) {
+        match check(unsafe { libc::wait4(pid, &mut status, options, usage.as_mut_ptr()) }) {
+            Ok(0) => return Ok(None),
             Ok(_) => break,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(e),
@@ -402,14 +414,14 @@ pub(crate) fn reap(pid: Pid) -> io::Result<(Status, Usage)> {
     }
     // SAFETY: wait4 succeeded and filled it; it was zeroed before.
     let usage = unsafe { usage.assume_init() };
-    Ok((
+    Ok(Some((
         Status::new(status),
         Usage {
             user: duration(usage.ru_utime),
             system: duration(usage.ru_stime),
             max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
         },
-    ))
+    )))
 }
 
 fn duration(time: libc::timeval) -> Duration {

@@ -260,33 +260,46 @@ impl Held {
             .then_some(Held(pidfd)))
     }
 
-    pub(crate) fn signal(&self, signal: libc::c_int) {
-        // One that is gone needs no signal.
-        let _ = sys::pidfd_signal(&self.0, signal);
+    /// Whether it got the signal: not if it is gone, or if we may not signal it.
+    pub(crate) fn signal(&self, signal: libc::c_int) -> bool {
+        sys::pidfd_signal(&self.0, signal).is_ok()
     }
+}
+
+/// What a [`kill`] did.
+pub(crate) struct Killed {
+    /// What was killed outside of the group, for [`wait_for_death`].
+    pub(crate) outside: Vec<Held>,
+    /// Fails where nothing could be signalled, as `kill(2)` of a group does.
+    pub(crate) outcome: io::Result<()>,
 }
 
 /// Kills `leader`'s group, its session, and all that came from them by an unbroken line of parents.
 ///
-/// The leader must not have been reaped, so that its number means it. Returns what was killed
-/// outside of the group, for [`wait_for_death`].
-pub(crate) fn kill(leader: Pid, camera: &Camera) -> Vec<Held> {
-    // Errors mean that nobody is there; that is what is wanted.
+/// The leader must not have been reaped, so that its number means it.
+pub(crate) fn kill(leader: Pid, camera: &Camera) -> Killed {
+    // Only what SIGKILL is refused for counts.
     let _ = sys::kill_group(leader, libc::SIGSTOP);
     let mut held = Vec::new();
+    let mut any_killed = false;
     if freeze(leader, camera, &mut held).is_err() {
         // What is frozen already is still below its parents, and found again.
         let _ = on_own_table(|| {
             let mut held = Vec::new();
             let frozen = freeze(leader, camera, &mut held);
-            signal_all(&held, libc::SIGKILL);
+            kill_all(&mut held);
+            any_killed = !held.is_empty();
             wait_for_death(&held, Instant::now() + DEATH);
             frozen
         });
     }
-    signal_all(&held, libc::SIGKILL);
-    let _ = sys::kill_group(leader, libc::SIGKILL);
-    held
+    kill_all(&mut held);
+    any_killed |= !held.is_empty();
+    let group = sys::kill_group(leader, libc::SIGKILL);
+    Killed {
+        outside: held,
+        outcome: if any_killed { Ok(()) } else { group },
+    }
 }
 
 /// Stops what is outside of `leader`'s group until nothing new turns up, and puts it into `held`.
@@ -315,10 +328,9 @@ fn freeze(leader: Pid, camera: &Camera, held: &mut Vec<Held>) -> io::Result<()> 
     Ok(())
 }
 
-fn signal_all(held: &[Held], signal: libc::c_int) {
-    for process in held {
-        process.signal(signal);
-    }
+/// Sends SIGKILL to all of `held`, and keeps those that got it.
+fn kill_all(held: &mut Vec<Held>) {
+    held.retain(|process| process.signal(libc::SIGKILL));
 }
 
 /// Waits until all of `killed` are dead, but not past `deadline`. The kernel ends the wait: each has

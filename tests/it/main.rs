@@ -80,6 +80,9 @@ const SUBJECTS: &[(&str, &[Test])] = &[
 ];
 
 fn main() {
+    if let Some(what) = std::env::var_os(harness::HELPER) {
+        return harness::help(what.to_str().expect("helpers' names are ASCII"));
+    }
     if let Some(name) = std::env::var_os(harness::RUN_ONE) {
         let name = name.into_string().expect("test names are ASCII");
         let (_, run) = all()
