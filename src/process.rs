@@ -315,6 +315,7 @@ impl Process {
                 self.kill_unasked();
                 return;
             }
+            self.stdin.observe();
             let [wake, exit, stdin, first, second] = interests;
             if wake.readable() {
                 self.wake.clear();

@@ -70,6 +70,16 @@ pub(crate) fn open_null() -> io::Result<OwnedFd> {
     }
 }
 
+/// A program's file for reading, `path` relative to `directory`.
+pub(crate) fn open_program(directory: Option<&OwnedFd>, path: &CStr) -> io::Result<OwnedFd> {
+    let at = directory.map_or(libc::AT_FDCWD, AsRawFd::as_raw_fd);
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
+    // SAFETY: `path` is a NUL-terminated string; no mode is needed without O_CREAT.
+    let fd = check(unsafe { libc::openat(at, path.as_ptr(), flags) })?;
+    // SAFETY: openat returned a new descriptor that belongs to nobody else.
+    above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// A directory that can be entered.
 pub(crate) fn open_directory(path: &CStr) -> io::Result<OwnedFd> {
     let directory = open(path, libc::O_PATH | libc::O_DIRECTORY)?;
@@ -128,15 +138,19 @@ pub(crate) fn readable_bytes(fd: &OwnedFd) -> io::Result<u64> {
     Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
-/// The character that means end-of-file on the terminal behind `master`, and whether the terminal
-/// is in canonical mode, in which it means that.
-pub(crate) fn terminal_eof(master: &OwnedFd) -> io::Result<(u8, bool)> {
+/// The settings of the terminal behind `master`.
+pub(crate) fn terminal_settings(master: &OwnedFd) -> io::Result<libc::termios> {
     let mut termios = MaybeUninit::<libc::termios>::uninit();
     // SAFETY: `termios` has room for the result.
     check(unsafe { libc::tcgetattr(master.as_raw_fd(), termios.as_mut_ptr()) })?;
     // SAFETY: tcgetattr succeeded and filled it.
-    let termios = unsafe { termios.assume_init() };
-    Ok((termios.c_cc[libc::VEOF], termios.c_lflag & libc::ICANON != 0))
+    Ok(unsafe { termios.assume_init() })
+}
+
+/// Changes the settings of the terminal behind `master`.
+pub(crate) fn set_terminal_settings(master: &OwnedFd, settings: &libc::termios) -> io::Result<()> {
+    // SAFETY: an initialised struct.
+    check(unsafe { libc::tcsetattr(master.as_raw_fd(), libc::TCSANOW, settings) }).map(drop)
 }
 
 /// One read into `buffer`.
