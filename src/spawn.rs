@@ -9,7 +9,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,8 +22,28 @@ use crate::sys::{self, ChildStack, Pid, Slot, Stdio, StringList};
 
 /// Where programs are looked for if the child has no `PATH`; what glibc's `execvp` does.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
-/// What runs a file that is executable and no program, as `execvp` does.
+/// What runs an executable file that is a script without an interpreter line, as `execvp` does.
 const SHELL: &str = "/bin/sh";
+/// How much of a file decides whether the shell is given it.
+const TEXT_SAMPLE_BYTES: u64 = 256;
+/// Variables that name descriptors of the server, or mean that it has such a one. No program has those
+/// descriptors, and some end at once where they are told of them: node, for example.
+const DESCRIPTOR_VARIABLES: [&str; 10] = [
+    // node: the channel of child_process.fork, and a worker of its cluster, which has one.
+    "NODE_CHANNEL_FD",
+    "NODE_CHANNEL_SERIALIZATION_MODE",
+    "NODE_UNIQUE_ID",
+    // systemd, and upstart: sockets of the service.
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "UPSTART_FDS",
+    // The connection to a Wayland compositor.
+    "WAYLAND_SOCKET",
+    // bash: where it writes its trace.
+    "BASH_XTRACEFD",
+];
 /// How long a program that somebody still has open for writing is waited for.
 const BUSY_TEXT: Duration = Duration::from_millis(500);
 
@@ -36,9 +57,11 @@ struct Variable {
 }
 
 impl Environment {
-    /// Takes every variable byte for byte, UTF-8 or not.
+    /// Takes every variable that programs inherit byte for byte, UTF-8 or not.
     pub(crate) fn snapshot() -> Self {
-        let variables = std::env::vars_os().filter_map(|(name, value)| {
+        let inherited = |name: &OsString| DESCRIPTOR_VARIABLES.iter().all(|known| name != known);
+        let variables = std::env::vars_os().filter(|(name, _)| inherited(name));
+        let variables = variables.filter_map(|(name, value)| {
             let definition = definition(name.as_bytes(), value.as_bytes()).ok()?;
             Some(Variable { name, definition })
         });
@@ -424,7 +447,9 @@ impl<'a> Program<'a> {
                 })
             };
             match spawn(path, argv) {
-                Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => {
+                Err(error)
+                    if error.raw_os_error() == Some(libc::ENOEXEC) && is_script(self.directory, path) =>
+                {
                     let shell = c_string(SHELL.as_bytes())?;
                     // A path such as `-e/script` is no option.
                     let end_of_options = path.as_bytes().starts_with(b"-").then_some(c"--".to_owned());
@@ -460,6 +485,29 @@ impl<'a> Program<'a> {
     }
 }
 
+/// Whether a file that the kernel does not execute is for the shell. One that cannot be read is not: the
+/// shell could not read it either.
+fn is_script(directory: Option<&OwnedFd>, path: &CString) -> bool {
+    let mut sample = Vec::new();
+    let read = sys::open_program(directory, path)
+        .and_then(|fd| File::from(fd).take(TEXT_SAMPLE_BYTES).read_to_end(&mut sample));
+    read.is_ok() && begins_as_text(&sample)
+}
+
+/// Tells a script from a binary by its beginning, as shells do. A NUL makes a binary, unless there is a
+/// line before it that a shell can run: a self-extracting archive has its payload behind such lines.
+fn begins_as_text(sample: &[u8]) -> bool {
+    if sample.starts_with(b"\x7fELF") {
+        return false;
+    }
+    let Some(nul) = sample.iter().position(|&b| b == 0) else {
+        return true;
+    };
+    let end_of_lines = sample[..nul].iter().rposition(|&b| b == b'\n').unwrap_or(0);
+    let runnable = |b: &u8| b.is_ascii_lowercase() || matches!(b, b'$' | b'`');
+    sample[..end_of_lines].iter().any(runnable)
+}
+
 fn passed_over(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -471,4 +519,41 @@ fn passed_over(error: &io::Error) -> bool {
 fn candidate(entry: &[u8], name: &CString) -> io::Result<CString> {
     let entry = if entry.is_empty() { b"." } else { entry };
     c_string(&[entry, b"/", name.as_bytes()].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_are_told_from_binaries_by_their_beginning() {
+        let long_line = [b'a'; 300];
+        for text in [
+            &b""[..],
+            b"\n",
+            b"echo hi",
+            b"echo hi\n\0\0payload",
+            b"MZqFpD='\n\0\0\x10",
+            b"$0\n\0",
+            b"#!\necho hi\n",
+            b"echo caf\xe9\n",
+            &long_line[..256],
+        ] {
+            assert!(begins_as_text(text), "{text:?}");
+        }
+        for binary in [
+            &b"\x7fELF"[..],
+            b"\x7fELF\x02\x01\x01\necho hi\n",
+            b"\0asm\x01\0\0\0",
+            b"\xcf\xfa\xed\xfe\x07\0\0\x01",
+            b"\xfe\xed\xfa\xce\0\0\0\x0c",
+            b"\xca\xfe\xba\xbe\0\0\0\x34",
+            b"MZ\x90\0\x03\0\0\0",
+            b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+            b"echo hi\0\n",
+            b"\n\0",
+        ] {
+            assert!(!begins_as_text(binary), "{binary:?}");
+        }
+    }
 }
