@@ -33,7 +33,7 @@ use crate::pty::Terminal;
 use crate::signal;
 use crate::spawn::{self, Channels, Child, Environment, Nursery};
 use crate::stdin::{Stdin, unanswered_cost};
-use crate::sys::{self, EventFd, Interest, Pid, Status};
+use crate::sys::{self, Birth, EventFd, Interest, Pid, Status};
 use crate::tree::{self, Camera, Held};
 
 /// How long what keeps an output open after the exit delays `process/exited`.
@@ -80,7 +80,7 @@ pub(crate) enum Command {
 pub(crate) enum ProcessEvent {
     /// It runs, and its spawn has been answered.
     Started { serial: u64 },
-    /// It could not be started, and its spawn has been answered.
+    /// It could not be started, or was given up meanwhile, and its spawn has been answered.
     Failed { serial: u64 },
     /// It has ended: the last word, and the commands that came too late.
     Ended {
@@ -134,6 +134,7 @@ pub(crate) struct Start {
     /// An exit of the handle's last process may be on its way to the client.
     pub(crate) reused: bool,
     pub(crate) params: Arc<SpawnParams>,
+    pub(crate) birth: Arc<Birth>,
     pub(crate) cap: Option<u64>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) inbox: Receiver<Command>,
@@ -149,7 +150,17 @@ pub(crate) fn run(start: Start) {
     sys::block_signals_for_this_thread();
     let serial = start.serial;
     let events = start.events.clone();
-    let child = match spawn::spawn(&start.params, &start.common.environment, &start.common.nursery) {
+    let common = &start.common;
+    let spawned = spawn::spawn(&start.params, &common.environment, &common.nursery, &start.birth);
+    if !start.birth.settle() {
+        // The dispatcher has given up on it, and answered.
+        if let Ok(child) = spawned {
+            child.end();
+        }
+        let _ = events.send(ProcessEvent::Failed { serial });
+        return;
+    }
+    let child = match spawned {
         Ok(child) => child,
         Err(error) => {
             start.outbox.answer(Some(start.id), Err(error));

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::{RpcError, SpawnFailure, SpawnParams, Stage, code};
 use crate::pty::{FreshTerminal, Terminal};
-use crate::sys::{self, ChildStack, Pid, Slot, Stdio, StringList};
+use crate::sys::{self, Birth, ChildStack, Pid, Slot, Stdio, StringList};
+use crate::tree::DEATH;
 
 /// Where programs are looked for if the child has no `PATH`; what glibc's `execvp` does.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
@@ -223,6 +224,20 @@ pub(crate) enum Channels {
     },
 }
 
+impl Child {
+    /// Ends one whose spawn was given up.
+    pub(crate) fn end(self) {
+        let _ = sys::kill_group(self.pid, libc::SIGKILL);
+        let _ = sys::readable_by(&self.pidfd, Instant::now() + DEATH);
+        if !matches!(sys::try_reap(self.pid), Ok(Some(_))) {
+            log::warn!(
+                "process {} was killed before its program ran, and has not ended",
+                self.pid
+            );
+        }
+    }
+}
+
 /// A step that failed, before it is known for which program.
 struct Failure(Stage, io::Error);
 
@@ -261,13 +276,19 @@ pub(crate) fn spawn(
     params: &SpawnParams,
     environment: &Environment,
     nursery: &Nursery,
+    birth: &Birth,
 ) -> Result<Child, RpcError> {
     #[cfg(fuzzing)]
     let params = &crate::fuzzing::harmless(params);
-    start(params, environment, nursery).map_err(|Failure(stage, error)| failure(params, stage, &error))
+    start(params, environment, nursery, birth).map_err(|Failure(stage, error)| failure(params, stage, &error))
 }
 
-fn start(params: &SpawnParams, environment: &Environment, nursery: &Nursery) -> Result<Child, Failure> {
+fn start(
+    params: &SpawnParams,
+    environment: &Environment,
+    nursery: &Nursery,
+    birth: &Birth,
+) -> Result<Child, Failure> {
     let directory = match &params.cwd {
         Some(cwd) => {
             let path = c_string(cwd.as_bytes()).map_err(Failure::at(Stage::Cwd))?;
@@ -275,8 +296,8 @@ fn start(params: &SpawnParams, environment: &Environment, nursery: &Nursery) -> 
         }
         None => None,
     };
-    let program =
-        Program::new(params, environment, nursery, directory.as_ref()).map_err(Failure::at(Stage::Exec))?;
+    let program = Program::new(params, environment, nursery, birth, directory.as_ref())
+        .map_err(Failure::at(Stage::Exec))?;
 
     if params.tty {
         let size = params.size.unwrap_or_default();
@@ -331,6 +352,7 @@ struct Program<'a> {
     environment: &'a Environment,
     overrides: Option<&'a BTreeMap<String, Option<String>>>,
     nursery: &'a Nursery,
+    birth: &'a Birth,
     /// What relative paths are relative to, as the child will be there.
     directory: Option<&'a OwnedFd>,
 }
@@ -348,6 +370,7 @@ impl<'a> Program<'a> {
         params: &'a SpawnParams,
         environment: &'a Environment,
         nursery: &'a Nursery,
+        birth: &'a Birth,
         directory: Option<&'a OwnedFd>,
     ) -> io::Result<Self> {
         let argv: Vec<_> = params
@@ -385,6 +408,7 @@ impl<'a> Program<'a> {
             environment,
             overrides,
             nursery,
+            birth,
             directory,
         })
     }
@@ -443,6 +467,7 @@ impl<'a> Program<'a> {
                         stdio,
                         self.nursery.descriptor_limit,
                         stack,
+                        self.birth,
                     )
                 })
             };

@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::Child;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::protocol::Usage;
@@ -363,7 +364,7 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
 }
 
 /// Signals exactly the process behind `pidfd`.
-pub(crate) fn pidfd_signal(pidfd: &OwnedFd, signal: libc::c_int) -> io::Result<()> {
+pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> io::Result<()> {
     // SAFETY: a null siginfo is allowed and means what kill(2) sends.
     check_size(unsafe {
         libc::syscall(
@@ -832,6 +833,69 @@ impl ChildStack {
     }
 }
 
+/// What the thread that starts a process and the dispatcher know of it together. The thread is in the
+/// kernel until the program runs, for as long as the disk takes that has it.
+#[derive(Debug)]
+pub(crate) struct Birth {
+    state: Mutex<BirthState>,
+    /// The pidfd of a child that has not executed its program yet; negative where there is none. The
+    /// kernel writes it, before the child runs.
+    pidfd: AtomicI32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BirthState {
+    UnderWay,
+    /// Its thread has its outcome, and answers.
+    Settled,
+    /// The dispatcher has given up, and answers.
+    GivenUp,
+}
+
+impl Birth {
+    pub(crate) fn new() -> Self {
+        Birth {
+            state: Mutex::new(BirthState::UnderWay),
+            pidfd: AtomicI32::new(-1),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, BirthState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the thread that has started it is the one to answer.
+    pub(crate) fn settle(&self) -> bool {
+        self.end_as(BirthState::Settled)
+    }
+
+    /// Whether the caller is the one to answer; then what has not executed its program is killed.
+    pub(crate) fn give_up(&self) -> bool {
+        self.end_as(BirthState::GivenUp)
+    }
+
+    fn end_as(&self, end: BirthState) -> bool {
+        let mut state = self.state();
+        if *state != BirthState::UnderWay {
+            return false;
+        }
+        *state = end;
+        let pidfd = self.pidfd.load(Relaxed);
+        if end == BirthState::GivenUp && pidfd >= 0 {
+            // SAFETY: it is open, because its thread cannot take it before we let go of the lock.
+            let pidfd = unsafe { BorrowedFd::borrow_raw(pidfd) };
+            let _ = pidfd_signal(pidfd, libc::SIGKILL);
+        }
+        true
+    }
+
+    /// Takes the pidfd out: from here on it is its thread's alone.
+    fn take_pidfd(&self) -> libc::c_int {
+        let _state = self.state();
+        self.pidfd.swap(-1, Relaxed)
+    }
+}
+
 /// The child begins with our table of descriptors, and takes a copy when it has to. Callgrind, under
 /// which `tests/cost` counts a spawn, follows a `clone` only without this, and then it has a copy.
 const SHARED_TABLE: libc::c_int = if cfg!(fuzzing) { 0 } else { libc::CLONE_FILES };
@@ -854,6 +918,7 @@ pub(crate) fn spawn(
     stdio: &Stdio<'_>,
     descriptor_limit: Option<u64>,
     stack: &mut ChildStack,
+    birth: &Birth,
 ) -> io::Result<(Pid, OwnedFd)> {
     let (stdio, terminal) = match stdio {
         Stdio::Descriptors(fds) => (fds.map(|fd| fd.as_raw_fd()), ptr::null()),
@@ -870,7 +935,6 @@ pub(crate) fn spawn(
         descriptor_limit,
         error: AtomicI32::new(0),
     };
-    let mut pidfd: libc::c_int = -1;
     // The child begins with our mask. As long as it shares our memory no handler of ours may run in it.
     let mask = raw_signal_mask(u64::MAX);
     // SAFETY: `run_child` fits; the stack is used from its end down by the child alone, and it, the
@@ -883,10 +947,11 @@ pub(crate) fn spawn(
             stack.top(),
             libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | SHARED_TABLE | libc::SIGCHLD,
             (&raw const plan).cast_mut().cast(),
-            &raw mut pidfd,
+            birth.pidfd.as_ptr(),
         )
     });
     raw_signal_mask(mask);
+    let pidfd = birth.take_pidfd();
     let pid = pid?;
     // SAFETY: clone succeeded, so it is open and belongs to nobody else.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };

@@ -19,7 +19,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -262,7 +262,7 @@ impl Held {
 
     /// Whether it got the signal: not if it is gone, or if we may not signal it.
     pub(crate) fn signal(&self, signal: libc::c_int) -> bool {
-        sys::pidfd_signal(&self.0, signal).is_ok()
+        sys::pidfd_signal(self.0.as_fd(), signal).is_ok()
     }
 }
 

@@ -373,6 +373,49 @@ impl Drop for Scratch {
     }
 }
 
+/// A program whose exec does not come to an end while this lives, as on a disk that does not answer: the
+/// kernel asks this process whether it may be executed, and gets no answer.
+pub struct HungProgram {
+    pub path: String,
+    _questions: std::os::fd::OwnedFd,
+}
+
+impl HungProgram {
+    /// A copy of `sleep`; `None` where this user may not be asked, which is said.
+    pub fn new(scratch: &Scratch) -> Option<HungProgram> {
+        let path = scratch.path("hung");
+        std::fs::copy("/bin/sleep", &path).expect("a copy of sleep");
+        let file = std::ffi::CString::new(path.as_str()).expect("a path");
+        // SAFETY: the path is NUL-terminated, and the descriptor is checked before it is taken.
+        let questions = unsafe {
+            let fd = libc::fanotify_init(
+                libc::FAN_CLASS_CONTENT | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK,
+                libc::O_RDONLY as u32,
+            );
+            let marked = fd >= 0
+                && libc::fanotify_mark(
+                    fd,
+                    libc::FAN_MARK_ADD,
+                    libc::FAN_OPEN_EXEC_PERM,
+                    libc::AT_FDCWD,
+                    file.as_ptr(),
+                ) == 0;
+            if !marked {
+                println!(
+                    "not run: no exec can be made to hang here: {}",
+                    std::io::Error::last_os_error()
+                );
+                return None;
+            }
+            std::os::fd::FromRawFd::from_raw_fd(fd)
+        };
+        Some(HungProgram {
+            path,
+            _questions: questions,
+        })
+    }
+}
+
 // ---- the transcript ----
 
 static TRANSCRIPT: Mutex<Vec<String>> = Mutex::new(Vec::new());
