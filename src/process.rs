@@ -188,8 +188,9 @@ pub(crate) fn run(start: Start) {
     } else {
         start.outbox.answer(Some(start.id.clone()), reply);
     }
-    let _ = events.send(ProcessEvent::Started { serial });
+    // Lets go of the params, before the dispatcher drops what is no longer needed of them.
     let mut process = Process::new(start, child);
+    let _ = events.send(ProcessEvent::Started { serial });
     process.live();
     let (exited, inbox) = process.end();
     let _ = events.send(ProcessEvent::Ended {
@@ -207,7 +208,8 @@ struct Process {
     outputs: [Option<Output>; 2],
     stdin: Stdin,
     sink: Sink,
-    params: Arc<SpawnParams>,
+    /// What it leaves running is spared, and so is it at the end of the connection.
+    detach: bool,
     inbox: Receiver<Command>,
     wake: Arc<EventFd>,
     vitals: Arc<Vitals>,
@@ -278,7 +280,7 @@ impl Process {
                 outbox,
                 busy_pipes: Arc::clone(&start.common.busy_pipes),
             },
-            params,
+            detach: params.detach,
             inbox: start.inbox,
             wake: start.wake,
             vitals,
@@ -538,11 +540,11 @@ impl Process {
             return;
         }
         self.ending = Some(Instant::now());
-        if self.params.detach && self.exited.is_none() {
+        if self.detach && self.exited.is_none() {
             self.released = true;
             return;
         }
-        if !self.params.detach {
+        if !self.detach {
             self.kill_unasked();
         }
     }
@@ -555,12 +557,12 @@ impl Process {
         if self.released {
             return (None, self.inbox);
         }
-        if !self.params.detach {
+        if !self.detach {
             let _ = sys::kill_group(self.pid, libc::SIGKILL);
         }
         // Until here the pid was a zombie's at least, so that it could mean nobody else.
         let (status, usage) = self.reap();
-        if !self.params.detach {
+        if !self.detach {
             tree::wait_for_group(self.pid, &self.common.camera);
         }
         tree::wait_for_death(&self.killed, Instant::now() + tree::DEATH);

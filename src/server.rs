@@ -23,8 +23,9 @@ use crate::outbox::{CHUNK, MAX_IN_FLIGHT, Notice, Outbox, outbox, weight_of_stri
 use crate::output::BUSY_PIPES;
 use crate::process::{self, Command, Common, DRAIN, ProcessEvent, Start, Vitals};
 use crate::protocol::{
-    InitializeParams, InitializeReply, KillParams, Limits, ProcessInfo, PtySize, Reply, Request, RequestId,
-    ResizePtyParams, RpcError, ServerInfo, SignalName, SpawnParams, Stage, WriteStdinParams, code,
+    InitializeParams, InitializeReply, KillParams, Limits, MAX_HANDLE_BYTES, ProcessInfo, PtySize, Reply,
+    Request, RequestId, ResizePtyParams, RpcError, ServerInfo, SignalName, SpawnParams, Stage,
+    WriteStdinParams, code, shortened,
 };
 use crate::signal;
 use crate::spawn::{self, Environment, Nursery};
@@ -545,6 +546,11 @@ impl Dispatcher {
     /// Takes one request that was admitted. Every way through here answers it, or hands it to
     /// somebody who will.
     fn on_request(&mut self, id: RequestId, request: Request) {
+        if handle_of(&request).is_some_and(|handle| handle.len() > MAX_HANDLE_BYTES) {
+            let error = format!("processHandle must not be longer than {MAX_HANDLE_BYTES} bytes of UTF-8");
+            self.outbox.answer(Some(id), Err(RpcError::invalid_params(error)));
+            return;
+        }
         if let Some(handle) = handle_of(&request)
             && let Some(entry) = self.table.get_mut(handle)
             && let Some(backlog) = &mut entry.starting
@@ -608,6 +614,7 @@ impl Dispatcher {
             },
             limits: Limits {
                 max_message_bytes: self.config.max_message_bytes as u64,
+                max_process_handle_bytes: MAX_HANDLE_BYTES as u64,
                 default_timeout_ms: self.config.default_timeout_ms,
                 default_output_bytes_cap: self.config.default_output_bytes_cap,
                 free_pending_stdin_bytes: FREE,
@@ -629,7 +636,8 @@ impl Dispatcher {
         let handle: Arc<str> = params.process_handle.as_str().into();
         let Slot::Vacant(slot) = self.table.entry(Arc::clone(&handle)) else {
             return Err(RpcError::invalid_request(format!(
-                "duplicate active process handle: {handle:?}"
+                "duplicate active process handle: {:?}",
+                shortened(&handle)
             )));
         };
         let wake = EventFd::new().map_err(|e| spawn::failure(&params, Stage::Pipe, &e))?;
@@ -849,6 +857,10 @@ impl Dispatcher {
                 let Some(entry) = self.entry_of(serial) else {
                     return;
                 };
+                // Its thread has let go of the params. What is still asked for is in a list.
+                if let Some(params) = Arc::get_mut(&mut entry.params) {
+                    params.env = None;
+                }
                 if let Some(backlog) = entry.starting.take() {
                     self.catch_up(backlog, true);
                 }
@@ -974,6 +986,7 @@ fn handle_of(request: &Request) -> Option<&str> {
 }
 
 fn no_process(handle: &str) -> RpcError {
+    let handle = shortened(handle);
     RpcError::invalid_request(format!("no active process for process handle {handle:?}"))
 }
 
@@ -1076,7 +1089,7 @@ fn validate(params: &SpawnParams) -> Result<(), RpcError> {
     }
     if let Some(cwd) = cwd {
         if !cwd.starts_with('/') {
-            return invalid(format!("cwd must be an absolute path, got {cwd:?}"));
+            return invalid(format!("cwd must be an absolute path, got {:?}", shortened(cwd)));
         }
         if cwd.contains('\0') {
             return invalid("cwd contains a nul byte".to_owned());
@@ -1085,10 +1098,12 @@ fn validate(params: &SpawnParams) -> Result<(), RpcError> {
     for (name, value) in env.iter().flatten() {
         if name.is_empty() || name.contains('=') || name.contains('\0') {
             return invalid(format!(
-                "env: a name must not be empty or contain '=' or a nul byte, got {name:?}"
+                "env: a name must not be empty or contain '=' or a nul byte, got {:?}",
+                shortened(name)
             ));
         }
         if value.as_ref().is_some_and(|value| value.contains('\0')) {
+            let name = shortened(name);
             return invalid(format!("env: the value of {name:?} contains a nul byte"));
         }
     }

@@ -4,7 +4,7 @@
 //! **Owns:** the table of names.
 //! **Never:** sends a signal.
 
-use crate::protocol::SignalName;
+use crate::protocol::{SignalName, shortened};
 
 const NAMES: [(i32, &str); 31] = [
     (libc::SIGHUP, "SIGHUP"),
@@ -66,6 +66,7 @@ pub(crate) fn number(signal: &SignalName) -> Result<i32, String> {
                 .find(|(_, known)| known.strip_prefix("SIG") == Some(bare))
                 .map(|(n, _)| *n)
                 .ok_or_else(|| {
+                    let name = shortened(name);
                     format!(
                         "unknown signal {name:?}: use a name such as \"SIGTERM\" or \"TERM\", or a number"
                     )

@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::protocol::{RpcError, SpawnFailure, SpawnParams, Stage, code};
+use crate::protocol::{RpcError, SpawnFailure, SpawnParams, Stage, code, shortened};
 use crate::pty::{FreshTerminal, Terminal};
 use crate::sys::{self, Birth, ChildStack, Pid, Slot, Stdio, StringList};
 use crate::tree::DEATH;
@@ -249,10 +249,10 @@ impl Failure {
 
 /// The answer to a spawn that failed at `stage`.
 pub(crate) fn failure(params: &SpawnParams, stage: Stage, error: &io::Error) -> RpcError {
-    let program = params.command.first().cloned().unwrap_or_default();
+    let program = shortened(params.command.first().map_or("", String::as_str)).into_owned();
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
     let about = match stage {
-        Stage::Cwd => format!("cwd {:?}", params.cwd.as_deref().unwrap_or_default()),
+        Stage::Cwd => format!("cwd {:?}", shortened(params.cwd.as_deref().unwrap_or_default())),
         Stage::Lookup => format!("{program:?} on the child's PATH"),
         Stage::Exec => format!("{program:?}"),
         Stage::Pty => "no terminal".to_owned(),

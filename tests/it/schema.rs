@@ -151,7 +151,9 @@ fn borders() -> Vec<Value> {
             "true"
         ])),
     );
-    spawned("processHandle", and(json!(["x", "\0", " "])));
+    let longest = "x".repeat(4_096);
+    let too_long = format!("{longest}x");
+    spawned("processHandle", and(json!(["x", "\0", " ", longest, too_long])));
     spawned(
         "cwd",
         and(json!(["/", "relative", "/\0", "/no/such/directory", "/\n"])),
@@ -237,7 +239,12 @@ fn borders() -> Vec<Value> {
     );
 
     let kill = json!({ "processHandle": "h", "signal": "INT" });
-    with("process/kill", kill.clone(), "processHandle", and(json!(["x"])));
+    with(
+        "process/kill",
+        kill.clone(),
+        "processHandle",
+        and(json!(["x", "x".repeat(4_096), "x".repeat(4_097)])),
+    );
     with(
         "process/kill",
         kill.clone(),

@@ -42,9 +42,15 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Sends a spawn that the machine must refuse and checks the whole error: code, data, and a message that
-/// begins as clients know it, names what it is about and says what the system said.
+/// begins as clients know it, names what it is about, of a long name the beginning, and says what the system
+/// said.
 pub fn refused(client: &mut Client, params: Value, stage: &str, errno: i32, about: &str) {
-    let program = params["command"][0].clone();
+    let shortened = |text: &str| match text.char_indices().nth(200) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    };
+    let program = shortened(params["command"][0].as_str().expect("a program"));
+    let about = shortened(about);
     let id = client.request("process/spawn", params);
     let response = client.response(id);
     let error = &response["error"];
@@ -67,7 +73,7 @@ pub fn refused(client: &mut Client, params: Value, stage: &str, errno: i32, abou
     );
     let message = error["message"].as_str().expect("an error has a message");
     assert!(message.starts_with("failed to spawn process: "), "{message}");
-    assert!(message.contains(about), "{message} does not name {about}");
+    assert!(message.contains(&about), "{message} does not name {about}");
     let reason = std::io::Error::from_raw_os_error(errno).to_string();
     assert!(message.ends_with(&reason), "{message} does not say {reason}");
 }

@@ -343,6 +343,7 @@ impl Signal {
 pub enum Odd {
     UnknownMethod,
     WrongParams,
+    LongHandle,
     NotJson,
     NotUtf8,
     Number,
@@ -494,6 +495,7 @@ fn odd() -> impl Strategy<Value = Odd> {
     prop::sample::select(vec![
         Odd::UnknownMethod,
         Odd::WrongParams,
+        Odd::LongHandle,
         Odd::NotJson,
         Odd::NotUtf8,
         Odd::Number,
