@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::{RpcError, SpawnFailure, SpawnParams, Stage, code, shortened};
 use crate::pty::{FreshTerminal, Terminal};
-use crate::sys::{self, Birth, ChildStack, Pid, Slot, Stdio, StringList};
+use crate::sys::{self, Birth, ChildStack, Execve, Pid, Slot, Stdio, StringList};
 use crate::tree::DEATH;
 
 /// Where programs are looked for if the child has no `PATH`; what glibc's `execvp` does.
@@ -457,12 +457,15 @@ impl<'a> Program<'a> {
         let started = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
-            let spawn = |path, argv: &StringList<'_>| {
+            let spawn = |path: &CString, argv: &StringList<'_>| {
+                let execve = Execve {
+                    path,
+                    argv,
+                    environment,
+                };
                 self.nursery.with_stack(|stack| {
                     sys::spawn(
-                        path,
-                        argv,
-                        environment,
+                        &execve,
                         self.directory,
                         stdio,
                         self.nursery.descriptor_limit,

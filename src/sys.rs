@@ -765,6 +765,14 @@ impl<'a> StringList<'a> {
     }
 }
 
+/// The arguments of an `execve`.
+pub(crate) struct Execve<'a> {
+    /// Used as it stands; there is no search.
+    pub(crate) path: &'a CStr,
+    pub(crate) argv: &'a StringList<'a>,
+    pub(crate) environment: &'a StringList<'a>,
+}
+
 /// What a child gets as descriptors 0, 1 and 2.
 pub(crate) enum Stdio<'a> {
     Descriptors([BorrowedFd<'a>; 3]),
@@ -904,16 +912,14 @@ const SHARED_TABLE: libc::c_int = if cfg!(fuzzing) { 0 } else { libc::CLONE_FILE
 /// descriptor above 2. Returns once it runs, with its pid and what becomes readable at its end, or
 /// with the error of whatever stopped it.
 ///
-/// `path` is used as it stands, relative to `directory` if it is relative; there is no search.
+/// A relative path is relative to `directory`.
 ///
 /// Like `posix_spawn` of the C library, with `CLONE_VM | CLONE_VFORK`: no page table is copied, and
 /// only the calling thread waits. Unlike it, the child shares our table of descriptors until it has a
 /// copy of what is numbered no higher than what it needs, instead of copying all only to close them;
 /// and its pidfd comes with it, so that there is no child whose end could not be seen.
 pub(crate) fn spawn(
-    path: &CStr,
-    argv: &StringList<'_>,
-    environment: &StringList<'_>,
+    execve: &Execve<'_>,
     directory: Option<&OwnedFd>,
     stdio: &Stdio<'_>,
     descriptor_limit: Option<u64>,
@@ -925,9 +931,9 @@ pub(crate) fn spawn(
         Stdio::Terminal(name) => ([2; 3], name.as_ptr()),
     };
     let plan = Plan {
-        path: path.as_ptr(),
-        argv: argv.as_ptr().cast(),
-        environment: environment.as_ptr().cast(),
+        path: execve.path.as_ptr(),
+        argv: execve.argv.as_ptr().cast(),
+        environment: execve.environment.as_ptr().cast(),
         directory: directory.map_or(-1, AsRawFd::as_raw_fd),
         stdio,
         terminal,
