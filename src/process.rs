@@ -4,8 +4,8 @@
 //! **Owns:** the child, its streams, every signal that is sent to it, and its deadlines. One thread
 //! spawns, signals and reaps, so no signal can reach a pid that has come to mean another process,
 //! and no lock is needed.
-//! **Never:** waits for anything but its one `poll`, which the child, the clock, the dispatcher and
-//! the writer can all end.
+//! **Never:** blocks in anything but a `poll`, once the program runs, which the child, the clock, the
+//! dispatcher and the writer can all end. Until then it is in the kernel; see [`Birth`].
 //!
 //! | state | event | what happens |
 //! | --- | --- | --- |
@@ -222,6 +222,9 @@ struct Process {
     drain_timed_out: bool,
     /// When the connection began to end.
     ending: Option<Instant>,
+    /// When writes that wait are answered though the process has not ended: nothing ends one that we may
+    /// not signal, or that a tracer or the kernel holds.
+    answer_writes_at: Option<Instant>,
     /// What was killed outside of the group.
     killed: Vec<Held>,
     /// The tree was killed after the exit: nothing of it is left that could still be found.
@@ -293,6 +296,7 @@ impl Process {
             timed_out: false,
             drain_timed_out: false,
             ending: None,
+            answer_writes_at: None,
             killed: Vec::new(),
             killed_after_exit: false,
             released: false,
@@ -375,6 +379,10 @@ impl Process {
             self.kill_at = None;
             self.kill_unasked();
         }
+        if due(self.answer_writes_at) {
+            self.answer_writes_at = None;
+            self.stdin.fail("the connection is ending");
+        }
         for output in self.outputs.iter_mut().flatten() {
             output.look_again(now);
         }
@@ -394,8 +402,10 @@ impl Process {
             };
         }
         let outputs = self.outputs().filter_map(Output::look_again_at).min();
-        [self.timeout_at, self.kill_at, outputs, self.stdin.look_again_at()]
+        let others = [self.answer_writes_at, outputs, self.stdin.look_again_at()];
+        [self.timeout_at, self.kill_at]
             .into_iter()
+            .chain(others)
             .flatten()
             .min()
     }
@@ -539,7 +549,9 @@ impl Process {
         if self.ending.is_some() {
             return;
         }
-        self.ending = Some(Instant::now());
+        let now = Instant::now();
+        self.ending = Some(now);
+        self.answer_writes_at = Some(now + DELIVER_AT_END);
         if self.detach && self.exited.is_none() {
             self.released = true;
             return;

@@ -35,6 +35,7 @@ pub const TESTS: &[Test] = &[
     both!(null_signal_asks_whether_it_lives),
     both!(flood_is_answered_in_order_and_delays_no_exit),
     test!(of_another_users_process_is_refused),
+    test!(what_cannot_be_ended_leaves_no_request_unanswered),
     both!(of_a_zombie_held_by_a_tracer_is_answered),
     test!(zombie_held_by_a_tracer_leaves_no_request_unanswered),
     both!(ends_threads_that_outlive_the_main_thread),
@@ -648,6 +649,31 @@ fn of_another_users_process_is_refused() {
     client.write("c", b"\n");
     check_killed_by(&client.exited("c"), "SIGKILL");
     client.finish();
+}
+
+/// At the end of the connection its writes have waited for long enough.
+fn what_cannot_be_ended_leaves_no_request_unanswered() {
+    // SAFETY: a plain call.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("not run: only root can start a process of another user");
+        return;
+    }
+    let client = std::thread::spawn(|| {
+        give_up_cap_kill();
+        Client::in_process()
+    });
+    let mut client = client.join().expect("a server");
+    let script_text = "exec setpriv --reuid=54321 --clear-groups sh -c 'echo ready; exec sleep 4'";
+    client.spawn_ready(script(Mode::Pipe, "c", script_text));
+    let mut asked: Vec<i64> = (0..3)
+        .map(|_| client.write("c", &vec![b'x'; 1024 * 1024]))
+        .collect();
+    asked.push(client.request("process/kill", json!({"processHandle": "c"})));
+    let (left, _) = client.finish();
+    for id in asked {
+        let answers: Vec<_> = left.iter().filter(|m| m["id"] == id).collect();
+        assert_eq!(answers.len(), 1, "{id}: {left:?}");
+    }
 }
 
 fn check_killed_by(exited: &Value, signal: &str) {
