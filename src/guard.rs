@@ -282,7 +282,7 @@ impl Watch {
                 // Without it an end is not noticed any more.
                 self.kill();
                 log::error!("the server cannot be watched, and was killed: ppoll: {e}");
-                if let Ok((status, _)) = sys::reap(self.child) {
+                if let Ok(status) = sys::reap(self.child) {
                     break status;
                 }
             }

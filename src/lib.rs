@@ -87,6 +87,7 @@ mod stdin;
 mod sys;
 mod transport;
 mod tree;
+mod typed_line;
 
 pub use connection::{ClientEnd, ClientReceiver, ClientSender, Connection, ConnectionEnded, Stopper};
 pub use error::Error;

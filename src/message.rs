@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 
 use crate::protocol::{
     Collected, Exited, OutputDelta, ProcessInfo, Reply, Request, RequestId, RpcError, ServerMessage,
-    SpawnFailure, Stream, Usage, WriteStdinParams, code, notification,
+    SpawnFailure, Stream, Usage, WriteStdinParams, code, notification, shortened,
 };
 
 const WRITE_STDIN: &str = "process/writeStdin";
@@ -248,7 +248,7 @@ fn request(method: &str, raw: Option<&RawValue>) -> Result<Request, RpcError> {
         _ => {
             return Err(RpcError::new(
                 code::METHOD_NOT_FOUND,
-                format!("unknown method {method:?}"),
+                format!("unknown method {:?}", shortened(method)),
             ));
         }
     })
@@ -275,12 +275,21 @@ fn params<'a, T: Deserialize<'a>>(method: &str, raw: Option<&'a RawValue>) -> Re
         };
         let path = error.path().to_string();
         let reason = error.into_inner().to_string();
-        let reason = reason.split(" at line ").next().unwrap_or_default();
-        RpcError::invalid_params(match path.as_str() {
+        let reason = short_reason(reason.split(" at line ").next().unwrap_or_default());
+        let path = shortened(&path);
+        RpcError::invalid_params(match &*path {
             "." => format!("{method}: {reason}"),
             _ => format!("{method}: {path}: {reason}"),
         })
     })
+}
+
+/// A reason quotes what was sent, and then says what was expected, which is kept.
+fn short_reason(reason: &str) -> String {
+    match reason.rsplit_once(", expected ") {
+        Some((quoted, expected)) => format!("{}, expected {}", shortened(quoted), shortened(expected)),
+        None => shortened(reason).into_owned(),
+    }
 }
 
 /// Refuses an array where an object is meant; a derived `Deserialize` would take its elements in order.
@@ -943,6 +952,7 @@ mod tests {
             },
             limits: Limits {
                 max_message_bytes: 1,
+                max_process_handle_bytes: 8,
                 default_timeout_ms: None,
                 default_output_bytes_cap: Some(2),
                 free_pending_stdin_bytes: 3,

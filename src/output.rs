@@ -176,6 +176,11 @@ impl Output {
             || sys::is_hung_up(&self.source) && sys::readable_bytes(&self.source).is_ok_and(|n| n == 0)
     }
 
+    /// Its cap is reached: nothing that could still come would be kept.
+    pub(crate) fn is_full(&self) -> bool {
+        self.cap.is_some_and(|cap| self.total.load(Relaxed) >= cap)
+    }
+
     /// Reads a chunk and passes it on.
     pub(crate) fn pump(&mut self, sink: &Sink) {
         let (permit, limit) = match self.needs_credit() {

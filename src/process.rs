@@ -4,8 +4,8 @@
 //! **Owns:** the child, its streams, every signal that is sent to it, and its deadlines. One thread
 //! spawns, signals and reaps, so no signal can reach a pid that has come to mean another process,
 //! and no lock is needed.
-//! **Never:** waits for anything but its one `poll`, which the child, the clock, the dispatcher and
-//! the writer can all end.
+//! **Never:** blocks in anything but a `poll`, once the program runs, which the child, the clock, the
+//! dispatcher and the writer can all end. Until then it is in the kernel; see [`Birth`].
 //!
 //! | state | event | what happens |
 //! | --- | --- | --- |
@@ -13,6 +13,7 @@
 //! | running | time is up | the tree is killed, the exit will be 124 |
 //! | running | the pidfd is readable | draining begins: 2 s at most for what keeps an output open |
 //! | draining | outputs ended, or time is up and what was owed is delivered | the group is killed, the child reaped, its end told |
+//! | drained | a tracer holds the zombie | it is asked for at growing intervals, and commands are answered |
 //! | any | the connection ends | the tree is killed, and draining no longer waits for the client |
 
 use std::io;
@@ -32,7 +33,7 @@ use crate::pty::Terminal;
 use crate::signal;
 use crate::spawn::{self, Channels, Child, Environment, Nursery};
 use crate::stdin::{Stdin, unanswered_cost};
-use crate::sys::{self, EventFd, Interest, Pid, Status};
+use crate::sys::{self, Birth, EventFd, Interest, Pid, Status};
 use crate::tree::{self, Camera, Held};
 
 /// How long what keeps an output open after the exit delays `process/exited`.
@@ -42,10 +43,18 @@ const DRAIN_AT_END: Duration = Duration::from_millis(250);
 /// How long a client that does not read delays the end of a process once the connection is ending.
 const DELIVER_AT_END: Duration = Duration::from_millis(1_200);
 
+/// How many commands are taken before the exit, the deadlines and the streams are looked at again.
+const COMMANDS_A_TURN: usize = 1_024;
+/// The first pause between two attempts to reap a child that a tracer holds, and the longest: the kernel
+/// does not tell the parent in any other way than by SIGCHLD, which is the embedder's.
+const FIRST_REAP_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_REAP_PAUSE: Duration = Duration::from_millis(250);
+
 /// The exit code of a process whose time was up.
 const TIMED_OUT: i32 = 124;
-/// The exit code where somebody else in this program has reaped our child.
-const STOLEN: i32 = -1;
+/// The exit code where it cannot be known: other code in this program has reaped our child, or a tracer
+/// holds it past the end of the connection.
+const UNKNOWN: i32 = -1;
 
 /// What the dispatcher hands to a process.
 pub(crate) enum Command {
@@ -71,7 +80,7 @@ pub(crate) enum Command {
 pub(crate) enum ProcessEvent {
     /// It runs, and its spawn has been answered.
     Started { serial: u64 },
-    /// It could not be started, and its spawn has been answered.
+    /// It could not be started, or was given up meanwhile, and its spawn has been answered.
     Failed { serial: u64 },
     /// It has ended: the last word, and the commands that came too late.
     Ended {
@@ -125,6 +134,7 @@ pub(crate) struct Start {
     /// An exit of the handle's last process may be on its way to the client.
     pub(crate) reused: bool,
     pub(crate) params: Arc<SpawnParams>,
+    pub(crate) birth: Arc<Birth>,
     pub(crate) cap: Option<u64>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) inbox: Receiver<Command>,
@@ -140,7 +150,17 @@ pub(crate) fn run(start: Start) {
     sys::block_signals_for_this_thread();
     let serial = start.serial;
     let events = start.events.clone();
-    let child = match spawn::spawn(&start.params, &start.common.environment, &start.common.nursery) {
+    let common = &start.common;
+    let spawned = spawn::spawn(&start.params, &common.environment, &common.nursery, &start.birth);
+    if !start.birth.settle() {
+        // The dispatcher has given up on it, and answered.
+        if let Ok(child) = spawned {
+            child.end();
+        }
+        let _ = events.send(ProcessEvent::Failed { serial });
+        return;
+    }
+    let child = match spawned {
         Ok(child) => child,
         Err(error) => {
             start.outbox.answer(Some(start.id), Err(error));
@@ -168,8 +188,9 @@ pub(crate) fn run(start: Start) {
     } else {
         start.outbox.answer(Some(start.id.clone()), reply);
     }
-    let _ = events.send(ProcessEvent::Started { serial });
+    // Lets go of the params, before the dispatcher drops what is no longer needed of them.
     let mut process = Process::new(start, child);
+    let _ = events.send(ProcessEvent::Started { serial });
     process.live();
     let (exited, inbox) = process.end();
     let _ = events.send(ProcessEvent::Ended {
@@ -187,7 +208,8 @@ struct Process {
     outputs: [Option<Output>; 2],
     stdin: Stdin,
     sink: Sink,
-    params: Arc<SpawnParams>,
+    /// What it leaves running is spared, and so is it at the end of the connection.
+    detach: bool,
     inbox: Receiver<Command>,
     wake: Arc<EventFd>,
     vitals: Arc<Vitals>,
@@ -200,8 +222,13 @@ struct Process {
     drain_timed_out: bool,
     /// When the connection began to end.
     ending: Option<Instant>,
+    /// When writes that wait are answered though the process has not ended: nothing ends one that we may
+    /// not signal, or that a tracer or the kernel holds.
+    answer_writes_at: Option<Instant>,
     /// What was killed outside of the group.
     killed: Vec<Held>,
+    /// The tree was killed after the exit: nothing of it is left that could still be found.
+    killed_after_exit: bool,
     /// Left to itself because the connection ended and the client wanted it so.
     released: bool,
 }
@@ -256,7 +283,7 @@ impl Process {
                 outbox,
                 busy_pipes: Arc::clone(&start.common.busy_pipes),
             },
-            params,
+            detach: params.detach,
             inbox: start.inbox,
             wake: start.wake,
             vitals,
@@ -269,7 +296,9 @@ impl Process {
             timed_out: false,
             drain_timed_out: false,
             ending: None,
+            answer_writes_at: None,
             killed: Vec::new(),
+            killed_after_exit: false,
             released: false,
         }
     }
@@ -300,9 +329,10 @@ impl Process {
             if let Err(e) = sys::poll(&mut interests, timeout) {
                 // Cannot happen with descriptors of our own; without poll there is no way on.
                 log::error!("poll failed, killing process {}: {e}", self.pid);
-                self.kill_tree();
+                self.kill_unasked();
                 return;
             }
+            self.stdin.observe();
             let [wake, exit, stdin, first, second] = interests;
             if wake.readable() {
                 self.wake.clear();
@@ -343,11 +373,15 @@ impl Process {
                 return;
             }
             self.timed_out = true;
-            self.kill_tree();
+            self.kill_unasked();
         }
         if due(self.kill_at) {
             self.kill_at = None;
-            self.kill_tree();
+            self.kill_unasked();
+        }
+        if due(self.answer_writes_at) {
+            self.answer_writes_at = None;
+            self.stdin.fail("the connection is ending");
         }
         for output in self.outputs.iter_mut().flatten() {
             output.look_again(now);
@@ -368,8 +402,10 @@ impl Process {
             };
         }
         let outputs = self.outputs().filter_map(Output::look_again_at).min();
-        [self.timeout_at, self.kill_at, outputs, self.stdin.look_again_at()]
+        let others = [self.answer_writes_at, outputs, self.stdin.look_again_at()];
+        [self.timeout_at, self.kill_at]
             .into_iter()
+            .chain(others)
             .flatten()
             .min()
     }
@@ -404,8 +440,10 @@ impl Process {
         let delivered = drained && self.outputs().all(settled);
         let hopeless = self.ending.is_some_and(|ending| now >= ending + DELIVER_AT_END);
         let over = drained && (delivered || hopeless);
-        // A client that took its time is nobody who keeps an output open.
-        self.drain_timed_out = over && !self.outputs().all(Output::has_run_dry);
+        // A client that took its time does not keep an output open, and of a stream that has reached its
+        // cap there was nothing more to wait for.
+        let complete = |output: &Output| output.is_full() || output.has_run_dry();
+        self.drain_timed_out = over && !self.outputs().all(complete);
         over
     }
 
@@ -421,12 +459,22 @@ impl Process {
         }
     }
 
+    /// Takes the commands that wait now. What comes meanwhile is left for the next turn, so that a flood
+    /// does not keep the exit and the deadlines from being looked at.
     fn take_commands(&mut self) {
-        while let Ok(command) = self.inbox.try_recv() {
+        let waiting = self.inbox.len().min(COMMANDS_A_TURN);
+        // Kills that wait together share one kill of the tree, which takes a snapshot of the machine.
+        let mut tree_kill = None;
+        for _ in 0..waiting {
+            let Ok(command) = self.inbox.try_recv() else { break };
             match command {
                 Command::Write { id, bytes, close } => self.stdin.write(id, bytes, close),
                 Command::Resize { id, size } => {
                     let outcome = self.resize(size);
+                    self.sink.outbox.answer(Some(id), outcome);
+                }
+                Command::Kill { id, signal, .. } if signal == libc::SIGKILL => {
+                    let outcome = tree_kill.get_or_insert_with(|| self.kill_tree()).clone();
                     self.sink.outbox.answer(Some(id), outcome);
                 }
                 Command::Kill { id, signal, grace } => {
@@ -435,6 +483,9 @@ impl Process {
                 }
                 Command::End => self.connection_ends(),
             }
+        }
+        if waiting == COMMANDS_A_TURN {
+            self.wake.set();
         }
     }
 
@@ -453,19 +504,40 @@ impl Process {
         }
     }
 
+    /// Sends any signal but SIGKILL to the group.
     fn signal(&mut self, signal: i32, grace: Option<Duration>) -> Result<Reply, RpcError> {
-        if signal == libc::SIGKILL {
-            self.kill_tree();
-            return Ok(Reply::Done);
-        }
         if self.exited.is_none() {
             let grace = grace.and_then(|g| Instant::now().checked_add(g));
             self.kill_at = [self.kill_at, grace].into_iter().flatten().min();
         }
-        match sys::kill_group(self.pid, signal) {
+        let sent = sys::kill_group(self.pid, signal);
+        self.signalled(signal, sent)
+    }
+
+    /// Kills the process and all it has started that can be found.
+    fn kill_tree(&mut self) -> Result<Reply, RpcError> {
+        if self.killed_after_exit {
+            return Ok(Reply::Done);
+        }
+        self.killed_after_exit = self.exited.is_some();
+        let killed = tree::kill(self.pid, &self.common.camera);
+        self.killed.extend(killed.outside);
+        self.signalled(libc::SIGKILL, killed.outcome)
+    }
+
+    /// Kills the tree where no request waits for the outcome.
+    fn kill_unasked(&mut self) {
+        if let Err(error) = self.kill_tree() {
+            log::warn!("process {} was not killed: {}", self.pid, error.message);
+        }
+    }
+
+    /// What a kill is answered once `signal` was sent.
+    fn signalled(&self, signal: i32, sent: io::Result<()>) -> Result<Reply, RpcError> {
+        match sent {
             Ok(()) => Ok(Reply::Done),
             // The leader is a zombie until we reap it, and alone in its group as far as we may signal it.
-            Err(e) if self.exited.is_some() && e.raw_os_error() == Some(libc::EPERM) => Ok(Reply::Done),
+            Err(e) if e.raw_os_error() == Some(libc::EPERM) && self.has_exited() => Ok(Reply::Done),
             Err(e) => Err(RpcError::new(
                 code::INTERNAL_ERROR,
                 format!("failed to send {}: {e}", signal::name(signal)),
@@ -473,21 +545,19 @@ impl Process {
         }
     }
 
-    fn kill_tree(&mut self) {
-        self.killed.extend(tree::kill(self.pid, &self.common.camera));
-    }
-
     fn connection_ends(&mut self) {
         if self.ending.is_some() {
             return;
         }
-        self.ending = Some(Instant::now());
-        if self.params.detach && self.exited.is_none() {
+        let now = Instant::now();
+        self.ending = Some(now);
+        self.answer_writes_at = Some(now + DELIVER_AT_END);
+        if self.detach && self.exited.is_none() {
             self.released = true;
             return;
         }
-        if !self.params.detach {
-            self.kill_tree();
+        if !self.detach {
+            self.kill_unasked();
         }
     }
 
@@ -499,18 +569,12 @@ impl Process {
         if self.released {
             return (None, self.inbox);
         }
-        if !self.params.detach {
+        if !self.detach {
             let _ = sys::kill_group(self.pid, libc::SIGKILL);
         }
         // Until here the pid was a zombie's at least, so that it could mean nobody else.
-        let (status, usage) = match sys::reap(self.pid) {
-            Ok(ended) => ended,
-            Err(e) => {
-                log::error!("somebody else has reaped process {}: {e}", self.pid);
-                stolen(&e)
-            }
-        };
-        if !self.params.detach {
+        let (status, usage) = self.reap();
+        if !self.detach {
             tree::wait_for_group(self.pid, &self.common.camera);
         }
         tree::wait_for_death(&self.killed, Instant::now() + tree::DEATH);
@@ -535,11 +599,44 @@ impl Process {
         };
         (Some(Box::new(exited)), self.inbox)
     }
+
+    /// Reaps the child, which has ended. One that a tracer holds as a zombie is not ours to reap until
+    /// that lets go: then it is asked for again and again, and commands are answered meanwhile.
+    fn reap(&mut self) -> (Status, Usage) {
+        let mut pause = FIRST_REAP_PAUSE;
+        loop {
+            match sys::try_reap(self.pid) {
+                Ok(Some(ended)) => return ended,
+                Ok(None) => {}
+                Err(e) => {
+                    log::error!("other code in this program has reaped process {}: {e}", self.pid);
+                    return unknown_end();
+                }
+            }
+            if self
+                .ending
+                .is_some_and(|ending| ending.elapsed() >= DELIVER_AT_END)
+            {
+                log::warn!(
+                    "process {} has ended, and a tracer keeps it from being reaped",
+                    self.pid
+                );
+                return unknown_end();
+            }
+            let mut wake = [Interest::read(self.wake.raw())];
+            if sys::poll(&mut wake, Some(pause)).is_ok() && wake[0].readable() {
+                self.wake.clear();
+                self.take_commands();
+            } else {
+                pause = (pause * 2).min(LONGEST_REAP_PAUSE);
+            }
+        }
+    }
 }
 
-fn stolen(_: &io::Error) -> (Status, Usage) {
+fn unknown_end() -> (Status, Usage) {
     let status = Status {
-        code: STOLEN,
+        code: UNKNOWN,
         signal: None,
         core_dumped: false,
     };

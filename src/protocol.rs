@@ -4,6 +4,7 @@
 //! **Owns:** the meaning of every field; docs/protocol.md says the same in prose.
 //! **Never:** knows how a message looks on a line, which is the business of `message.rs`; bytes are bytes here.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -54,6 +55,19 @@ impl fmt::Display for RequestId {
             RequestId::Unsigned(id) => id.fmt(f),
             RequestId::Text(id) => write!(f, "{id:?}"),
         }
+    }
+}
+
+/// The longest handle, in bytes of UTF-8. It comes back in every notification, and is held several times.
+pub(crate) const MAX_HANDLE_BYTES: usize = 4_096;
+/// How much of what a client sent an error quotes.
+const MAX_QUOTED_CHARS: usize = 200;
+
+/// What a client sent, for an error about it: cut where it is long, and then it ends in `…`.
+pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MAX_QUOTED_CHARS) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
     }
 }
 
@@ -189,7 +203,7 @@ pub struct SpawnParams {
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Argv"))]
     pub command: Vec<String>,
     /// The client's name for the process, unique among the connection's live processes.
-    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = MAX_HANDLE_BYTES)))]
     pub process_handle: String,
     /// Absolute working directory; the server's own where it is left out.
     #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::AbsolutePath>"))]
@@ -258,6 +272,7 @@ impl Default for PtySize {
 )]
 pub struct WriteStdinParams {
     /// Which process.
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_HANDLE_BYTES)))]
     pub process_handle: String,
     /// The bytes; base64 on the wire.
     #[serde(
@@ -279,6 +294,7 @@ pub struct WriteStdinParams {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ResizePtyParams {
     /// Which process.
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_HANDLE_BYTES)))]
     pub process_handle: String,
     /// The new size.
     #[serde(deserialize_with = "crate::message::object")]
@@ -291,6 +307,7 @@ pub struct ResizePtyParams {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KillParams {
     /// Which process.
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_HANDLE_BYTES)))]
     pub process_handle: String,
     /// The signal, SIGKILL where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -376,6 +393,8 @@ pub struct ServerInfo {
 pub struct Limits {
     /// The longest line a client may send.
     pub max_message_bytes: u64,
+    /// The longest `processHandle`, in bytes of UTF-8.
+    pub max_process_handle_bytes: u64,
     /// `timeoutMs` where a spawn leaves it out.
     pub default_timeout_ms: Option<u64>,
     /// `outputBytesCap` where a spawn leaves it out.
@@ -608,7 +627,7 @@ pub struct SpawnFailure {
     pub code: String,
     /// Where it happened.
     pub stage: Stage,
-    /// The program as the client named it.
+    /// The program as the client named it; of a long name the first 200 characters and `…`.
     pub program: String,
 }
 

@@ -50,6 +50,10 @@ impl FreshTerminal {
         // SAFETY: the master is open for as long as `pair` lives, which is longer than this borrow.
         let descriptor = unsafe { BorrowedFd::borrow_raw(raw) }.try_clone_to_owned()?;
         sys::set_nonblocking(&descriptor)?;
+        // Otherwise the erase character takes one byte, and leaves half a character.
+        let mut settings = sys::terminal_settings(&descriptor)?;
+        settings.c_iflag |= libc::IUTF8;
+        sys::set_terminal_settings(&descriptor, &settings)?;
         Ok(FreshTerminal {
             terminal: Terminal { master: pair.master },
             descriptor,

@@ -518,8 +518,8 @@ impl JsonSchema for SignalName {
         json_schema!({
             "description": "A signal, by number or by name.",
             "anyOf": [
-                { "type": "integer", "minimum": 1, "maximum": signal::LAST },
-                { "type": "string", "pattern": format!("^(?:SIG)?(?:{})$", names.join("|")) },
+                { "type": "integer", "minimum": signal::NULL, "maximum": signal::LAST },
+                { "type": "string", "pattern": format!("^(?:(?:SIG)?(?:{})|{})$", names.join("|"), signal::NULL_NAME) },
             ],
         })
     }

@@ -21,14 +21,15 @@ use crate::outbox::{CHUNK, MAX_IN_FLIGHT, Notice, Outbox, outbox, weight_of_stri
 use crate::output::BUSY_PIPES;
 use crate::process::{self, Command, Common, DRAIN, ProcessEvent, Start, Vitals};
 use crate::protocol::{
-    InitializeParams, InitializeReply, KillParams, Limits, ProcessInfo, PtySize, Reply, Request, RequestId,
-    ResizePtyParams, RpcError, ServerInfo, SignalName, SpawnParams, Stage, WriteStdinParams, code,
+    InitializeParams, InitializeReply, KillParams, Limits, MAX_HANDLE_BYTES, ProcessInfo, PtySize, Reply,
+    Request, RequestId, ResizePtyParams, RpcError, ServerInfo, SignalName, SpawnParams, Stage,
+    WriteStdinParams, code, shortened,
 };
 use crate::signal;
 use crate::spawn::{self, Environment, Nursery};
 use crate::spin::{Pace, Spin};
 use crate::stdin::{FREE, UNANSWERED_COST, unanswered_cost};
-use crate::sys::{self, EventFd};
+use crate::sys::{self, Birth, EventFd};
 use crate::transport::{self, Dialect, Inbound, Wake};
 use crate::tree::Camera;
 
@@ -40,6 +41,12 @@ const LAST_REQUESTS: Duration = Duration::from_millis(200);
 /// How long a client that has ended its input may leave us without room for the requests before that
 /// end. That is part of [`END`].
 const PATIENCE: Duration = Duration::from_millis(300);
+/// How long a process may still be starting once the connection is ending: then it is given up, so that a
+/// program on a disk that does not answer leaves no request unanswered.
+const START_AT_END: Duration = Duration::from_millis(1_000);
+/// How long a list waits while none of the spawns before it succeeds or fails. More than a program file
+/// that is busy is tried for, which does come to an end.
+const LIST_WAIT: Duration = Duration::from_millis(700);
 /// Writes to one process that may wait for their answers, by what they count. Twice what can be in
 /// flight, so that it takes a process that does not read, and a client that does not await, to meet it.
 const MAX_UNANSWERED: usize = 2 * MAX_IN_FLIGHT * UNANSWERED_COST;
@@ -225,7 +232,10 @@ enum Event {
     NoRoom,
     Notice(Notice),
     Process(ProcessEvent),
-    DeadlinePassed,
+    /// It is time to look at the deadlines.
+    Time,
+    /// A channel of our own has ended, which cannot be.
+    Lost,
 }
 
 /// A live handle.
@@ -240,8 +250,11 @@ struct Entry {
 }
 
 /// What waits for a process to be started.
-#[derive(Default)]
 struct Backlog {
+    /// The id of its spawn.
+    id: RequestId,
+    since: Instant,
+    birth: Arc<Birth>,
     /// What came for its handle after its spawn.
     requests: VecDeque<(RequestId, Request)>,
     /// What counts against [`MAX_WAITING`]: those, and the spawn itself.
@@ -253,6 +266,8 @@ struct WaitingList {
     id: RequestId,
     /// The spawns that were sent before it and have not come to something.
     spawns: HashSet<u64>,
+    /// It is answered without them then.
+    until: Instant,
     /// What it counts against [`MAX_WAITING`].
     bytes: usize,
 }
@@ -295,9 +310,15 @@ struct Dispatcher {
     lists: Vec<WaitingList>,
     /// Lists that wait for room among the answers only: each is as long as all processes are many.
     ready_lists: VecDeque<WaitingList>,
+    /// Not later than the earliest of `lists` is to be answered.
+    lists_at: Option<Instant>,
+    /// Spawns that were given up, and whose threads have not said so.
+    given_up: usize,
     /// What counts against [`MAX_WAITING`].
     waiting: usize,
     ending: Option<End>,
+    /// When what still starts is given up, once the connection is ending.
+    give_up_at: Option<Instant>,
     deadline: Option<Instant>,
 }
 
@@ -339,8 +360,11 @@ impl Dispatcher {
             held_back: VecDeque::new(),
             lists: Vec::new(),
             ready_lists: VecDeque::new(),
+            lists_at: None,
+            given_up: 0,
             waiting: 0,
             ending: None,
+            give_up_at: None,
             deadline: None,
         }
     }
@@ -349,11 +373,9 @@ impl Dispatcher {
         loop {
             if let Some(end) = self.ending
                 && self.table.is_empty()
+                && self.given_up == 0
             {
-                // With nothing to show they are short.
-                for list in std::mem::take(&mut self.ready_lists) {
-                    self.answer_list(list.id);
-                }
+                self.answer_all_lists();
                 return end;
             }
             match self.next_event() {
@@ -378,10 +400,17 @@ impl Dispatcher {
                 Event::Notice(Notice::OutputGone) => self.begin_end(End::OutputGone),
                 Event::Notice(Notice::Stop) => self.begin_end(End::Stopped),
                 Event::Process(event) => self.on_process(event),
-                Event::DeadlinePassed => {
-                    log::warn!("{} processes have not ended in time", self.table.len());
-                    return self.ending.unwrap_or(End::Stopped);
+                Event::Time => {
+                    let now = Instant::now();
+                    self.keep_deadlines(now);
+                    if self.deadline.is_some_and(|deadline| deadline <= now) {
+                        let left = self.table.len() + self.given_up;
+                        log::warn!("{left} processes have not ended in time");
+                        self.answer_all_lists();
+                        return self.ending.unwrap_or(End::Stopped);
+                    }
                 }
+                Event::Lost => return self.ending.unwrap_or(End::Stopped),
             }
             // With --drain, the end of input is the end once nothing lives any more.
             if !self.input_open && self.ending.is_none() && self.table.is_empty() {
@@ -391,7 +420,9 @@ impl Dispatcher {
     }
 
     fn next_event(&mut self) -> Event {
-        let deadline = self.deadline.map_or_else(never, crossbeam_channel::at);
+        let time = [self.deadline, self.give_up_at, self.lists_at];
+        let time = time.into_iter().flatten().min();
+        let time = time.map_or_else(never, crossbeam_channel::at);
         let closed = never();
         let room = self.waiting < MAX_WAITING && self.outbox.has_room();
         let (inbox, no_room) = match (self.input_open, room) {
@@ -415,14 +446,14 @@ impl Dispatcher {
             recv(self.events) -> event => match event {
                 Ok(event) => Event::Process(event),
                 // We hold a sender ourselves.
-                Err(_) => Event::DeadlinePassed,
+                Err(_) => Event::Lost,
             },
             recv(self.notices) -> notice => match notice {
                 Ok(notice) => Event::Notice(notice),
-                Err(_) => Event::DeadlinePassed,
+                Err(_) => Event::Lost,
             },
             recv(no_room) -> _ => Event::NoRoom,
-            recv(deadline) -> _ => Event::DeadlinePassed,
+            recv(time) -> _ => Event::Time,
         }
     }
 
@@ -434,7 +465,9 @@ impl Dispatcher {
         }
         log::debug!("the connection ends: {end:?}");
         self.ending = Some(end);
-        self.deadline = Some(Instant::now() + END);
+        let now = Instant::now();
+        self.deadline = Some(now + END);
+        self.give_up_at = Some(now + START_AT_END);
         for entry in self.table.values() {
             entry.command(Command::End);
         }
@@ -463,6 +496,36 @@ impl Dispatcher {
         }
     }
 
+    /// Does what it is time for, but for the end itself.
+    fn keep_deadlines(&mut self, now: Instant) {
+        if self.lists_at.is_some_and(|at| at <= now) {
+            self.stop_waiting_lists(|list| list.until <= now);
+        }
+        if self.give_up_at.is_some_and(|at| at <= now) {
+            self.give_up_at = None;
+            let starting = self.table.values().filter(|entry| entry.starting.is_some());
+            let starting: Vec<u64> = starting.map(|entry| entry.serial).collect();
+            for serial in starting {
+                self.give_up(serial);
+            }
+        }
+    }
+
+    /// Answers a spawn that has not come to anything in time, and what waits for it.
+    fn give_up(&mut self, serial: u64) {
+        let Some(entry) = self.entry_of(serial) else {
+            return;
+        };
+        let Some(backlog) = &entry.starting else { return };
+        if backlog.birth.give_up() {
+            let id = backlog.id.clone();
+            let error = RpcError::invalid_request("the connection is ending");
+            self.outbox.answer(Some(id), Err(error));
+            self.given_up += 1;
+            self.failed(serial);
+        }
+    }
+
     // ---- requests ----
 
     fn on_message(&mut self, message: ClientMessage) {
@@ -482,6 +545,11 @@ impl Dispatcher {
     /// Takes one request that was admitted. Every way through here answers it, or hands it to
     /// somebody who will.
     fn on_request(&mut self, id: RequestId, request: Request) {
+        if handle_of(&request).is_some_and(|handle| handle.len() > MAX_HANDLE_BYTES) {
+            let error = format!("processHandle must not be longer than {MAX_HANDLE_BYTES} bytes of UTF-8");
+            self.outbox.answer(Some(id), Err(RpcError::invalid_params(error)));
+            return;
+        }
         if let Some(handle) = handle_of(&request)
             && let Some(entry) = self.table.get_mut(handle)
             && let Some(backlog) = &mut entry.starting
@@ -546,6 +614,7 @@ impl Dispatcher {
             },
             limits: Limits {
                 max_message_bytes: self.config.max_message_bytes as u64,
+                max_process_handle_bytes: MAX_HANDLE_BYTES as u64,
                 default_timeout_ms: self.config.default_timeout_ms,
                 default_output_bytes_cap: self.config.default_output_bytes_cap,
                 free_pending_stdin_bytes: FREE,
@@ -567,7 +636,8 @@ impl Dispatcher {
         let handle: Arc<str> = params.process_handle.as_str().into();
         let Slot::Vacant(slot) = self.table.entry(Arc::clone(&handle)) else {
             return Err(RpcError::invalid_request(format!(
-                "duplicate active process handle: {handle:?}"
+                "duplicate active process handle: {:?}",
+                shortened(&handle)
             )));
         };
         let wake = EventFd::new().map_err(|e| spawn::failure(&params, Stage::Pipe, "eventfd2", &e))?;
@@ -576,6 +646,7 @@ impl Dispatcher {
         let (inbox_sender, inbox) = unbounded();
         let params = Arc::new(params);
         let vitals = Arc::new(Vitals::default());
+        let birth = Arc::new(Birth::new());
         let start = Start {
             serial,
             id: id.clone(),
@@ -589,6 +660,7 @@ impl Dispatcher {
                 .or_default(self.config.default_timeout_ms)
                 .map(Duration::from_millis),
             params: Arc::clone(&params),
+            birth: Arc::clone(&birth),
             inbox,
             wake: Arc::clone(&wake),
             vitals: Arc::clone(&vitals),
@@ -608,6 +680,9 @@ impl Dispatcher {
             inbox: inbox_sender,
             wake,
             starting: Some(Backlog {
+                id: id.clone(),
+                since: Instant::now(),
+                birth,
                 requests: VecDeque::new(),
                 bytes,
             }),
@@ -696,18 +771,49 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Answers with the live processes once the spawns that were sent before have come to something.
+    /// Answers with the live processes once the spawns that were sent before have come to something, or
+    /// do not for some time, as those of a disk that does not answer.
     fn list(&mut self, id: RequestId) {
-        let starting = self.table.values().filter(|e| e.starting.is_some());
+        let now = Instant::now();
+        let starting = self.table.values().filter(|entry| {
+            let backlog = entry.starting.as_ref();
+            backlog.is_some_and(|backlog| backlog.since + LIST_WAIT > now)
+        });
         let spawns: HashSet<u64> = starting.map(|e| e.serial).collect();
         let bytes = WAITING_COST + id.len() + spawns.len() * 2 * size_of::<u64>();
         self.waiting += bytes;
-        let list = WaitingList { id, spawns, bytes };
+        let until = now + LIST_WAIT;
+        let list = WaitingList {
+            id,
+            spawns,
+            until,
+            bytes,
+        };
         if list.spawns.is_empty() {
             self.ready_lists.push_back(list);
             self.answer_lists();
         } else {
             self.lists.push(list);
+            self.lists_at.get_or_insert(until);
+        }
+    }
+
+    /// Makes those of the lists that wait for spawns, and for which `over` holds, wait for room only.
+    fn stop_waiting_lists(&mut self, over: impl Fn(&WaitingList) -> bool) {
+        let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.lists).into_iter().partition(over);
+        self.lists = waiting;
+        self.lists_at = self.lists.iter().map(|list| list.until).min();
+        self.ready_lists.extend(ready);
+        self.answer_lists();
+    }
+
+    /// Answers every list, at the end of the connection.
+    fn answer_all_lists(&mut self) {
+        for list in std::mem::take(&mut self.lists) {
+            self.answer_list(list.id);
+        }
+        for list in std::mem::take(&mut self.ready_lists) {
+            self.answer_list(list.id);
         }
     }
 
@@ -748,8 +854,13 @@ impl Dispatcher {
                 let Some(entry) = self.entry_of(serial) else {
                     return;
                 };
-                let backlog = entry.starting.take().unwrap_or_default();
-                self.catch_up(backlog, true);
+                // Its thread has let go of the params. What is still asked for is in a list.
+                if let Some(params) = Arc::get_mut(&mut entry.params) {
+                    params.env = None;
+                }
+                if let Some(backlog) = entry.starting.take() {
+                    self.catch_up(backlog, true);
+                }
                 self.spawn_settled(serial);
             }
             ProcessEvent::Failed { serial } => self.failed(serial),
@@ -793,9 +904,15 @@ impl Dispatcher {
 
     /// Forgets a process that could not be started, and whose spawn has been answered.
     fn failed(&mut self, serial: u64) {
-        let Some(entry) = self.remove(serial) else { return };
+        let Some(entry) = self.remove(serial) else {
+            // The thread of one that was given up.
+            self.given_up = self.given_up.saturating_sub(1);
+            return;
+        };
         self.outbox.retract();
-        self.catch_up(entry.starting.unwrap_or_default(), false);
+        if let Some(backlog) = entry.starting {
+            self.catch_up(backlog, false);
+        }
         // A spawn that waited behind this one was sent before the lists that wait, too.
         let handle = entry.params.process_handle.as_str();
         if let Some(next) = self.table.get(handle).map(|e| e.serial) {
@@ -837,15 +954,13 @@ impl Dispatcher {
     }
 
     fn spawn_settled(&mut self, serial: u64) {
+        let until = Instant::now() + LIST_WAIT;
         for list in &mut self.lists {
-            list.spawns.remove(&serial);
+            if list.spawns.remove(&serial) {
+                list.until = until;
+            }
         }
-        let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.lists)
-            .into_iter()
-            .partition(|list| list.spawns.is_empty());
-        self.lists = waiting;
-        self.ready_lists.extend(ready);
-        self.answer_lists();
+        self.stop_waiting_lists(|list| list.spawns.is_empty());
     }
 
     fn entry_of(&mut self, serial: u64) -> Option<&mut Entry> {
@@ -868,6 +983,7 @@ fn handle_of(request: &Request) -> Option<&str> {
 }
 
 fn no_process(handle: &str) -> RpcError {
+    let handle = shortened(handle);
     RpcError::invalid_request(format!("no active process for process handle {handle:?}"))
 }
 
@@ -963,7 +1079,7 @@ fn validate(params: &SpawnParams) -> Result<(), RpcError> {
     }
     if let Some(cwd) = cwd {
         if !cwd.starts_with('/') {
-            return invalid(format!("cwd must be an absolute path, got {cwd:?}"));
+            return invalid(format!("cwd must be an absolute path, got {:?}", shortened(cwd)));
         }
         if cwd.contains('\0') {
             return invalid("cwd contains a nul byte".to_owned());
@@ -972,10 +1088,12 @@ fn validate(params: &SpawnParams) -> Result<(), RpcError> {
     for (name, value) in env.iter().flatten() {
         if name.is_empty() || name.contains('=') || name.contains('\0') {
             return invalid(format!(
-                "env: a name must not be empty or contain '=' or a nul byte, got {name:?}"
+                "env: a name must not be empty or contain '=' or a nul byte, got {:?}",
+                shortened(name)
             ));
         }
         if value.as_ref().is_some_and(|value| value.contains('\0')) {
+            let name = shortened(name);
             return invalid(format!("env: the value of {name:?} contains a nul byte"));
         }
     }

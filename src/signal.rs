@@ -4,7 +4,7 @@
 //! **Owns:** the table of names.
 //! **Never:** sends a signal.
 
-use crate::protocol::SignalName;
+use crate::protocol::{SignalName, shortened};
 
 const NAMES: [(i32, &str); 31] = [
     (libc::SIGHUP, "SIGHUP"),
@@ -40,6 +40,10 @@ const NAMES: [(i32, &str); 31] = [
     (libc::SIGSYS, "SIGSYS"),
 ];
 
+/// The null signal: nothing is sent, and what would refuse a signal refuses it.
+pub(crate) const NULL: i32 = 0;
+/// The name of [`NULL`], as kill(1) of POSIX has it.
+pub(crate) const NULL_NAME: &str = "0";
 /// The highest number the kernel knows.
 pub(crate) const LAST: i32 = 64;
 
@@ -52,8 +56,9 @@ pub(crate) fn bare_names() -> impl Iterator<Item = &'static str> {
 /// The number a client means, or a sentence that says why it means none.
 pub(crate) fn number(signal: &SignalName) -> Result<i32, String> {
     match signal {
-        SignalName::Number(n) if (1..=LAST).contains(n) => Ok(*n),
-        SignalName::Number(n) => Err(format!("signal must be 1..{LAST} or a name, got {n}")),
+        SignalName::Number(n) if (NULL..=LAST).contains(n) => Ok(*n),
+        SignalName::Number(n) => Err(format!("signal must be {NULL}..{LAST} or a name, got {n}")),
+        SignalName::Name(name) if name == NULL_NAME => Ok(NULL),
         SignalName::Name(name) => {
             let bare = name.strip_prefix("SIG").unwrap_or(name);
             NAMES
@@ -61,6 +66,7 @@ pub(crate) fn number(signal: &SignalName) -> Result<i32, String> {
                 .find(|(_, known)| known.strip_prefix("SIG") == Some(bare))
                 .map(|(n, _)| *n)
                 .ok_or_else(|| {
+                    let name = shortened(name);
                     format!(
                         "unknown signal {name:?}: use a name such as \"SIGTERM\" or \"TERM\", or a number"
                     )
@@ -73,6 +79,7 @@ pub(crate) fn number(signal: &SignalName) -> Result<i32, String> {
 pub(crate) fn name(n: i32) -> String {
     match NAMES.iter().find(|(known, _)| *known == n) {
         Some((_, name)) => (*name).to_owned(),
+        None if n == NULL => "signal 0".to_owned(),
         None if n == libc::SIGRTMIN() => "SIGRTMIN".to_owned(),
         None if n > libc::SIGRTMIN() => format!("SIGRTMIN+{}", n - libc::SIGRTMIN()),
         None => format!("SIG{n}"),
@@ -95,15 +102,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_signal_is_refused_by_name() {
+    fn the_null_signal_has_a_number_and_a_name() {
+        assert_eq!(number(&SignalName::Number(0)), Ok(NULL));
+        assert_eq!(number(&SignalName::Name("0".into())), Ok(NULL));
+    }
+
+    #[test]
+    fn what_is_not_a_signal_is_refused_by_name() {
         for bad in [
-            SignalName::Number(0),
+            SignalName::Number(-1),
             SignalName::Number(65),
             SignalName::Number(-9),
         ] {
-            assert!(number(&bad).unwrap_err().contains("1..64"));
+            assert!(number(&bad).unwrap_err().contains("0..64"));
         }
-        for bad in ["", "SIG", "sigterm", "SIGSIGTERM", "9"] {
+        for bad in ["", "SIG", "sigterm", "SIGSIGTERM", "9", "SIG0", "00"] {
             assert!(
                 number(&SignalName::Name(bad.into()))
                     .unwrap_err()

@@ -9,20 +9,42 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsString};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::protocol::{RpcError, SpawnFailure, SpawnParams, Stage, code};
+use crate::protocol::{RpcError, SpawnFailure, SpawnParams, Stage, code, shortened};
 use crate::pty::{FreshTerminal, Terminal};
-use crate::sys::{self, ChildStack, Pid, Slot, SpawnError, Stdio, StringList};
+use crate::sys::{self, Birth, ChildStack, Execve, Pid, Slot, SpawnError, Stdio, StringList};
+use crate::tree::DEATH;
 
 /// Where programs are looked for if the child has no `PATH`; what glibc's `execvp` does.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
-/// What runs a file that is executable and no program, as `execvp` does.
+/// What runs an executable file that is a script without an interpreter line, as `execvp` does.
 const SHELL: &CStr = c"/bin/sh";
+/// How much of a file decides whether the shell is given it.
+const TEXT_SAMPLE_BYTES: u64 = 256;
+/// Variables that name descriptors of the server, or mean that it has such a one. No program has those
+/// descriptors, and some end at once where they are told of them: node, for example.
+const DESCRIPTOR_VARIABLES: [&str; 10] = [
+    // node: the channel of child_process.fork, and a worker of its cluster, which has one.
+    "NODE_CHANNEL_FD",
+    "NODE_CHANNEL_SERIALIZATION_MODE",
+    "NODE_UNIQUE_ID",
+    // systemd, and upstart: sockets of the service.
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "UPSTART_FDS",
+    // The connection to a Wayland compositor.
+    "WAYLAND_SOCKET",
+    // bash: where it writes its trace.
+    "BASH_XTRACEFD",
+];
 /// How long a program that somebody still has open for writing is waited for.
 const BUSY_TEXT: Duration = Duration::from_millis(500);
 
@@ -36,9 +58,11 @@ struct Variable {
 }
 
 impl Environment {
-    /// Takes every variable byte for byte, UTF-8 or not.
+    /// Takes every variable that programs inherit byte for byte, UTF-8 or not.
     pub(crate) fn snapshot() -> Self {
-        let variables = std::env::vars_os().filter_map(|(name, value)| {
+        let inherited = |name: &OsString| DESCRIPTOR_VARIABLES.iter().all(|known| name != known);
+        let variables = std::env::vars_os().filter(|(name, _)| inherited(name));
+        let variables = variables.filter_map(|(name, value)| {
             let definition = definition(name.as_bytes(), value.as_bytes()).ok()?;
             Some(Variable { name, definition })
         });
@@ -213,6 +237,20 @@ pub(crate) enum Channels {
     },
 }
 
+impl Child {
+    /// Ends one whose spawn was given up.
+    pub(crate) fn end(self) {
+        let _ = sys::kill_group(self.pid, libc::SIGKILL);
+        let _ = sys::readable_by(&self.pidfd, Instant::now() + DEATH);
+        if !matches!(sys::try_reap(self.pid), Ok(Some(_))) {
+            log::warn!(
+                "process {} was killed before its program ran, and has not ended",
+                self.pid
+            );
+        }
+    }
+}
+
 /// A step that failed, before it is known for which program, and the call that failed.
 struct Failure(Stage, &'static str, io::Error);
 
@@ -237,10 +275,10 @@ impl From<SpawnError> for Failure {
 
 /// The answer to a spawn in which `call` failed at `stage`.
 pub(crate) fn failure(params: &SpawnParams, stage: Stage, call: &str, error: &io::Error) -> RpcError {
-    let program = params.command.first().cloned().unwrap_or_default();
+    let program = shortened(params.command.first().map_or("", String::as_str)).into_owned();
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
     let about = match stage {
-        Stage::Cwd => format!("cwd {:?}", params.cwd.as_deref().unwrap_or_default()),
+        Stage::Cwd => format!("cwd {:?}", shortened(params.cwd.as_deref().unwrap_or_default())),
         Stage::Lookup => format!("{program:?} on the child's PATH"),
         Stage::Exec if call == sys::EXECUTE => format!("{program:?}"),
         Stage::Exec => "no process".to_owned(),
@@ -272,14 +310,20 @@ pub(crate) fn spawn(
     params: &SpawnParams,
     environment: &Environment,
     nursery: &Nursery,
+    birth: &Birth,
 ) -> Result<Child, RpcError> {
     #[cfg(fuzzing)]
     let params = &crate::fuzzing::harmless(params);
-    start(params, environment, nursery)
+    start(params, environment, nursery, birth)
         .map_err(|Failure(stage, call, error)| failure(params, stage, call, &error))
 }
 
-fn start(params: &SpawnParams, environment: &Environment, nursery: &Nursery) -> Result<Child, Failure> {
+fn start(
+    params: &SpawnParams,
+    environment: &Environment,
+    nursery: &Nursery,
+    birth: &Birth,
+) -> Result<Child, Failure> {
     let directory = match &params.cwd {
         Some(cwd) => {
             let path = c_string(cwd.as_bytes()).map_err(Failure::at(Stage::Cwd, "open"))?;
@@ -287,7 +331,7 @@ fn start(params: &SpawnParams, environment: &Environment, nursery: &Nursery) -> 
         }
         None => None,
     };
-    let program = Program::new(params, environment, nursery, directory.as_ref())
+    let program = Program::new(params, environment, nursery, birth, directory.as_ref())
         .map_err(Failure::at(Stage::Exec, sys::EXECUTE))?;
 
     if params.tty {
@@ -346,6 +390,7 @@ struct Program<'a> {
     environment: &'a Environment,
     overrides: Option<&'a BTreeMap<String, Option<String>>>,
     nursery: &'a Nursery,
+    birth: &'a Birth,
     /// What relative paths are relative to, as the child will be there.
     directory: Option<&'a OwnedFd>,
 }
@@ -363,6 +408,7 @@ impl<'a> Program<'a> {
         params: &'a SpawnParams,
         environment: &'a Environment,
         nursery: &'a Nursery,
+        birth: &'a Birth,
         directory: Option<&'a OwnedFd>,
     ) -> io::Result<Self> {
         let argv: Vec<_> = params
@@ -400,6 +446,7 @@ impl<'a> Program<'a> {
             environment,
             overrides,
             nursery,
+            birth,
             directory,
         })
     }
@@ -447,21 +494,25 @@ impl<'a> Program<'a> {
         let started = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
-            let spawn = |path, argv: &StringList<'_>| {
+            let spawn = |path: &CString, argv: &StringList<'_>| {
+                let execve = Execve {
+                    path,
+                    argv,
+                    environment,
+                };
                 self.nursery.with_stack(|stack| {
                     sys::spawn(
-                        path,
-                        argv,
-                        environment,
+                        &execve,
                         self.directory,
                         stdio,
                         self.nursery.descriptor_limit,
                         stack,
+                        self.birth,
                     )
                 })
             };
             match spawn(path, argv) {
-                Err(error) if error.is_of_the_program(libc::ENOEXEC) => {
+                Err(error) if error.is_of_the_program(libc::ENOEXEC) && is_script(self.directory, path) => {
                     // A path such as `-e/script` is no option.
                     let end_of_options = path.as_bytes().starts_with(b"-").then_some(c"--".to_owned());
                     let shell = SHELL.to_owned();
@@ -495,6 +546,29 @@ impl<'a> Program<'a> {
     }
 }
 
+/// Whether a file that the kernel does not execute is for the shell. One that cannot be read is not: the
+/// shell could not read it either.
+fn is_script(directory: Option<&OwnedFd>, path: &CString) -> bool {
+    let mut sample = Vec::new();
+    let read = sys::open_program(directory, path)
+        .and_then(|fd| File::from(fd).take(TEXT_SAMPLE_BYTES).read_to_end(&mut sample));
+    read.is_ok() && begins_as_text(&sample)
+}
+
+/// Tells a script from a binary by its beginning, as shells do. A NUL makes a binary, unless there is a
+/// line before it that a shell can run: a self-extracting archive has its payload behind such lines.
+fn begins_as_text(sample: &[u8]) -> bool {
+    if sample.starts_with(b"\x7fELF") {
+        return false;
+    }
+    let Some(nul) = sample.iter().position(|&b| b == 0) else {
+        return true;
+    };
+    let end_of_lines = sample[..nul].iter().rposition(|&b| b == b'\n').unwrap_or(0);
+    let runnable = |b: &u8| b.is_ascii_lowercase() || matches!(b, b'$' | b'`');
+    sample[..end_of_lines].iter().any(runnable)
+}
+
 fn passed_over(error: &SpawnError) -> bool {
     [
         libc::ENOENT,
@@ -512,4 +586,41 @@ fn passed_over(error: &SpawnError) -> bool {
 fn candidate(entry: &[u8], name: &CString) -> io::Result<CString> {
     let entry = if entry.is_empty() { b"." } else { entry };
     c_string(&[entry, b"/", name.as_bytes()].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_are_told_from_binaries_by_their_beginning() {
+        let long_line = [b'a'; 300];
+        for text in [
+            &b""[..],
+            b"\n",
+            b"echo hi",
+            b"echo hi\n\0\0payload",
+            b"MZqFpD='\n\0\0\x10",
+            b"$0\n\0",
+            b"#!\necho hi\n",
+            b"echo caf\xe9\n",
+            &long_line[..256],
+        ] {
+            assert!(begins_as_text(text), "{text:?}");
+        }
+        for binary in [
+            &b"\x7fELF"[..],
+            b"\x7fELF\x02\x01\x01\necho hi\n",
+            b"\0asm\x01\0\0\0",
+            b"\xcf\xfa\xed\xfe\x07\0\0\x01",
+            b"\xfe\xed\xfa\xce\0\0\0\x0c",
+            b"\xca\xfe\xba\xbe\0\0\0\x34",
+            b"MZ\x90\0\x03\0\0\0",
+            b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+            b"echo hi\0\n",
+            b"\n\0",
+        ] {
+            assert!(!begins_as_text(binary), "{binary:?}");
+        }
+    }
 }

@@ -16,6 +16,7 @@ use crate::outbox::Outbox;
 use crate::output::LOOK_AGAIN;
 use crate::protocol::{Reply, RequestId, RpcError};
 use crate::sys;
+use crate::typed_line::TypedLine;
 
 /// Up to this many pending bytes a write is answered at once.
 pub(crate) const FREE: u64 = 1024 * 1024;
@@ -48,8 +49,8 @@ pub(crate) struct Stdin {
     all_unanswered: Arc<AtomicUsize>,
     /// The client has closed it; the queue is still written.
     closing: bool,
-    /// The last byte that went to a terminal was no end of a line.
-    inside_line: bool,
+    /// What was typed at a terminal and is not the end of a line.
+    line: TypedLine,
     /// End-of-file waits in the queue of a terminal whose input is full.
     end_queued: bool,
     written: u64,
@@ -76,7 +77,7 @@ impl Stdin {
             parked: 0,
             all_unanswered,
             closing: false,
-            inside_line: false,
+            line: TypedLine::default(),
             end_queued: false,
             written: 0,
             look_again_at: None,
@@ -101,6 +102,15 @@ impl Stdin {
     pub(crate) fn look_again(&mut self, now: Instant) {
         if self.look_again_at.is_some_and(|at| at <= now) {
             self.look_again_at = None;
+        }
+    }
+
+    /// Notices that a program has switched its terminal to raw mode, and so taken over what was typed.
+    pub(crate) fn observe(&mut self) {
+        if let (false, Some(sink)) = (self.line.is_empty(), &self.sink)
+            && let Ok(settings) = sys::terminal_settings(sink)
+        {
+            self.line.observe(&settings);
         }
     }
 
@@ -130,10 +140,12 @@ impl Stdin {
     /// Writes what the child takes now.
     pub(crate) fn pump(&mut self) {
         while let (Some(sink), Some(bytes)) = (&self.sink, self.queue.front()) {
+            // As they are now, because the kernel takes them into account when it takes the bytes.
+            let settings = self.terminal.then(|| sys::terminal_settings(sink));
             match sys::write(sink.as_fd(), &bytes[self.at..]) {
                 Ok(n) => {
-                    if let (true, Some(last)) = (self.terminal, bytes[..self.at + n].last()) {
-                        self.inside_line = !matches!(last, b'\n' | b'\r' | 4);
+                    if let Some(Ok(settings)) = settings {
+                        self.line.typed(&bytes[self.at..self.at + n], &settings);
                     }
                     self.at += n;
                     let before = self.written;
@@ -182,15 +194,12 @@ impl Stdin {
         if !self.terminal || self.end_queued {
             return;
         }
-        let (character, canonical) = sys::terminal_eof(&sink).unwrap_or((4, true));
-        // Behind an unfinished line the first one only hands that line over, so it takes two, as at
-        // a keyboard. To a program that reads single characters it is one more of them.
-        let typed = [character; 2];
-        let typed = if canonical && self.inside_line {
-            &typed[..]
-        } else {
-            &typed[..1]
-        };
+        let typed = sys::terminal_settings(&sink).map(|settings| {
+            self.line.observe(&settings);
+            self.line.end_of_file(&settings)
+        });
+        // Whoever has no settings takes no input either.
+        let typed = &typed.unwrap_or_default()[..];
         let left = match sys::write(sink.as_fd(), typed) {
             Ok(n) => &typed[n..],
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => typed,

@@ -13,7 +13,7 @@ use std::panic::AssertUnwindSafe;
 use std::process::Child;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::protocol::Usage;
@@ -110,6 +110,16 @@ pub(crate) fn open_null() -> io::Result<OwnedFd> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => pipe().map(|(reader, _)| reader),
         opened => opened,
     }
+}
+
+/// A program's file for reading, `path` relative to `directory`.
+pub(crate) fn open_program(directory: Option<&OwnedFd>, path: &CStr) -> io::Result<OwnedFd> {
+    let at = directory.map_or(libc::AT_FDCWD, AsRawFd::as_raw_fd);
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
+    // SAFETY: `path` is a NUL-terminated string; no mode is needed without O_CREAT.
+    let fd = check(unsafe { libc::openat(at, path.as_ptr(), flags) })?;
+    // SAFETY: openat returned a new descriptor that belongs to nobody else.
+    above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A directory that can be entered.
@@ -315,15 +325,19 @@ pub(crate) fn readable_bytes(fd: &OwnedFd) -> io::Result<u64> {
     Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
-/// The character that means end-of-file on the terminal behind `master`, and whether the terminal
-/// is in canonical mode, in which it means that.
-pub(crate) fn terminal_eof(master: &OwnedFd) -> io::Result<(u8, bool)> {
+/// The settings of the terminal behind `master`.
+pub(crate) fn terminal_settings(master: &OwnedFd) -> io::Result<libc::termios> {
     let mut termios = MaybeUninit::<libc::termios>::uninit();
     // SAFETY: `termios` has room for the result.
     check(unsafe { libc::tcgetattr(master.as_raw_fd(), termios.as_mut_ptr()) })?;
     // SAFETY: tcgetattr succeeded and filled it.
-    let termios = unsafe { termios.assume_init() };
-    Ok((termios.c_cc[libc::VEOF], termios.c_lflag & libc::ICANON != 0))
+    Ok(unsafe { termios.assume_init() })
+}
+
+/// Changes the settings of the terminal behind `master`.
+pub(crate) fn set_terminal_settings(master: &OwnedFd, settings: &libc::termios) -> io::Result<()> {
+    // SAFETY: an initialised struct.
+    check(unsafe { libc::tcsetattr(master.as_raw_fd(), libc::TCSANOW, settings) }).map(drop)
 }
 
 /// One read into `buffer`.
@@ -610,7 +624,7 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
 }
 
 /// Signals exactly the process behind `pidfd`.
-pub(crate) fn pidfd_signal(pidfd: &OwnedFd, signal: libc::c_int) -> io::Result<()> {
+pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> io::Result<()> {
     // SAFETY: a null siginfo is allowed and means what kill(2) sends.
     check_size(unsafe {
         libc::syscall(
@@ -775,17 +789,27 @@ impl Status {
     }
 }
 
-/// Reaps a child of ours. Waits for its end; the caller knows that it has come.
-pub(crate) fn reap(pid: Pid) -> io::Result<(Status, Usage)> {
-    let (_, status, usage) = wait(pid, 0)?;
-    Ok((
+/// Reaps a child of ours, blocking until it has ended: for one that has not executed a program, or was
+/// killed.
+pub(crate) fn reap(pid: Pid) -> io::Result<Status> {
+    wait(pid, 0).map(|(_, status, _)| status)
+}
+
+/// Reaps a child of ours; `None` while it lives, or while a tracer holds it, which gets the end of a
+/// process before its parent does.
+pub(crate) fn try_reap(pid: Pid) -> io::Result<Option<(Status, Usage)>> {
+    let (reaped, status, usage) = wait(pid, libc::WNOHANG)?;
+    if reaped == 0 {
+        return Ok(None);
+    }
+    Ok(Some((
         status,
         Usage {
             user: duration(usage.ru_utime),
             system: duration(usage.ru_stime),
             max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
         },
-    ))
+    )))
 }
 
 /// `wait4`; with `WNOHANG`, the pid is 0 if nobody has ended. Never fails with `EINTR`.
@@ -1385,6 +1409,14 @@ impl<'a> StringList<'a> {
     }
 }
 
+/// The arguments of an `execve`.
+pub(crate) struct Execve<'a> {
+    /// Used as it stands; there is no search.
+    pub(crate) path: &'a CStr,
+    pub(crate) argv: &'a StringList<'a>,
+    pub(crate) environment: &'a StringList<'a>,
+}
+
 /// What a child gets as descriptors 0, 1 and 2.
 pub(crate) enum Stdio<'a> {
     Descriptors([BorrowedFd<'a>; 3]),
@@ -1517,6 +1549,69 @@ impl ChildStack {
     }
 }
 
+/// What the thread that starts a process and the dispatcher know of it together. The thread is in the
+/// kernel until the program runs, for as long as the disk takes that has it.
+#[derive(Debug)]
+pub(crate) struct Birth {
+    state: Mutex<BirthState>,
+    /// The pidfd of a child that has not executed its program yet; negative where there is none. The
+    /// kernel writes it, before the child runs.
+    pidfd: AtomicI32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BirthState {
+    UnderWay,
+    /// Its thread has its outcome, and answers.
+    Settled,
+    /// The dispatcher has given up, and answers.
+    GivenUp,
+}
+
+impl Birth {
+    pub(crate) fn new() -> Self {
+        Birth {
+            state: Mutex::new(BirthState::UnderWay),
+            pidfd: AtomicI32::new(-1),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, BirthState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the thread that has started it is the one to answer.
+    pub(crate) fn settle(&self) -> bool {
+        self.end_as(BirthState::Settled)
+    }
+
+    /// Whether the caller is the one to answer; then what has not executed its program is killed.
+    pub(crate) fn give_up(&self) -> bool {
+        self.end_as(BirthState::GivenUp)
+    }
+
+    fn end_as(&self, end: BirthState) -> bool {
+        let mut state = self.state();
+        if *state != BirthState::UnderWay {
+            return false;
+        }
+        *state = end;
+        let pidfd = self.pidfd.load(Relaxed);
+        if end == BirthState::GivenUp && pidfd >= 0 {
+            // SAFETY: it is open, because its thread cannot take it before we let go of the lock.
+            let pidfd = unsafe { BorrowedFd::borrow_raw(pidfd) };
+            let _ = pidfd_signal(pidfd, libc::SIGKILL);
+        }
+        true
+    }
+
+    /// Takes the pidfd out: from here on it is its thread's alone.
+    fn take_pidfd(&self) -> libc::c_int {
+        let _state = self.state();
+        self.pidfd.swap(-1, Relaxed)
+    }
+}
+
 /// The child begins with our table of descriptors, and takes a copy when it has to. Callgrind, under
 /// which `tests/cost` counts a spawn, follows a `clone` only without this, and then it has a copy.
 const SHARED_TABLE: libc::c_int = if cfg!(fuzzing) { 0 } else { libc::CLONE_FILES };
@@ -1525,29 +1620,28 @@ const SHARED_TABLE: libc::c_int = if cfg!(fuzzing) { 0 } else { libc::CLONE_FILE
 /// descriptor above 2. Returns once it runs, with its pid and what becomes readable at its end, or
 /// with the error of whatever stopped it.
 ///
-/// `path` is used as it stands, relative to `directory` if it is relative; there is no search.
+/// A relative path is relative to `directory`.
 ///
 /// Like `posix_spawn` of the C library, with `CLONE_VM | CLONE_VFORK`: no page table is copied, and
 /// only the calling thread waits. Unlike it, the child shares our table of descriptors until it has a
 /// copy of what is numbered no higher than what it needs, instead of copying all only to close them;
 /// and its pidfd comes with it, so that there is no child whose end could not be seen.
 pub(crate) fn spawn(
-    path: &CStr,
-    argv: &StringList<'_>,
-    environment: &StringList<'_>,
+    execve: &Execve<'_>,
     directory: Option<&OwnedFd>,
     stdio: &Stdio<'_>,
     descriptor_limit: Option<u64>,
     stack: &mut ChildStack,
+    birth: &Birth,
 ) -> Result<(Pid, OwnedFd), SpawnError> {
     let (stdio, terminal) = match stdio {
         Stdio::Descriptors(fds) => (fds.map(|fd| fd.as_raw_fd()), ptr::null()),
         Stdio::Terminal(name) => ([2; 3], name.as_ptr()),
     };
     let mut plan = Plan {
-        path: path.as_ptr(),
-        argv: argv.as_ptr().cast(),
-        environment: environment.as_ptr().cast(),
+        path: execve.path.as_ptr(),
+        argv: execve.argv.as_ptr().cast(),
+        environment: execve.environment.as_ptr().cast(),
         directory: directory.map_or(-1, AsRawFd::as_raw_fd),
         stdio,
         terminal,
@@ -1559,7 +1653,7 @@ pub(crate) fn spawn(
     };
     let refused = |call, error| Err(SpawnError { call, error });
     loop {
-        let (pid, pidfd) = match start_child(&plan, stack) {
+        let (pid, pidfd) = match start_child(&plan, stack, birth) {
             Ok(started) => started,
             Err(error) => return refused("clone", error),
         };
@@ -1595,26 +1689,24 @@ pub(crate) fn spawn(
 }
 
 /// Has a child carry out `plan`. Returns when it has executed a program or ended.
-fn start_child(plan: &Plan, stack: &mut ChildStack) -> io::Result<(Pid, Option<OwnedFd>)> {
+fn start_child(plan: &Plan, stack: &mut ChildStack, birth: &Birth) -> io::Result<(Pid, Option<OwnedFd>)> {
     let table = if plan.own_table { 0 } else { SHARED_TABLE };
     // The child begins with our mask. As long as it shares our memory no handler of ours may run in it.
     let mask = raw_signal_mask(u64::MAX);
     let mut start = |pidfd_flag| {
-        let mut pidfd: libc::c_int = -1;
         // SAFETY: `run_child` fits; the stack is used from its end down by the child alone, and it, the
         // plan and what the plan points to outlive the child's use, because CLONE_VFORK keeps this
         // thread here until the child has executed a program or ended. The pidfd goes where the fifth
         // argument points.
-        let pid = check(unsafe {
+        check(unsafe {
             libc::clone(
                 run_child,
                 stack.top(),
                 libc::CLONE_VM | libc::CLONE_VFORK | pidfd_flag | table | libc::SIGCHLD,
                 ptr::from_ref(plan).cast_mut().cast(),
-                &raw mut pidfd,
+                birth.pidfd.as_ptr(),
             )
-        });
-        pid.map(|pid| (pid, pidfd))
+        })
     };
     let with_pidfd = match NO_CLONE_PIDFD.load(Relaxed) {
         false => start(libc::CLONE_PIDFD),
@@ -1632,7 +1724,8 @@ fn start_child(plan: &Plan, stack: &mut ChildStack) -> io::Result<(Pid, Option<O
         started => started,
     };
     raw_signal_mask(mask);
-    let (pid, pidfd) = started?;
+    let pidfd = birth.take_pidfd();
+    let pid = started?;
     // SAFETY: clone succeeded, so what it has put there is open and belongs to nobody else.
     let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
     Ok((pid, pidfd))

@@ -24,7 +24,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -531,21 +531,15 @@ impl Held {
 
     /// # Errors
     ///
-    /// Where the process is another user's. One that is gone needs no signal.
+    /// Where the process is gone, or is another user's.
     pub(crate) fn signal(&self, signal: libc::c_int) -> io::Result<()> {
         let sent = match &self.pidfd {
-            Some(pidfd) => sys::pidfd_signal(pidfd, signal),
+            Some(pidfd) => sys::pidfd_signal(pidfd.as_fd(), signal),
             None => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
         };
-        let sent = match sent {
-            Err(e) if sys::is_refused(&e) && self.is_there().unwrap_or(false) => {
-                sys::kill(self.seen.pid, signal)
-            }
-            sent => sent,
-        };
         match sent {
-            Err(e) if !matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENOSYS)) => Err(e),
-            _ => Ok(()),
+            Err(e) if sys::is_refused(&e) && self.is_there()? => sys::kill(self.seen.pid, signal),
+            sent => sent,
         }
     }
 
@@ -566,30 +560,42 @@ impl Held {
     }
 }
 
+/// What a [`kill`] did.
+pub(crate) struct Killed {
+    /// What was killed outside of the group, for [`wait_for_death`].
+    pub(crate) outside: Vec<Held>,
+    /// Fails where nothing could be signalled, as `kill(2)` of a group does.
+    pub(crate) outcome: io::Result<()>,
+}
+
 /// Kills `leader`'s group, its session, and all that came from them by an unbroken line of parents.
 ///
-/// The leader must not have been reaped, so that its number means it. Returns what was killed
-/// outside of the group, for [`wait_for_death`].
-pub(crate) fn kill(leader: Pid, camera: &Camera) -> Vec<Held> {
-    // Errors mean that nobody is there; that is what is wanted.
+/// The leader must not have been reaped, so that its number means it.
+pub(crate) fn kill(leader: Pid, camera: &Camera) -> Killed {
+    // Only what SIGKILL is refused for counts.
     let stopped = sys::kill_group(leader, libc::SIGSTOP);
     // Where no group may be signalled, its members are, one by one.
     let one_by_one = stopped.is_err_and(|error| sys::is_refused(&error));
     let mut held = Vec::new();
+    let mut any_killed = false;
     if freeze(leader, one_by_one, camera, &mut held).is_err() {
         // What is frozen already is still below its parents, and found again.
         let _ = on_own_table(|| {
             let mut held = Vec::new();
             let frozen = freeze(leader, one_by_one, camera, &mut held);
-            held.retain(|process| process.signal(libc::SIGKILL).is_ok());
+            kill_all(&mut held);
+            any_killed = !held.is_empty();
             wait_for_death(&held, Instant::now() + DEATH);
             frozen
         });
     }
-    // The death of another user's process is not waited for: it has not been brought about.
-    held.retain(|process| process.signal(libc::SIGKILL).is_ok());
-    let _ = sys::kill_group(leader, libc::SIGKILL);
-    held
+    kill_all(&mut held);
+    any_killed |= !held.is_empty();
+    let group = sys::kill_group(leader, libc::SIGKILL);
+    Killed {
+        outside: held,
+        outcome: if any_killed { Ok(()) } else { group },
+    }
 }
 
 /// Stops what is outside of `leader`'s group, or in it as well, until nothing new turns up, and puts
@@ -620,6 +626,12 @@ fn freeze(leader: Pid, with_group: bool, camera: &Camera, held: &mut Vec<Held>) 
         }
     }
     Ok(())
+}
+
+/// Sends SIGKILL to all of `held`, and keeps those that got it. The death of another user's process is
+/// not waited for: it has not been brought about.
+fn kill_all(held: &mut Vec<Held>) {
+    held.retain(|process| process.signal(libc::SIGKILL).is_ok());
 }
 
 /// Waits until all of `killed` are dead, but not past `deadline`. The kernel ends the wait: each has

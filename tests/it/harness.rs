@@ -28,6 +28,10 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 const WHOLE_TEST: Duration = Duration::from_secs(120);
 /// How many seconds the random sequences of `model.rs` are to last.
 pub const MODEL_SECONDS: &str = "PROCWIRE_MODEL_SECONDS";
+/// Makes a process of this program do what a test needs a program for; see [`help`].
+pub const HELPER: &str = "PROCWIRE_TEST_HELPER";
+/// A value of [`HELPER`]: the main thread ends, and another prints `ready`, reads a line and exits with 7.
+pub const MAIN_THREAD_EXITS: &str = "main_thread_exits";
 /// Names the test to run to a process of its own.
 pub const RUN_ONE: &str = "PROCWIRE_RUN_ONE_TEST";
 
@@ -107,6 +111,20 @@ pub fn model_seconds() -> Option<u64> {
 }
 
 // ---- one process a test ----
+
+/// Does what [`HELPER`] says.
+pub fn help(what: &str) {
+    assert_eq!(what, MAIN_THREAD_EXITS, "a helper of that name");
+    std::thread::spawn(|| {
+        print!("ready");
+        let _ = std::io::stdout().flush();
+        let mut line = String::new();
+        let _ = std::io::stdin().read_line(&mut line);
+        std::process::exit(7);
+    });
+    // SAFETY: ends this thread alone, which holds nothing that the other one needs.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+}
 
 /// Runs one test in a process of its own; what it printed is the error if it failed.
 pub fn run_in_own_process(name: &str) -> Result<(), String> {
@@ -309,6 +327,49 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A program whose exec does not come to an end while this lives, as on a disk that does not answer: the
+/// kernel asks this process whether it may be executed, and gets no answer.
+pub struct HungProgram {
+    pub path: String,
+    _questions: std::os::fd::OwnedFd,
+}
+
+impl HungProgram {
+    /// A copy of `sleep`; `None` where this user may not be asked, which is said.
+    pub fn new(scratch: &Scratch) -> Option<HungProgram> {
+        let path = scratch.path("hung");
+        std::fs::copy("/bin/sleep", &path).expect("a copy of sleep");
+        let file = std::ffi::CString::new(path.as_str()).expect("a path");
+        // SAFETY: the path is NUL-terminated, and the descriptor is checked before it is taken.
+        let questions = unsafe {
+            let fd = libc::fanotify_init(
+                libc::FAN_CLASS_CONTENT | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK,
+                libc::O_RDONLY as u32,
+            );
+            let marked = fd >= 0
+                && libc::fanotify_mark(
+                    fd,
+                    libc::FAN_MARK_ADD,
+                    libc::FAN_OPEN_EXEC_PERM,
+                    libc::AT_FDCWD,
+                    file.as_ptr(),
+                ) == 0;
+            if !marked {
+                println!(
+                    "not run: no exec can be made to hang here: {}",
+                    std::io::Error::last_os_error()
+                );
+                return None;
+            }
+            std::os::fd::FromRawFd::from_raw_fd(fd)
+        };
+        Some(HungProgram {
+            path,
+            _questions: questions,
+        })
     }
 }
 

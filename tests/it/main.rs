@@ -89,6 +89,9 @@ fn main() {
     if std::env::args().nth(1).as_deref() == Some(sweep::PLAY) {
         sweep::play(std::env::args().skip(2));
     }
+    if let Some(what) = std::env::var_os(harness::HELPER) {
+        return harness::help(what.to_str().expect("helpers' names are ASCII"));
+    }
     if let Some(name) = std::env::var_os(harness::RUN_ONE) {
         let name = name.into_string().expect("test names are ASCII");
         let (_, run) = all()

@@ -38,6 +38,8 @@ pub const TESTS: &[Test] = &[
     both!(exits_can_be_opted_out_of),
     test!(only_exact_names_opt_out),
     test!(every_line_gets_exactly_one_answer),
+    test!(handles_have_a_limit),
+    test!(errors_quote_two_hundred_characters_at_most),
 ];
 
 /// Whatever came before it, the server still answers.
@@ -829,6 +831,7 @@ fn handshake_tells_every_limit_in_force() {
     let hello = json!({"clientInfo": {"name": "t"}});
     let defaults = json!({
         "maxMessageBytes": 16_777_216,
+        "maxProcessHandleBytes": 4_096,
         "defaultTimeoutMs": 10_000,
         "defaultOutputBytesCap": 1_048_576,
         "freePendingStdinBytes": 1_048_576,
@@ -999,4 +1002,94 @@ fn every_line_gets_exactly_one_answer() {
         (answer["id"].clone(), answer["error"]["code"].as_i64())
     });
     assert_eq!(answers.collect::<Vec<_>>(), expected);
+}
+
+/// 4 KiB of UTF-8, for every method that names one.
+fn handles_have_a_limit() {
+    let mut client = Client::in_process();
+    let longest = "é".repeat(2_048);
+    let too_long = format!("{longest}x");
+    client.spawn(json!({"command": ["cat"], "processHandle": longest, "streamStdin": true}));
+    for (method, mut params) in [
+        ("process/spawn", json!({"command": ["cat"]})),
+        ("process/writeStdin", json!({"deltaBase64": "aGk="})),
+        ("process/resizePty", json!({"size": {"rows": 1, "cols": 1}})),
+        ("process/kill", json!({})),
+    ] {
+        params["processHandle"] = json!(too_long);
+        let (code, message) = client.refuse(method, params);
+        assert_eq!(code, -32602, "{method}: {message}");
+        assert!(
+            message.contains("processHandle") && message.contains("4096"),
+            "{message}"
+        );
+    }
+    let list = client.call("process/list", json!({}));
+    assert_eq!(list["processes"].as_array().map(Vec::len), Some(1));
+    assert_eq!(list["processes"][0]["processHandle"], longest);
+    client.kill(&longest);
+    assert_eq!(client.exited(&longest)["processHandle"], longest);
+    client.finish();
+}
+
+/// A megabyte that comes back in an error would be sent and held for nothing.
+fn errors_quote_two_hundred_characters_at_most() {
+    let mut client = Client::in_process();
+    let long = "é".repeat(500_000);
+    let spawn = |member: &str, value: Value| {
+        let mut params = json!({"command": ["true"], "processHandle": "a"});
+        params[member] = value;
+        ("process/spawn".to_owned(), params)
+    };
+    let handle: String = "é".repeat(2_000);
+    client.spawn(json!({"command": ["sleep", "1000"], "processHandle": handle}));
+    let cases = [
+        (long.clone(), json!({})),
+        spawn("command", json!([long])),
+        spawn("command", json!([format!("/{long}")])),
+        spawn("command", json!(long)),
+        spawn("cwd", json!(long)),
+        spawn("cwd", json!(format!("/{long}"))),
+        spawn("env", json!({(long.clone()): 7})),
+        spawn("env", json!({(format!("{long}=")): "x"})),
+        spawn("env", json!({(long.clone()): "\0"})),
+        spawn("timeoutMs", json!(long)),
+        spawn("tty", json!(format!("{long}, expected {long}"))),
+        spawn("processHandle", json!(handle)),
+        ("process/kill".to_owned(), json!({"processHandle": long})),
+        (
+            "process/kill".to_owned(),
+            json!({"processHandle": format!("x{}", "é".repeat(2_000))}),
+        ),
+        (
+            "process/kill".to_owned(),
+            json!({"processHandle": handle, "signal": long}),
+        ),
+        (
+            "process/resizePty".to_owned(),
+            json!({"processHandle": handle, "size": long}),
+        ),
+        (
+            "process/writeStdin".to_owned(),
+            json!({"processHandle": handle, "closeStdin": long}),
+        ),
+    ];
+    for (index, (method, params)) in cases.into_iter().enumerate() {
+        let id = client.request(&method, params);
+        let response = client.response(id);
+        let error = response["error"].to_string();
+        assert!(response["error"]["code"].is_i64(), "case {index} is an error");
+        // The program is in the message and in its data.
+        let data = response["error"]["data"]["program"].as_str().unwrap_or_default();
+        assert!(data.chars().count() <= 201, "case {index}: {error}");
+        let message = response["error"]["message"].as_str().expect("a message");
+        let quoted = message.chars().filter(|c| *c == 'é').count();
+        assert!(
+            quoted <= 400 && message.chars().count() < 600,
+            "case {index}: {message}"
+        );
+    }
+    client.kill(&handle);
+    client.exited(&handle);
+    client.finish();
 }

@@ -153,7 +153,9 @@ fn borders() -> Vec<Value> {
             "true"
         ])),
     );
-    spawned("processHandle", and(json!(["x", "\0", " "])));
+    let longest = "x".repeat(4_096);
+    let too_long = format!("{longest}x");
+    spawned("processHandle", and(json!(["x", "\0", " ", longest, too_long])));
     spawned(
         "cwd",
         and(json!(["/", "relative", "/\0", "/no/such/directory", "/\n"])),
@@ -239,16 +241,25 @@ fn borders() -> Vec<Value> {
     );
 
     let kill = json!({ "processHandle": "h", "signal": "INT" });
-    with("process/kill", kill.clone(), "processHandle", and(json!(["x"])));
+    with(
+        "process/kill",
+        kill.clone(),
+        "processHandle",
+        and(json!(["x", "x".repeat(4_096), "x".repeat(4_097)])),
+    );
     with(
         "process/kill",
         kill.clone(),
         "signal",
         and(json!([
+            0,
             1,
             64,
             65,
             -1,
+            "0",
+            "00",
+            "SIG0",
             "SIGINT",
             "SIGSIGINT",
             "sigint",

@@ -542,6 +542,11 @@ impl Run {
                     json!({"processHandle": 7}),
                 );
             }
+            Odd::LongHandle => {
+                let handle = "h".repeat(4_097);
+                let params = json!({"processHandle": handle, "command": ["true"]});
+                self.request(None, Ask::Error(-32602), "process/spawn", params);
+            }
             Odd::NotJson => null(self, -32700, b"{\"id\":1,\n"),
             Odd::NotUtf8 => null(self, -32700, b"{\"id\":1,\"method\":\"\xff\"}\n"),
             Odd::Number => null(self, -32600, b"42\n"),
