@@ -8,15 +8,16 @@
 //! Confessed: portable-pty tells why a terminal could not be opened in words only, so the error
 //! number is taken from the thread's `errno` right behind the call.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use portable_pty::{MasterPty, PtySystem, SlavePty};
 
 use crate::protocol::PtySize;
-use crate::sys;
+use crate::{modes, sys};
 
 /// The master side of a terminal.
 pub(crate) struct Terminal {
@@ -35,7 +36,7 @@ pub(crate) struct FreshTerminal {
 }
 
 impl FreshTerminal {
-    pub(crate) fn open(size: PtySize) -> io::Result<Self> {
+    pub(crate) fn open(size: PtySize, modes: Option<&BTreeMap<String, u8>>) -> io::Result<Self> {
         let pair = portable_pty::unix::UnixPtySystem::default()
             .openpty(native(size))
             .map_err(|e| system_error(&e))?;
@@ -50,6 +51,9 @@ impl FreshTerminal {
         // SAFETY: the master is open for as long as `pair` lives, which is longer than this borrow.
         let descriptor = unsafe { BorrowedFd::borrow_raw(raw) }.try_clone_to_owned()?;
         sys::set_nonblocking(&descriptor)?;
+        if let Some(modes) = modes {
+            modes::set(descriptor.as_fd(), modes)?;
+        }
         Ok(FreshTerminal {
             terminal: Terminal { master: pair.master },
             descriptor,

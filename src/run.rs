@@ -203,7 +203,8 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     }
     let input_error = Arc::new(Mutex::new(None));
     if let (Some(stdin), true) = (process.stdin.take(), has_input) {
-        feed(stdin, Arc::clone(&input_error))?;
+        let pid = run.server.is_none().then(|| process.pid());
+        feed(stdin, pid, Arc::clone(&input_error))?;
     }
     let (status, output) = match run.json {
         true => {
@@ -322,6 +323,11 @@ fn spawn(run: &Run, tty: bool, has_input: bool) -> Result<Spawn, String> {
     if tty {
         let (rows, cols) = terminal::size().unwrap_or((24, 80));
         spawn = spawn.tty(rows, cols);
+        if io::stdin().is_terminal() {
+            spawn = spawn
+                .modes_of(io::stdin())
+                .map_err(|e| format!("the terminal here: {e}"))?;
+        }
         // They say the size of another terminal, and go before what this one says.
         unset.extend(["COLUMNS", "LINES"]);
         // A server elsewhere does not know what terminal this is.
@@ -430,8 +436,9 @@ fn detach(run: &Run, client: &Client, spawn: Spawn) -> Result<Ending, Box<dyn st
 
 // ---- streams ----
 
-/// Starts the thread that feeds the program. It ends with the input or with this program.
-fn feed(mut stdin: Stdin, failure: Arc<Mutex<Option<io::Error>>>) -> io::Result<()> {
+/// Starts the thread that feeds the program, whose pid is given if it is on this machine. It ends
+/// with the input or with this program.
+fn feed(mut stdin: Stdin, pid: Option<u32>, failure: Arc<Mutex<Option<io::Error>>>) -> io::Result<()> {
     thread::Builder::new().name("stdin".to_owned()).spawn(move || {
         let is_terminal = io::stdin().is_terminal();
         if is_terminal {
@@ -447,10 +454,13 @@ fn feed(mut stdin: Stdin, failure: Arc<Mutex<Option<io::Error>>>) -> io::Result<
             match input.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(n) => {
-                    terminal::typed(&buffer[..n]);
+                    let stops = terminal::typed(&buffer[..n]) && pid.is_some_and(terminal::stops_at_key);
                     if stdin.write_all(&buffer[..n]).is_err() {
                         // It wants no more.
                         break;
+                    }
+                    if stops {
+                        life::stop_all();
                     }
                 }
                 Err(_) if is_terminal && !terminal::in_foreground() => {}
@@ -491,14 +501,18 @@ fn print(process: &mut Process) -> Result<(), Box<dyn std::error::Error>> {
     for event in process.events() {
         match event? {
             Event::Stdout(bytes) => {
-                terminal::printed(&bytes);
-                if let Some(Err(e)) = stdout.as_mut().map(|stdout| stdout.write_all(&bytes)) {
+                let print = || stdout.as_mut().map(|stdout| stdout.write_all(&bytes));
+                let (printed, stops) = terminal::printing(&bytes, print);
+                if let Some(Err(e)) = printed {
                     stdout = None;
                     // As it would have been told itself; and if it does not listen, it ends as well.
                     process.post_signal("PIPE", Some(UNHEARD_WAIT));
                     if e.kind() != io::ErrorKind::BrokenPipe {
                         failure = Some(e);
                     }
+                }
+                if stops {
+                    life::stop_all();
                 }
             }
             // Nobody can be told that nobody reads this.

@@ -257,7 +257,8 @@ fn start(params: &SpawnParams, environment: &Environment, nursery: &Nursery) -> 
 
     if params.tty {
         let size = params.size.unwrap_or_default();
-        let fresh = FreshTerminal::open(size).map_err(Failure::at(Stage::Pty))?;
+        let fresh =
+            FreshTerminal::open(size, params.terminal_modes.as_ref()).map_err(Failure::at(Stage::Pty))?;
         let (pid, pidfd) = program.run(&Stdio::Terminal(&fresh.name))?;
         let (terminal, descriptor) = fresh.opened_by_child();
         return Ok(Child {

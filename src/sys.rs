@@ -8,7 +8,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::Child;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
@@ -128,14 +128,25 @@ pub(crate) fn readable_bytes(fd: &OwnedFd) -> io::Result<u64> {
     Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
+/// The settings of the terminal behind `fd`, which may be either side of a PTY.
+pub(crate) fn terminal_settings(fd: BorrowedFd<'_>) -> io::Result<libc::termios> {
+    let mut termios = MaybeUninit::<libc::termios>::uninit();
+    // SAFETY: `termios` has room for the result.
+    check(unsafe { libc::tcgetattr(fd.as_raw_fd(), termios.as_mut_ptr()) })?;
+    // SAFETY: tcgetattr succeeded and filled it.
+    Ok(unsafe { termios.assume_init() })
+}
+
+/// Gives the terminal behind `fd` these settings at once.
+pub(crate) fn set_terminal_settings(fd: BorrowedFd<'_>, settings: &libc::termios) -> io::Result<()> {
+    // SAFETY: `settings` is initialised and only read.
+    check(unsafe { libc::tcsetattr(fd.as_raw_fd(), libc::TCSANOW, settings) }).map(drop)
+}
+
 /// The character that means end-of-file on the terminal behind `master`, and whether the terminal
 /// is in canonical mode, in which it means that.
 pub(crate) fn terminal_eof(master: &OwnedFd) -> io::Result<(u8, bool)> {
-    let mut termios = MaybeUninit::<libc::termios>::uninit();
-    // SAFETY: `termios` has room for the result.
-    check(unsafe { libc::tcgetattr(master.as_raw_fd(), termios.as_mut_ptr()) })?;
-    // SAFETY: tcgetattr succeeded and filled it.
-    let termios = unsafe { termios.assume_init() };
+    let termios = terminal_settings(master.as_fd())?;
     Ok((termios.c_cc[libc::VEOF], termios.c_lflag & libc::ICANON != 0))
 }
 

@@ -13,19 +13,27 @@ mod watch;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::getpgrp;
 use rustix::termios::{
-    OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr,
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetpgrp, tcgetwinsize,
+    tcsetattr,
 };
-use signal_hook::consts::{SIGINT, SIGQUIT};
+use signal_hook::consts::{SIGINT, SIGQUIT, SIGTSTP};
 
 use screen::Screen;
 use watch::Watcher;
 pub use watch::{WATCH_TERMINAL, watch};
+
+/// Within this time a full-screen program that wants to stop leaves its screen.
+const STOP_KEY_TIME: Duration = Duration::from_secs(1);
+
+/// How long a stop waits for what is just being printed.
+const PRINT_WAIT: Duration = Duration::from_millis(200);
 
 /// What has been done to the terminal.
 struct Taken {
@@ -39,6 +47,12 @@ struct Taken {
     told: Vec<u8>,
     /// Whether the keys for SIGINT and SIGQUIT have been typed.
     keys: [bool; 2],
+    /// When the key was typed that a program may take for a request to stop itself.
+    stop_key: Option<Instant>,
+    /// The terminal is given back while this process is stopped: nothing is printed.
+    paused: bool,
+    /// Something is being printed.
+    printing: bool,
 }
 
 static TAKEN: Mutex<Taken> = Mutex::new(Taken {
@@ -48,7 +62,13 @@ static TAKEN: Mutex<Taken> = Mutex::new(Taken {
     watcher: None,
     told: Vec::new(),
     keys: [false; 2],
+    stop_key: None,
+    paused: false,
+    printing: false,
 });
+
+/// `paused` or `printing` has changed.
+static GATE: Condvar = Condvar::new();
 
 fn taken() -> MutexGuard<'static, Taken> {
     TAKEN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -109,66 +129,127 @@ pub fn release() {
 pub fn clean_up() {
     let mut own = taken();
     let reset = own.screen.take().map(|screen| screen.reset()).unwrap_or_default();
-    if !reset.is_empty() && in_foreground() {
-        // A terminal that takes nothing any more must not hold up the end.
-        let stdout = io::stdout();
-        let ready = poll(
-            &mut [PollFd::new(&stdout, PollFlags::OUT)],
-            Some(&rustix::event::Timespec::default()),
-        );
-        if ready.is_ok_and(|ready| ready > 0) {
-            let _ = rustix::io::write(&stdout, &reset);
-        }
+    if in_foreground() {
+        print(&reset);
     }
     drop(own);
     release();
 }
 
-/// Follows what is printed; to be called before it is.
-pub fn printed(bytes: &[u8]) {
-    let mut taken = taken();
-    let Taken {
-        screen: Some(screen),
-        watcher,
-        told,
-        ..
-    } = &mut *taken
-    else {
-        return;
-    };
-    screen.see(bytes);
-    if let Some(watching) = watcher {
-        let reset = screen.reset();
-        if reset != *told {
-            // One that is gone restores nothing.
-            match watching.reset(&reset) {
-                Ok(()) => *told = reset,
-                Err(_) => *watcher = None,
-            }
-        }
+/// Writes to the terminal, unless that would wait: one that takes nothing any more must not hold up
+/// a stop or an end.
+fn print(text: &[u8]) {
+    let stdout = io::stdout();
+    let ready = poll(
+        &mut [PollFd::new(&stdout, PollFlags::OUT)],
+        Some(&Timespec::default()),
+    );
+    if !text.is_empty() && ready.is_ok_and(|ready| ready > 0) {
+        let _ = rustix::io::write(&stdout, text);
     }
 }
 
-/// Gives the terminal its settings back while `stopped` runs, if they were changed.
+/// Prints what the program has printed, by `print`, and follows it; whether the program has tried to
+/// stop itself.
+pub fn printing<T>(bytes: &[u8], print: impl FnOnce() -> T) -> (T, bool) {
+    let stops = {
+        let taken = GATE.wait_while(taken(), |taken| taken.paused);
+        taken.unwrap_or_else(PoisonError::into_inner).follow(bytes)
+    };
+    let printed = print();
+    taken().printing = false;
+    GATE.notify_all();
+    (printed, stops)
+}
+
+/// Gives the terminal back as it was while `stopped` runs, if it was changed.
 pub fn restored_while(stopped: impl FnOnce()) {
+    {
+        let mut taken = taken();
+        taken.paused = true;
+        // A terminal that takes nothing keeps what is printed for later.
+        drop(GATE.wait_timeout_while(taken, PRINT_WAIT, |taken| taken.printing));
+    }
+    let screen = |text: fn(&Screen) -> Vec<u8>| {
+        let text = taken().screen.as_ref().map(text).unwrap_or_default();
+        if in_foreground() {
+            print(&text);
+        }
+    };
+    screen(Screen::reset);
     taken().restore();
+    taken().tell(Vec::new());
     stopped();
     enter();
+    screen(Screen::set);
+    let mut taken = taken();
+    let reset = taken.screen.as_ref().map(Screen::reset).unwrap_or_default();
+    taken.tell(reset);
+    taken.paused = false;
+    GATE.notify_all();
 }
 
-/// Notes what is typed, before it goes to the program.
-pub fn typed(bytes: &[u8]) {
+/// Notes what is typed, before it goes to the program; whether the key to stop is in it.
+pub fn typed(bytes: &[u8]) -> bool {
     let mut taken = taken();
     let Taken { changed, keys, .. } = &mut *taken;
-    if let Some((before, _)) = changed {
-        for (typed, code) in keys
-            .iter_mut()
-            .zip([SpecialCodeIndex::VINTR, SpecialCodeIndex::VQUIT])
-        {
-            let key = before.special_codes[code];
-            *typed |= key != 0 && bytes.contains(&key);
-        }
+    let Some((before, _)) = changed else {
+        return false;
+    };
+    let has = |code| {
+        let key = before.special_codes[code];
+        key != 0 && bytes.contains(&key)
+    };
+    keys[0] |= has(SpecialCodeIndex::VINTR);
+    keys[1] |= has(SpecialCodeIndex::VQUIT);
+    has(SpecialCodeIndex::VSUSP)
+}
+
+/// Whether a program that is about to get the key to stop is to be stopped. A full-screen program may still
+/// say so, by leaving the alternate screen.
+///
+/// It has no parent in its session, so the system throws away SIGTSTP where the default action is to
+/// stop: a program cannot stop itself, and whoever started it has to. Where that cannot be known,
+/// the key is the program's alone.
+pub fn stops_at_key(pid: u32) -> bool {
+    let Some((terminal, foreground, group)) = job(pid) else {
+        return false;
+    };
+    // A shell in there, and the job it has started: between the two of them all is as ever.
+    if foreground != group || ignores_stop(pid) {
+        return false;
     }
+    // It is the program's controlling terminal, so it cannot become ours.
+    let is_signal = std::fs::File::open(format!("/dev/pts/{terminal}"))
+        .and_then(|terminal| Ok(tcgetattr(terminal)?))
+        .is_ok_and(|modes| modes.local_modes.contains(LocalModes::ISIG));
+    if !is_signal {
+        taken().stop_key = Some(Instant::now());
+    }
+    is_signal
+}
+
+/// The number of a process's PTY, the foreground group there, and its own group.
+fn job(pid: u32) -> Option<(u32, i32, i32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name: state, parent, group, session, terminal, its foreground group.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ').skip(2);
+    let group = fields.next()?.parse().ok()?;
+    let device: u32 = fields.nth(1)?.parse().ok()?;
+    let foreground = fields.next()?.parse().ok()?;
+    let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xf_ff00);
+    // PTYs have eight majors, the first of which takes all numbers today.
+    let number = (major.checked_sub(136)? << 8) + minor;
+    Some((number, foreground, group))
+}
+
+fn ignores_stop(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mut lines = status.lines();
+    let ignored = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask >> (SIGTSTP - 1) & 1 == 1)
 }
 
 /// Whether the key was typed that makes a terminal send this signal.
@@ -191,6 +272,34 @@ pub fn in_foreground() -> bool {
 }
 
 impl Taken {
+    /// Follows what is about to be printed; whether the program has tried to stop itself.
+    fn follow(&mut self, bytes: &[u8]) -> bool {
+        let Some(screen) = &mut self.screen else {
+            return false;
+        };
+        self.printing = true;
+        screen.see(bytes);
+        let is_recent = |typed: Instant| typed.elapsed() < STOP_KEY_TIME;
+        let stops = screen.has_left() && self.stop_key.take().is_some_and(is_recent);
+        let reset = screen.reset();
+        self.tell(reset);
+        stops
+    }
+
+    /// Tells the watcher what would have to be printed.
+    fn tell(&mut self, reset: Vec<u8>) {
+        if reset == self.told {
+            return;
+        }
+        if let Some(watcher) = &mut self.watcher {
+            // One that is gone restores nothing.
+            match watcher.reset(&reset) {
+                Ok(()) => self.told = reset,
+                Err(_) => self.watcher = None,
+            }
+        }
+    }
+
     fn enter(&mut self) -> io::Result<()> {
         if !self.wanted || !in_foreground() {
             return Ok(());

@@ -183,6 +183,8 @@ fn heed(signal: i32, life: &mut Life) {
             }
             terminal::restored_while(stop);
             let _ = program.try_send(Pass::Signal(SIGCONT));
+            // Another has had the screen.
+            let _ = program.try_send(Pass::Signal(SIGWINCH));
         }
         (SIGTSTP, _) => stop(),
         // Asked twice: the server ends the program when we are gone.
@@ -204,6 +206,11 @@ fn heed(signal: i32, life: &mut Life) {
             leave(*ending)
         }
     }
+}
+
+/// Stops this process, its program and all others of its job, as the key on a terminal does.
+pub fn stop_all() {
+    let _ = kill_current_process_group(Signal::TSTP);
 }
 
 /// Stops this process; returns when it goes on. By a signal that nobody hears and that the system

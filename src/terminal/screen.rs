@@ -1,5 +1,5 @@
 //! What a program has switched on in a terminal, followed through what it prints, so that it can be
-//! switched off if the program cannot do that itself any more.
+//! switched off if the program cannot do that itself any more, and on again when it goes on.
 //!
 //! **Thread:** whoever prints the program's output.
 //! **Owns:** the modes that differ from what a terminal starts with.
@@ -20,6 +20,8 @@ const ALTERNATE_SCREENS: [u16; 3] = [47, 1047, 1049];
 
 /// The longest control sequence that is looked at; those that matter are shorter.
 const MAX_SEQUENCE_BYTES: usize = 64;
+/// As many entries as terminals keep on a stack of the kitty keyboard protocol.
+const MAX_KEYBOARDS: usize = 16;
 
 #[derive(Debug, Default)]
 enum Parser {
@@ -42,17 +44,20 @@ pub struct Screen {
     parser: Parser,
     /// Private modes that are not as at first.
     changed: BTreeSet<u16>,
-    /// Entries on the stacks of the kitty keyboard protocol, of the main and the alternate screen.
-    keyboards: [u32; 2],
-    /// `CSI = n u` has set flags.
-    keyboard_flags: bool,
-    modify_other_keys: bool,
+    /// The stacks of flags of the kitty keyboard protocol, of the main and the alternate screen.
+    keyboards: [Vec<u16>; 2],
+    /// What `CSI = n u` has set.
+    keyboard_flags: u16,
+    modify_other_keys: u16,
     keypad: bool,
     insert: bool,
-    region: bool,
+    /// The lines that scroll, as they were given; empty for all.
+    region: String,
     attributes: bool,
-    cursor_shape: bool,
+    cursor_shape: u16,
     charset: bool,
+    /// An alternate screen was left since this was asked for last.
+    left: bool,
 }
 
 impl Screen {
@@ -129,30 +134,34 @@ impl Screen {
                 }
             }
             (0, b"", b'm') => self.attributes = numbers.next_back() != Some(0),
-            (0, b"", b'r') => self.region = !parameters.is_empty(),
-            (0, b" ", b'q') => self.cursor_shape = numbers.next() != Some(0),
+            (0, b"", b'r') => self.region = String::from_utf8_lossy(parameters).into_owned(),
+            (0, b" ", b'q') => self.cursor_shape = numbers.next().unwrap_or(0),
             (b'>', b"", b'm') => {
                 if numbers.next() == Some(4) {
-                    self.modify_other_keys = numbers.next().unwrap_or(0) != 0;
+                    self.modify_other_keys = numbers.next().unwrap_or(0);
                 }
             }
             (b'>', b"", b'u') => {
-                let depth = self.keyboard();
-                *depth = depth.saturating_add(1);
+                let flags = numbers.next().unwrap_or(0);
+                let stack = self.keyboard();
+                if stack.len() < MAX_KEYBOARDS {
+                    stack.push(flags);
+                }
             }
             (b'<', b"", b'u') => {
-                let popped = numbers.next().unwrap_or(1).max(1);
-                let depth = self.keyboard();
-                *depth = depth.saturating_sub(popped.into());
+                let popped = usize::from(numbers.next().unwrap_or(1).max(1));
+                let stack = self.keyboard();
+                stack.truncate(stack.len().saturating_sub(popped));
             }
-            (b'=', b"", b'u') => self.keyboard_flags = numbers.next() != Some(0),
+            (b'=', b"", b'u') => self.keyboard_flags = numbers.next().unwrap_or(0),
             // A soft reset, which leaves screens, mouse and keyboard as they are.
             (0, b"!", b'p') => {
                 for mode in [1, 5, 6, 7, 25, 66, 69] {
                     self.changed.remove(&mode);
                 }
-                (self.keypad, self.insert, self.region) = (false, false, false);
+                (self.keypad, self.insert) = (false, false);
                 (self.attributes, self.charset) = (false, false);
+                self.region.clear();
             }
             _ => {}
         }
@@ -164,7 +173,7 @@ impl Screen {
             return;
         }
         if on == at_first {
-            self.changed.remove(&mode);
+            self.left |= self.changed.remove(&mode) && ALTERNATE_SCREENS.contains(&mode);
         } else {
             self.changed.insert(mode);
         }
@@ -174,43 +183,87 @@ impl Screen {
         ALTERNATE_SCREENS.iter().any(|mode| self.changed.contains(mode))
     }
 
-    fn keyboard(&mut self) -> &mut u32 {
+    fn keyboard(&mut self) -> &mut Vec<u16> {
         &mut self.keyboards[usize::from(self.alternate())]
+    }
+
+    /// Whether an alternate screen was left since the last question.
+    pub fn has_left(&mut self) -> bool {
+        std::mem::take(&mut self.left)
     }
 
     /// What switches off all that is on; empty if nothing is.
     pub fn reset(&self) -> Vec<u8> {
         let mut text = String::new();
-        let pop = |text: &mut String, depth: u32| {
-            if depth > 0 {
-                text.push_str(&format!("\x1b[<{depth}u"));
+        let pop = |text: &mut String, stack: &[u16]| {
+            if !stack.is_empty() {
+                text.push_str(&format!("\x1b[<{}u", stack.len()));
             }
         };
-        if self.keyboard_flags {
+        if self.keyboard_flags != 0 {
             text.push_str("\x1b[=0u");
         }
         if self.alternate() {
             // Each screen has a stack of its own.
-            pop(&mut text, self.keyboards[1]);
+            pop(&mut text, &self.keyboards[1]);
         }
         for mode in &self.changed {
             let letter = if ON_AT_FIRST.contains(mode) { 'h' } else { 'l' };
             text.push_str(&format!("\x1b[?{mode}{letter}"));
         }
-        pop(&mut text, self.keyboards[0]);
+        pop(&mut text, &self.keyboards[0]);
         for (on, off) in [
-            (self.modify_other_keys, "\x1b[>4m"),
+            (self.modify_other_keys != 0, "\x1b[>4m"),
             (self.keypad, "\x1b>"),
             (self.insert, "\x1b[4l"),
             // It moves the cursor as well.
-            (self.region, "\x1b7\x1b[r\x1b8"),
+            (!self.region.is_empty(), "\x1b7\x1b[r\x1b8"),
             (self.attributes, "\x1b[m"),
-            (self.cursor_shape, "\x1b[0 q"),
+            (self.cursor_shape != 0, "\x1b[0 q"),
             (self.charset, "\x1b(B\x0f"),
         ] {
             if on {
                 text.push_str(off);
             }
+        }
+        text.into_bytes()
+    }
+
+    /// What switches on again what [`reset`](Self::reset) switches off, but for colours and
+    /// character sets, which whoever paints the screen again chooses anew.
+    pub fn set(&self) -> Vec<u8> {
+        let mut text = String::new();
+        let push = |text: &mut String, stack: &[u16]| {
+            for flags in stack {
+                text.push_str(&format!("\x1b[>{flags}u"));
+            }
+        };
+        push(&mut text, &self.keyboards[0]);
+        // Screens last in the order of numbers, first in that of what is set on them.
+        for mode in self.changed.iter().rev() {
+            let letter = if ON_AT_FIRST.contains(mode) { 'l' } else { 'h' };
+            text.push_str(&format!("\x1b[?{mode}{letter}"));
+        }
+        if self.alternate() {
+            push(&mut text, &self.keyboards[1]);
+        }
+        if self.keyboard_flags != 0 {
+            text.push_str(&format!("\x1b[={}u", self.keyboard_flags));
+        }
+        if self.modify_other_keys != 0 {
+            text.push_str(&format!("\x1b[>4;{}m", self.modify_other_keys));
+        }
+        if self.keypad {
+            text.push_str("\x1b=");
+        }
+        if self.insert {
+            text.push_str("\x1b[4h");
+        }
+        if !self.region.is_empty() {
+            text.push_str(&format!("\x1b[{}r", self.region));
+        }
+        if self.cursor_shape != 0 {
+            text.push_str(&format!("\x1b[{} q", self.cursor_shape));
         }
         text.into_bytes()
     }
@@ -262,6 +315,27 @@ mod tests {
         ] {
             assert_eq!(reset(output), expected, "{output:?}");
         }
+    }
+
+    #[test]
+    fn what_was_switched_off_can_be_switched_on_again() {
+        let program =
+            "\x1b[>1u\x1b[?1049h\x1b[>5u\x1b[=3u\x1b[?25l\x1b[?1002;1006h\x1b=\x1b[2;9r\x1b[4 q\x1b[>4;2m";
+        let mut screen = Screen::default();
+        screen.see(program.as_bytes());
+        let mut again = Screen::default();
+        again.see(&screen.set());
+        assert_eq!(
+            (again.reset(), again.set()),
+            (screen.reset(), screen.set()),
+            "{screen:?}"
+        );
+        assert!(!screen.has_left());
+        screen.see(&screen.reset());
+        assert_eq!(
+            (screen.reset(), screen.has_left(), screen.has_left()),
+            (vec![], true, false)
+        );
     }
 
     #[test]
