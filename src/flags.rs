@@ -64,7 +64,7 @@ const SERVER: Flag = flag(
     Some('s'),
     "server",
     "COMMAND",
-    "a shell command that serves stdio, 'ssh host procwire' for one;\notherwise this program is the server, started as a child",
+    "the shell command that starts the server, such as\n'ssh host procwire' [this program]",
 );
 
 /// Every command with every flag: what the help prints and what completions know.
@@ -119,13 +119,13 @@ pub const COMMANDS: &[Subcommand] = &[
                 Some('t'),
                 "tty",
                 "",
-                "give the program a terminal: always, or as\n--tty=always, --tty=never, --tty=auto say [auto:\nif stdin, stdout and stderr are a terminal here]",
+                "give the program a terminal: always, or with\n--tty=never or --tty=auto [auto: if stdin, stdout\nand stderr are terminals]",
             ),
             flag(
                 Some('n'),
                 "no-stdin",
                 "",
-                "read nothing here; the program's stdin is /dev/null",
+                "read nothing; the program's stdin is /dev/null",
             ),
             Flag {
                 completes: Completes::Directories,
@@ -133,7 +133,7 @@ pub const COMMANDS: &[Subcommand] = &[
                     Some('C'),
                     "cwd",
                     "DIR",
-                    "the program's working directory; absolute with --server",
+                    "the program's working directory; absolute with\n--server",
                 )
             },
             flag(
@@ -152,13 +152,13 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "timeout",
                 "DURATION",
-                "end it that long after the start, with exit code 124:\n500ms, 10s, 2m, 1h; a bare number is seconds, and 0\nis no timeout [0]",
+                "end it that long after the start, with exit code\n124: 500ms, 10s, 2m, 1h; a bare number is\nseconds, and 0 is no timeout [0]",
             ),
             flag(
                 None,
                 "grace",
                 "DURATION",
-                "a timeout sends SIGTERM, and SIGKILL to what is left\nthat much later [2s]",
+                "a timeout sends SIGTERM, and that much later\nSIGKILL to what is left [2s]",
             ),
             flag(
                 None,
@@ -170,19 +170,19 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "json",
                 "",
-                "print nothing but one line at its end: how it ended,\nwhat it used, all it printed, as in process/exited",
+                "print nothing but one line at its end: how it\nended, what it used and all it printed, as in\nprocess/exited",
             ),
             flag(
                 None,
                 "detach",
                 "",
-                "start it, print its pid and leave; it has no input,\nand what it prints is thrown away",
+                "start it, print its pid and leave; it has no\ninput, and what it prints is thrown away",
             ),
             flag(
                 None,
                 "connect-timeout",
                 "DURATION",
-                "how long the server may take to answer at all [10s;\n2m with --server where a password may be asked for]",
+                "\nhow long the server may take to answer at all\n[10s; 2m where a --server may ask for a password]",
             ),
             SERVER,
             HELP,
@@ -274,14 +274,15 @@ says so; on the wire, process/spawn has defaults for both.
 
 Typed at a terminal, the program gets a terminal of its own, with the size,
 keys and modes of this one. What is different from a program that was typed:
-  - It is not stopped by Ctrl-Z: that goes to the program, whose terminal has no
-    shell above it. 'kill -TSTP' of this process stops both.
+  - Ctrl-Z stops it and this process together, if the server is on this machine
+    and the program leaves its full screen for it or has none. Elsewhere the key
+    is the program's alone, and 'kill -TSTP' of this process stops both.
   - Its stdout and stderr are one stream. --tty=never keeps them apart.
   - It does not share job control, and $PPID is the server.
 In the background the terminal is neither read nor changed.
 
-stdin is read ahead of the program, so in 'while read' loops add -n. A stdin that
-is closed or /dev/null is /dev/null for the program; any other is a pipe.
+stdin is read ahead of the program, so in 'while read' loops add -n. A stdin
+that is closed or /dev/null is /dev/null for the program; any other is a pipe.
 
 Try it:
   procwire run -- sh -c 'echo out; echo err >&2; exit 3'

@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use procwire::client::{Client, Error, Event, ExitStatus, Process, Spawn, Stdin};
-use procwire::guard;
+use procwire::guard::{self, Guarded};
 use procwire::protocol::Stage;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -139,11 +139,18 @@ pub fn server(command: Option<&str>) -> Command {
             shell
         }
         None => {
-            let mut own = Command::new(guard::own_file());
-            own.arg0("procwire").arg("serve").process_group(0);
+            let mut own = own_program();
+            own.arg("serve").process_group(0);
             own
         }
     }
+}
+
+/// This program itself.
+pub fn own_program() -> Command {
+    let mut own = Command::new(guard::own_file());
+    own.arg0("procwire");
+    own
 }
 
 /// Runs it, and dies of the signal that killed the program, if one did; otherwise the exit code to
@@ -152,6 +159,7 @@ pub fn run(run: &Run) -> i32 {
     match try_run(run) {
         Ok(ending) => ending.code(),
         Err(error) => {
+            let _last = life::last_word();
             terminal::clean_up();
             let refused = match error.downcast_ref() {
                 Some(Error::Refused(refused)) => Some(refused),
@@ -159,7 +167,11 @@ pub fn run(run: &Run) -> i32 {
             };
             match refused {
                 Some(refused) if run.json => {
-                    let _ = writeln!(Patient(io::stdout()), "{{\"error\":{}}}", refused.to_json());
+                    let _ = writeln!(
+                        Patient(io::stdout()),
+                        "{{\"error\":{}}}",
+                        terminal::shown_json(&refused.to_json())
+                    );
                 }
                 _ => life::say(&match (error.downcast_ref(), &run.server) {
                     (Some(Error::Ended(_) | Error::Io(_)), Some(command)) => {
@@ -185,7 +197,7 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     let has_input = has_input(run)?;
     let spawn = spawn(run, tty, has_input)?;
     // Before anything can change: no signal goes unheard from now on.
-    let life = life::heed_signals(tty)?;
+    let life = life::heed_signals(tty, run.server.is_some())?;
     life::watch_clock(run, &life)?;
     if tty {
         terminal::watch_over();
@@ -265,6 +277,11 @@ fn connect(run: &Run, life: &Mutex<Life>) -> Result<Client, Error> {
         .server
         .as_ref()
         .map(|command| format!("trap '' INT QUIT TSTP\n{command}"));
+    if run.server.is_some() {
+        // What loses its parent becomes a child of ours, and is found if all is given up.
+        Guarded::begin(None)?;
+        terminal::remember();
+    }
     let client = {
         // A signal meanwhile waits, so that it finds the server.
         let mut life = lock(life);

@@ -41,6 +41,8 @@ struct Taken {
     wanted: bool,
     /// Its settings before it was made raw, and those that made it raw.
     changed: Option<(Termios, Termios)>,
+    /// Its settings before a command could ask for a password.
+    remembered: Option<Termios>,
     screen: Option<Screen>,
     watcher: Option<Watcher>,
     /// What the watcher was told last.
@@ -58,6 +60,7 @@ struct Taken {
 static TAKEN: Mutex<Taken> = Mutex::new(Taken {
     wanted: false,
     changed: None,
+    remembered: None,
     screen: None,
     watcher: None,
     told: Vec::new(),
@@ -86,6 +89,14 @@ pub fn watch_over() {
     }
 }
 
+/// Remembers the terminal on stdin as it is, for the case that a command that has changed it is
+/// killed. Forgotten when the terminal is taken.
+pub fn remember() {
+    if isatty(io::stdin()) && in_foreground() {
+        taken().remembered = tcgetattr(io::stdin()).ok();
+    }
+}
+
 /// From now on the terminal on stdin passes on every byte as it is typed, and what is printed to it
 /// is followed. Without a terminal there nothing happens.
 pub fn take() -> io::Result<()> {
@@ -102,6 +113,7 @@ pub fn take() -> io::Result<()> {
         }));
     });
     let mut taken = taken();
+    taken.remembered = None;
     taken.wanted = isatty(io::stdin());
     taken.screen = isatty(io::stdout()).then(Screen::default);
     taken.enter()
@@ -131,6 +143,9 @@ pub fn clean_up() {
     let reset = own.screen.take().map(|screen| screen.reset()).unwrap_or_default();
     if in_foreground() {
         print(&reset);
+        if let Some(before) = own.remembered.take() {
+            let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &before);
+        }
     }
     drop(own);
     release();
@@ -345,19 +360,37 @@ pub fn size() -> Option<(u16, u16)> {
         .or_else(|| of(io::stderr()))
 }
 
+/// JSON of the other side as it may be shown on a terminal: the same JSON, where what [`shown`]
+/// escapes is escaped as JSON has it.
+pub fn shown_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for character in json.chars() {
+        // Outside of strings there is none of them, and all of them have four digits.
+        match is_dangerous(character) {
+            true => drop(write!(shown, "\\u{:04x}", u32::from(character))),
+            false => shown.push(character),
+        }
+    }
+    shown
+}
+
+/// Whether it controls a terminal, or the direction of what follows.
+fn is_dangerous(character: char) -> bool {
+    let directions = ['\u{61c}', '\u{200e}', '\u{200f}'];
+    character.is_control()
+        || directions.contains(&character)
+        || ('\u{2028}'..='\u{202e}').contains(&character)
+        || ('\u{2066}'..='\u{2069}').contains(&character)
+}
+
 /// Text of the other side as it may be shown on a terminal: control characters and those that
 /// change the direction of what follows are escaped.
 pub fn shown(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        match character {
-            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                let _ = write!(shown, "{}", character.escape_unicode());
-            }
-            _ if character.is_control() => {
-                let _ = write!(shown, "{}", character.escape_default());
-            }
-            _ => shown.push(character),
+        match is_dangerous(character) {
+            true => shown.extend(character.escape_default()),
+            false => shown.push(character),
         }
     }
     shown

@@ -102,6 +102,8 @@ pub enum State {
 
 pub struct Life {
     pub server: Option<u32>,
+    /// The server is a command of the user's.
+    pub is_command: bool,
     pub state: State,
     /// The program's time is up.
     pub timed_out: bool,
@@ -149,10 +151,11 @@ fn heeded(tty: bool) -> Vec<i32> {
 }
 
 /// Starts the thread that hears signals. It never waits for the server, so that it hears the second.
-pub fn heed_signals(tty: bool) -> io::Result<Arc<Mutex<Life>>> {
+pub fn heed_signals(tty: bool, is_command: bool) -> io::Result<Arc<Mutex<Life>>> {
     let mut signals = Signals::new(heeded(tty))?;
     let life = Arc::new(Mutex::new(Life {
         server: None,
+        is_command,
         state: State::Connecting,
         timed_out: false,
         passed: Vec::new(),
@@ -198,7 +201,8 @@ fn heed(signal: i32, life: &mut Life) {
             }
         }
         (_, State::Connecting | State::Starting) => {
-            end_server(life);
+            let _last = last_word();
+            give_up(life);
             leave(Ending::Signal(signal))
         }
         (_, State::Over(ending)) => {
@@ -226,6 +230,20 @@ fn end_server(life: &Life) {
         // Fails only for one that has ended.
         let _ = kill_process(pid, Signal::TERM);
     }
+}
+
+/// Ends a server that has not answered, with all that its command has started.
+fn give_up(life: &Life) {
+    end_server(life);
+    if life.is_command {
+        guard::sweep();
+    }
+}
+
+/// Whoever has this ends the process, and no other thread says anything any more.
+pub fn last_word() -> MutexGuard<'static, ()> {
+    static LAST_WORD: Mutex<()> = Mutex::new(());
+    LAST_WORD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends this process at once, from any thread.
@@ -295,8 +313,9 @@ pub fn watch_clock(run: &Run, life: &Arc<Mutex<Life>>) -> io::Result<()> {
     let life = Arc::clone(life);
     thread::Builder::new().name("clock".to_owned()).spawn(move || {
         let fail = |life: &Life, text: String, code| {
-            end_server(life);
+            let _last = last_word();
             let _ = writeln!(io::stderr(), "procwire: {text}");
+            give_up(life);
             leave(Ending::Code(code));
         };
         if timeout.is_none_or(|timeout| connect < timeout) {

@@ -13,10 +13,12 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use procwire::guard;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+use crate::run::own_program;
 
 /// The argument that makes this program the watcher.
 pub const WATCH_TERMINAL: &str = "--watch-terminal";
@@ -44,8 +46,7 @@ impl Watcher {
             true => stdout.as_fd().try_clone_to_owned()?,
             false => stdin.try_clone()?,
         };
-        let child = Command::new(guard::own_file())
-            .arg0("procwire")
+        let child = own_program()
             .arg(WATCH_TERMINAL)
             // A signal to the whole group must not reach both of us.
             .process_group(0)
