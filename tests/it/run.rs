@@ -269,12 +269,12 @@ fn input_that_cannot_be_read_is_an_error() {
     for (input, why) in [
         ("</", "Is a directory"),
         ("0>>/dev/full", "Bad file descriptor"),
-        // Reading its first page fails.
-        ("</proc/self/mem", "Input/output error"),
+        // Reading the first page of a shell's memory fails.
+        ("<&3", "Input/output error"),
     ] {
         for flags in ["", "--json", "--tty=always"] {
             let output = shell(&format!(
-                "$PW {flags} -- sh -c 'cat >/dev/null' {input}; echo $? >&2"
+                "exec 3</proc/self/mem; $PW {flags} -- sh -c 'cat >/dev/null' {input}; echo $? >&2"
             ));
             let stderr = text(&output.stderr);
             assert!(
@@ -288,7 +288,7 @@ fn input_that_cannot_be_read_is_an_error() {
         }
     }
     // What the program makes of it comes first.
-    let output = shell("$PW -- sh -c 'cat; exit 3' </proc/self/mem; echo $? >&2");
+    let output = shell("exec 3</proc/self/mem; $PW -- sh -c 'cat; exit 3' <&3; echo $? >&2");
     assert!(text(&output.stderr).ends_with("\n3\n"), "{output:?}");
 }
 
