@@ -24,7 +24,7 @@ use procwire::guard::{self, Guarded};
 use procwire::protocol::Stage;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGINT, SIGPIPE};
+use signal_hook::consts::{SIGINT, SIGPIPE, SIGWINCH};
 
 use crate::terminal::{self, Patient, shown};
 use life::{Ending, Life, State, lock};
@@ -209,7 +209,7 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     let mut process = client.spawn(spawn)?;
     lock(&life).state = State::Running(life::pass_on(process.control())?);
     if tty {
-        terminal::take().map_err(|e| format!("the terminal here: {e}"))?;
+        terminal::take(has_input).map_err(|e| format!("the terminal here: {e}"))?;
         // The terminal may have changed while the program was started.
         life::resize(&process);
     }
@@ -502,6 +502,8 @@ fn wait_to_be_typed_at() {
                 thread::sleep(FOREGROUND_PAUSE);
             }
             terminal::enter();
+            // A new size is told to the foreground alone.
+            let _ = signal_hook::low_level::raise(SIGWINCH);
         }
         // Fails only for an interruption, behind which we look again.
         let _ = poll(&mut [PollFd::new(&io::stdin(), PollFlags::IN)], None);

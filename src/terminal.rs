@@ -97,9 +97,9 @@ pub fn remember() {
     }
 }
 
-/// From now on the terminal on stdin passes on every byte as it is typed, and what is printed to it
-/// is followed. Without a terminal there nothing happens.
-pub fn take() -> io::Result<()> {
+/// From now on the terminal on stdin passes on every byte as it is typed, if it `is_read`, and what
+/// is printed is followed. Without a terminal there nothing happens.
+pub fn take(is_read: bool) -> io::Result<()> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         // The binary aborts at a panic, and nothing is dropped then.
@@ -114,7 +114,7 @@ pub fn take() -> io::Result<()> {
     });
     let mut taken = taken();
     taken.remembered = None;
-    taken.wanted = isatty(io::stdin());
+    taken.wanted = is_read && isatty(io::stdin());
     taken.screen = isatty(io::stdout()).then(Screen::default);
     taken.enter()
 }

@@ -59,7 +59,8 @@ fn is_deadly(signal: i32) -> bool {
 /// Ends this process by `signal`, as its default action does, but for a core: what there is to see
 /// was in the program.
 fn die_of(signal: i32) {
-    if !is_deadly(signal) {
+    // The first process of a container has no default actions.
+    if !is_deadly(signal) || std::process::id() == 1 {
         return;
     }
     // The limit does not hold where cores are piped to a program.
@@ -355,7 +356,9 @@ pub fn watch_clock(run: &Run, life: &Arc<Mutex<Life>>) -> io::Result<()> {
             State::Over(ending) => leave(ending),
             _ => fail(
                 &life,
-                format!("timed out after {timeout:?}: {server} does not say that the program has ended"),
+                format!(
+                    "timed out after {timeout:?}: waited in vain for {server} or for its output to be read"
+                ),
                 TIMED_OUT,
             ),
         }

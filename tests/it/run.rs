@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     test!(modes_of_the_terminal_are_carried_over),
     test!(variables_that_would_mislead_are_not_passed_on),
     test!(a_timeout_asks_before_it_kills),
+    test!(a_timeout_holds_where_output_is_not_read),
     test!(a_timeout_of_zero_is_none),
     test!(a_silent_server_is_not_waited_for),
     test!(what_the_server_says_cannot_control_the_terminal),
@@ -392,6 +393,12 @@ fn a_timeout_asks_before_it_kills() {
         (output.status.code(), text(&output.stderr)),
         (Some(124), String::new())
     );
+}
+
+/// A pipe that nobody reads does not hold up the end.
+fn a_timeout_holds_where_output_is_not_read() {
+    let mut child = start(&["--timeout", "100ms", "--grace", "0", "--", "yes"]);
+    assert_eq!(wait(&mut child).code(), Some(124));
 }
 
 fn a_timeout_of_zero_is_none() {
