@@ -128,18 +128,12 @@ impl Screen {
         });
         match (prefix, intermediate, last) {
             (b'?', b"", b'h' | b'l') => numbers.for_each(|mode| self.mode(mode, last == b'h')),
-            (0, b"", b'h' | b'l') => {
-                if numbers.any(|mode| mode == 4) {
-                    self.insert = last == b'h';
-                }
-            }
+            (0, b"", b'h' | b'l') if numbers.any(|mode| mode == 4) => self.insert = last == b'h',
             (0, b"", b'm') => self.attributes = numbers.next_back() != Some(0),
             (0, b"", b'r') => self.region = String::from_utf8_lossy(parameters).into_owned(),
             (0, b" ", b'q') => self.cursor_shape = numbers.next().unwrap_or(0),
-            (b'>', b"", b'm') => {
-                if numbers.next() == Some(4) {
-                    self.modify_other_keys = numbers.next().unwrap_or(0);
-                }
+            (b'>', b"", b'm') if numbers.next() == Some(4) => {
+                self.modify_other_keys = numbers.next().unwrap_or(0);
             }
             (b'>', b"", b'u') => {
                 let flags = numbers.next().unwrap_or(0);
