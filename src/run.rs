@@ -173,10 +173,8 @@ pub fn run(run: &Run) -> i32 {
                         terminal::shown_json(&refused.to_json())
                     );
                 }
-                _ => life::say(&match (error.downcast_ref(), &run.server) {
-                    (Some(Error::Ended(_) | Error::Io(_)), Some(command)) => {
-                        format!("--server '{command}': {error}")
-                    }
+                _ => life::say(&match (is_of_connection(&*error), &run.server) {
+                    (true, Some(command)) => format!("--server '{command}': {error}"),
                     _ => error.to_string(),
                 }),
             }
@@ -190,6 +188,13 @@ pub fn run(run: &Run) -> i32 {
             }
         }
     }
+}
+
+/// Whether it is the connection that has failed, while a request was made or output was read.
+fn is_of_connection(error: &(dyn std::error::Error + 'static)) -> bool {
+    let read = || error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref();
+    let error = error.downcast_ref().or_else(read);
+    matches!(error, Some(Error::Ended(_) | Error::Io(_)))
 }
 
 fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {

@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = &[
     test!(a_timeout_holds_where_output_is_not_read),
     test!(a_timeout_of_zero_is_none),
     test!(a_silent_server_is_not_waited_for),
+    test!(a_server_that_is_given_up_leaves_the_terminal_as_it_was),
     test!(what_the_server_says_cannot_control_the_terminal),
     test!(a_terminal_is_given_where_there_is_one),
     test!(the_background_neither_reads_nor_stops),
@@ -428,6 +429,19 @@ fn a_silent_server_is_not_waited_for() {
             assert_eq!(stderr.lines().count(), 1, "{stderr}");
         }
     }
+}
+
+/// As an ssh that asks for a password: without echo, and with a child of its own. That nothing of it
+/// is left, the harness checks.
+fn a_server_that_is_given_up_leaves_the_terminal_as_it_was() {
+    let server = "stty -F /dev/tty -echo; echo asking >/dev/tty; sleep 1000; true";
+    let (mut screen, _) = in_terminal(&format!(
+        "trap : INT; $PW --server '{server}' -- true; echo code $?; stty -a | grep -o -e '-*echo '"
+    ));
+    screen.until("asking\r\n");
+    screen.write("\x03");
+    let (printed, _) = screen.ended();
+    assert!(printed.ends_with("code 130\r\necho \r\n"), "{printed:?}");
 }
 
 // ---- what is shown ----
