@@ -119,7 +119,7 @@ pub const COMMANDS: &[Subcommand] = &[
                 Some('t'),
                 "tty",
                 "",
-                "give the program a terminal: always, or with\n--tty=never or --tty=auto [auto: if stdin, stdout\nand stderr are terminals]",
+                "give the program a terminal; --tty=never does\nnot, and --tty=auto does if stdin, stdout and\nstderr are terminals [auto]",
             ),
             flag(
                 Some('n'),
@@ -268,15 +268,16 @@ const RUN: &str = "\
 Runs one program on a server, as if it had been typed here. Its output comes
 live and on the right stream, and stdin goes to it. Signals sent to this process
 are passed on (INT, TERM, HUP, QUIT, USR1, USR2; TSTP and CONT stop both and let
-them go on). Whatever ends this process, SIGKILL included, ends the program and
-all it has started. There is no timeout and no limit on output unless a flag
-says so; on the wire, process/spawn has defaults for both.
+them go on); a second TERM or HUP ends this process at once. Whatever ends this
+process, SIGKILL included, ends the program and all it has started. There is no
+timeout and no limit on output unless a flag says so; on the wire, process/spawn
+has defaults for both.
 
 Typed at a terminal, the program gets a terminal of its own, with the size,
 keys and modes of this one. What is different from a program that was typed:
-  - Ctrl-Z stops it and this process together, if the server is on this machine
-    and the program leaves its full screen for it or has none. Elsewhere the key
-    is the program's alone, and 'kill -TSTP' of this process stops both.
+  - Ctrl-Z stops the program and this process only if the server is on this
+    machine. With --server the key goes to the program, which cannot stop by
+    itself; 'kill -TSTP' of this process stops both.
   - Its stdout and stderr are one stream. --tty=never keeps them apart.
   - It does not share job control, and $PPID is the server.
 In the background the terminal is neither read nor changed.
@@ -290,10 +291,11 @@ Try it:
   procwire run --server 'ssh build.example procwire' --timeout 10m -- make -j8
   procwire run --json -- uname -r | jq .usage
 
-Exit code: the program's. If a signal killed the program, this process dies of
-the same one, and a shell says 128 + n. 124 if the time was up; 127 if there is
-no such program, 126 if it cannot be executed; 125 if the server failed or
-refused, or stdin could not be read; 2 for a wrong command line.
+Exit code: the program's. If a signal killed the program, this process says so
+and dies of the same one, which a shell shows as 128 + n. 124 if the time was
+up; 127 if there is no such program, 126 if it cannot be executed; 125 if the
+server failed or refused, or stdin could not be read; 2 for a wrong command
+line.
 ";
 
 const CHECK: &str = "\
