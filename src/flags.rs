@@ -13,7 +13,7 @@ use procwire::Config;
 
 use crate::check::Check;
 use crate::completions;
-use crate::run::Run;
+use crate::run::{Run, Tty};
 
 /// How long `check` waits for a message.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -64,7 +64,7 @@ const SERVER: Flag = flag(
     Some('s'),
     "server",
     "COMMAND",
-    "a shell command that serves stdio, 'ssh host procwire' for one;\notherwise this program is the server, started as a child",
+    "the shell command that starts the server, such as\n'ssh host procwire' [this program]",
 );
 
 /// Every command with every flag: what the help prints and what completions know.
@@ -119,7 +119,13 @@ pub const COMMANDS: &[Subcommand] = &[
                 Some('t'),
                 "tty",
                 "",
-                "give the program a terminal, as large as this one",
+                "give the program a terminal; --tty=never does\nnot, and --tty=auto does if stdin, stdout and\nstderr are terminals [auto]",
+            ),
+            flag(
+                Some('n'),
+                "no-stdin",
+                "",
+                "read nothing; the program's stdin is /dev/null",
             ),
             Flag {
                 completes: Completes::Directories,
@@ -127,7 +133,7 @@ pub const COMMANDS: &[Subcommand] = &[
                     Some('C'),
                     "cwd",
                     "DIR",
-                    "the program's working directory; absolute with --server",
+                    "the program's working directory; absolute with\n--server",
                 )
             },
             flag(
@@ -146,13 +152,37 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "timeout",
                 "DURATION",
-                "kill it after that long, with exit code 124: 500ms, 10s, 2m,\n1h; a bare number is seconds",
+                "end it that long after the start, with exit code\n124: 500ms, 10s, 2m, 1h; a bare number is\nseconds, and 0 is no timeout [0]",
+            ),
+            flag(
+                None,
+                "grace",
+                "DURATION",
+                "a timeout sends SIGTERM, and that much later\nSIGKILL to what is left [2s]",
+            ),
+            flag(
+                None,
+                "stats",
+                "",
+                "say on stderr how it ended, how long it took, and\nwhat it used",
             ),
             flag(
                 None,
                 "json",
                 "",
-                "print nothing but one line at its end: how it ended, what it\nused, and all it printed, as in process/exited",
+                "print nothing but one line at its end: how it\nended, what it used and all it printed, as in\nprocess/exited",
+            ),
+            flag(
+                None,
+                "detach",
+                "",
+                "start it, print its pid and leave; it has no\ninput, and what it prints is thrown away",
+            ),
+            flag(
+                None,
+                "connect-timeout",
+                "DURATION",
+                "\nhow long the server may take to answer at all\n[10s; 2m where a --server may ask for a password]",
             ),
             SERVER,
             HELP,
@@ -235,21 +265,37 @@ a wrong command line.
 ";
 
 const RUN: &str = "\
-Runs one program on a server, as if it had been typed here: its output comes live and on the right
-stream, stdin goes to it, signals sent to this process are passed on (INT, TERM, HUP, QUIT, USR1,
-USR2; TSTP and CONT stop both and let them go on), and its exit code is kept. Whatever ends this
-process, SIGKILL included, ends the program and all it has started. It reads stdin ahead of the
-program: where that is not wanted, or in the background, add '< /dev/null'.
+Runs one program on a server, as if it had been typed here. Its output comes
+live and on the right stream, and stdin goes to it. Signals sent to this process
+are passed on (INT, TERM, HUP, QUIT, USR1, USR2; TSTP and CONT stop both and let
+them go on); a second TERM or HUP ends this process at once. Whatever ends this
+process, SIGKILL included, ends the program and all it has started. There is no
+timeout and no limit on output unless a flag says so; on the wire, process/spawn
+has defaults for both.
+
+Typed at a terminal, the program gets a terminal of its own, with the size,
+keys and modes of this one. What is different from a program that was typed:
+  - Ctrl-Z stops the program and this process only if the server is on this
+    machine. With --server the key goes to the program, which cannot stop by
+    itself; 'kill -TSTP' of this process stops both.
+  - Its stdout and stderr are one stream. --tty=never keeps them apart.
+  - It does not share job control, and $PPID is the server.
+In the background the terminal is neither read nor changed.
+
+stdin is read ahead of the program, so in 'while read' loops add -n. A stdin
+that is closed or /dev/null is /dev/null for the program; any other is a pipe.
 
 Try it:
   procwire run -- sh -c 'echo out; echo err >&2; exit 3'
-  procwire run --tty -- vi notes.txt
+  procwire run -- vi notes.txt
   procwire run --server 'ssh build.example procwire' --timeout 10m -- make -j8
   procwire run --json -- uname -r | jq .usage
 
-Exit code: the program's; 128 + n if signal n killed it; 124 if its time was up; 127 if there is no
-such program, 126 if it cannot be executed; 125 if the server failed or refused, 2 for a wrong
-command line. Until the program runs, a signal ends the attempt, with 128 + n.
+Exit code: the program's. If a signal killed the program, this process says so
+and dies of the same one, which a shell shows as 128 + n. 124 if the time was
+up; 127 if there is no such program, 126 if it cannot be executed; 125 if the
+server failed or refused, or stdin could not be read; 2 for a wrong command
+line.
 ";
 
 const CHECK: &str = "\
@@ -405,7 +451,14 @@ fn run(mut parser: lexopt::Parser) -> Parsed {
     let mut run = Run::default();
     while let Some(argument) = parser.next()? {
         match argument {
-            Short('t') | Long("tty") => run.tty = true,
+            Short('t') => run.tty = Tty::Always,
+            Long("tty") => {
+                run.tty = match parser.optional_value() {
+                    None => Tty::Always,
+                    Some(when) => when.parse_with(tty)?,
+                }
+            }
+            Short('n') | Long("no-stdin") => run.no_stdin = true,
             Short('C') | Long("cwd") => run.cwd = Some(parser.value()?.string()?.into()),
             Short('e') | Long("env") => {
                 let pair = parser.value()?.string()?;
@@ -416,6 +469,12 @@ fn run(mut parser: lexopt::Parser) -> Parsed {
             }
             Short('u') | Long("unset") => run.unset.push(parser.value()?.string()?),
             Long("timeout") => run.timeout = Some(parser.value()?.parse_with(duration)?),
+            Long("grace") => run.grace = parser.value()?.parse_with(duration)?,
+            Long("connect-timeout") => {
+                run.connect_timeout = Some(parser.value()?.parse_with(duration)?);
+            }
+            Long("stats") => run.stats = true,
+            Long("detach") => run.detach = true,
             Long("json") => run.json = true,
             Short('s') | Long("server") => run.server = Some(parser.value()?.string()?),
             Short('h') | Long("help") => return Ok(None),
@@ -431,6 +490,9 @@ fn run(mut parser: lexopt::Parser) -> Parsed {
     }
     if run.command.is_empty() {
         return Err("run wants a program".into());
+    }
+    if run.detach && (run.tty == Tty::Always || run.stats || run.timeout.is_some()) {
+        return Err("--detach leaves the program alone, so there is no --tty, --timeout or --stats".into());
     }
     Ok(Some(Command::Run(run)))
 }
@@ -487,6 +549,15 @@ fn completions(mut parser: lexopt::Parser) -> Parsed {
     }
     let text = text.ok_or("completions wants a shell: bash, zsh or fish")?;
     Ok(Some(Command::Print(text)))
+}
+
+fn tty(when: &str) -> Result<Tty, String> {
+    match when {
+        "auto" => Ok(Tty::Auto),
+        "always" => Ok(Tty::Always),
+        "never" => Ok(Tty::Never),
+        _ => Err("--tty is auto, always or never".to_owned()),
+    }
 }
 
 /// A number with a unit: `500ms`, `10s`, `2m`, `1h`. Without one it is seconds.
@@ -568,7 +639,7 @@ mod tests {
                 panic!("{arguments:?} is understood");
             };
             assert_eq!(run.command, ["ls", "--json", "--", "-t"]);
-            assert!(run.json && !run.tty);
+            assert!(run.json && run.tty == Tty::Auto);
         }
         assert!(parsed(&["run"]).unwrap_err().contains("program"));
     }

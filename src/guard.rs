@@ -799,6 +799,12 @@ pub fn is_ignored(signal: i32) -> bool {
     sys::is_ignored(signal)
 }
 
+/// Keeps a terminal from stopping this thread, and so this process, where it is used from the
+/// background: reading fails then, and changing it succeeds.
+pub fn block_terminal_signals() {
+    let _ = sys::block_signals(&[libc::SIGTTIN, libc::SIGTTOU]);
+}
+
 /// Whether a short write to stderr would not wait for whoever reads it.
 #[must_use]
 pub fn stderr_has_room() -> bool {

@@ -75,6 +75,7 @@ mod connection;
 mod error;
 mod framing;
 mod message;
+mod modes;
 mod outbox;
 mod output;
 mod process;

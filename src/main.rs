@@ -28,6 +28,12 @@ static ALLOCATOR: guard::Allocator = guard::Allocator;
 fn main() -> ExitCode {
     guard::keep_reserve();
     start_logging();
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == terminal::WATCH_TERMINAL)
+    {
+        return exit_code(terminal::watch());
+    }
     let serve = match flags::parse(std::env::args_os().skip(1)) {
         Ok(Command::Serve(serve)) => serve,
         Ok(Command::Run(run)) => return exit_code(run::run(&run)),

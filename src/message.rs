@@ -860,6 +860,7 @@ mod tests {
             env: Some([("A".into(), Some("1".into())), ("B".into(), None)].into()),
             tty: true,
             size: Some(PtySize { rows: 3, cols: 4 }),
+            terminal_modes: Some([("erase".into(), 8), ("ixon".into(), 0)].into()),
             stream_stdin: true,
             stream_stdout_stderr: true,
             output_bytes_cap: Limit::Unlimited,

@@ -196,7 +196,7 @@ impl<'de> Deserialize<'de> for Limit {
 #[cfg_attr(
     feature = "schema",
     derive(schemars::JsonSchema),
-    schemars(transform = crate::schema::size_wants_tty)
+    schemars(transform = crate::schema::terminals_want_tty)
 )]
 pub struct SpawnParams {
     /// The argument vector: program first, no shell.
@@ -223,6 +223,11 @@ pub struct SpawnParams {
         skip_serializing_if = "Option::is_none"
     )]
     pub size: Option<PtySize>,
+    /// Modes of the terminal by their names in stty(1), with `tty` only: the byte of a key, where 0 is
+    /// no key, and 0 or 1 for a switch. Those that are left out are the system's.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::TerminalModes>"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal_modes: Option<BTreeMap<String, u8>>,
     /// Keep stdin open for `process/writeStdin`; otherwise it is `/dev/null`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stream_stdin: bool,

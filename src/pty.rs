@@ -8,15 +8,16 @@
 //! Confessed: portable-pty tells why a terminal could not be opened in words only, so the error
 //! number is taken from the thread's `errno` right behind the call.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use portable_pty::{MasterPty, PtySystem, SlavePty};
 
 use crate::protocol::PtySize;
-use crate::sys;
+use crate::{modes, sys};
 
 /// The master side of a terminal.
 pub(crate) struct Terminal {
@@ -35,7 +36,7 @@ pub(crate) struct FreshTerminal {
 }
 
 impl FreshTerminal {
-    pub(crate) fn open(size: PtySize) -> io::Result<Self> {
+    pub(crate) fn open(size: PtySize, modes: Option<&BTreeMap<String, u8>>) -> io::Result<Self> {
         let pair = portable_pty::unix::UnixPtySystem::default()
             .openpty(native(size))
             .map_err(|e| system_error(&e))?;
@@ -51,9 +52,12 @@ impl FreshTerminal {
         let descriptor = unsafe { BorrowedFd::borrow_raw(raw) }.try_clone_to_owned()?;
         sys::set_nonblocking(&descriptor)?;
         // Otherwise the erase character takes one byte, and leaves half a character.
-        let mut settings = sys::terminal_settings(&descriptor)?;
+        let mut settings = sys::terminal_settings(descriptor.as_fd())?;
         settings.c_iflag |= libc::IUTF8;
-        sys::set_terminal_settings(&descriptor, &settings)?;
+        sys::set_terminal_settings(descriptor.as_fd(), &settings)?;
+        if let Some(modes) = modes {
+            modes::set(descriptor.as_fd(), modes)?;
+        }
         Ok(FreshTerminal {
             terminal: Terminal { master: pair.master },
             descriptor,

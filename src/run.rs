@@ -1,52 +1,133 @@
 //! `procwire run`: one program, as if it had been typed here.
 //!
-//! **Thread:** main prints what the program prints; one thread feeds it, one hears signals, and one
-//! passes them on, which may wait for the server.
+//! **Thread:** main prints what the program prints; `stdin` feeds it; what ends a run early has
+//! threads of its own, in `life.rs`.
 //! **Owns:** the client, the process, and the terminal while the program has one.
 //! **Never:** holds back output that somebody reads, and never leaves a program behind: it ends with
-//! the connection, and the connection with this process, whatever ends that.
+//! the connection, and the connection with this process, whatever ends that. The exception is a
+//! program that was started with `--detach`.
+
+mod life;
 
 use std::ffi::OsStr;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::process::Command;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
-use procwire::client::{Client, Control, Error, Event, Process, Spawn, Stdin};
-use procwire::guard;
+use procwire::client::{Client, Error, Event, ExitStatus, Process, Spawn, Stdin};
+use procwire::guard::{self, Guarded};
 use procwire::protocol::Stage;
-use rustix::process::{Pid, Signal, kill_process};
-use signal_hook::consts::{
-    SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH,
-};
-use signal_hook::iterator::Signals;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGINT, SIGPIPE, SIGWINCH};
 
-use crate::terminal::{self, Patient, Raw};
+use crate::terminal::{self, Patient, shown};
+use life::{Ending, Life, State, lock};
 
-/// Exit codes of our own, as `env` and shells have them.
+/// Exit codes of our own, as `timeout`, `env` and shells have them.
+const TIMED_OUT: i32 = 124;
 const FAILED: i32 = 125;
 const CANNOT_EXECUTE: i32 = 126;
 const NOT_FOUND: i32 = 127;
 
 /// Output that waits to be printed; past it the program waits.
-const UNREAD: usize = 4 * 1024 * 1024;
+const MAX_UNREAD_BYTES: usize = 4 * 1024 * 1024;
 /// How long a program may take to end when nobody reads its output any more.
-const UNHEARD: Duration = Duration::from_millis(500);
+const UNHEARD_WAIT: Duration = Duration::from_millis(500);
+/// How often a process in the background looks whether it has come to the foreground. A shell that
+/// brings back a job that was running all the time does not tell it.
+const FOREGROUND_PAUSE: Duration = Duration::from_millis(200);
+
+/// Variables that name descriptors of this process, or of its server, which the program does not get.
+const NAMES_OF_DESCRIPTORS: [&str; 6] = [
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "NODE_CHANNEL_FD",
+    "NODE_CHANNEL_SERIALIZATION_MODE",
+];
+
+/// Whether the program has a terminal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Tty {
+    /// If stdin, stdout and stderr are one.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
 
 /// What to run, and how.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Run {
     pub command: Vec<String>,
-    pub tty: bool,
+    pub tty: Tty,
+    pub no_stdin: bool,
     pub json: bool,
+    pub stats: bool,
+    pub detach: bool,
     pub cwd: Option<PathBuf>,
     pub env: Vec<(String, String)>,
     pub unset: Vec<String>,
     pub timeout: Option<Duration>,
+    pub grace: Duration,
+    pub connect_timeout: Option<Duration>,
     pub server: Option<String>,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Run {
+            command: Vec::new(),
+            tty: Tty::Auto,
+            no_stdin: false,
+            json: false,
+            stats: false,
+            detach: false,
+            cwd: None,
+            env: Vec::new(),
+            unset: Vec::new(),
+            timeout: None,
+            grace: Duration::from_secs(2),
+            connect_timeout: None,
+            server: None,
+        }
+    }
+}
+
+impl Run {
+    fn wants_tty(&self) -> bool {
+        match self.tty {
+            Tty::Always => true,
+            Tty::Never => false,
+            Tty::Auto => {
+                !(self.json || self.no_stdin || self.detach)
+                    && io::stdin().is_terminal()
+                    && io::stdout().is_terminal()
+                    && io::stderr().is_terminal()
+            }
+        }
+    }
+
+    /// What the server is called in errors.
+    fn server_name(&self) -> String {
+        match &self.server {
+            None => "the server".to_owned(),
+            Some(command) => format!("the server '{}'", shown(command)),
+        }
+    }
+
+    fn names(&self, variable: &str) -> bool {
+        let mut named = self.env.iter().map(|(name, _)| name).chain(&self.unset);
+        named.any(|name| name == variable)
+    }
 }
 
 /// A server to talk to: a shell command, or this program itself.
@@ -59,39 +140,52 @@ pub fn server(command: Option<&str>) -> Command {
             shell
         }
         None => {
-            let (file, command) = procwire::guard::own_command();
-            let mut own = Command::new(file);
-            if let Some((name, loader)) = command.split_first() {
-                own.arg0(if loader.is_empty() {
-                    OsStr::new("procwire")
-                } else {
-                    name
-                });
-                own.args(loader);
-            }
+            let mut own = own_program();
             own.arg("serve").process_group(0);
             own
         }
     }
 }
 
-/// Runs it; the exit code to end with.
+/// This program itself.
+pub fn own_program() -> Command {
+    let (file, command) = guard::own_command();
+    let mut own = Command::new(file);
+    if let Some((name, loader)) = command.split_first() {
+        own.arg0(if loader.is_empty() {
+            OsStr::new("procwire")
+        } else {
+            name
+        });
+        own.args(loader);
+    }
+    own
+}
+
+/// Runs it, and dies of the signal that killed the program, if one did; otherwise the exit code to
+/// end with.
 pub fn run(run: &Run) -> i32 {
     match try_run(run) {
-        Ok(code) => code,
+        Ok(ending) => ending.code(),
         Err(error) => {
-            terminal::restore();
+            let _last = life::last_word();
+            terminal::clean_up();
             let refused = match error.downcast_ref() {
                 Some(Error::Refused(refused)) => Some(refused),
                 _ => None,
             };
             match refused {
                 Some(refused) if run.json => {
-                    let _ = writeln!(Patient(io::stdout()), "{{\"error\":{}}}", refused.to_json());
+                    let _ = writeln!(
+                        Patient(io::stdout()),
+                        "{{\"error\":{}}}",
+                        terminal::shown_json(&refused.to_json())
+                    );
                 }
-                _ => {
-                    let _ = writeln!(io::stderr(), "procwire: {error}");
-                }
+                _ => life::say(&match (is_of_connection(&*error), &run.server) {
+                    (true, Some(command)) => format!("--server '{command}': {error}"),
+                    _ => error.to_string(),
+                }),
             }
             match refused.and_then(|refused| refused.data.as_ref()) {
                 Some(why) => match why.stage {
@@ -105,78 +199,176 @@ pub fn run(run: &Run) -> i32 {
     }
 }
 
-fn try_run(run: &Run) -> Result<i32, Box<dyn std::error::Error>> {
-    let spawn = spawn(run)?;
+/// Whether it is the connection that has failed, while a request was made or output was read.
+fn is_of_connection(error: &(dyn std::error::Error + 'static)) -> bool {
+    let read = || error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref();
+    let error = error.downcast_ref().or_else(read);
+    matches!(error, Some(Error::Ended(_) | Error::Io(_)))
+}
+
+fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
+    let tty = run.wants_tty();
+    let has_input = has_input(run)?;
+    let spawn = spawn(run, tty, has_input)?;
     // Before anything can change: no signal goes unheard from now on.
-    let life = heed_signals(run.tty)?;
-    // What is typed at our terminal is for the program, and not for its server.
-    let command = run
-        .server
-        .as_ref()
-        .map(|command| format!("trap '' INT QUIT TSTP\n{command}"));
-    let client = {
-        // A signal meanwhile waits, so that it finds the server.
-        let mut life = lock(&life);
-        let client = Client::launch(server(command.as_deref()))?;
-        life.server = client.server_pid();
-        client
-    };
+    let life = life::heed_signals(tty, run.server.is_some())?;
+    life::watch_clock(run, &life)?;
+    if tty {
+        terminal::watch_over();
+    }
+    let client = connect(run, &life)?;
+    if run.detach {
+        return detach(run, &client, spawn);
+    }
     let mut process = client.spawn(spawn)?;
-    lock(&life).state = State::Running(pass_on(process.control())?);
-    let raw = match run.tty {
-        true => Raw::enter().map_err(|e| format!("the terminal here: {e}"))?,
-        false => None,
-    };
-    if run.tty {
+    lock(&life).state = State::Running(life::pass_on(process.control())?);
+    if tty {
+        terminal::take(has_input).map_err(|e| format!("the terminal here: {e}"))?;
         // The terminal may have changed while the program was started.
-        resize(&process);
+        life::resize(&process);
     }
-    if let Some(stdin) = process.stdin.take() {
-        feed(stdin)?;
+    let input_error = Arc::new(Mutex::new(None));
+    if let (Some(stdin), true) = (process.stdin.take(), has_input) {
+        let pid = run.server.is_none().then(|| process.pid());
+        feed(stdin, pid, Arc::clone(&input_error))?;
     }
-    let (status, line) = match run.json {
+    let (status, output) = match run.json {
         true => {
             let output = process.wait_with_output()?;
-            let mut exited = (*output.status).clone();
-            exited.stdout.bytes = output.stdout;
-            exited.stderr.bytes = output.stderr;
-            (output.status, Some(exited.to_json()))
+            (output.status, Some((output.stdout, output.stderr)))
         }
         false => {
             print(&mut process)?;
             (process.wait()?, None)
         }
     };
-    lock(&life).state = State::Over(status.exit_code);
-    drop(raw);
-    if let Some(line) = line {
-        writeln!(Patient(io::stdout()), "{line}").map_err(|e| format!("stdout: {e}"))?;
+    let (timed_out, passed) = {
+        let life = lock(&life);
+        (life.timed_out || status.timed_out, life.passed.clone())
+    };
+    let input_error = input_error.lock().ok().and_then(|mut error| error.take());
+    let signal = status.signal.as_deref().filter(|_| !timed_out);
+    let number = signal.and_then(|name| life::signal_number(name, status.exit_code, run.server.is_none()));
+    let ending = match number {
+        _ if timed_out => Ending::Code(TIMED_OUT),
+        Some(number) => Ending::Signal(number),
+        None if status.exit_code == 0 && input_error.is_some() => Ending::Code(FAILED),
+        None => Ending::Code(status.exit_code),
+    };
+    lock(&life).state = State::Over(ending);
+    match ending == Ending::Code(status.exit_code) && !timed_out {
+        true => terminal::release(),
+        // It had no time to clean up.
+        false => terminal::clean_up(),
+    }
+    if let Some((stdout, stderr)) = output {
+        let mut exited = (*status).clone();
+        exited.stdout.bytes = stdout;
+        exited.stderr.bytes = stderr;
+        if timed_out {
+            (exited.timed_out, exited.exit_code) = (true, TIMED_OUT);
+        }
+        writeln!(Patient(io::stdout()), "{}", exited.to_json()).map_err(|e| format!("stdout: {e}"))?;
+    }
+    if let Some(error) = input_error {
+        life::say(&format!("stdin: {error}"));
+    }
+    let known = number.is_some_and(|number| [SIGINT, SIGPIPE].contains(&number) || passed.contains(&number));
+    if run.stats || !run.json && (timed_out || signal.is_some() && !known) {
+        life::say(&last_words(run, &status, timed_out));
     }
     // What it has left running ends here; how the server ends makes no difference any more.
     let _ = client.close();
-    Ok(status.exit_code)
+    // Its pid may be another process's from now on.
+    lock(&life).server = None;
+    Ok(ending)
 }
 
-fn spawn(run: &Run) -> Result<Spawn, String> {
-    let mut spawn = Spawn::new(run.command.iter().cloned())
-        .unread_limit(UNREAD)
+/// Starts the server, and waits until it answers.
+fn connect(run: &Run, life: &Mutex<Life>) -> Result<Client, Error> {
+    // What is typed at our terminal is for the program, and not for its server.
+    let command = run
+        .server
+        .as_ref()
+        .map(|command| format!("trap '' INT QUIT TSTP\n{command}"));
+    if run.server.is_some() {
+        // What loses its parent becomes a child of ours, and is found if all is given up.
+        Guarded::begin(None)?;
+        terminal::remember();
+    }
+    let client = {
+        // A signal meanwhile waits, so that it finds the server.
+        let mut life = lock(life);
+        let client = Client::launch(server(command.as_deref()))?;
+        life.server = client.server_pid();
+        client
+    };
+    // A server that lists nothing says so, which is an answer as well.
+    match client.list() {
+        Ok(_) | Err(Error::Refused(_)) => {}
+        Err(error) => return Err(error),
+    }
+    lock(life).state = State::Starting;
+    Ok(client)
+}
+
+/// Whether there is input for the program: a closed stdin and `/dev/null` are none.
+fn has_input(run: &Run) -> Result<bool, String> {
+    let stdin = io::stdin();
+    if run.no_stdin || run.detach {
+        return Ok(false);
+    }
+    let failed = |e: &dyn std::fmt::Display| format!("stdin: {e}");
+    let file = std::fs::File::from(stdin.as_fd().try_clone_to_owned().map_err(|e| failed(&e))?);
+    let metadata = file.metadata().map_err(|e| failed(&e))?;
+    if metadata.file_type().is_char_device() {
+        let null = std::fs::metadata("/dev/null").map(|null| null.rdev());
+        return Ok(null.ok() != Some(metadata.rdev()));
+    }
+    // Told before anything is started: one that is not open for reading, and a directory.
+    match rustix::io::read(&stdin, &mut [0; 0][..]) {
+        Err(e @ (Errno::ISDIR | Errno::BADF)) => Err(failed(&io::Error::from(e))),
+        _ => Ok(true),
+    }
+}
+
+fn spawn(run: &Run, tty: bool, has_input: bool) -> Result<Spawn, String> {
+    let leader: &[&str] = if run.detach {
+        &["sh", "-c", START_AND_STAY]
+    } else {
+        &[]
+    };
+    let leader = leader.iter().map(|&argument| argument.to_owned());
+    let mut spawn = Spawn::new(leader.chain(run.command.iter().cloned()))
+        .unread_limit(MAX_UNREAD_BYTES)
         .wait_when_unread()
         .envs(run.env.iter().cloned());
     spawn = run.unset.iter().fold(spawn, Spawn::env_remove);
-    if run.tty {
+    if !has_input {
+        spawn = spawn.no_stdin();
+    }
+    if run.detach {
+        spawn = spawn.detach().kill_on_drop(false);
+    }
+    let mut unset = NAMES_OF_DESCRIPTORS.to_vec();
+    if tty {
         let (rows, cols) = terminal::size().unwrap_or((24, 80));
         spawn = spawn.tty(rows, cols);
+        if io::stdin().is_terminal() {
+            spawn = spawn
+                .modes_of(io::stdin())
+                .map_err(|e| format!("the terminal here: {e}"))?;
+        }
+        // They say the size of another terminal, and go before what this one says.
+        unset.extend(["COLUMNS", "LINES"]);
         // A server elsewhere does not know what terminal this is.
-        let named = run.env.iter().map(|(name, _)| name).chain(&run.unset);
-        if let (Some(_), false, Ok(term)) = (
-            &run.server,
-            named.into_iter().any(|name| name == "TERM"),
-            std::env::var("TERM"),
-        ) {
+        if let (Some(_), false, Ok(term)) = (&run.server, run.names("TERM"), std::env::var("TERM")) {
             spawn = spawn.env("TERM", term);
         }
     }
-    if let Some(timeout) = run.timeout {
+    unset.retain(|variable| !run.names(variable));
+    spawn = unset.into_iter().fold(spawn, Spawn::env_remove);
+    if let Some(timeout) = life::server_timeout(run) {
         spawn = spawn.timeout(timeout);
     }
     if let Some(cwd) = &run.cwd {
@@ -185,173 +377,154 @@ fn spawn(run: &Run) -> Result<Spawn, String> {
             None => std::path::absolute(cwd).map_err(|e| format!("--cwd {}: {e}", cwd.display()))?,
             Some(_) => cwd.clone(),
         };
-        let cwd = absolute.to_str();
-        spawn = spawn.current_dir(
-            cwd.ok_or_else(|| format!("--cwd {}: it is not valid unicode", absolute.display()))?,
-        );
+        let unicode = |path: &Path| match path.to_str() {
+            Some(path) => Ok(path.to_owned()),
+            None => Err(format!("--cwd {}: it is not valid unicode", path.display())),
+        };
+        if !run.names("PWD") {
+            let plain = !absolute.components().any(|part| part == Component::ParentDir);
+            // A shell believes PWD only without `..`.
+            let pwd = match (plain, &run.server) {
+                (true, _) => Some(absolute.clone()),
+                (false, None) => absolute.canonicalize().ok(),
+                (false, Some(_)) => None,
+            };
+            spawn = match pwd {
+                Some(pwd) => spawn.env("PWD", unicode(&pwd)?),
+                None => spawn.env_remove("PWD"),
+            };
+        }
+        spawn = spawn.current_dir(unicode(&absolute)?);
     }
     Ok(spawn)
 }
 
-// ---- signals ----
+// ---- what is said at the end ----
 
-/// What a signal is for changes as the program comes and goes.
-enum State {
-    /// There is no program yet. A signal ends this, and the server that has not answered.
-    Starting,
-    /// It is for the program.
-    Running(SyncSender<Pass>),
-    /// The program has ended with this code. A signal ends the wait for its server.
-    Over(i32),
-}
-
-struct Life {
-    server: Option<u32>,
-    state: State,
-}
-
-/// Something to pass on to the program.
-enum Pass {
-    Signal(i32),
-    /// To stop, and to say when it has been told.
-    Stop(SyncSender<()>),
-    Size,
-}
-
-/// What may wait to be passed on, where the way to the server is blocked. More than that is lost.
-const PASSED: usize = 64;
-/// How long a stop of this process waits for the program to be told.
-const TELL: Duration = Duration::from_millis(500);
-
-fn heeded(tty: bool) -> Vec<i32> {
-    let mut signals = vec![SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP];
-    // Whoever starts us under nohup, or in the background of a script, does not want us to hear them.
-    signals.retain(|signal| !guard::is_ignored(*signal));
-    if tty {
-        signals.push(SIGWINCH);
+/// One line about how the program ended, with `--stats` also what it has used.
+fn last_words(run: &Run, status: &ExitStatus, timed_out: bool) -> String {
+    let program = run.command.first().map_or("", String::as_str);
+    let mut how = match (&status.signal, timed_out) {
+        (Some(signal), _) => format!("killed by {signal}"),
+        (None, false) => format!("exit code {}", status.exit_code),
+        (None, true) => format!("ended by itself with exit code {}", status.exit_code),
+    };
+    if status.core_dumped {
+        how.push_str(" (core dumped)");
     }
-    signals
-}
-
-/// Starts the thread that hears signals. It never waits for the server, so that it hears the second.
-fn heed_signals(tty: bool) -> io::Result<Arc<Mutex<Life>>> {
-    let mut signals = Signals::new(heeded(tty))?;
-    let life = Arc::new(Mutex::new(Life {
-        server: None,
-        state: State::Starting,
-    }));
-    let its_life = Arc::clone(&life);
-    guard::start_thread("signals", move || {
-        let mut asked = Vec::new();
-        for signal in signals.forever() {
-            heed(signal, &lock(&its_life), &mut asked);
-        }
-    })?;
-    Ok(life)
-}
-
-fn heed(signal: i32, life: &Life, asked: &mut Vec<i32>) {
-    match (signal, &life.state) {
-        (SIGWINCH, State::Running(program)) => drop(program.try_send(Pass::Size)),
-        (SIGWINCH, _) => {}
-        (SIGTSTP, State::Running(program)) => {
-            let (told, telling) = sync_channel(1);
-            if program.try_send(Pass::Stop(told)).is_ok() {
-                let _ = telling.recv_timeout(TELL);
-            }
-            terminal::restored_while(stop);
-            let _ = program.try_send(Pass::Signal(SIGCONT));
-        }
-        (SIGTSTP, _) => stop(),
-        // Asked twice: the server ends the program when we are gone.
-        (SIGTERM | SIGHUP, State::Running(_)) if asked.contains(&signal) => leave(128 + signal),
-        (_, State::Running(program)) => {
-            asked.push(signal);
-            let _ = program.try_send(Pass::Signal(signal));
-        }
-        (_, State::Starting) => {
-            end_server(life);
-            leave(128 + signal)
-        }
-        (_, State::Over(code)) => {
-            end_server(life);
-            leave(*code)
-        }
+    if timed_out {
+        let timeout = life::timeout(run).unwrap_or_default();
+        how = format!("timed out after {timeout:?}, {how}");
     }
-}
-
-/// Stops this process; returns when it goes on. By a signal that nobody hears and that the system
-/// drops, as it would have dropped SIGTSTP, where no shell could let this process go on.
-fn stop() {
-    let _ = signal_hook::low_level::raise(SIGTTOU);
-}
-
-/// It may be an ssh that asks for a password or waits for a host, and does not look at its stdin.
-fn end_server(life: &Life) {
-    let pid = life.server.and_then(|pid| Pid::from_raw(pid.cast_signed()));
-    if let Some(pid) = pid {
-        // Fails only for one that has ended.
-        let _ = kill_process(pid, Signal::TERM);
+    if run.stats {
+        let seconds = |time: Duration| format!("{:.3} s", time.as_secs_f64());
+        let usage = &status.usage;
+        let kib = usage.max_rss_bytes / 1024;
+        how.push_str(&format!(
+            ", {} real, {} user, {} system, {}.{} MiB memory",
+            seconds(status.duration),
+            seconds(usage.user),
+            seconds(usage.system),
+            kib / 1024,
+            kib % 1024 * 10 / 1024,
+        ));
     }
+    format!("{program}: {how}")
 }
 
-fn leave(code: i32) {
-    terminal::restore();
-    std::process::exit(code);
-}
+// ---- a program that stays ----
 
-/// Starts the thread that passes on what the program is to hear, and may wait for the server.
-fn pass_on(control: Control) -> io::Result<SyncSender<Pass>> {
-    let (sender, receiver) = sync_channel(PASSED);
-    guard::start_thread("pass-on", move || {
-        for pass in receiver {
-            match pass {
-                Pass::Signal(signal) => control.post_signal(signal, None),
-                Pass::Stop(told) => {
-                    control.post_signal("STOP", None);
-                    let _ = told.try_send(());
-                }
-                Pass::Size => resize(&control),
-            }
-        }
-    })?;
-    Ok(sender)
-}
+/// Starts the program with its output thrown away, and says that it is about to. The connection has
+/// only pipes to give, which would end with it.
+const START_AND_STAY: &str =
+    "command -v -- \"$0\" >/dev/null 2>&1 || exit 127; echo; exec \"$0\" \"$@\" >/dev/null 2>&1";
 
-fn resize(control: &Control) {
-    if let Some((rows, cols)) = terminal::size() {
-        control.post_resize(rows, cols);
+/// Starts the program so that it outlives this one, and prints its pid.
+fn detach(run: &Run, client: &Client, spawn: Spawn) -> Result<Ending, Box<dyn std::error::Error>> {
+    let mut process = client.spawn(spawn)?;
+    let started = matches!(process.events().next().transpose()?, Some(Event::Stdout(_)));
+    if !started {
+        let status = process.wait()?;
+        let program = run.command.first().map_or("", String::as_str);
+        life::say(&match status.exit_code {
+            NOT_FOUND => format!("{program}: there is no such program"),
+            code => format!("{program}: it was not started: exit code {code}"),
+        });
+        return Ok(Ending::Code(match status.exit_code {
+            NOT_FOUND => NOT_FOUND,
+            _ => FAILED,
+        }));
     }
-}
-
-fn lock(life: &Mutex<Life>) -> MutexGuard<'_, Life> {
-    life.lock().unwrap_or_else(PoisonError::into_inner)
+    let pid = process.pid();
+    let line = if run.json {
+        format!("{{\"pid\":{pid}}}")
+    } else {
+        pid.to_string()
+    };
+    writeln!(Patient(io::stdout()), "{line}").map_err(|e| format!("stdout: {e}"))?;
+    Ok(Ending::Code(0))
 }
 
 // ---- streams ----
 
-/// Starts the thread that feeds the program. It ends with the input or with this program.
-fn feed(mut stdin: Stdin) -> io::Result<()> {
+/// Starts the thread that feeds the program, whose pid is given if it is on this machine. It ends
+/// with the input or with this program.
+fn feed(mut stdin: Stdin, pid: Option<u32>, failure: Arc<Mutex<Option<io::Error>>>) -> io::Result<()> {
     guard::start_thread("stdin", move || {
+        let is_terminal = io::stdin().is_terminal();
+        if is_terminal {
+            // Reading from the background fails then, and does not stop us.
+            guard::block_terminal_signals();
+        }
         let mut input = Patient(io::stdin());
         let mut buffer = vec![0; 64 * 1024];
         loop {
+            if is_terminal {
+                wait_to_be_typed_at();
+            }
             match input.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(n) => {
+                    let stops = terminal::typed(&buffer[..n]) && pid.is_some_and(terminal::stops_at_key);
                     if stdin.write_all(&buffer[..n]).is_err() {
                         // It wants no more.
                         break;
                     }
+                    if stops {
+                        life::stop_all();
+                    }
                 }
+                Err(_) if is_terminal && !terminal::in_foreground() => {}
                 Err(e) => {
-                    log::debug!("reading stdin failed, which ends the program's: {e}");
+                    // Told at the end, when the terminal takes lines again.
+                    if let Ok(mut failure) = failure.lock() {
+                        *failure = Some(e);
+                    }
                     break;
                 }
             }
         }
     })?;
     Ok(())
+}
+
+/// Waits until something is typed that is for us: from the background, what is typed is not read.
+fn wait_to_be_typed_at() {
+    loop {
+        if !terminal::in_foreground() {
+            while !terminal::in_foreground() {
+                thread::sleep(FOREGROUND_PAUSE);
+            }
+            terminal::enter();
+            // A new size is told to the foreground alone.
+            let _ = signal_hook::low_level::raise(SIGWINCH);
+        }
+        // Fails only for an interruption, behind which we look again.
+        let _ = poll(&mut [PollFd::new(&io::stdin(), PollFlags::IN)], None);
+        if terminal::in_foreground() {
+            return;
+        }
+    }
 }
 
 /// Prints what the program prints, until its end.
@@ -361,13 +534,18 @@ fn print(process: &mut Process) -> Result<(), Box<dyn std::error::Error>> {
     for event in process.events() {
         match event? {
             Event::Stdout(bytes) => {
-                if let Some(Err(e)) = stdout.as_mut().map(|stdout| stdout.write_all(&bytes)) {
+                let print = || stdout.as_mut().map(|stdout| stdout.write_all(&bytes));
+                let (printed, stops) = terminal::printing(&bytes, print);
+                if let Some(Err(e)) = printed {
                     stdout = None;
                     // As it would have been told itself; and if it does not listen, it ends as well.
-                    process.post_signal("PIPE", Some(UNHEARD));
+                    process.post_signal("PIPE", Some(UNHEARD_WAIT));
                     if e.kind() != io::ErrorKind::BrokenPipe {
                         failure = Some(e);
                     }
+                }
+                if stops {
+                    life::stop_all();
                 }
             }
             // Nobody can be told that nobody reads this.

@@ -21,7 +21,7 @@ use crate::protocol::{
     InitializeParams, InitializeReply, KillParams, Limit, RequestId, ResizePtyParams, SignalName,
     SpawnParams, WriteStdinParams, code, notification,
 };
-use crate::signal;
+use crate::{modes, signal};
 
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 const OPENRPC: &str = "1.3.2";
@@ -497,6 +497,28 @@ impl JsonSchema for Environment {
     }
 }
 
+/// Modes of a terminal by name.
+pub(crate) struct TerminalModes;
+
+impl JsonSchema for TerminalModes {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "TerminalModes".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let mode = |(name, largest): (&str, u8)| {
+            (
+                name.to_owned(),
+                json!({ "type": "integer", "minimum": 0, "maximum": largest }),
+            )
+        };
+        let modes: Map<String, Value> = modes::names().map(mode).collect();
+        json_schema!({ "type": "object", "properties": modes, "additionalProperties": false })
+    }
+}
+
 impl JsonSchema for Limit {
     fn inline_schema() -> bool {
         true
@@ -538,11 +560,12 @@ impl JsonSchema for ErrorCode {
     }
 }
 
-/// A size is for a terminal.
-pub(crate) fn size_wants_tty(schema: &mut Schema) {
+/// A size and modes are for a terminal.
+pub(crate) fn terminals_want_tty(schema: &mut Schema) {
+    let given = |name: &str| json!({ "properties": { name: { "type": "object" } }, "required": [name] });
     schema.insert(
         "if".to_owned(),
-        json!({ "properties": { "size": { "type": "object" } }, "required": ["size"] }),
+        json!({ "anyOf": [given("size"), given("terminalModes")] }),
     );
     schema.insert(
         "then".to_owned(),

@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never, select, 
 use crate::connection::{Connection, INBOX, Io};
 use crate::error::Error;
 use crate::message::ClientMessage;
+use crate::modes;
 use crate::outbox::{CHUNK, MAX_IN_FLIGHT, Notice, Outbox, outbox, weight_of_strings};
 use crate::output::BUSY_PIPES;
 use crate::process::{self, Command, Common, DRAIN, ProcessEvent, Start, Vitals};
@@ -1012,7 +1013,11 @@ fn weight_of_spawn(params: &SpawnParams) -> usize {
         });
     // The table has the handle once more.
     let handle = 2 * params.process_handle.len();
+    let modes = params.terminal_modes.iter().flatten();
     handle
+        + modes
+            .map(|(name, _)| size_of::<String>() + name.len())
+            .sum::<usize>()
         + params.cwd.as_ref().map_or(0, String::len)
         + weight_of_strings(&params.command)
         + env.sum::<usize>()
@@ -1060,6 +1065,7 @@ fn validate(params: &SpawnParams) -> Result<(), RpcError> {
         env,
         tty,
         size,
+        terminal_modes,
         ..
     } = params;
     if command.is_empty() {
@@ -1095,6 +1101,14 @@ fn validate(params: &SpawnParams) -> Result<(), RpcError> {
         if value.as_ref().is_some_and(|value| value.contains('\0')) {
             let name = shortened(name);
             return invalid(format!("env: the value of {name:?} contains a nul byte"));
+        }
+    }
+    if let Some(modes) = terminal_modes {
+        if !tty {
+            return invalid("terminalModes requires tty: true".to_owned());
+        }
+        if let Some(why) = modes::refusal(modes) {
+            return invalid(format!("terminalModes: {why}"));
         }
     }
     match size {

@@ -336,7 +336,8 @@ fn start(
 
     if params.tty {
         let size = params.size.unwrap_or_default();
-        let fresh = FreshTerminal::open(size).map_err(Failure::at(Stage::Pty, "openpty"))?;
+        let fresh = FreshTerminal::open(size, params.terminal_modes.as_ref())
+            .map_err(Failure::at(Stage::Pty, "openpty"))?;
         let (pid, pidfd) = program.run(&Stdio::Terminal(&fresh.name))?;
         let (terminal, descriptor) = fresh.opened_by_child();
         return Ok(Child {

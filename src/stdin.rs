@@ -108,7 +108,7 @@ impl Stdin {
     /// Notices that a program has switched its terminal to raw mode, and so taken over what was typed.
     pub(crate) fn observe(&mut self) {
         if let (false, Some(sink)) = (self.line.is_empty(), &self.sink)
-            && let Ok(settings) = sys::terminal_settings(sink)
+            && let Ok(settings) = sys::terminal_settings(sink.as_fd())
         {
             self.line.observe(&settings);
         }
@@ -141,7 +141,7 @@ impl Stdin {
     pub(crate) fn pump(&mut self) {
         while let (Some(sink), Some(bytes)) = (&self.sink, self.queue.front()) {
             // As they are now, because the kernel takes them into account when it takes the bytes.
-            let settings = self.terminal.then(|| sys::terminal_settings(sink));
+            let settings = self.terminal.then(|| sys::terminal_settings(sink.as_fd()));
             match sys::write(sink.as_fd(), &bytes[self.at..]) {
                 Ok(n) => {
                     if let Some(Ok(settings)) = settings {
@@ -194,7 +194,7 @@ impl Stdin {
         if !self.terminal || self.end_queued {
             return;
         }
-        let typed = sys::terminal_settings(&sink).map(|settings| {
+        let typed = sys::terminal_settings(sink.as_fd()).map(|settings| {
             self.line.observe(&settings);
             self.line.end_of_file(&settings)
         });

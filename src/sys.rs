@@ -325,19 +325,19 @@ pub(crate) fn readable_bytes(fd: &OwnedFd) -> io::Result<u64> {
     Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
-/// The settings of the terminal behind `master`.
-pub(crate) fn terminal_settings(master: &OwnedFd) -> io::Result<libc::termios> {
+/// The settings of the terminal behind `fd`, which may be either side of a PTY.
+pub(crate) fn terminal_settings(fd: BorrowedFd<'_>) -> io::Result<libc::termios> {
     let mut termios = MaybeUninit::<libc::termios>::uninit();
     // SAFETY: `termios` has room for the result.
-    check(unsafe { libc::tcgetattr(master.as_raw_fd(), termios.as_mut_ptr()) })?;
+    check(unsafe { libc::tcgetattr(fd.as_raw_fd(), termios.as_mut_ptr()) })?;
     // SAFETY: tcgetattr succeeded and filled it.
     Ok(unsafe { termios.assume_init() })
 }
 
-/// Changes the settings of the terminal behind `master`.
-pub(crate) fn set_terminal_settings(master: &OwnedFd, settings: &libc::termios) -> io::Result<()> {
-    // SAFETY: an initialised struct.
-    check(unsafe { libc::tcsetattr(master.as_raw_fd(), libc::TCSANOW, settings) }).map(drop)
+/// Gives the terminal behind `fd` these settings at once.
+pub(crate) fn set_terminal_settings(fd: BorrowedFd<'_>, settings: &libc::termios) -> io::Result<()> {
+    // SAFETY: `settings` is initialised and only read.
+    check(unsafe { libc::tcsetattr(fd.as_raw_fd(), libc::TCSANOW, settings) }).map(drop)
 }
 
 /// One read into `buffer`.

@@ -241,14 +241,14 @@ mod tests {
     /// Whatever is typed under whatever settings, the program's input ends exactly once.
     #[test]
     fn the_kernel_sees_one_end_of_file() {
-        let terminal = FreshTerminal::open(PtySize::default()).unwrap();
+        let terminal = FreshTerminal::open(PtySize::default(), None).unwrap();
         let master = &terminal.descriptor;
         let slave = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
             .open(terminal.name.to_str().unwrap())
             .unwrap();
-        let usual = sys::terminal_settings(master).unwrap();
+        let usual = sys::terminal_settings(master.as_fd()).unwrap();
         let keys = prop::collection::vec(0..KEYS.len(), 0..24);
         let characters = prop::collection::vec(0..6usize, 3);
         let cases = (keys, any::<u8>(), any::<u8>(), characters);
@@ -261,7 +261,7 @@ mod tests {
             settings.c_cc[libc::VEOL] = if eol == 0 { b'!' } else { 0 };
             settings.c_cc[libc::VEOL2] = if eol2 == 0 { b'@' } else { 0 };
             settings.c_cc[libc::VKILL] = if kill == 0 { 0 } else { usual.c_cc[libc::VKILL] };
-            sys::set_terminal_settings(master, &settings).unwrap();
+            sys::set_terminal_settings(master.as_fd(), &settings).unwrap();
 
             let mut typed: Vec<u8> = keys.iter().flat_map(|&key| KEYS[key]).copied().collect();
             let mut line = TypedLine::default();
@@ -278,7 +278,7 @@ mod tests {
                 ends += usize::from(n == 0);
             }
             // With other settings, such as INLCR, the last line would not end.
-            sys::set_terminal_settings(master, &usual).unwrap();
+            sys::set_terminal_settings(master.as_fd(), &usual).unwrap();
             prop_assert_eq!(sys::write(master.as_fd(), LAST_LINE).unwrap(), LAST_LINE.len());
             let mut wait = [Interest::read(slave.as_raw_fd())];
             sys::poll(&mut wait, Some(Duration::from_secs(20))).unwrap();
@@ -293,8 +293,8 @@ mod tests {
 
     #[test]
     fn raw_mode_takes_over_what_was_typed() {
-        let terminal = FreshTerminal::open(PtySize::default()).unwrap();
-        let lines = sys::terminal_settings(&terminal.descriptor).unwrap();
+        let terminal = FreshTerminal::open(PtySize::default(), None).unwrap();
+        let lines = sys::terminal_settings(terminal.descriptor.as_fd()).unwrap();
         let mut raw = lines;
         raw.c_lflag &= !libc::ICANON;
         let mut line = TypedLine::default();
@@ -311,8 +311,8 @@ mod tests {
 
     #[test]
     fn line_is_no_longer_than_the_terminals() {
-        let terminal = FreshTerminal::open(PtySize::default()).unwrap();
-        let settings = sys::terminal_settings(&terminal.descriptor).unwrap();
+        let terminal = FreshTerminal::open(PtySize::default(), None).unwrap();
+        let settings = sys::terminal_settings(terminal.descriptor.as_fd()).unwrap();
         let mut line = TypedLine::default();
         line.typed(&vec![b'x'; 10_000], &settings);
         assert_eq!(line.bytes.len(), MAX_LINE_BYTES);

@@ -4,8 +4,11 @@
 //! **Owns:** the params of a spawn, and what the client itself does with the process.
 //! **Never:** starts anything; [`Client::spawn`](super::Client::spawn) does.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
+use crate::modes;
 use crate::protocol::{Limit, PtySize, SpawnParams};
 
 /// Unread output of a process that is kept, unless the spawn says otherwise.
@@ -95,6 +98,17 @@ impl Spawn {
         self.params.tty = true;
         self.params.size = Some(PtySize { rows, cols });
         self
+    }
+
+    /// Gives its terminal the modes of another one, as ssh does: keys, echo, line ends and so on. Only
+    /// with [`tty`](Self::tty).
+    ///
+    /// # Errors
+    ///
+    /// What the system says if `terminal` is not one.
+    pub fn modes_of(mut self, terminal: impl AsFd) -> io::Result<Spawn> {
+        self.params.terminal_modes = Some(modes::of(terminal.as_fd())?);
+        Ok(self)
     }
 
     /// Its stdin is `/dev/null`. A terminal can be typed at all the same.

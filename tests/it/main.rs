@@ -12,6 +12,7 @@ mod proc;
 // Clients of ours.
 mod client;
 mod command_line;
+mod run;
 
 // What the documents say.
 mod documents;
@@ -60,6 +61,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("schema", schema::TESTS),
     ("client", client::TESTS),
     ("command_line", command_line::TESTS),
+    ("run", run::TESTS),
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),

@@ -640,6 +640,26 @@ fn unknown_methods_are_told_apart_from_bad_params() {
             json!({"processHandle": "a", "closeStdin": 1}),
             "closeStdin",
         ),
+        (
+            "process/spawn",
+            json!({"command": ["true"], "processHandle": "a", "tty": true, "terminalModes": {"erase": 256}}),
+            "terminalModes.erase",
+        ),
+        (
+            "process/spawn",
+            json!({"command": ["true"], "processHandle": "a", "tty": true, "terminalModes": {"ixon": 2}}),
+            "ixon",
+        ),
+        (
+            "process/spawn",
+            json!({"command": ["true"], "processHandle": "a", "tty": true, "terminalModes": {"fly": 1}}),
+            "fly",
+        ),
+        (
+            "process/spawn",
+            json!({"command": ["true"], "processHandle": "a", "terminalModes": {"ixon": 1}}),
+            "tty",
+        ),
         ("process/resizePty", json!({"processHandle": "a"}), "size"),
         (
             "process/resizePty",

@@ -180,6 +180,13 @@ fn borders() -> Vec<Value> {
             {"rows": 1, "cols": 1, "pixels": 3}, [1, 1]
         ])),
     );
+    spawned(
+        "terminalModes",
+        and(json!([
+            {}, {"erase": 8, "ixon": 0}, {"erase": 255}, {"erase": 256}, {"erase": -1}, {"erase": null}, {"ixon": 1},
+            {"ixon": 2}, {"ixon": true}, {"fly": 1}, {"": 1}, [["erase", 8]]
+        ])),
+    );
     spawned("unknown", odd());
     let piped = json!({ "command": ["true"], "processHandle": "h" });
     with(
@@ -187,6 +194,12 @@ fn borders() -> Vec<Value> {
         piped.clone(),
         "size",
         vec![json!(null), json!({"rows": 1, "cols": 1})],
+    );
+    with(
+        "process/spawn",
+        piped.clone(),
+        "terminalModes",
+        vec![json!(null), json!({}), json!({"echo": 0})],
     );
     with(
         "process/spawn",
