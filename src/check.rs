@@ -19,7 +19,21 @@ pub struct Check {
     pub files: Vec<PathBuf>,
     pub server: Option<String>,
     pub junit: Option<PathBuf>,
+    /// How long each message may take.
     pub deadline: Duration,
+    pub record: bool,
+}
+
+impl Default for Check {
+    fn default() -> Self {
+        Check {
+            files: Vec::new(),
+            server: None,
+            junit: None,
+            deadline: Duration::from_secs(10),
+            record: false,
+        }
+    }
 }
 
 struct Played {

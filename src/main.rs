@@ -7,10 +7,11 @@
 mod check;
 mod completions;
 mod flags;
+mod quote;
 mod run;
 mod terminal;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -18,7 +19,7 @@ use std::thread;
 use flags::{Command, Serve};
 use procwire::guard::{self, Guarded};
 use procwire::{Connection, End};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGTERM};
 use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
@@ -27,14 +28,24 @@ fn main() -> ExitCode {
         Ok(Command::Serve(serve)) => serve,
         Ok(Command::Run(run)) => return exit_code(run::run(&run)),
         Ok(Command::Check(check)) => return exit(check::check(&check), 2),
-        Ok(Command::Print(text)) => return print(&text),
-        Err(error) => {
-            // Where nobody reads errors either, there is only the exit code left.
-            let _ = writeln!(io::stderr(), "procwire: {error}");
-            return ExitCode::from(2);
+        Ok(Command::Print(text)) => {
+            return exit(
+                io::stdout()
+                    .write_all(text.as_bytes())
+                    .map(|()| 0)
+                    .map_err(Into::into),
+                1,
+            );
         }
+        Err(error) => return exit(Err(error.into()), 2),
     };
     if serve.guarded_by.is_none() {
+        if !serve.named && io::stdin().is_terminal() && io::stderr().is_terminal() {
+            let _ = writeln!(
+                io::stderr(),
+                "procwire: waiting for JSON-RPC lines on stdin; try 'procwire --help'"
+            );
+        }
         match guard::run() {
             Ok(code) => return exit_code(code),
             Err(e) => log::warn!("serving without a guard, so a SIGKILL would leave processes: {e}"),
@@ -43,23 +54,27 @@ fn main() -> ExitCode {
     exit(serve_stdio(serve), 1)
 }
 
-/// The exit code, or `failure` behind a word about what went wrong.
+/// The exit code, or `failure` behind a word about what went wrong. If nobody reads stdout any more,
+/// as in `procwire --help | head -1`, this process dies of SIGPIPE without a word, as others do.
 fn exit(outcome: Result<i32, Box<dyn std::error::Error>>, failure: i32) -> ExitCode {
     exit_code(outcome.unwrap_or_else(|error| {
-        let _ = writeln!(io::stderr(), "procwire: {error}");
+        if is_broken_pipe(&*error) {
+            let _ = signal_hook::low_level::emulate_default_handler(SIGPIPE);
+            return 128 + SIGPIPE;
+        }
+        // If nobody reads stderr either, there is only the exit code left.
+        let _ = writeln!(io::stderr(), "procwire: {}", quote::escaped(&error.to_string()));
         failure
     }))
 }
 
-fn exit_code(code: i32) -> ExitCode {
-    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn print(text: &str) -> ExitCode {
-    match io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
 /// Serves stdio until the connection ends or a signal says so; the exit code.
@@ -67,6 +82,7 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
     let Serve {
         mut config,
         guarded_by,
+        ..
     } = serve;
     let guarded = Guarded::begin(guarded_by.as_deref())?;
     if !guard::sees_processes() {

@@ -24,6 +24,7 @@ use signal_hook::consts::{
 };
 use signal_hook::iterator::Signals;
 
+use crate::quote::escaped;
 use crate::terminal::{self, Patient, Raw};
 
 /// Exit codes of our own, as `env` and shells have them.
@@ -81,7 +82,9 @@ pub fn run(run: &Run) -> i32 {
                     let _ = writeln!(Patient(io::stdout()), "{{\"error\":{}}}", refused.to_json());
                 }
                 _ => {
-                    let _ = writeln!(io::stderr(), "procwire: {error}");
+                    // The codes of JSON-RPC are for programs.
+                    let text = refused.map_or_else(|| error.to_string(), |refused| refused.message.clone());
+                    let _ = writeln!(io::stderr(), "procwire: {}", escaped(&text));
                 }
             }
             match refused.and_then(|refused| refused.data.as_ref()) {

@@ -1,7 +1,7 @@
 //! The command line: `run`, `check`, `completions`, help, and what is no command line at all.
 
 use std::io::{Read, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -42,8 +42,9 @@ pub const TESTS: &[Test] = &[
     test!(check_keeps_little_of_a_flood),
     test!(check_reads_while_it_sends),
     test!(check_can_be_interrupted_with_its_server),
-    test!(bash_completes),
     test!(help_teaches_and_mistakes_exit_with_2),
+    test!(a_closed_pipe_ends_it_without_a_word),
+    test!(typed_alone_it_says_what_it_waits_for),
 ];
 
 const PROCWIRE: &str = env!("CARGO_BIN_EXE_procwire");
@@ -144,7 +145,6 @@ fn exit_codes_are_kept() {
         (&["run", "no-such-program"], 127),
         (&["run", "/no/such/program"], 127),
         (&["run", &no_program], 126),
-        (&["run", "--cwd", "/no/such/directory", "true"], 125),
         (&["run", "--tty", "--", "sh", "-c", "exit 9"], 9),
         (&["run", "--tty", "--", "sh", "-c", "kill -KILL $$"], 137),
         (&["run", "--tty", "no-such-program"], 127),
@@ -310,9 +310,18 @@ fn what_fails_here_is_named() {
         text(&output.stderr),
         "procwire: stdout: No space left on device (os error 28)\n"
     );
-    let output = procwire(&["run", "--cwd", "", "--", "true"]);
-    assert_eq!(output.status.code(), Some(125));
-    assert!(text(&output.stderr).starts_with("procwire: --cwd : "));
+    // What the server refuses is said without the codes of JSON-RPC, and cannot control a terminal.
+    for (server, said) in [
+        (PROCWIRE, "no\\u{1b}[2Jsuch"),
+        (
+            r#"read line; id=${line#*:}; printf '%s\n' '{"id":'"${id%%,*}"',"error":{"code":-32603,"message":"\u001b]0;x\u0007\u009b31m\u202e"}}'; read end"#,
+            "\\u{1b}]0;x\\u{7}\\u{9b}31m\\u{202e}",
+        ),
+    ] {
+        let output = procwire(&["run", "--server", server, "--", "no\u{1b}[2Jsuch"]);
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains(said) && !stderr.contains("-32"), "{stderr}");
+    }
 }
 
 fn nothing_is_left_after_sigkill() {
@@ -726,66 +735,106 @@ fn check_can_be_interrupted_with_its_server() {
     client.finish();
 }
 
-fn bash_completes() {
-    let scratch = Scratch::new();
-    let script = procwire(&["completions", "bash"]).stdout;
-    let script = scratch.file("completions.bash", 0o644, script);
-    for (words, expected) in [
-        (&["procwire", "ru"][..], "run\n"),
-        (&["procwire", "--dr"], "--drain\n"),
-        (&["procwire", "run", "--js"], "--json\n"),
-        (&["procwire", "check", "--jun"], "--junit\n"),
-        (&["procwire", "completions", "f"], "fish\n"),
-        (&["procwire", "run", "--cwd", "/us"], "/usr\n"),
-        (&["procwire", "run", "--timeout", ""], ""),
-        (&["procwire", "serve", "--default-t"], "--default-timeout-ms\n"),
-    ] {
-        let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
-        let test = format!(
-            "set -u; . {script}; COMP_WORDS=({}); COMP_CWORD={}; _procwire; \
-             ((${{#COMPREPLY[@]}})) && printf '%s\\n' \"${{COMPREPLY[@]}}\"; true",
-            quoted.join(" "),
-            words.len() - 1
-        );
-        let output = Command::new("bash")
-            .args(["--norc", "-c", &test])
-            .output()
-            .expect("bash starts");
-        assert_eq!(text(&output.stderr), "", "{words:?}");
-        assert_eq!(text(&output.stdout), expected, "{words:?}");
-    }
-}
-
 fn help_teaches_and_mistakes_exit_with_2() {
     for (arguments, wanted) in [
         (&["--help"][..], "procwire run -- echo hi"),
+        (&["help"], "procwire run -- echo hi"),
         (&["serve", "-h"], "process/writeStdin"),
         (&["run", "--help"], "--unset NAME"),
+        (&["help", "run"], "--unset NAME"),
         (&["check", "-h"], "--junit FILE"),
+        (&["schema", "-h"], "--openrpc"),
         (&["completions", "--help"], "fish"),
+        (&["help", "-h"], "[COMMAND]"),
         (&["--version"], "procwire "),
+        (&["run", "--version"], "procwire "),
+        (&["check", "-V"], "procwire "),
     ] {
         let output = procwire(arguments);
-        assert!(text(&output.stdout).contains(wanted), "{arguments:?}");
+        let printed = text(&output.stdout);
+        assert!(printed.contains(wanted), "{arguments:?}");
         assert_eq!(
             (output.status.code(), text(&output.stderr)),
             (Some(0), String::new())
         );
+        let longest = printed.lines().map(|line| line.chars().count()).max();
+        assert!(longest <= Some(80), "{arguments:?}: {longest:?} columns");
     }
     for (arguments, wanted) in [
-        (&["fly"][..], "fly"),
-        (&["--fly"], "--fly"),
-        (&["run"], "program"),
-        (&["run", "--timeout", "soon", "true"], "500ms"),
+        (&["fly"][..], "unknown command 'fly'\n"),
+        (&["rnu"], "did you mean 'run'?"),
+        (&["help", "fly"], "unknown command 'fly'\n"),
+        (&["--fly"], "unknown flag '--fly'\n"),
+        (&["run"], "missing PROGRAM: procwire run"),
+        (&["run", ""], "PROGRAM must not be empty"),
+        (
+            &["run", "--timeout", "soon", "true"],
+            "--timeout 'soon': expected a duration: 500ms",
+        ),
         (&["run", "--fly"], "procwire run --help"),
-        (&["run", "--env", "A", "true"], "NAME=VALUE"),
-        (&["check"], "file"),
-        (&["completions", "csh"], "csh"),
+        (&["run", "--env", "A", "true"], "--env 'A': expected NAME=VALUE"),
+        (
+            &["run", "-e", "=x", "true"],
+            "-e '=x': expected NAME=VALUE, but NAME is empty",
+        ),
+        (
+            &["run", "-C", "/no/such", "true"],
+            "--cwd '/no/such': the directory does not exist",
+        ),
+        (&["run", "--cwd", "", "true"], "--cwd '': must not be empty"),
+        (&["check"], "missing FILE"),
+        (&["completions", "csh"], "'csh': expected bash, zsh or fish"),
         (&["completions"], "bash"),
+        (
+            &["--max-pending-stdin", "many"],
+            "--max-pending-stdin 'many': expected a number of bytes",
+        ),
+        (&["\u{1b}[2J"], "'\\u{1b}[2J'"),
     ] {
         let output = procwire(arguments);
         let stderr = text(&output.stderr);
         assert!(stderr.contains(wanted), "{arguments:?}: {stderr}");
+        assert!(
+            stderr.starts_with("procwire: ") && stderr.contains("\nTry 'procwire"),
+            "{stderr}"
+        );
         assert_eq!((output.status.code(), output.stdout), (Some(2), vec![]));
     }
+    // Neither is text.
+    for arguments in [&["run", "echo"][..], &["completions"], &[]] {
+        use std::os::unix::ffi::OsStrExt;
+        let mut command = binary();
+        command.args(arguments).arg(std::ffi::OsStr::from_bytes(b"a\xff"));
+        let output = command.stdin(Stdio::null()).output().expect("the binary starts");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+fn a_closed_pipe_ends_it_without_a_word() {
+    for arguments in [&["--help"][..], &["schema"], &["completions", "zsh"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = binary().args(arguments).stdout(writer).output();
+        let output = output.expect("the binary starts");
+        assert_eq!(output.status.signal(), Some(libc::SIGPIPE), "{arguments:?}");
+        assert_eq!(text(&output.stderr), "");
+    }
+}
+
+/// Alone at a terminal it says what it waits for; a program that asks for the protocol hears nothing else.
+fn typed_alone_it_says_what_it_waits_for() {
+    let mut client = Client::in_process();
+    client.spawn(Mode::Tty.params("p", &[PROCWIRE]));
+    client.until(
+        "p",
+        "waiting for JSON-RPC lines on stdin; try 'procwire --help'\r\n",
+    );
+    client.write("p", b"\x04");
+    assert_eq!(client.exited("p")["exitCode"], 0);
+    client.finish();
+    let output = procwire(&[]);
+    assert_eq!(
+        (output.status.code(), output.stdout, text(&output.stderr)),
+        (Some(0), vec![], String::new())
+    );
 }
