@@ -11,6 +11,7 @@ mod harness;
 // Clients of ours.
 mod client;
 mod command_line;
+mod completions;
 
 // What the documents say.
 mod documents;
@@ -57,6 +58,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("schema", schema::TESTS),
     ("client", client::TESTS),
     ("command_line", command_line::TESTS),
+    ("completions", completions::TESTS),
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),
@@ -92,7 +94,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let trials = all().into_iter().map(|(name, _)| {
         let own_name = name.clone();
-        let missing = remote::missing(&name);
+        let missing = remote::missing(&name).or_else(|| completions::missing(&name));
         let trial = Trial::test(name, move || {
             harness::run_in_own_process(&own_name).map_err(Into::into)
         });
