@@ -7,7 +7,6 @@
 mod check;
 mod completions;
 mod flags;
-mod quote;
 mod run;
 mod terminal;
 
@@ -18,7 +17,7 @@ use std::thread;
 
 use flags::{Command, Serve};
 use procwire::guard::{self, Guarded};
-use procwire::{Connection, End};
+use procwire::{Connection, End, quote};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGTERM};
 use signal_hook::iterator::Signals;
 

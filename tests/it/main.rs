@@ -9,6 +9,7 @@
 mod harness;
 
 // Clients of ours.
+mod check;
 mod client;
 mod command_line;
 mod completions;
@@ -58,6 +59,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("schema", schema::TESTS),
     ("client", client::TESTS),
     ("command_line", command_line::TESTS),
+    ("check", check::TESTS),
     ("completions", completions::TESTS),
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
