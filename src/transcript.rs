@@ -330,6 +330,10 @@ impl Session {
             let over = conversation.is_over();
             let outcome = match line {
                 Line::Remark(_) => continue,
+                _ if conversation.is_flooded() && !differences.found.is_empty() => {
+                    differences.more += 1;
+                    continue;
+                }
                 Line::Send(text) => conversation.send(text),
                 Line::Expect { value, .. } => conversation.expect(value),
             };
@@ -344,7 +348,8 @@ impl Session {
             }
         }
         let mut unshown = 0;
-        let ended = conversation.finish(|message| {
+        let astray = !differences.found.is_empty();
+        let ended = conversation.finish(astray, |message| {
             unshown += 1;
             if unshown > MAX_UNSHOWN {
                 differences.more += 1;

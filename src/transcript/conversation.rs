@@ -116,11 +116,11 @@ impl Conversation {
 
     /// Until when a message that is waited for from now on must have come. Where one was late, all that
     /// follow have as long together: a server that has gone silent does not take that long each time.
-    fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Instant {
         self.late.unwrap_or_else(|| Instant::now() + self.patience)
     }
 
-    fn is_late(&mut self) {
+    pub(super) fn is_late(&mut self) {
         self.late.get_or_insert_with(|| Instant::now() + self.patience);
     }
 
@@ -329,20 +329,37 @@ impl Conversation {
 
     /// Whether nothing can come any more, or nothing of it would be kept.
     pub(super) fn is_over(&self) -> bool {
-        self.end.is_some() || self.kept >= MAX_KEPT_BYTES
+        self.end.is_some() || self.is_flooded()
     }
 
-    /// Takes what comes until `is_there`, or until `deadline`.
-    pub(super) fn listen(&mut self, deadline: Instant, is_there: impl Fn(&Conversation) -> bool) {
-        while !is_there(self) && !self.is_over() && self.step(&mut &[][..], deadline).is_ok() {}
+    /// Whether the server says too much that is not expected.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.kept >= MAX_KEPT_BYTES
+    }
+
+    /// Takes what comes until `is_there`, or until `deadline`; whether it is.
+    pub(super) fn listen(&mut self, deadline: Instant, is_there: impl Fn(&Conversation) -> bool) -> bool {
+        loop {
+            if is_there(self) {
+                return true;
+            }
+            if self.is_over() || self.step(&mut &[][..], deadline).is_err() {
+                return false;
+            }
+        }
     }
 
     /// Ends the input, and hears what is left. `on_message` is told of all that nobody waited for, but
-    /// for the end of processes that were left running.
-    pub(super) fn finish(&mut self, mut on_message: impl FnMut(Message)) -> Result<(), String> {
+    /// for the end of processes that were left running. A server that is `astray`, because something
+    /// was wrong before, has less time, and that it does not end is not an error.
+    pub(super) fn finish(&mut self, astray: bool, mut on_message: impl FnMut(Message)) -> Result<(), String> {
         self.input = None;
-        let deadline = Instant::now() + END_WAIT;
-        let late = || format!("the server did not end within {END_WAIT:?} of its input");
+        let astray = astray || self.late.is_some() || self.is_flooded();
+        let deadline = Instant::now() + if astray { ASTRAY_WAIT } else { END_WAIT };
+        let late = || match astray {
+            true => Ok(()),
+            false => Err(format!("the server did not end within {END_WAIT:?} of its input")),
+        };
         loop {
             while !self.unseen.is_empty() {
                 let message = self.take(0);
@@ -350,12 +367,17 @@ impl Conversation {
                     on_message(message);
                 }
             }
-            match &self.end {
-                None => self.step(&mut &[][..], deadline).map_err(|_| late())?,
-                Some(Err(why)) => return Err(why.clone()),
-                Some(Ok(())) if self.has_ended(deadline) => return Ok(()),
-                Some(Ok(())) => return Err(late()),
-            }
+            let Some(end) = &self.end else {
+                if self.step(&mut &[][..], deadline).is_err() {
+                    return late();
+                }
+                continue;
+            };
+            return match end {
+                Err(why) => Err(why.clone()),
+                Ok(()) if self.has_ended(deadline) => Ok(()),
+                Ok(()) => late(),
+            };
         }
     }
 

@@ -59,7 +59,6 @@ impl Session {
     pub fn record(&self, server: &mut Command, patience: Duration) -> Result<Recorded, Failure> {
         let mut recorder = Recorder {
             conversation: start(server, patience, true)?,
-            patience,
             lines: Vec::new(),
             unanswered: HashMap::new(),
             alive: HashMap::new(),
@@ -97,7 +96,7 @@ impl Session {
             if Some(index) == last {
                 recorder.wait_for_ends(matches!(line, Line::Send(_)));
                 recorder.write_unseen(usize::MAX, |_| false);
-                if let Err(why) = recorder.finish() {
+                if let Err(why) = recorder.finish(!failures.found.is_empty()) {
                     failures.push(None, || why);
                 }
             }
@@ -122,7 +121,6 @@ impl Session {
 
 struct Recorder {
     conversation: Conversation,
-    patience: Duration,
     lines: Vec<String>,
     /// Requests by their ids, with the lines that sent them.
     unanswered: HashMap<String, usize>,
@@ -147,14 +145,13 @@ impl Recorder {
 
     /// Waits for the answer of a request, and then until nothing comes any more for a moment.
     fn settle(&mut self, id: Option<&Value>) {
-        let deadline = Instant::now() + self.patience;
-        if let Some(id) = id {
-            self.conversation.listen(deadline, |conversation| {
-                conversation
-                    .unseen
-                    .iter()
-                    .any(|message| answers(&message.value, id))
-            });
+        let deadline = self.conversation.deadline();
+        if let Some(id) = id
+            && !self.conversation.listen(deadline, |conversation| {
+                conversation.unseen.iter().any(|m| answers(&m.value, id))
+            })
+        {
+            self.conversation.is_late();
         }
         loop {
             let heard = self.conversation.heard;
@@ -170,7 +167,7 @@ impl Recorder {
     /// Behind the last line: waits until all is answered, and, where the session ends with a line that
     /// is sent, until every process has ended, as long as any message may take.
     fn wait_for_ends(&mut self, also_processes: bool) {
-        let deadline = Instant::now() + self.patience;
+        let deadline = self.conversation.deadline();
         let (unanswered, alive) = (self.unanswered.clone(), self.alive.clone());
         self.conversation.listen(deadline, |conversation| {
             let came = |is_it: &dyn Fn(&Value) -> bool| conversation.unseen.iter().any(|m| is_it(&m.value));
@@ -187,7 +184,7 @@ impl Recorder {
 
     /// Replaces a message that is expected by what comes; leaves it out if nothing does.
     fn expect(&mut self, expected: &Value, text: &str, later: impl Fn(&Value) -> bool) {
-        let deadline = Instant::now() + self.patience;
+        let deadline = self.conversation.deadline();
         self.conversation.listen(deadline, |conversation| {
             conversation
                 .unseen
@@ -199,6 +196,7 @@ impl Recorder {
             .iter()
             .position(|message| is_meant(expected, &message.value))
         else {
+            self.conversation.is_late();
             return;
         };
         // What came before it and is expected nowhere stands before it.
@@ -251,9 +249,9 @@ impl Recorder {
     }
 
     /// Ends the server. What it says then of processes that it ends is not part of the session.
-    fn finish(&mut self) -> Result<(), String> {
+    fn finish(&mut self, astray: bool) -> Result<(), String> {
         let mut rest = Vec::new();
-        let ended = self.conversation.finish(|message| rest.push(message));
+        let ended = self.conversation.finish(astray, |message| rest.push(message));
         for message in &rest {
             self.hear(&message.value);
         }
