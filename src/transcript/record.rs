@@ -4,7 +4,6 @@
 //! **Owns:** what is known to change from run to run, and how long a recording waits.
 //! **Never:** changes a remark, a line that is sent, or a line that is expected and still fits.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -60,8 +59,8 @@ impl Session {
         let mut recorder = Recorder {
             conversation: start(server, patience, true)?,
             lines: Vec::new(),
-            unanswered: HashMap::new(),
-            alive: HashMap::new(),
+            unanswered: Vec::new(),
+            alive: Vec::new(),
         };
         let mut failures = Differences::default();
         let last = self
@@ -96,17 +95,19 @@ impl Session {
             if Some(index) == last {
                 recorder.wait_for_ends(matches!(line, Line::Send(_)));
                 recorder.write_unseen(usize::MAX, |_| false);
+                let waited = expects || !recorder.unanswered.is_empty();
+                if let Some(why) = recorder.conversation.why_no_server().filter(|_| waited) {
+                    return Err(Failure::NoServer(why));
+                }
                 if let Err(why) = recorder.finish(!failures.found.is_empty()) {
                     failures.push(None, || why);
                 }
             }
         }
-        if recorder.conversation.heard == 0
-            && let Some(why) = recorder.conversation.why_no_server()
-        {
+        if let Some(why) = recorder.conversation.failed_silently() {
             return Err(Failure::NoServer(why));
         }
-        for number in recorder.unanswered.into_values() {
+        for (_, number) in recorder.unanswered {
             failures.push(Some(number), || "the request was not answered".to_owned());
         }
         failures
@@ -123,9 +124,9 @@ struct Recorder {
     conversation: Conversation,
     lines: Vec<String>,
     /// Requests by their ids, with the lines that sent them.
-    unanswered: HashMap<String, usize>,
+    unanswered: Vec<(Value, usize)>,
     /// Processes that have not ended: handles, with the ids of their spawns.
-    alive: HashMap<String, String>,
+    alive: Vec<(String, Value)>,
 }
 
 impl Recorder {
@@ -134,11 +135,11 @@ impl Recorder {
         let message: Value = serde_json::from_str(text).ok()?;
         let id = message.get("id")?.clone();
         let asked = message["method"].as_str()?;
-        self.unanswered.insert(id.to_string(), number);
+        self.unanswered.push((id.clone(), number));
         if asked == SPAWN
             && let Some(handle) = message["params"]["processHandle"].as_str()
         {
-            self.alive.insert(handle.to_owned(), id.to_string());
+            self.alive.push((handle.to_owned(), id.clone()));
         }
         Some(id)
     }
@@ -168,17 +169,15 @@ impl Recorder {
     /// is sent, until every process has ended, as long as any message may take.
     fn wait_for_ends(&mut self, also_processes: bool) {
         let deadline = self.conversation.deadline();
-        let (unanswered, alive) = (self.unanswered.clone(), self.alive.clone());
+        let (unanswered, alive) = (&self.unanswered, &self.alive);
         self.conversation.listen(deadline, |conversation| {
             let came = |is_it: &dyn Fn(&Value) -> bool| conversation.unseen.iter().any(|m| is_it(&m.value));
-            let answered = |id: &str| came(&|message| answers_text(message, id));
-            unanswered.keys().all(|id| answered(id))
-                && (!also_processes
-                    || alive.iter().all(|(handle, spawn)| {
-                        let refused =
-                            |message: &Value| message.get("error").is_some() && answers_text(message, spawn);
-                        came(&|message| ends(message, handle) || refused(message))
-                    }))
+            let has_ended = |handle: &str, spawn: &Value| {
+                let refused = |m: &Value| m.get("error").is_some() && answers(m, spawn);
+                came(&|message| ends(message, handle) || refused(message))
+            };
+            unanswered.iter().all(|(id, _)| came(&|m| answers(m, id)))
+                && (!also_processes || alive.iter().all(|(handle, spawn)| has_ended(handle, spawn)))
         });
     }
 
@@ -258,7 +257,7 @@ impl Recorder {
         let alive = &self.alive;
         rest.retain(|message| {
             let handle = message.value["params"]["processHandle"].as_str();
-            !handle.is_some_and(|handle| alive.contains_key(handle))
+            !alive.iter().any(|(alive, _)| handle == Some(alive))
         });
         write(&mut self.lines, rest);
         ended
@@ -266,24 +265,16 @@ impl Recorder {
 
     /// Takes down what a message means for what is waited for.
     fn hear(&mut self, message: &Value) {
-        if let Some(id) = message.get("id")
-            && message.get("method").is_none()
-        {
-            let id = id.to_string();
-            self.unanswered.remove(&id);
-            let refused = message.get("error").is_some();
-            self.alive.retain(|_, spawn| !(refused && *spawn == id));
-        }
-        self.alive.retain(|handle, _| !ends(message, handle));
+        let refused = message.get("error").is_some();
+        self.unanswered.retain(|(id, _)| !answers(message, id));
+        let is_over =
+            |handle: &str, spawn: &Value| ends(message, handle) || refused && answers(message, spawn);
+        self.alive.retain(|(handle, spawn)| !is_over(handle, spawn));
     }
 }
 
 fn answers(message: &Value, id: &Value) -> bool {
     message.get("id") == Some(id) && message.get("method").is_none()
-}
-
-fn answers_text(message: &Value, id: &str) -> bool {
-    message.get("method").is_none() && message.get("id").is_some_and(|i| i.to_string() == id)
 }
 
 fn ends(message: &Value, handle: &str) -> bool {

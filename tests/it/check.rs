@@ -699,6 +699,11 @@ fn a_failed_recording_changes_nothing() {
     for (server, code, why) in [
         ("exit 3".to_owned(), 2, "exited with status 3"),
         ("exec sleep 1000".to_owned(), 2, "sent nothing within 200ms"),
+        (
+            "while read line; do :; done".to_owned(),
+            2,
+            "sent nothing within 200ms",
+        ),
         // It answers the first request only.
         (
             format!("{answer}; exec cat > /dev/null"),
