@@ -78,7 +78,7 @@ pub fn check(check: &Check) -> Result<i32, Box<dyn std::error::Error>> {
     if let Some(file) = &check.junit
         && let Err(e) = std::fs::write(file, junit(&report.cases))
     {
-        complain(&format!("{}: {e}", file.display()));
+        complain(&format!("--junit {}: {e}", quoted(&file.display().to_string())));
         code = 2;
     }
     Ok(code)
