@@ -46,8 +46,14 @@ pub struct Flag {
     pub takes: Takes,
     /// Sentences without line ends, which the help breaks.
     pub help: &'static str,
-    /// Takes it down in the settings; an error says what is wrong with its value.
-    set: fn(&mut Settings, Given) -> Result<(), String>,
+    set: Set,
+}
+
+/// How a flag is taken down in the settings.
+enum Set {
+    Switch(fn(&mut Settings)),
+    /// An error says what is wrong with the value.
+    Value(fn(&mut Settings, Given) -> Result<(), String>),
 }
 
 /// Whether a flag has a value, what that is called, and what it can be completed with.
@@ -91,24 +97,27 @@ const fn flag(
         long,
         takes,
         help,
-        set,
+        set: Set::Value(set),
     }
 }
 
-const HELP: Flag = flag(Some('h'), "help", Takes::Nothing, "print this help", |s, _| {
-    s.asked = Some(Asked::Help);
-    Ok(())
+/// A flag without a value.
+const fn switch(short: Option<char>, long: &'static str, help: &'static str, set: fn(&mut Settings)) -> Flag {
+    Flag {
+        short,
+        long,
+        takes: Takes::Nothing,
+        help,
+        set: Set::Switch(set),
+    }
+}
+
+const HELP: Flag = switch(Some('h'), "help", "print this help", |s| {
+    s.asked = Some(Asked::Help)
 });
-const VERSION: Flag = flag(
-    Some('V'),
-    "version",
-    Takes::Nothing,
-    "print the version",
-    |s, _| {
-        s.asked = Some(Asked::Version);
-        Ok(())
-    },
-);
+const VERSION: Flag = switch(Some('V'), "version", "print the version", |s| {
+    s.asked = Some(Asked::Version)
+});
 const SERVER: Flag = flag(
     Some('s'),
     "server",
@@ -126,15 +135,11 @@ pub const COMMANDS: &[Subcommand] = &[
         about: "serve JSON-RPC on stdin and stdout (the default command)",
         teaches: SERVE,
         flags: &[
-            flag(
+            switch(
                 None,
                 "drain",
-                Takes::Nothing,
                 "at the end of input, wait until every process has exited, instead of killing them",
-                |s, _| {
-                    s.config.drain = true;
-                    Ok(())
-                },
+                |s| s.config.drain = true,
             ),
             flag(
                 None,
@@ -191,15 +196,11 @@ pub const COMMANDS: &[Subcommand] = &[
         about: "run one program on a server, as if typed here",
         teaches: RUN,
         flags: &[
-            flag(
+            switch(
                 Some('t'),
                 "tty",
-                Takes::Nothing,
                 "give the program a terminal of the same size as this one",
-                |s, _| {
-                    s.run.tty = true;
-                    Ok(())
-                },
+                |s| s.run.tty = true,
             ),
             flag(
                 Some('C'),
@@ -245,16 +246,12 @@ pub const COMMANDS: &[Subcommand] = &[
                  a bare number is seconds",
                 |s, given| duration(given.text()?, "s").map(|timeout| s.run.timeout = Some(timeout)),
             ),
-            flag(
+            switch(
                 None,
                 "json",
-                Takes::Nothing,
                 "print no live output; when the program exits, print one JSON object with its status, \
                  resource use and output",
-                |s, _| {
-                    s.run.json = true;
-                    Ok(())
-                },
+                |s| s.run.json = true,
             ),
             SERVER,
             HELP,
@@ -269,16 +266,12 @@ pub const COMMANDS: &[Subcommand] = &[
         about: "replay recorded sessions and report differences; record them",
         teaches: CHECK,
         flags: &[
-            flag(
+            switch(
                 None,
                 "record",
-                Takes::Nothing,
                 "write what the server sent into the files, in place of what they expect; \
                  for the file '-', print it",
-                |s, _| {
-                    s.check.record = true;
-                    Ok(())
-                },
+                |s| s.check.record = true,
             ),
             SERVER,
             flag(
@@ -317,15 +310,11 @@ pub const COMMANDS: &[Subcommand] = &[
         about: "print the protocol as JSON Schema or OpenRPC",
         teaches: SCHEMA,
         flags: &[
-            flag(
+            switch(
                 None,
                 "openrpc",
-                Takes::Nothing,
                 "print the OpenRPC document: methods, params, results and errors",
-                |s, _| {
-                    s.openrpc = true;
-                    Ok(())
-                },
+                |s| s.openrpc = true,
             ),
             HELP,
             VERSION,
@@ -511,8 +500,11 @@ fn settings(subcommand: &Subcommand, mut parser: lexopt::Parser) -> Result<Setti
         let shown = value
             .as_ref()
             .map(|v| format!(" {}", quoted(&v.to_string_lossy())));
-        (flag.set)(&mut settings, Given(value))
-            .map_err(|error| format!("{spelling}{}: {error}", shown.unwrap_or_default()))?;
+        match flag.set {
+            Set::Switch(set) => set(&mut settings),
+            Set::Value(set) => set(&mut settings, Given(value))
+                .map_err(|error| format!("{spelling}{}: {error}", shown.unwrap_or_default()))?,
+        }
     }
     Ok(settings)
 }

@@ -24,7 +24,7 @@ use signal_hook::consts::{
 };
 use signal_hook::iterator::Signals;
 
-use crate::quote::escaped;
+use crate::quote::{escaped, escaped_json};
 use crate::terminal::{self, Patient, Raw};
 
 /// Exit codes of our own, as `env` and shells have them.
@@ -79,7 +79,8 @@ pub fn run(run: &Run) -> i32 {
             };
             match refused {
                 Some(refused) if run.json => {
-                    let _ = writeln!(Patient(io::stdout()), "{{\"error\":{}}}", refused.to_json());
+                    let error = refused.to_json();
+                    let _ = writeln!(Patient(io::stdout()), "{{\"error\":{}}}", escaped_json(&error));
                 }
                 _ => {
                     // The codes of JSON-RPC are for programs.
@@ -144,7 +145,7 @@ fn try_run(run: &Run) -> Result<i32, Box<dyn std::error::Error>> {
     lock(&life).state = State::Over(status.exit_code);
     drop(raw);
     if let Some(line) = line {
-        writeln!(Patient(io::stdout()), "{line}").map_err(|e| format!("stdout: {e}"))?;
+        writeln!(Patient(io::stdout()), "{}", escaped_json(&line)).map_err(|e| format!("stdout: {e}"))?;
     }
     // What it has left running ends here; how the server ends makes no difference any more.
     let _ = client.close();

@@ -189,6 +189,12 @@ fn json_is_one_line() {
         (&line["stderrBase64"], &line["stderrBytes"]),
         (&json!("/w=="), &json!(1))
     );
+    // What would control a terminal is escaped, which says the same.
+    let output = procwire(&["run", "--json", "--", "printf", "\u{9b}31m\u{202e}\u{7f}ü"]);
+    let line = text(&output.stdout);
+    assert!(line.contains("\\u009b31m\\u202e\\u007fü"), "{line}");
+    let line: Value = serde_json::from_str(&line).expect("one line of JSON");
+    assert_eq!(line["stdout"], "\u{9b}31m\u{202e}\u{7f}ü");
     let refused = procwire(&["run", "--json", "no-such-program"]);
     let line: Value = serde_json::from_slice(&refused.stdout).expect("one line of JSON");
     assert_eq!(line["error"]["data"]["code"], "ENOENT");
