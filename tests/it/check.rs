@@ -140,8 +140,8 @@ fn shows_every_member_and_every_difference() {
         .replace("<-- {\"id\":1", "<-- {\"id\":7");
     let file = scratch.file("wrong.txt", 0o644, wrong);
     let printed = differs(
-        &["--deadline", "1s", &file],
-        "line 4: answer 7 did not come within 1s\n",
+        &["--deadline", "3s", &file],
+        "line 4: answer 7 did not come within 3s\n",
     );
     for shown in [
         "line 5: process/outputDelta \"a\" \"stdout\"\n    .params.deltaBase64, decoded: expected \"ha\\n\", got \"hi\\n\"\n",
@@ -172,11 +172,11 @@ fn differences_fit_100_columns() {
     );
     let file = scratch.file("long.txt", 0o644, transcript);
     let server = format!("cat {server}; sleep 1000");
-    let printed = differs(&["--server", &server, "--deadline", "100ms", &file], "right");
+    let printed = differs(&["--server", &server, "--deadline", "2s", &file], "right");
     for shown in [
         "got      \"…aaa",
         "aaawrongzzz",
-        "did not come within 100ms",
+        "did not come within 2s",
         "instead  {\"id\":3",
     ] {
         let shown = shown.replace("\"…", "…");
@@ -359,24 +359,31 @@ fn a_server_that_never_answers_is_an_error_of_its_own() {
     // More than a pipe holds.
     let long = format!("--> \"{}\"\n", "x".repeat(1 << 20));
     let long = scratch.file("long.txt", 0o644, long);
-    for (server, file, why) in [
-        ("exec sleep 1000", &hello, "sent nothing within 100ms"),
-        ("sleep 1000; true", &hello, "sent nothing within 100ms"),
-        ("while read line; do :; done", &hello, "sent nothing within 100ms"),
-        ("yes ''", &hello, "sent nothing within 100ms"),
-        ("exec sleep 1000", &long, "sent nothing within 100ms"),
+    for (server, file, deadline, why) in [
+        ("exec sleep 1000", &hello, "100ms", "sent nothing within 100ms"),
+        ("sleep 1000; true", &hello, "100ms", "sent nothing within 100ms"),
+        (
+            "while read line; do :; done",
+            &hello,
+            "100ms",
+            "sent nothing within 100ms",
+        ),
+        ("yes ''", &hello, "100ms", "sent nothing within 100ms"),
+        ("exec sleep 1000", &long, "100ms", "sent nothing within 100ms"),
         (
             "exec >&-; exec sleep 1000",
             &hello,
+            "5s",
             "closed its output before it sent anything",
         ),
         (
             "read line; sleep 1000 & setsid sleep 1000 & exit 3",
             &hello,
+            "2s",
             "exited with status 3 before it sent anything",
         ),
     ] {
-        let output = procwire(&["check", "--deadline", "100ms", "--server", server, file]);
+        let output = procwire(&["check", "--deadline", deadline, "--server", server, file]);
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{server}: {stderr}");
         let said = format!("procwire: the server '{server}' {why}\n");
@@ -393,11 +400,11 @@ fn ends_a_server_that_hangs() {
     for (server, why) in [
         (
             format!("{answer}; exec sleep 1000"),
-            "line 5: process/outputDelta \"a\" \"stdout\" did not come within 100ms",
+            "line 5: process/outputDelta \"a\" \"stdout\" did not come within 2s",
         ),
         (
             format!("{answer}; read line; sleep 1000 & setsid sleep 1000 & exit 3"),
-            "did not come within 100ms",
+            "did not come within 2s",
         ),
         (
             "echo garbage; exec sleep 1000".to_owned(),
@@ -408,7 +415,7 @@ fn ends_a_server_that_hangs() {
             "did not come: the server's output has ended",
         ),
     ] {
-        differs(&["--deadline", "100ms", "--server", &server, &hello], why);
+        differs(&["--deadline", "2s", "--server", &server, &hello], why);
     }
 }
 
@@ -432,7 +439,7 @@ fn a_server_cannot_control_the_terminal() {
         let output = procwire(&[
             "check",
             "--deadline",
-            "100ms",
+            "2s",
             "--server",
             &server,
             "--junit",
@@ -578,7 +585,8 @@ fn records_what_the_server_sends() {
     // Each answer stands below what it answers, in the order of its members.
     let below = |sent: &str| {
         let mut lines = recorded.lines().skip_while(|line| !line.contains(sent));
-        lines.nth(1).unwrap_or_else(|| panic!("nothing below {sent}"))
+        let answer = lines.find(|line| line.starts_with("<-- {\"id\""));
+        answer.unwrap_or_else(|| panic!("no answer below {sent}"))
     };
     assert_eq!(below("\"id\":1,"), r#"<-- {"id":1,"result":{"pid":"{...}"}}"#);
     assert!(
@@ -685,7 +693,7 @@ fn records_lines_of_json_from_stdin() {
     assert_eq!(fed(&["check", "-"], sent).status.code(), Some(2));
     // A process that goes on is not waited for longer than for a message.
     let sleeper = r#"{"id":1,"method":"process/spawn","params":{"command":["sleep","1000"],"processHandle":"s","timeoutMs":null}}"#;
-    let output = fed(&["check", "--record", "--deadline", "300ms", "-"], sleeper);
+    let output = fed(&["check", "--record", "--deadline", "2s", "-"], sleeper);
     assert_eq!(
         text(&output.stdout),
         format!("--> {sleeper}\n<-- {{\"id\":1,\"result\":{{\"pid\":\"{{...}}\"}}}}\n")
@@ -696,22 +704,30 @@ fn records_lines_of_json_from_stdin() {
 fn a_failed_recording_changes_nothing() {
     let scratch = Scratch::new();
     let answer = "echo '{\"id\":1,\"result\":{\"pid\":1}}'";
-    for (server, code, why) in [
-        ("exit 3".to_owned(), 2, "exited with status 3"),
-        ("exec sleep 1000".to_owned(), 2, "sent nothing within 200ms"),
+    for (server, deadline, code, why) in [
+        ("exit 3".to_owned(), "10s", 2, "exited with status 3"),
+        (
+            "exec sleep 1000".to_owned(),
+            "200ms",
+            2,
+            "sent nothing within 200ms",
+        ),
         (
             "while read line; do :; done".to_owned(),
+            "200ms",
             2,
             "sent nothing within 200ms",
         ),
         // It answers the first request only.
         (
             format!("{answer}; exec cat > /dev/null"),
+            "3s",
             1,
             "line 10: the request was not answered",
         ),
         (
             format!("{answer}; echo garbage; exec cat > /dev/null"),
+            "3s",
             1,
             "not JSON: garbage",
         ),
@@ -722,7 +738,7 @@ fn a_failed_recording_changes_nothing() {
             "check",
             "--record",
             "--deadline",
-            "200ms",
+            deadline,
             "--server",
             &server,
             &file,
