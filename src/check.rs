@@ -2,8 +2,8 @@
 //!
 //! **Thread:** main.
 //! **Owns:** the report, and files while it records.
-//! **Never:** knows what a message means; the library's `transcript` does. Leaves anything behind of a
-//! server that went astray, or half a file.
+//! **Never:** interprets a message; the library's `transcript` does. Leaves processes of a failed server,
+//! or half a file.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -38,7 +38,7 @@ impl Default for Check {
     }
 }
 
-/// What has become of a session, or of a file that has none to play.
+/// The result of a session, or of a file that could not be played.
 struct Case {
     file: String,
     /// Where the session begins; the file if there is none.
@@ -69,7 +69,7 @@ pub fn check(check: &Check) -> Result<i32, Box<dyn std::error::Error>> {
         server_seen: false,
     };
     for file in &check.files {
-        // Where there is no server, there is none for the other files either.
+        // A server that does not start for one file does not start for the others.
         if !report.file(file)? {
             break;
         }
@@ -84,7 +84,7 @@ pub fn check(check: &Check) -> Result<i32, Box<dyn std::error::Error>> {
     Ok(code)
 }
 
-/// What could not be done, for a person; where nobody reads it, there is the exit code.
+/// Prints an error. If stderr is closed, only the exit code is left.
 fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "procwire: {}", escaped(text));
 }
@@ -175,8 +175,8 @@ impl Report<'_> {
         self.fail(failure)
     }
 
-    /// Also the lines of the session, where they are to be written.
-    fn record(&mut self, session: &Session, anyhow: bool) -> (Outcome, Option<Vec<String>>) {
+    /// Also returns the lines to write: if they have changed, or `always`.
+    fn record(&mut self, session: &Session, always: bool) -> (Outcome, Option<Vec<String>>) {
         let mut server = crate::run::server(self.check.server.as_deref());
         let recorded = match session.record(&mut server, self.check.deadline) {
             Ok(recorded) => recorded,
@@ -188,17 +188,17 @@ impl Report<'_> {
             guard::sweep();
             return (
                 Outcome::Differs(failures.join("\n")),
-                anyhow.then_some(recorded.lines),
+                always.then_some(recorded.lines),
             );
         }
-        match session.is_written_as(&recorded.lines) && !anyhow {
+        match session.is_written_as(&recorded.lines) && !always {
             true => (Outcome::Same, None),
             false => (Outcome::Recorded, Some(recorded.lines)),
         }
     }
 
     fn fail(&mut self, failure: Failure) -> Outcome {
-        // What a server that is in order leaves running, such as the master of ssh, it means to.
+        // A server that works may leave processes running on purpose, such as an ssh master.
         guard::sweep();
         match failure {
             Failure::NoServer(why) => {

@@ -1,5 +1,5 @@
-//! What makes a shell complete this program's commands and flags, and behind `procwire run` other
-//! programs with theirs.
+//! Shell completion scripts for this program's commands and flags, and, after `procwire run`, for other
+//! programs and their arguments.
 //!
 //! **Thread:** main.
 //! **Owns:** the three dialects.
@@ -30,7 +30,7 @@ fn names(separator: &str) -> String {
     names.join(separator)
 }
 
-/// What has a value behind it on the way to the program.
+/// The flags of `run` that are followed by a value.
 fn valued_flags_of_run() -> Vec<String> {
     let run = COMMANDS.iter().filter(|c| c.operands == Completes::CommandLine);
     let flags = run.flat_map(|run| run.flags);
@@ -310,7 +310,7 @@ fn fish() -> String {
     let mut script = format!(
         r#"# procwire: completions for fish
 
-# Prints the command that is being typed, 'none' before there is one, and 'program' behind the flags of
+# Prints the command that is being typed, 'none' before there is one, and 'program' after the flags of
 # 'run', with the words of that program so far.
 function __procwire_state
     set -l words (commandline -opc)

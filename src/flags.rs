@@ -26,7 +26,7 @@ use values::{duration, milliseconds, nearest, size};
 /// One command of the program.
 pub struct Subcommand {
     pub name: &'static str,
-    /// Behind the name, on the usage line.
+    /// After the name, on the usage line.
     arguments: &'static str,
     /// What its arguments can be completed with.
     pub operands: Completes,
@@ -49,7 +49,7 @@ pub struct Flag {
     set: Set,
 }
 
-/// How a flag is taken down in the settings.
+/// How a flag changes the settings.
 enum Set {
     Switch(fn(&mut Settings)),
     /// An error says what is wrong with the value.
@@ -74,11 +74,11 @@ pub enum Completes {
     Directories,
     /// Names of environment variables.
     Variables,
-    /// The same with `=` behind each.
+    /// The same, each followed by `=`.
     Assignments,
     /// A program of this machine.
     Programs,
-    /// A program, and behind it whatever that program completes.
+    /// A program, and after it whatever the shell completes for that program.
     CommandLine,
     OneOf(&'static [&'static str]),
     /// The commands of this program.
@@ -456,7 +456,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
 /// Goes through the arguments of a command, up to a flag that asks for its help or the version.
 fn settings(subcommand: &Subcommand, mut parser: lexopt::Parser) -> Result<Settings, String> {
     let mut settings = Settings::default();
-    // As it was typed, for what is not understood; several short flags are one word.
+    // The argument as typed, for errors; several short flags are one word.
     let mut word = None;
     while settings.asked.is_none() {
         if let Some(next) = parser.try_raw_args() {
@@ -522,7 +522,7 @@ fn not_a_value(error: &lexopt::Error) -> String {
     }
 }
 
-// ---- one for each command: what its settings must be ----
+// ---- one function for each command: validates its settings ----
 
 fn serve(settings: Settings) -> Result<Command, String> {
     no_more(&settings.operands)?;
@@ -627,7 +627,7 @@ fn no_more(operands: &[OsString]) -> Result<(), String> {
     }
 }
 
-// ---- what is not understood, and what may have been meant ----
+// ---- unknown commands and flags, and suggestions ----
 
 fn unknown_command(word: &OsStr) -> String {
     let word = word.to_string_lossy();

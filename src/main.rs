@@ -53,15 +53,15 @@ fn main() -> ExitCode {
     exit(serve_stdio(serve), 1)
 }
 
-/// The exit code, or `failure` behind a word about what went wrong. If nobody reads stdout any more,
-/// as in `procwire --help | head -1`, this process dies of SIGPIPE without a word, as others do.
+/// The exit code, or `failure` after printing the error. If stdout is closed, as in
+/// `procwire --help | head -1`, this process dies of SIGPIPE without a message, as others do.
 fn exit(outcome: Result<i32, Box<dyn std::error::Error>>, failure: i32) -> ExitCode {
     exit_code(outcome.unwrap_or_else(|error| {
         if is_broken_pipe(&*error) {
             let _ = signal_hook::low_level::emulate_default_handler(SIGPIPE);
             return 128 + SIGPIPE;
         }
-        // If nobody reads stderr either, there is only the exit code left.
+        // If stderr is closed too, only the exit code is left.
         let _ = writeln!(io::stderr(), "procwire: {}", quote::escaped(&error.to_string()));
         failure
     }))
@@ -155,8 +155,11 @@ fn start_logging() {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             // Room means one page of a pipe; more than that could wait after all.
             if guard::stderr_has_room() {
-                io::stderr().write_all(&bytes[..bytes.len().min(LONGEST_LOG)])?;
-                if bytes.len() > LONGEST_LOG {
+                let cut = &bytes[..bytes.len().min(LONGEST_LOG)];
+                let text = String::from_utf8_lossy(cut);
+                let text = quote::escaped(&text);
+                io::stderr().write_all(&text.as_bytes()[..text.len().min(LONGEST_LOG)])?;
+                if bytes.len().max(text.len()) > LONGEST_LOG {
                     io::stderr().write_all(b"\n")?;
                 }
             }

@@ -12,7 +12,7 @@
 //! `-->` is sent as it stands, `<--` is expected. `"{...}"` stands for any value and `[..]` for any
 //! text inside a string. An answer is found by its id; a notification is the next of its method,
 //! handle and stream. That is all the order the protocol promises, and all that is asked for.
-//! Output is cut into deltas anyhow: it is joined, or cut, to the length that is expected. Integers
+//! Output may be cut into deltas anywhere: it is joined, or cut, to the length that is expected. Integers
 //! beyond 64 bits are compared as floating-point numbers. What the server says beyond the transcript
 //! is a difference, but for the end of processes that are left running.
 //!
@@ -342,7 +342,7 @@ impl Session {
                 return Err(Failure::NoServer(why));
             }
             match over && !differences.found.is_empty() {
-                // It was told already why nothing comes any more.
+                // An earlier difference says why nothing comes any more.
                 true => differences.more += 1,
                 false => differences.push(Some(number), || text),
             }

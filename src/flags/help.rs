@@ -99,8 +99,8 @@ Try it:
 ";
 
 pub(super) const COMPLETIONS: &str = "\
-Prints a shell completion script. Behind 'procwire run', the shell completes
-programs, and behind the program whatever it completes for that one.
+Prints a shell completion script. After 'procwire run', the shell completes
+programs, and after a program its arguments, as if procwire were not there.
 
   bash:  procwire completions bash \\
            > ~/.local/share/bash-completion/completions/procwire

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-/// What is accepted at most: nobody waits longer, and every clock can count it.
+/// The longest duration that is accepted: every clock can count it.
 const LONGEST_DURATION: Duration = Duration::from_secs(36_500 * 24 * 3600);
 
 /// Numbers with units, `1.5s` or `1h30m`, or a single number without one, which has the unit `bare`.

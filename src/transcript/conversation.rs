@@ -31,7 +31,7 @@ const MAX_SHOWN_MESSAGES: usize = 5;
 const MAX_SHOWN_BYTES: usize = 60;
 /// How long a server may take to end, which the protocol bounds by 3 s.
 const END_WAIT: Duration = Duration::from_secs(10);
-/// How long one may take that has gone astray, before it is killed.
+/// How long a server may take to end after something went wrong, before it is killed.
 const ASTRAY_WAIT: Duration = Duration::from_secs(1);
 
 /// A message of the server.
@@ -49,7 +49,7 @@ pub(super) struct Conversation {
     pipe: Rc<File>,
     output: Frames<Output>,
     keeps_text: bool,
-    /// How the output has ended; behind what is not a message, nothing is read.
+    /// How the output has ended. After something that is not a message, nothing more is read.
     end: Option<Result<(), String>>,
     /// What has come and was not expected yet, and what it takes.
     pub unseen: VecDeque<Message>,
@@ -349,8 +349,8 @@ impl Conversation {
         }
     }
 
-    /// Ends the input, and hears what is left. `on_message` is told of all that nobody waited for, but
-    /// for the end of processes that were left running. A server that is `astray`, because something
+    /// Closes the input and reads what is left. `on_message` gets every message that was not expected,
+    /// except the exits of processes that were left running. A server that is `astray`, because something
     /// was wrong before, has less time, and that it does not end is not an error.
     pub(super) fn finish(&mut self, astray: bool, mut on_message: impl FnMut(Message)) -> Result<(), String> {
         self.input = None;
@@ -382,7 +382,7 @@ impl Conversation {
     }
 
     /// Why there has been no server to talk to, if it has never sent anything: what a server that does
-    /// not start does, or one that speaks to somebody else.
+    /// not start does, or a program that is not a server.
     pub(super) fn why_no_server(&mut self) -> Option<String> {
         let deadline = match self.end.is_some() || self.hung_up {
             true => Instant::now() + ASTRAY_WAIT,
@@ -400,7 +400,7 @@ impl Conversation {
         })
     }
 
-    /// The same behind the end of a conversation in which nothing was expected.
+    /// The same after a conversation in which nothing was expected.
     pub(super) fn failed_silently(&mut self) -> Option<String> {
         let status = self.server.try_wait().ok().flatten()?;
         let silent = self.heard == 0 && !status.success();
@@ -419,7 +419,7 @@ fn how_it_ended(status: ExitStatus) -> String {
 impl Drop for Conversation {
     fn drop(&mut self) {
         self.input = None;
-        // It may end by itself, if somebody reads what it still says.
+        // It may end by itself once the rest of its output is read.
         let deadline = Instant::now() + ASTRAY_WAIT;
         self.forget_unseen();
         while self.end.is_none() && self.step(&mut &[][..], deadline).is_ok() {

@@ -130,7 +130,7 @@ struct Recorder {
 }
 
 impl Recorder {
-    /// Takes down what a line asks for; its id, if it is a request.
+    /// Notes which answer and which process a line leads to. Returns its id, if it is a request.
     fn note(&mut self, number: usize, text: &str) -> Option<Value> {
         let message: Value = serde_json::from_str(text).ok()?;
         let id = message.get("id")?.clone();
@@ -165,7 +165,7 @@ impl Recorder {
         }
     }
 
-    /// Behind the last line: waits until all is answered, and, where the session ends with a line that
+    /// After the last line: waits until all is answered, and, where the session ends with a line that
     /// is sent, until every process has ended, as long as any message may take.
     fn wait_for_ends(&mut self, also_processes: bool) {
         let deadline = self.conversation.deadline();
@@ -222,7 +222,7 @@ impl Recorder {
             return;
         }
         while let Some(next) = self.conversation.unseen.front()
-            && is_behind(&next.value, &message.value, bytes.len())
+            && follows(&next.value, &message.value, bytes.len())
         {
             let next = self.conversation.take(0);
             bytes.extend(delta(&next.value).unwrap_or_default());
@@ -263,7 +263,7 @@ impl Recorder {
         ended
     }
 
-    /// Takes down what a message means for what is waited for.
+    /// Forgets the request that a message answers and the process whose end it tells.
     fn hear(&mut self, message: &Value) {
         let refused = message.get("error").is_some();
         self.unanswered.retain(|(id, _)| !answers(message, id));
@@ -281,8 +281,8 @@ fn ends(message: &Value, handle: &str) -> bool {
     message["method"] == notification::EXITED && message["params"]["processHandle"] == handle
 }
 
-/// Whether `next` is output of the same stream, right behind the `length` bytes of `message`.
-fn is_behind(next: &Value, message: &Value, length: usize) -> bool {
+/// Whether `next` is output of the same stream that directly follows the `length` bytes of `message`.
+fn follows(next: &Value, message: &Value, length: usize) -> bool {
     let (next, params) = (&next["params"], &message["params"]);
     let offset = params["offset"]
         .as_u64()
@@ -306,7 +306,7 @@ fn write(lines: &mut Vec<String>, messages: Vec<Message>) {
         if let Some(bytes) = delta(&message.value)
             && let Some(before) = joined.iter_mut().rev().find(of_handle)
             && let Some(mut all) = delta(&before.value)
-            && is_behind(&message.value, &before.value, all.len())
+            && follows(&message.value, &before.value, all.len())
         {
             all.extend(bytes);
             before.value["params"]["deltaBase64"] = encode(&all).into();

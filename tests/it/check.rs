@@ -286,7 +286,7 @@ fn one_file_does_not_stop_the_others() {
         let report = std::fs::read_to_string(&junit).expect("the report is written");
         assert!(report.contains(&format!("errors=\"{}\"", code / 2)), "{report}");
     }
-    // Where nothing was checked, somebody believes that something was.
+    // Success would claim that something was checked.
     let output = procwire(&["check", &markdown, &markdown]);
     assert_eq!(output.status.code(), Some(2));
     assert!(
@@ -753,5 +753,5 @@ fn a_failed_recording_changes_nothing() {
         );
     }
     let left = std::fs::read_dir(scratch.path("")).expect("it is there").count();
-    assert_eq!(left, 1, "nothing is beside it");
+    assert_eq!(left, 1, "no temporary file is left");
 }

@@ -66,7 +66,7 @@ const fn among(line: &'static str, offered: &'static [&'static str]) -> Case {
 const COMMANDS: &[&str] = &["check", "completions", "help", "run", "schema", "serve"];
 
 /// What holds in every shell. `frob-procwire` is a program with a completion of its own, which offers
-/// `alpha`, `beta` and `--gamma`; `inner` is a directory of the working directory, beside `file`.
+/// `alpha`, `beta` and `--gamma`; the working directory has a directory `inner` and a file `file`.
 const CASES: &[Case] = &[
     exactly("procwire ", COMMANDS),
     exactly("procwire ru", &["run"]),
@@ -91,7 +91,7 @@ const CASES: &[Case] = &[
     exactly("procwire check fi", &["file"]),
     exactly("procwire check --junit fi", &["file"]),
     among("procwire check file --", &["--junit", "--server"]),
-    // Behind 'run': the program, ...
+    // After 'run': the program, ...
     exactly("procwire run frob-", &["frob-procwire"]),
     exactly("procwire run -- frob-", &["frob-procwire"]),
     exactly("procwire run --tty -C / -e A=b frob-", &["frob-procwire"]),
@@ -129,7 +129,7 @@ fn scratch() -> Scratch {
 
 #[track_caller]
 fn assert_offered(case: &Case, candidates: &Candidates) {
-    // What is put behind a word depends on the shell.
+    // What follows a word depends on the shell.
     let words = candidates
         .iter()
         .map(|(word, _)| word.trim_end_matches(['=', '/']));
@@ -154,6 +154,8 @@ fn assert_described(candidates: &Candidates, word: &str, text: &str) {
 
 const OUTPUT_CAP: &str = "bytes of output kept for a spawn that does not set a cap: a number, 64K, 16M, 1G, \
                           or 'none' for all of it [default: 1M]";
+
+const PROMPT: &str = "ready> ";
 
 /// A shell at a terminal, which has read `setup`.
 struct Shell {
@@ -182,12 +184,21 @@ impl Shell {
         shell
     }
 
-    /// Types a command and waits for its end; what the terminal showed meanwhile.
+    /// Types a command and waits for its end and the next prompt: before that the terminal takes keys
+    /// such as C-u for itself. Returns what the terminal showed meanwhile.
     fn type_line(&mut self, command: &str) -> String {
         // Its output is not as it is typed.
         self.client
             .write("shell", format!("{command}\recho do''ne=$?=\r").as_bytes());
-        self.client.until("shell", "done=")
+        let mut seen = Vec::new();
+        loop {
+            seen.extend(self.client.delta("shell").0);
+            let text = String::from_utf8_lossy(&seen);
+            let rest = text.split_once("done=");
+            if rest.is_some_and(|(_, rest)| rest.contains(PROMPT)) {
+                return text.into_owned();
+            }
+        }
     }
 
     fn end(mut self) {
@@ -199,7 +210,7 @@ impl Shell {
 
 fn bash(setup: &str) -> Shell {
     let setup = format!(
-        "PS1='> '; bind 'set bell-style none'; bind 'set completion-query-items 0'
+        "PS1='{PROMPT}'; bind 'set bell-style none'; bind 'set completion-query-items 0'
          bind 'set page-completions off'; bind 'set completion-display-width 0'
          bind 'set enable-bracketed-paste off'; bind '\"\\C-t\": possible-completions'
          {setup}
@@ -222,7 +233,7 @@ fn offered_by_bash(shell: &mut Shell, line: &str) -> Candidates {
     shell.client.write("shell", line.as_bytes());
     let shown = shell.type_line("\x14\x15");
     let (_, shown) = shown.split_once(line).expect("the line is echoed");
-    let listed = shown.lines().skip(1).take_while(|l| !l.starts_with("> "));
+    let listed = shown.lines().skip(1).take_while(|l| !l.starts_with(PROMPT));
     listed
         .map(|word| (word.trim_end().to_owned(), String::new()))
         .collect()
@@ -262,9 +273,9 @@ fn bash_completes_without_its_library() {
     shell.end();
 }
 
-/// Takes down what is offered, in a file, as it is handed to the line editor.
+/// Writes every candidate to a file as it is passed to the line editor.
 const ZSH_SETUP: &str = r#"
-PS1='> '; LISTMAX=100000; unsetopt beep list_beep
+PS1='ready> '; LISTMAX=100000; unsetopt beep list_beep
 autoload -Uz compinit; compinit -u -D
 fpath=(./functions $fpath)
 autoload -Uz _procwire; compdef _procwire procwire
