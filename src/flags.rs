@@ -1,373 +1,386 @@
 //! The command line: flags to settings, and the text that teaches them.
 //!
 //! **Thread:** main, before there is any other.
-//! **Owns:** the help, and the one table of commands and flags.
+//! **Owns:** the help, and the one table of commands and flags: parsing, help and completions follow
+//! from it.
 //! **Never:** prints or exits; `main.rs` does.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
-use std::time::Duration;
+mod help;
+mod values;
 
-use lexopt::prelude::{Long, Short, Value, ValueExt};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use lexopt::Arg;
 use procwire::Config;
 
 use crate::check::Check;
 use crate::completions;
+use crate::quote::{escaped_line, quoted};
 use crate::run::{Run, Tty};
-
-/// How long `check` waits for a message.
-const PATIENCE: Duration = Duration::from_secs(10);
+#[cfg(feature = "schema")]
+use help::SCHEMA;
+use help::{CHECK, COMPLETIONS, RUN, SERVE, help};
+use values::{duration, milliseconds, nearest, size};
 
 /// One command of the program.
 pub struct Subcommand {
     pub name: &'static str,
-    /// Behind the name, on the usage line.
+    /// After the name, on the usage line.
     arguments: &'static str,
+    /// What its arguments can be completed with.
+    pub operands: Completes,
     /// One line, for the list of commands.
     pub about: &'static str,
     /// What its help says before the flags.
     teaches: &'static str,
     pub flags: &'static [Flag],
+    /// Makes the command of what its flags have set.
+    finish: fn(Settings) -> Result<Command, String>,
 }
 
 /// One flag of a command.
 pub struct Flag {
     pub short: Option<char>,
     pub long: &'static str,
-    /// What its value is called; empty if it takes none.
-    pub value: &'static str,
-    pub completes: Completes,
+    pub takes: Takes,
+    /// Sentences without line ends, which the help breaks.
     pub help: &'static str,
+    set: Set,
 }
 
-/// What the value of a flag can be completed with.
+/// How a flag changes the settings.
+enum Set {
+    Switch(fn(&mut Settings)),
+    /// An error says what is wrong with the value.
+    Value(fn(&mut Settings, Given) -> Result<(), String>),
+}
+
+/// Whether a flag has a value, what that is called, and what it can be completed with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code)] // Not every kind of value has a flag in every build.
+pub enum Takes {
+    Nothing,
+    Value(&'static str, Completes),
+    /// `--flag` or `--flag=VALUE`.
+    Optional(&'static str, Completes),
+}
+
+/// What a value or an argument can be completed with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Completes {
     Nothing,
     Files,
     Directories,
+    /// Names of environment variables.
+    Variables,
+    /// The same, each followed by `=`.
+    Assignments,
+    /// A program of this machine.
+    Programs,
+    /// A program, and after it whatever the shell completes for that program.
+    CommandLine,
+    OneOf(&'static [&'static str]),
+    /// The commands of this program.
+    Subcommands,
 }
 
-const fn flag(short: Option<char>, long: &'static str, value: &'static str, help: &'static str) -> Flag {
+const fn flag(
+    short: Option<char>,
+    long: &'static str,
+    takes: Takes,
+    help: &'static str,
+    set: fn(&mut Settings, Given) -> Result<(), String>,
+) -> Flag {
     Flag {
         short,
         long,
-        value,
-        completes: Completes::Nothing,
+        takes,
         help,
+        set: Set::Value(set),
     }
 }
 
-const HELP: Flag = flag(Some('h'), "help", "", "this text");
-const VERSION: Flag = flag(Some('V'), "version", "", "the version");
+/// A flag without a value.
+const fn switch(short: Option<char>, long: &'static str, help: &'static str, set: fn(&mut Settings)) -> Flag {
+    Flag {
+        short,
+        long,
+        takes: Takes::Nothing,
+        help,
+        set: Set::Switch(set),
+    }
+}
+
+const HELP: Flag = switch(Some('h'), "help", "print this help", |s| {
+    s.asked = Some(Asked::Help)
+});
+const VERSION: Flag = switch(Some('V'), "version", "print the version", |s| {
+    s.asked = Some(Asked::Version)
+});
 const SERVER: Flag = flag(
     Some('s'),
     "server",
-    "COMMAND",
-    "the shell command that starts the server, such as\n'ssh host procwire' [this program]",
+    Takes::Value("COMMAND", Completes::Programs),
+    "shell command that starts the server, e.g. 'ssh host procwire' [default: this binary]",
+    |s, given| given.not_empty_text().map(|command| s.server = Some(command)),
 );
 
-/// Every command with every flag: what the help prints and what completions know.
+/// Every command with every flag: what is parsed, what the help prints and what completions know.
 pub const COMMANDS: &[Subcommand] = &[
     Subcommand {
         name: "serve",
         arguments: "[OPTIONS]",
-        about: "serve JSON-RPC on stdin and stdout (also without a command)",
+        operands: Completes::Nothing,
+        about: "serve JSON-RPC on stdin and stdout (the default command)",
         teaches: SERVE,
         flags: &[
-            flag(
+            switch(
                 None,
                 "drain",
-                "",
-                "at end of input, wait until every process has exited\n(otherwise they are killed)",
+                "at the end of input, wait until every process has exited, instead of killing them",
+                |s| s.config.drain = true,
             ),
             flag(
                 None,
                 "default-timeout-ms",
-                "N",
-                "timeout of a spawn that names none; 'none' for none [10000]",
+                Takes::Value("N", Completes::OneOf(&["none"])),
+                "timeout of a spawn that does not set one, in milliseconds, or 'none' [default: 10000]",
+                |s, given| {
+                    let timeout = given.or_none(|given| duration(given.text()?, "ms"))?;
+                    s.config.default_timeout_ms = timeout.map(milliseconds);
+                    Ok(())
+                },
             ),
             flag(
                 None,
                 "default-output-cap",
-                "N",
-                "bytes of output kept of a spawn that names no cap;\n'none' for all [1048576]",
+                Takes::Value("SIZE", Completes::OneOf(&["none"])),
+                "bytes of output kept for a spawn that does not set a cap: a number, 64K, 16M, 1G, \
+                 or 'none' for all of it [default: 1M]",
+                |s, given| {
+                    s.config.default_output_bytes_cap = given.or_none(|given| size(given.text()?))?;
+                    Ok(())
+                },
             ),
             flag(
                 None,
                 "max-message-bytes",
-                "N",
-                "the longest message that is read [16777216]",
+                Takes::Value("SIZE", Completes::Nothing),
+                "longest message the server reads [default: 16M]",
+                |s, given| {
+                    let limit = size(given.text()?)?;
+                    s.config.max_message_bytes = usize::try_from(limit).unwrap_or(usize::MAX);
+                    match limit {
+                        0 => Err("must be at least 1".to_owned()),
+                        _ => Ok(()),
+                    }
+                },
             ),
             flag(
                 None,
                 "max-pending-stdin",
-                "N",
-                "bytes of stdin that may wait for a process to read them\n[8388608]",
+                Takes::Value("SIZE", Completes::Nothing),
+                "bytes of stdin that may wait until a process reads them [default: 8M]",
+                |s, given| size(given.text()?).map(|bytes| s.config.max_pending_stdin_bytes = bytes),
             ),
             HELP,
             VERSION,
         ],
+        finish: serve,
     },
     Subcommand {
         name: "run",
         arguments: "[OPTIONS] [--] PROGRAM [ARGUMENT...]",
-        about: "run one program on a server, as if it had been typed here",
+        operands: Completes::CommandLine,
+        about: "run one program on a server, as if typed here",
         teaches: RUN,
         flags: &[
             flag(
                 Some('t'),
                 "tty",
-                "",
-                "give the program a terminal; --tty=never does\nnot, and --tty=auto does if stdin, stdout and\nstderr are terminals [auto]",
+                Takes::Optional("WHEN", Completes::OneOf(&["auto", "always", "never"])),
+                "give the program a terminal; --tty=never does not, and --tty=auto does if stdin, stdout \
+                 and stderr are terminals [default: auto]",
+                |s, given| {
+                    s.run.tty = match given.0 {
+                        None => Tty::Always,
+                        Some(_) => tty(given.text()?)?,
+                    };
+                    Ok(())
+                },
             ),
-            flag(
+            switch(
                 Some('n'),
                 "no-stdin",
-                "",
                 "read nothing; the program's stdin is /dev/null",
+                |s| s.run.no_stdin = true,
             ),
-            Flag {
-                completes: Completes::Directories,
-                ..flag(
-                    Some('C'),
-                    "cwd",
-                    "DIR",
-                    "the program's working directory; absolute with\n--server",
-                )
-            },
+            flag(
+                Some('C'),
+                "cwd",
+                Takes::Value("DIR", Completes::Directories),
+                "working directory of the program; must be absolute with --server",
+                |s, given| given.not_empty_text().map(|cwd| s.run.cwd = Some(cwd.into())),
+            ),
             flag(
                 Some('e'),
                 "env",
-                "NAME=VALUE",
-                "set a variable of its environment",
+                Takes::Value("NAME=VALUE", Completes::Assignments),
+                "set an environment variable of the program",
+                |s, given| {
+                    let text = given.text()?;
+                    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+                    if name.is_empty() {
+                        return Err("expected NAME=VALUE, but NAME is empty".to_owned());
+                    }
+                    s.run.env.push((name.to_owned(), value.to_owned()));
+                    Ok(())
+                },
             ),
             flag(
                 Some('u'),
                 "unset",
-                "NAME",
-                "take a variable out of its environment",
+                Takes::Value("NAME", Completes::Variables),
+                "remove a variable from the program's environment",
+                |s, given| {
+                    let name = given.not_empty_text()?;
+                    if name.contains('=') {
+                        return Err("expected the name of a variable, without '='".to_owned());
+                    }
+                    s.run.unset.push(name);
+                    Ok(())
+                },
             ),
             flag(
                 None,
                 "timeout",
-                "DURATION",
-                "end it that long after the start, with exit code\n124: 500ms, 10s, 2m, 1h; a bare number is\nseconds, and 0 is no timeout [0]",
+                Takes::Value("DURATION", Completes::Nothing),
+                "end the program after DURATION and exit with 124: 500ms, 1.5s, 2m, 1h30m or 1d; \
+                 a bare number is seconds, and 0 is no timeout [default: 0]",
+                |s, given| duration(given.text()?, "s").map(|timeout| s.run.timeout = Some(timeout)),
             ),
             flag(
                 None,
                 "grace",
-                "DURATION",
-                "a timeout sends SIGTERM, and that much later\nSIGKILL to what is left [2s]",
+                Takes::Value("DURATION", Completes::Nothing),
+                "a timeout sends SIGTERM, and after DURATION SIGKILL to what is left [default: 2s]",
+                |s, given| duration(given.text()?, "s").map(|grace| s.run.grace = grace),
             ),
-            flag(
+            switch(
                 None,
                 "stats",
-                "",
-                "say on stderr how it ended, how long it took, and\nwhat it used",
+                "print on stderr how the program ended, how long it took and what it used",
+                |s| s.run.stats = true,
             ),
-            flag(
+            switch(
                 None,
                 "json",
-                "",
-                "print nothing but one line at its end: how it\nended, what it used and all it printed, as in\nprocess/exited",
+                "print no live output; when the program exits, print one JSON object with its status, \
+                 resource use and output",
+                |s| s.run.json = true,
             ),
-            flag(
+            switch(
                 None,
                 "detach",
-                "",
-                "start it, print its pid and leave; it has no\ninput, and what it prints is thrown away",
+                "start the program, print its pid and leave; it has no input, and its output is discarded",
+                |s| s.run.detach = true,
             ),
             flag(
                 None,
                 "connect-timeout",
-                "DURATION",
-                "\nhow long the server may take to answer at all\n[10s; 2m where a --server may ask for a password]",
+                Takes::Value("DURATION", Completes::Nothing),
+                "how long the server may take to answer at all [default: 10s; 2m where a --server may ask \
+                 for a password]",
+                |s, given| duration(given.text()?, "s").map(|timeout| s.run.connect_timeout = Some(timeout)),
             ),
             SERVER,
             HELP,
+            VERSION,
         ],
+        finish: run,
     },
     Subcommand {
         name: "check",
         arguments: "[OPTIONS] FILE...",
-        about: "replay transcripts against a server and tell where it differs",
+        operands: Completes::Files,
+        about: "replay recorded sessions and report differences; record them",
         teaches: CHECK,
         flags: &[
+            switch(
+                None,
+                "record",
+                "write what the server sent into the files, in place of what they expect; \
+                 for the file '-', print it",
+                |s| s.check.record = true,
+            ),
             SERVER,
             flag(
                 None,
                 "deadline",
-                "DURATION",
-                "how long each message may take [10s]",
+                Takes::Value("DURATION", Completes::Nothing),
+                "how long to wait for each message [default: 10s]",
+                |s, given| {
+                    s.check.deadline = duration(given.text()?, "s")?;
+                    match s.check.deadline.is_zero() {
+                        true => Err("must be longer than 0".to_owned()),
+                        false => Ok(()),
+                    }
+                },
             ),
-            Flag {
-                completes: Completes::Files,
-                ..flag(
-                    None,
-                    "junit",
-                    "FILE",
-                    "write a report that continuous integration reads",
-                )
-            },
+            flag(
+                None,
+                "junit",
+                Takes::Value("FILE", Completes::Files),
+                "write a JUnit report, as continuous integration reads it",
+                |s, given| {
+                    s.check.junit = Some(given.path()?);
+                    Ok(())
+                },
+            ),
             HELP,
+            VERSION,
         ],
+        finish: check,
     },
     #[cfg(feature = "schema")]
     Subcommand {
         name: "schema",
         arguments: "[OPTIONS]",
-        about: "print the protocol as JSON Schema, or as OpenRPC",
+        operands: Completes::Nothing,
+        about: "print the protocol as JSON Schema or OpenRPC",
         teaches: SCHEMA,
         flags: &[
-            flag(
+            switch(
                 None,
                 "openrpc",
-                "",
-                "the OpenRPC document: methods, params, results and errors",
+                "print the OpenRPC document: methods, params, results and errors",
+                |s| s.openrpc = true,
             ),
             HELP,
+            VERSION,
         ],
+        finish: schema,
     },
     Subcommand {
         name: "completions",
         arguments: "bash|zsh|fish",
-        about: "print what makes a shell complete all this",
+        operands: Completes::OneOf(&completions::SHELLS),
+        about: "print a shell completion script",
         teaches: COMPLETIONS,
-        flags: &[HELP],
+        flags: &[HELP, VERSION],
+        finish: completions,
+    },
+    Subcommand {
+        name: "help",
+        arguments: "[COMMAND]",
+        operands: Completes::Subcommands,
+        about: "print the help of a command",
+        teaches: "Prints the help of a command, or of the whole program.\n",
+        flags: &[HELP, VERSION],
+        finish: help_of,
     },
 ];
-
-const SERVE: &str = "\
-procwire: a process server. JSON-RPC lines in, programs and what they print out.
-
-Reads one JSON-RPC request a line from stdin, and writes answers and notifications
-to stdout, one a line. If the input begins with a Content-Length header, as editors send it, all
-messages have headers instead. Logs go to stderr as RUST_LOG says (RUST_LOG=debug shows all).
-
-Try it:
-  procwire run -- echo hi
-  printf '%s\\n' '{\"id\":1,\"method\":\"process/spawn\",\"params\":{\"command\":[\"echo\",\"hi\"],\"processHandle\":\"a\"}}' \\
-    | procwire --drain
-
-Methods:
-  process/spawn        start a program: command, processHandle, cwd, env, tty, size, streamStdin,
-                       streamStdoutStderr, outputBytesCap, timeoutMs, detach
-  process/writeStdin   feed it: processHandle, deltaBase64, closeStdin
-  process/resizePty    resize its terminal: processHandle, size
-  process/kill         signal it: processHandle, signal, graceMs
-  process/list         what is running
-  initialize           optional handshake; tells every limit
-
-When stdin ends, when nobody reads stdout, or at SIGTERM, SIGINT or SIGHUP, every process and
-what it has started is killed. Exit code: 0 after the end of input, 128 + n after signal n, 2 for
-a wrong command line.
-";
-
-const RUN: &str = "\
-Runs one program on a server, as if it had been typed here. Its output comes
-live and on the right stream, and stdin goes to it. Signals sent to this process
-are passed on (INT, TERM, HUP, QUIT, USR1, USR2; TSTP and CONT stop both and let
-them go on); a second TERM or HUP ends this process at once. Whatever ends this
-process, SIGKILL included, ends the program and all it has started. There is no
-timeout and no limit on output unless a flag says so; on the wire, process/spawn
-has defaults for both.
-
-Typed at a terminal, the program gets a terminal of its own, with the size,
-keys and modes of this one. What is different from a program that was typed:
-  - Ctrl-Z stops the program and this process only if the server is on this
-    machine. With --server the key goes to the program, which cannot stop by
-    itself; 'kill -TSTP' of this process stops both.
-  - Its stdout and stderr are one stream. --tty=never keeps them apart.
-  - It does not share job control, and $PPID is the server.
-In the background the terminal is neither read nor changed.
-
-stdin is read ahead of the program, so in 'while read' loops add -n. A stdin
-that is closed or /dev/null is /dev/null for the program; any other is a pipe.
-
-Try it:
-  procwire run -- sh -c 'echo out; echo err >&2; exit 3'
-  procwire run -- vi notes.txt
-  procwire run --server 'ssh build.example procwire' --timeout 10m -- make -j8
-  procwire run --json -- uname -r | jq .usage
-
-Exit code: the program's. If a signal killed the program, this process says so
-and dies of the same one, which a shell shows as 128 + n. 124 if the time was
-up; 127 if there is no such program, 126 if it cannot be executed; 125 if the
-server failed or refused, or stdin could not be read; 2 for a wrong command
-line.
-";
-
-const CHECK: &str = "\
-Replays transcripts against a server, each against a fresh one, and tells where it differs. In a
-transcript '--> ' is sent and '<-- ' is expected; '#' begins a remark:
-
-  --> {\"id\":1,\"method\":\"process/spawn\",\"params\":{\"command\":[\"echo\",\"hi\"],\"processHandle\":\"a\"}}
-  <-- {\"id\":1,\"result\":{\"pid\":\"{...}\"}}
-
-\"{...}\" stands for any value, [..] for any text inside a string. Answers are found by id,
-notifications by method, handle and stream; output is joined or cut to the length that is expected.
-Of Markdown files (.md), every block in the language 'session' is replayed.
-
-Try it:
-  procwire check docs/protocol.md --junit report.xml
-  procwire check --server 'my-server --stdio' conversation.txt
-
-Exit code: 0 if nothing differs, 1 if something does, 2 if a file cannot be read or has
-no session.
-";
-
-#[cfg(feature = "schema")]
-const SCHEMA: &str = "\
-Prints the protocol for programs: by default one document of JSON Schema, draft 2020-12, with
-'ClientMessage' for every line a client sends and 'ServerMessage' for every line it gets. From it
-come types for languages that have none here, and validators for tests.
-
-Try it:
-  procwire schema | jq '.\"$defs\".SpawnParams.properties'
-  procwire schema --openrpc | jq -r '.methods[] | .name + \": \" + .summary'
-";
-
-const COMPLETIONS: &str = "\
-Prints what makes a shell complete commands and flags:
-
-  bash:  procwire completions bash > ~/.local/share/bash-completion/completions/procwire
-  zsh:   procwire completions zsh > \"${fpath[1]}/_procwire\"
-  fish:  procwire completions fish > ~/.config/fish/completions/procwire.fish
-";
-
-/// The help of a command; that of `serve` is the program's and lists the others.
-fn help(subcommand: &Subcommand) -> String {
-    let mut text = String::new();
-    let program = subcommand.name == "serve";
-    if program {
-        let (first, rest) = subcommand.teaches.split_once("\n\n").unwrap_or_default();
-        text.push_str(&format!(
-            "{first}\n\nUsage: procwire [serve] [OPTIONS]\n       procwire COMMAND --help\n\nCommands:\n"
-        ));
-        for other in COMMANDS {
-            text.push_str(&format!("  {:<13}{}\n", other.name, other.about));
-        }
-        text.push_str(&format!("\n{rest}"));
-    } else {
-        text.push_str(&format!(
-            "Usage: procwire {} {}\n\n{}",
-            subcommand.name, subcommand.arguments, subcommand.teaches
-        ));
-    }
-    text.push_str("\nOptions:\n");
-    for flag in subcommand.flags {
-        let short = flag
-            .short
-            .map_or("    ".to_owned(), |short| format!("-{short}, "));
-        let head = format!("  {short}--{} {}", flag.long, flag.value);
-        for (index, line) in flag.help.lines().enumerate() {
-            let head = if index == 0 { head.as_str() } else { "" };
-            text.push_str(&format!("{head:<31}{line}\n"));
-        }
-    }
-    text
-}
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -385,6 +398,60 @@ pub struct Serve {
     pub config: Config,
     /// Who guards us; only a guard sets it.
     pub guarded_by: Option<String>,
+    /// Whether `serve` was asked for by name, and not by leaving out the command.
+    pub named: bool,
+}
+
+/// What the flags and arguments have set so far, of whichever command.
+#[derive(Debug, Default)]
+struct Settings {
+    config: Config,
+    run: Run,
+    check: Check,
+    server: Option<String>,
+    #[cfg(feature = "schema")]
+    openrpc: bool,
+    asked: Option<Asked>,
+    operands: Vec<OsString>,
+}
+
+/// What is printed instead of anything else.
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    Help,
+    Version,
+}
+
+/// The value of a flag as it was given; empty for a flag without one.
+#[derive(Debug)]
+struct Given(Option<OsString>);
+
+impl Given {
+    fn text(&self) -> Result<&str, String> {
+        let value = self.0.as_deref().unwrap_or_default();
+        value.to_str().ok_or_else(|| "not valid UTF-8".to_owned())
+    }
+
+    fn not_empty_text(&self) -> Result<String, String> {
+        match self.text()? {
+            "" => Err("must not be empty".to_owned()),
+            text => Ok(text.to_owned()),
+        }
+    }
+
+    fn path(&self) -> Result<PathBuf, String> {
+        match self.0.as_deref().unwrap_or_default() {
+            path if path.is_empty() => Err("must not be empty".to_owned()),
+            path => Ok(path.into()),
+        }
+    }
+
+    fn or_none<T>(&self, parse: impl FnOnce(&Given) -> Result<T, String>) -> Result<Option<T>, String> {
+        match self.text()? {
+            "none" => Ok(None),
+            _ => parse(self).map(Some).map_err(|e| format!("{e}, or 'none'")),
+        }
+    }
 }
 
 /// Reads the command line without the program's name; an error says what is wrong with it, and where
@@ -399,156 +466,141 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
     if guarded_by.is_some() {
         arguments.next();
     }
-    let named = arguments
-        .peek()
-        .and_then(|first| COMMANDS.iter().find(|c| first.to_str() == Some(c.name)));
+    let first = arguments.peek().cloned().unwrap_or_default();
+    let named = COMMANDS.iter().find(|c| first == c.name);
     if named.is_some() {
         arguments.next();
+    } else if !first.is_empty() && !first.as_encoded_bytes().starts_with(b"-") {
+        return Err(format!("{}\nTry 'procwire --help'.", unknown_command(&first)));
     }
     let subcommand = named.unwrap_or(&COMMANDS[0]);
-    let parser = lexopt::Parser::from_args(arguments);
-    let command = match subcommand.name {
-        "run" => run(parser),
-        "check" => check(parser),
-        #[cfg(feature = "schema")]
-        "schema" => schema(parser),
-        "completions" => completions(parser),
-        _ => serve(parser, guarded_by),
-    };
-    match command {
-        Ok(command) => Ok(command.unwrap_or_else(|| Command::Print(help(subcommand)))),
-        Err(error) => {
-            let of = named.map(|named| format!(" {}", named.name)).unwrap_or_default();
-            Err(format!("{error}\nTry 'procwire{of} --help'."))
+    let command = settings(subcommand, lexopt::Parser::from_args(arguments)).and_then(|settings| {
+        Ok(match settings.asked {
+            Some(Asked::Help) => Command::Print(help(subcommand)),
+            Some(Asked::Version) => Command::Print(format!("procwire {}\n", env!("CARGO_PKG_VERSION"))),
+            None => match (subcommand.finish)(settings)? {
+                Command::Serve(serve) => Command::Serve(Serve {
+                    guarded_by,
+                    named: named.is_some(),
+                    ..serve
+                }),
+                command => command,
+            },
+        })
+    });
+    command.map_err(|error| {
+        let of = named.map(|named| format!(" {}", named.name)).unwrap_or_default();
+        format!("{error}\nTry 'procwire{of} --help'.")
+    })
+}
+
+/// Goes through the arguments of a command, up to a flag that asks for its help or the version.
+fn settings(subcommand: &Subcommand, mut parser: lexopt::Parser) -> Result<Settings, String> {
+    let mut settings = Settings::default();
+    // The argument as typed, for errors; several short flags are one word.
+    let mut word = None;
+    while settings.asked.is_none() {
+        if let Some(next) = parser.try_raw_args() {
+            word = next.peek().map(OsStr::to_owned);
         }
+        let Some(argument) = parser.next().map_err(|e| not_a_value(&e))? else {
+            break;
+        };
+        let (found, spelling, long) = match argument {
+            Arg::Value(operand) => {
+                settings.operands.push(operand);
+                if subcommand.operands == Completes::CommandLine {
+                    // From here on everything is the program's.
+                    settings
+                        .operands
+                        .extend(parser.raw_args().map_err(|e| e.to_string())?);
+                }
+                continue;
+            }
+            Arg::Long(name) => {
+                let found = subcommand.flags.iter().find(|f| f.long == name);
+                (found, format!("--{name}"), true)
+            }
+            Arg::Short(name) => {
+                let found = subcommand.flags.iter().find(|f| f.short == Some(name));
+                (found, format!("-{name}"), false)
+            }
+        };
+        let Some(flag) = found else {
+            return Err(unknown_flag(subcommand, &spelling, word.as_deref()));
+        };
+        let value = match flag.takes {
+            Takes::Nothing => None,
+            Takes::Value(name, _) => {
+                let value = parser.value();
+                Some(value.map_err(|_| format!("{spelling} needs a value: {name}"))?)
+            }
+            Takes::Optional(..) if long => parser.optional_value(),
+            Takes::Optional(..) => None,
+        };
+        let shown = value
+            .as_ref()
+            .map(|v| format!(" {}", quoted(&v.to_string_lossy())));
+        match flag.set {
+            Set::Switch(set) => set(&mut settings),
+            Set::Value(set) => set(&mut settings, Given(value))
+                .map_err(|error| format!("{spelling}{}: {error}", shown.unwrap_or_default()))?,
+        }
+    }
+    Ok(settings)
+}
+
+/// The one thing the parser finds by itself: a value of a flag that takes none.
+fn not_a_value(error: &lexopt::Error) -> String {
+    match error {
+        lexopt::Error::UnexpectedValue { option, value } => {
+            format!(
+                "{option} does not take a value, got {}",
+                quoted(&value.to_string_lossy())
+            )
+        }
+        error => escaped_line(&error.to_string()).into_owned(),
     }
 }
 
-/// `None`: print the help.
-type Parsed = Result<Option<Command>, lexopt::Error>;
+// ---- one function for each command: validates its settings ----
 
-fn serve(mut parser: lexopt::Parser, guarded_by: Option<String>) -> Parsed {
-    let mut config = Config::default();
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("drain") => config.drain = true,
-            Long("default-timeout-ms") => config.default_timeout_ms = number_or_none(&mut parser)?,
-            Long("default-output-cap") => config.default_output_bytes_cap = number_or_none(&mut parser)?,
-            Long("max-message-bytes") => config.max_message_bytes = parser.value()?.parse()?,
-            Long("max-pending-stdin") => config.max_pending_stdin_bytes = parser.value()?.parse()?,
-            Short('h') | Long("help") => return Ok(None),
-            Short('V') | Long("version") => {
-                let version = format!("procwire {}\n", env!("CARGO_PKG_VERSION"));
-                return Ok(Some(Command::Print(version)));
-            }
-            argument => return Err(argument.unexpected()),
-        }
-    }
-    Ok(Some(Command::Serve(Serve { config, guarded_by })))
+fn serve(settings: Settings) -> Result<Command, String> {
+    no_more(&settings.operands)?;
+    Ok(Command::Serve(Serve {
+        config: settings.config,
+        guarded_by: None,
+        named: false,
+    }))
 }
 
-fn run(mut parser: lexopt::Parser) -> Parsed {
-    let mut run = Run::default();
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Short('t') => run.tty = Tty::Always,
-            Long("tty") => {
-                run.tty = match parser.optional_value() {
-                    None => Tty::Always,
-                    Some(when) => when.parse_with(tty)?,
-                }
-            }
-            Short('n') | Long("no-stdin") => run.no_stdin = true,
-            Short('C') | Long("cwd") => run.cwd = Some(parser.value()?.string()?.into()),
-            Short('e') | Long("env") => {
-                let pair = parser.value()?.string()?;
-                let (name, value) = pair
-                    .split_once('=')
-                    .ok_or_else(|| format!("--env wants NAME=VALUE, got {pair:?}"))?;
-                run.env.push((name.to_owned(), value.to_owned()));
-            }
-            Short('u') | Long("unset") => run.unset.push(parser.value()?.string()?),
-            Long("timeout") => run.timeout = Some(parser.value()?.parse_with(duration)?),
-            Long("grace") => run.grace = parser.value()?.parse_with(duration)?,
-            Long("connect-timeout") => {
-                run.connect_timeout = Some(parser.value()?.parse_with(duration)?);
-            }
-            Long("stats") => run.stats = true,
-            Long("detach") => run.detach = true,
-            Long("json") => run.json = true,
-            Short('s') | Long("server") => run.server = Some(parser.value()?.string()?),
-            Short('h') | Long("help") => return Ok(None),
-            Value(program) => {
-                // From here on everything is the program's.
-                run.command.push(program.string()?);
-                for argument in parser.raw_args()? {
-                    run.command.push(argument.string()?);
-                }
-            }
-            argument => return Err(argument.unexpected()),
-        }
+fn run(settings: Settings) -> Result<Command, String> {
+    let mut run = settings.run;
+    run.server = settings.server;
+    for operand in settings.operands {
+        run.command.push(operand.into_string().map_err(|operand| {
+            format!(
+                "the program's argument {} is not valid UTF-8",
+                quoted(&operand.to_string_lossy())
+            )
+        })?);
     }
-    if run.command.is_empty() {
-        return Err("run wants a program".into());
+    match run.command.first() {
+        None => return Err("missing PROGRAM: procwire run [OPTIONS] [--] PROGRAM [ARGUMENT...]".to_owned()),
+        Some(program) if program.is_empty() => return Err("PROGRAM must not be empty".to_owned()),
+        Some(_) => {}
     }
     if run.detach && (run.tty == Tty::Always || run.stats || run.timeout.is_some()) {
-        return Err("--detach leaves the program alone, so there is no --tty, --timeout or --stats".into());
+        return Err(
+            "--detach leaves the program alone and cannot be combined with --tty, --timeout or --stats"
+                .to_owned(),
+        );
     }
-    Ok(Some(Command::Run(run)))
-}
-
-fn check(mut parser: lexopt::Parser) -> Parsed {
-    let mut check = Check {
-        files: Vec::new(),
-        server: None,
-        junit: None,
-        deadline: PATIENCE,
-    };
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Short('s') | Long("server") => check.server = Some(parser.value()?.string()?),
-            Long("deadline") => check.deadline = parser.value()?.parse_with(duration)?,
-            Long("junit") => check.junit = Some(parser.value()?.into()),
-            Short('h') | Long("help") => return Ok(None),
-            Value(file) => check.files.push(PathBuf::from(file)),
-            argument => return Err(argument.unexpected()),
-        }
+    if let Some(cwd) = &run.cwd {
+        check_directory(cwd, run.server.is_some())
+            .map_err(|e| format!("--cwd {}: {e}", quoted(&cwd.to_string_lossy())))?;
     }
-    if check.files.is_empty() {
-        return Err("check wants a file".into());
-    }
-    Ok(Some(Command::Check(check)))
-}
-
-#[cfg(feature = "schema")]
-fn schema(mut parser: lexopt::Parser) -> Parsed {
-    let mut document: fn() -> serde_json::Value = procwire::schema::json_schema;
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("openrpc") => document = procwire::schema::openrpc,
-            Short('h') | Long("help") => return Ok(None),
-            argument => return Err(argument.unexpected()),
-        }
-    }
-    Ok(Some(Command::Print(format!("{:#}\n", document()))))
-}
-
-fn completions(mut parser: lexopt::Parser) -> Parsed {
-    let mut text = None;
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Short('h') | Long("help") => return Ok(None),
-            Value(shell) if text.is_none() => {
-                let shell = shell.string()?;
-                let script = completions::script(&shell)
-                    .ok_or_else(|| format!("no completions for {shell:?}: bash, zsh or fish"))?;
-                text = Some(script);
-            }
-            argument => return Err(argument.unexpected()),
-        }
-    }
-    let text = text.ok_or("completions wants a shell: bash, zsh or fish")?;
-    Ok(Some(Command::Print(text)))
+    Ok(Command::Run(run))
 }
 
 fn tty(when: &str) -> Result<Tty, String> {
@@ -556,35 +608,110 @@ fn tty(when: &str) -> Result<Tty, String> {
         "auto" => Ok(Tty::Auto),
         "always" => Ok(Tty::Always),
         "never" => Ok(Tty::Never),
-        _ => Err("--tty is auto, always or never".to_owned()),
+        _ => Err("expected auto, always or never".to_owned()),
     }
 }
 
-/// A number with a unit: `500ms`, `10s`, `2m`, `1h`. Without one it is seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let milliseconds = match &text[digits.len()..] {
-        "ms" => 1,
-        "s" | "" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err("a duration is a number with a unit: 500ms, 10s, 2m or 1h".to_owned()),
+/// Another server's directories cannot be seen from here.
+fn check_directory(directory: &Path, elsewhere: bool) -> Result<(), String> {
+    if elsewhere {
+        return match directory.is_absolute() {
+            true => Ok(()),
+            false => Err("must be absolute with --server".to_owned()),
+        };
+    }
+    match std::fs::metadata(directory) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err("not a directory".to_owned()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err("the directory does not exist".to_owned()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+fn check(settings: Settings) -> Result<Command, String> {
+    if settings.operands.is_empty() {
+        return Err("missing FILE: procwire check [OPTIONS] FILE...".to_owned());
+    }
+    Ok(Command::Check(Check {
+        files: settings.operands.into_iter().map(PathBuf::from).collect(),
+        server: settings.server,
+        ..settings.check
+    }))
+}
+
+#[cfg(feature = "schema")]
+fn schema(settings: Settings) -> Result<Command, String> {
+    no_more(&settings.operands)?;
+    let document = match settings.openrpc {
+        true => procwire::schema::openrpc(),
+        false => procwire::schema::json_schema(),
     };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "a duration begins with a whole number: 500ms, 10s, 2m or 1h".to_owned())?;
-    let total = number.checked_mul(milliseconds);
-    total
-        .map(Duration::from_millis)
-        .ok_or_else(|| "that is too long".to_owned())
+    Ok(Command::Print(format!("{document:#}\n")))
 }
 
-fn number_or_none(parser: &mut lexopt::Parser) -> Result<Option<u64>, lexopt::Error> {
-    let value = parser.value()?;
-    match value.to_str() {
-        Some("none") => Ok(None),
-        _ => value.parse().map(Some),
+fn completions(settings: Settings) -> Result<Command, String> {
+    let (shell, rest) = settings
+        .operands
+        .split_first()
+        .ok_or("missing the name of a shell: bash, zsh or fish")?;
+    no_more(rest)?;
+    let script = shell.to_str().and_then(completions::script);
+    script.map(Command::Print).ok_or_else(|| {
+        let shell = quoted(&shell.to_string_lossy());
+        format!("no completions for the shell {shell}: expected bash, zsh or fish")
+    })
+}
+
+fn help_of(settings: Settings) -> Result<Command, String> {
+    let Some((name, rest)) = settings.operands.split_first() else {
+        return Ok(Command::Print(help(&COMMANDS[0])));
+    };
+    no_more(rest)?;
+    let found = COMMANDS.iter().find(|c| name == c.name);
+    found
+        .map(|found| Command::Print(help(found)))
+        .ok_or_else(|| unknown_command(name))
+}
+
+fn no_more(operands: &[OsString]) -> Result<(), String> {
+    match operands.first() {
+        None => Ok(()),
+        Some(operand) => Err(format!(
+            "unexpected argument {}",
+            quoted(&operand.to_string_lossy())
+        )),
     }
+}
+
+// ---- unknown commands and flags, and suggestions ----
+
+fn unknown_command(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    let meant = nearest(&word, COMMANDS.iter().map(|c| c.name));
+    let hint = meant.map(|meant| format!("; did you mean '{meant}'?"));
+    format!("unknown command {}{}", quoted(&word), hint.unwrap_or_default())
+}
+
+/// `word` is the argument as typed.
+fn unknown_flag(subcommand: &Subcommand, spelling: &str, word: Option<&OsStr>) -> String {
+    let name = spelling.trim_start_matches('-');
+    let long = |subcommand: &Subcommand| subcommand.flags.iter().map(|f| f.long);
+    if let Some(meant) = nearest(name, long(subcommand)) {
+        return format!("unknown flag {}; did you mean '--{meant}'?", quoted(spelling));
+    }
+    // `-timeout` means `--timeout`.
+    let typed = word.and_then(OsStr::to_str).unwrap_or_default();
+    let head = typed
+        .split('=')
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches('-');
+    if let Some(meant) = nearest(head, long(subcommand)) {
+        return format!("unknown flag {}; did you mean '--{meant}'?", quoted(typed));
+    }
+    let other = COMMANDS.iter().find(|c| long(c).any(|long| long == name));
+    let hint = other.map(|other| format!("; 'procwire {}' has it", other.name));
+    format!("unknown flag {}{}", quoted(spelling), hint.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -599,22 +726,28 @@ mod tests {
     fn every_flag_of_the_table_is_understood_and_no_other() {
         for subcommand in COMMANDS {
             for flag in subcommand.flags {
-                let value = match flag.value {
-                    "" => None,
-                    "NAME=VALUE" => Some("a=b"),
-                    "DURATION" => Some("5s"),
-                    _ => Some("7"),
+                let values: &[&str] = match flag.takes {
+                    Takes::Nothing => &[],
+                    Takes::Optional(_, Completes::OneOf(values)) => &values[..1],
+                    Takes::Value("NAME=VALUE", _) => &["a=b"],
+                    Takes::Value("DIR", _) => &["/"],
+                    Takes::Value(..) | Takes::Optional(..) => &["7"],
                 };
+                let joined = values.first().map(|value| format!("--{}={value}", flag.long));
                 let short = flag.short.map(|short| format!("-{short}"));
-                for spelling in short.into_iter().chain([format!("--{}", flag.long)]) {
-                    let mut arguments = vec![subcommand.name, &spelling];
-                    arguments.extend(value);
+                let spelled = short.into_iter().chain([format!("--{}", flag.long)]);
+                let apart = spelled.map(|spelling| match flag.takes {
+                    Takes::Value(..) => vec![spelling, values[0].to_owned()],
+                    _ => vec![spelling],
+                });
+                for mut arguments in apart.chain(joined.map(|joined| vec![joined])) {
+                    arguments.insert(0, subcommand.name.to_owned());
                     match subcommand.name {
-                        "completions" => arguments.push("bash"),
-                        "serve" | "schema" => {}
-                        _ => arguments.push("x"),
+                        "completions" => arguments.push("bash".to_owned()),
+                        "run" | "check" => arguments.push("x".to_owned()),
+                        _ => {}
                     }
-                    if let Err(error) = parsed(&arguments) {
+                    if let Err(error) = parse(arguments.iter().map(OsString::from)) {
                         panic!("{arguments:?}: {error}");
                     }
                 }
@@ -641,40 +774,115 @@ mod tests {
             assert_eq!(run.command, ["ls", "--json", "--", "-t"]);
             assert!(run.json && run.tty == Tty::Auto);
         }
-        assert!(parsed(&["run"]).unwrap_err().contains("program"));
+        assert!(parsed(&["run"]).unwrap_err().contains("PROGRAM"));
     }
 
     #[test]
-    fn durations_have_units() {
-        for (text, milliseconds) in [
-            ("500ms", 500),
-            ("10s", 10_000),
-            ("3", 3_000),
-            ("2m", 120_000),
-            ("0s", 0),
+    fn what_may_have_been_meant_is_suggested() {
+        for (arguments, expected) in [
+            (&["rn"][..], "unknown command 'rn'; did you mean 'run'?"),
+            (&["chekc", "x"], "unknown command 'chekc'; did you mean 'check'?"),
+            (&["comp"], "did you mean 'completions'?"),
+            (&["help", "serv"], "did you mean 'serve'?"),
+            (&["fly"], "unknown command 'fly'\n"),
+            (
+                &["run", "--tiemout", "5s", "x"],
+                "unknown flag '--tiemout'; did you mean '--timeout'?",
+            ),
+            (&["run", "--time=5", "x"], "did you mean '--timeout'?"),
+            (&["run", "-timeout", "5s", "x"], "did you mean '--timeout'?"),
+            (
+                &["run", "-json", "x"],
+                "unknown flag '-json'; did you mean '--json'?",
+            ),
+            (&["--cwd", "/"], "unknown flag '--cwd'; 'procwire run' has it"),
+            (&["run", "-x", "x"], "unknown flag '-x'\n"),
+            (
+                &["run", "--quite-another", "x"],
+                "unknown flag '--quite-another'\n",
+            ),
         ] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
-        }
-        for bad in [
-            "",
-            "s",
-            "-1s",
-            "1.5s",
-            "10 s",
-            "1d",
-            "99999999999999999999s",
-            "18446744073709551615h",
-        ] {
-            assert!(duration(bad).is_err(), "{bad:?}");
+            let error = parsed(arguments).unwrap_err();
+            assert!(error.contains(expected), "{arguments:?}: {error}");
         }
     }
 
     #[test]
-    fn lines_of_help_fit_a_screen() {
+    fn errors_name_the_flag_its_value_and_what_was_expected() {
+        for (arguments, expected) in [
+            (
+                &["run", "-e", "=x", "true"][..],
+                "-e '=x': expected NAME=VALUE, but NAME is empty",
+            ),
+            (&["run", "--env", "A", "true"], "--env 'A': expected NAME=VALUE"),
+            (
+                &["run", "-u", "A=B", "true"],
+                "-u 'A=B': expected the name of a variable",
+            ),
+            (&["run", "-u", "", "true"], "-u '': must not be empty"),
+            (
+                &["run", "--timeout", "soon", "true"],
+                "--timeout 'soon': expected a duration: 500ms",
+            ),
+            (&["run", "--timeout"], "--timeout needs a value: DURATION"),
+            (
+                &["run", "-C", "/no/such", "true"],
+                "--cwd '/no/such': the directory does not exist",
+            ),
+            (
+                &["run", "-C", "/dev/null", "true"],
+                "--cwd '/dev/null': not a directory",
+            ),
+            (&["run", "-C", "", "true"], "-C '': must not be empty"),
+            (
+                &["run", "-C", "a", "-s", "x", "true"],
+                "--cwd 'a': must be absolute with --server",
+            ),
+            (&["run", "--server", "", "true"], "--server '': must not be empty"),
+            (
+                &["run", "--json=1", "true"],
+                "--json does not take a value, got '1'",
+            ),
+            (&["run", ""], "PROGRAM must not be empty"),
+            (&["check"], "missing FILE"),
+            (
+                &["check", "--deadline", "0", "x"],
+                "--deadline '0': must be longer than 0",
+            ),
+            (
+                &["--max-message-bytes", "x"],
+                "--max-message-bytes 'x': expected a number of bytes",
+            ),
+            (
+                &["--max-message-bytes", "0"],
+                "--max-message-bytes '0': must be at least 1",
+            ),
+            (
+                &["--default-timeout-ms", "x"],
+                "--default-timeout-ms 'x': expected a duration",
+            ),
+            (
+                &["--default-output-cap", "-1"],
+                "--default-output-cap '-1': expected a number of bytes: 4096, 64K, 16M or 1G, or 'none'",
+            ),
+            (&["serve", "x"], "unexpected argument 'x'"),
+            (&["completions", "csh"], "'csh': expected bash, zsh or fish"),
+            (&["run", "--x\u{1b}[2J"], "'--x\\u{1b}[2J'"),
+        ] {
+            let error = parsed(arguments).unwrap_err();
+            assert!(error.contains(expected), "{arguments:?}: {error}");
+            assert!(error.contains("\nTry 'procwire"), "{error}");
+        }
+    }
+
+    #[test]
+    fn lines_of_help_fit_80_columns() {
         for subcommand in COMMANDS {
-            for line in help(subcommand).lines().filter(|l| !l.contains('{')) {
-                assert!(line.chars().count() <= 100, "{line}");
+            for line in help(subcommand).lines() {
+                assert!(line.chars().count() <= help::WIDTH, "{line}");
             }
+            let asked = parsed(&["help", subcommand.name]);
+            assert!(matches!(asked, Ok(Command::Print(text)) if text == help(subcommand)));
         }
     }
 }

@@ -66,6 +66,9 @@ pub mod fuzzing;
 #[cfg(feature = "cli")]
 pub mod guard;
 pub mod protocol;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod quote;
 #[cfg(feature = "schema")]
 pub mod schema;
 #[cfg(feature = "cli")]

@@ -10,15 +10,15 @@ mod flags;
 mod run;
 mod terminal;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use flags::{Command, Serve};
 use procwire::guard::{self, Guarded, Signals};
-use procwire::{Connection, End};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use procwire::{Connection, End, quote};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGTERM};
 
 /// Nothing but a thread that is to be started is refused for want of memory: everything else is needed
 /// to answer, and to end what runs.
@@ -38,15 +38,25 @@ fn main() -> ExitCode {
         Ok(Command::Serve(serve)) => serve,
         Ok(Command::Run(run)) => return exit_code(run::run(&run)),
         Ok(Command::Check(check)) => return exit(check::check(&check), 2),
-        Ok(Command::Print(text)) => return print(&text),
-        Err(error) => {
-            // Where nobody reads errors either, there is only the exit code left.
-            let _ = writeln!(io::stderr(), "procwire: {error}");
-            return ExitCode::from(2);
+        Ok(Command::Print(text)) => {
+            return exit(
+                io::stdout()
+                    .write_all(text.as_bytes())
+                    .map(|()| 0)
+                    .map_err(Into::into),
+                1,
+            );
         }
+        Err(error) => return exit(Err(error.into()), 2),
     };
     guard::survive_file_size_limit();
     if serve.guarded_by.is_none() {
+        if !serve.named && io::stdin().is_terminal() && io::stderr().is_terminal() {
+            let _ = writeln!(
+                io::stderr(),
+                "procwire: waiting for JSON-RPC lines on stdin; try 'procwire --help'"
+            );
+        }
         match guard::run(serve.config.drain) {
             Ok(code) => return exit_code(code),
             Err(e) => log::warn!("serving without a guard, so a SIGKILL would leave processes: {e}"),
@@ -55,10 +65,20 @@ fn main() -> ExitCode {
     exit(serve_stdio(serve), 1)
 }
 
-/// The exit code, or `failure` behind a word about what went wrong.
+/// The exit code, or `failure` after printing the error. If stdout is closed, as in
+/// `procwire --help | head -1`, this process dies of SIGPIPE without a message, as others do.
 fn exit(outcome: Result<i32, Box<dyn std::error::Error>>, failure: i32) -> ExitCode {
     exit_code(outcome.unwrap_or_else(|error| {
-        let _ = writeln!(io::stderr(), "procwire: {error}{}", reasons(&*error));
+        if is_broken_pipe(&*error) {
+            let _ = signal_hook::low_level::emulate_default_handler(SIGPIPE);
+            return 128 + SIGPIPE;
+        }
+        // If stderr is closed too, only the exit code is left.
+        let _ = writeln!(
+            io::stderr(),
+            "procwire: {}",
+            quote::escaped(&format!("{error}{}", reasons(&*error)))
+        );
         failure
     }))
 }
@@ -69,15 +89,13 @@ fn reasons(error: &dyn std::error::Error) -> String {
     reasons.map(|reason| format!(": {reason}")).collect()
 }
 
-fn exit_code(code: i32) -> ExitCode {
-    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn print(text: &str) -> ExitCode {
-    match io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
 /// Serves stdio until the connection ends or a signal says so; the exit code.
@@ -85,6 +103,7 @@ fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
     let Serve {
         mut config,
         guarded_by,
+        ..
     } = serve;
     let guarded = Guarded::begin(guarded_by.as_deref())?;
     if let Some(why) = guard::blindness() {
@@ -166,8 +185,11 @@ fn start_logging() {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             // Room means one page of a pipe; more than that could wait after all.
             if guard::stderr_has_room() {
-                io::stderr().write_all(&bytes[..bytes.len().min(LONGEST_LOG)])?;
-                if bytes.len() > LONGEST_LOG {
+                let cut = &bytes[..bytes.len().min(LONGEST_LOG)];
+                let text = String::from_utf8_lossy(cut);
+                let text = quote::escaped(&text);
+                io::stderr().write_all(&text.as_bytes()[..text.len().min(LONGEST_LOG)])?;
+                if bytes.len().max(text.len()) > LONGEST_LOG {
                     io::stderr().write_all(b"\n")?;
                 }
             }

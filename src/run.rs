@@ -27,7 +27,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGPIPE, SIGWINCH};
 
-use crate::terminal::{self, Patient, shown};
+use crate::quote::{escaped_json, escaped_line};
+use crate::terminal::{self, Patient};
 use life::{Ending, Life, State, lock};
 
 /// Exit codes of our own, as `timeout`, `env` and shells have them.
@@ -120,7 +121,7 @@ impl Run {
     fn server_name(&self) -> String {
         match &self.server {
             None => "the server".to_owned(),
-            Some(command) => format!("the server '{}'", shown(command)),
+            Some(command) => format!("the server '{}'", escaped_line(command)),
         }
     }
 
@@ -176,15 +177,13 @@ pub fn run(run: &Run) -> i32 {
             };
             match refused {
                 Some(refused) if run.json => {
-                    let _ = writeln!(
-                        Patient(io::stdout()),
-                        "{{\"error\":{}}}",
-                        terminal::shown_json(&refused.to_json())
-                    );
+                    let error = refused.to_json();
+                    let _ = writeln!(Patient(io::stdout()), "{{\"error\":{}}}", escaped_json(&error));
                 }
                 _ => life::say(&match (is_of_connection(&*error), &run.server) {
                     (true, Some(command)) => format!("--server '{command}': {error}"),
-                    _ => error.to_string(),
+                    // The codes of JSON-RPC are for programs.
+                    _ => refused.map_or_else(|| error.to_string(), |refused| refused.message.clone()),
                 }),
             }
             match refused.and_then(|refused| refused.data.as_ref()) {
@@ -268,7 +267,8 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
         if timed_out {
             (exited.timed_out, exited.exit_code) = (true, TIMED_OUT);
         }
-        writeln!(Patient(io::stdout()), "{}", exited.to_json()).map_err(|e| format!("stdout: {e}"))?;
+        writeln!(Patient(io::stdout()), "{}", escaped_json(&exited.to_json()))
+            .map_err(|e| format!("stdout: {e}"))?;
     }
     if let Some(error) = input_error {
         life::say(&format!("stdin: {error}"));

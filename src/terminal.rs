@@ -10,7 +10,6 @@
 mod screen;
 mod watch;
 
-use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
@@ -358,42 +357,6 @@ pub fn size() -> Option<(u16, u16)> {
     of(io::stdin())
         .or_else(|| of(io::stdout()))
         .or_else(|| of(io::stderr()))
-}
-
-/// JSON of the other side as it may be shown on a terminal: the same JSON, where what [`shown`]
-/// escapes is escaped as JSON has it.
-pub fn shown_json(json: &str) -> String {
-    let mut shown = String::with_capacity(json.len());
-    for character in json.chars() {
-        // Outside of strings there is none of them, and all of them have four digits.
-        match is_dangerous(character) {
-            true => drop(write!(shown, "\\u{:04x}", u32::from(character))),
-            false => shown.push(character),
-        }
-    }
-    shown
-}
-
-/// Whether it controls a terminal, or the direction of what follows.
-fn is_dangerous(character: char) -> bool {
-    let directions = ['\u{61c}', '\u{200e}', '\u{200f}'];
-    character.is_control()
-        || directions.contains(&character)
-        || ('\u{2028}'..='\u{202e}').contains(&character)
-        || ('\u{2066}'..='\u{2069}').contains(&character)
-}
-
-/// Text of the other side as it may be shown on a terminal: control characters and those that
-/// change the direction of what follows are escaped.
-pub fn shown(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        match is_dangerous(character) {
-            true => shown.extend(character.escape_default()),
-            false => shown.push(character),
-        }
-    }
-    shown
 }
 
 /// A standard descriptor without a buffer, which waits also where somebody else who has it open has

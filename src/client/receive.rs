@@ -49,7 +49,9 @@ impl Incoming {
                 Ok(None) => {}
                 Err(why) => {
                     let shown = String::from_utf8_lossy(&text[..text.len().min(SHOWN)]);
-                    return Err(format!("it sent what is no message: {shown:?}: {why}"));
+                    return Err(format!(
+                        "it sent a line that is not a JSON-RPC message: {shown:?}: {why}"
+                    ));
                 }
             }
         }

@@ -25,7 +25,8 @@ use signal_hook::consts::{
 use signal_hook::iterator::Signals;
 
 use super::{FAILED, Run, TIMED_OUT};
-use crate::terminal::{self, shown};
+use crate::quote::escaped_line;
+use crate::terminal;
 
 /// How `run` ends: as the program did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -378,5 +379,5 @@ fn sleep_until(started: Instant, after: Duration) {
 
 /// What `text` says of the other side, on stderr.
 pub fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "procwire: {}", shown(text));
+    let _ = writeln!(io::stderr(), "procwire: {}", escaped_line(text));
 }

@@ -10,8 +10,10 @@ mod harness;
 mod proc;
 
 // Clients of ours.
+mod check;
 mod client;
 mod command_line;
+mod completions;
 mod run;
 
 // What the documents say.
@@ -62,6 +64,8 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("client", client::TESTS),
     ("command_line", command_line::TESTS),
     ("run", run::TESTS),
+    ("check", check::TESTS),
+    ("completions", completions::TESTS),
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),
@@ -106,7 +110,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let trials = all().into_iter().map(|(name, _)| {
         let own_name = name.clone();
-        let missing = remote::missing(&name);
+        let missing = remote::missing(&name).or_else(|| completions::missing(&name));
         let trial = Trial::test(name, move || {
             harness::run_in_own_process(&own_name).map_err(Into::into)
         });
