@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use procwire::client::{Client, Control, Error, Event, Process, Spawn, Stdin};
+use procwire::client::{self, Client, Control, Error, Event, Process, Stdin};
 use procwire::guard;
 use procwire::protocol::Stage;
 use rustix::process::{Pid, Signal, kill_process};
@@ -105,13 +105,14 @@ fn try_run(run: &Run) -> Result<i32, Box<dyn std::error::Error>> {
         .server
         .as_ref()
         .map(|command| format!("trap '' INT QUIT TSTP\n{command}"));
-    let client = {
+    let connecting = {
         // A signal meanwhile waits, so that it finds the server.
         let mut life = lock(&life);
-        let client = Client::launch(server(command.as_deref()))?;
-        life.server = client.server_pid();
-        client
+        let connecting = Client::builder().start(server(command.as_deref()))?;
+        life.server = connecting.server_pid();
+        connecting
     };
+    let client = connecting.finish()?;
     let mut process = client.spawn(spawn)?;
     lock(&life).state = State::Running(pass_on(process.control())?);
     let raw = match run.tty {
@@ -120,7 +121,7 @@ fn try_run(run: &Run) -> Result<i32, Box<dyn std::error::Error>> {
     };
     if run.tty {
         // The terminal may have changed while the program was started.
-        resize(&process);
+        resize(&process.control());
     }
     if let Some(stdin) = process.stdin.take() {
         feed(stdin)?;
@@ -128,7 +129,7 @@ fn try_run(run: &Run) -> Result<i32, Box<dyn std::error::Error>> {
     let (status, line) = match run.json {
         true => {
             let output = process.wait_with_output()?;
-            let mut exited = (*output.status).clone();
+            let mut exited = output.status.details().clone();
             exited.stdout.bytes = output.stdout;
             exited.stderr.bytes = output.stderr;
             (output.status, Some(exited.to_json()))
@@ -138,25 +139,30 @@ fn try_run(run: &Run) -> Result<i32, Box<dyn std::error::Error>> {
             (process.wait()?, None)
         }
     };
-    lock(&life).state = State::Over(status.exit_code);
+    lock(&life).state = State::Over(status.details().exit_code);
     drop(raw);
     if let Some(line) = line {
         writeln!(Patient(io::stdout()), "{line}").map_err(|e| format!("stdout: {e}"))?;
     }
     // What it has left running ends here; how the server ends makes no difference any more.
     let _ = client.close();
-    Ok(status.exit_code)
+    Ok(status.details().exit_code)
 }
 
-fn spawn(run: &Run) -> Result<Spawn, String> {
-    let mut spawn = Spawn::new(run.command.iter().cloned())
+fn spawn(run: &Run) -> Result<client::Command, String> {
+    let (program, arguments) = run.command.split_first().ok_or("there is no program")?;
+    let mut spawn = client::Command::new(program);
+    spawn
+        .args(arguments)
         .unread_limit(UNREAD)
         .wait_when_unread()
-        .envs(run.env.iter().cloned());
-    spawn = run.unset.iter().fold(spawn, Spawn::env_remove);
+        .envs(run.env.iter().map(|(name, value)| (name, value)));
+    for name in &run.unset {
+        spawn.env_remove(name);
+    }
     if run.tty {
         let (rows, cols) = terminal::size().unwrap_or((24, 80));
-        spawn = spawn.tty(rows, cols);
+        spawn.tty(rows, cols);
         // A server elsewhere does not know what terminal this is.
         let named = run.env.iter().map(|(name, _)| name).chain(&run.unset);
         if let (Some(_), false, Ok(term)) = (
@@ -164,11 +170,11 @@ fn spawn(run: &Run) -> Result<Spawn, String> {
             named.into_iter().any(|name| name == "TERM"),
             std::env::var("TERM"),
         ) {
-            spawn = spawn.env("TERM", term);
+            spawn.env("TERM", term);
         }
     }
     if let Some(timeout) = run.timeout {
-        spawn = spawn.timeout(timeout);
+        spawn.timeout(timeout);
     }
     if let Some(cwd) = &run.cwd {
         // Our own server is where we are.
@@ -176,10 +182,7 @@ fn spawn(run: &Run) -> Result<Spawn, String> {
             None => std::path::absolute(cwd).map_err(|e| format!("--cwd {}: {e}", cwd.display()))?,
             Some(_) => cwd.clone(),
         };
-        let cwd = absolute.to_str();
-        spawn = spawn.current_dir(
-            cwd.ok_or_else(|| format!("--cwd {}: it is not valid unicode", absolute.display()))?,
-        );
+        spawn.current_dir(absolute);
     }
     Ok(spawn)
 }
@@ -363,6 +366,7 @@ fn print(process: &mut Process) -> Result<(), Box<dyn std::error::Error>> {
             }
             // Nobody can be told that nobody reads this.
             Event::Stderr(bytes) => drop(Patient(io::stderr()).write_all(&bytes)),
+            _ => {}
         }
     }
     match failure {
