@@ -245,7 +245,8 @@ impl Client {
     /// step. [`Error::Invalid`] if the command cannot be sent.
     pub fn spawn(&self, command: impl Borrow<Command>) -> Result<Process, Error> {
         let command = command.borrow();
-        self.start(command, |params| params.stream_stdin = command.stdin)
+        let shared = Shared::new(command.unread_limit, command.wait_when_unread);
+        self.start(command, shared, |_| ())
     }
 
     /// Runs a program to its end without input, drops all it prints, and says how it ended. std's
@@ -266,7 +267,7 @@ impl Client {
     ///
     /// As [`spawn`](Self::spawn) and [`Process::wait`].
     pub fn status(&self, command: impl Borrow<Command>) -> Result<ExitStatus, Error> {
-        let mut process = self.start(command.borrow(), |params| {
+        let mut process = self.start(command.borrow(), Shared::without_limit(), |params| {
             params.stream_stdin = false;
             // The server drops it, so that it is not even sent.
             params.stream_stdout_stderr = false;
@@ -293,7 +294,9 @@ impl Client {
     ///
     /// As [`spawn`](Self::spawn) and [`Process::wait_with_output`].
     pub fn output(&self, command: impl Borrow<Command>) -> Result<Output, Error> {
-        let process = self.start(command.borrow(), |params| params.stream_stdin = false)?;
+        let process = self.start(command.borrow(), Shared::without_limit(), |params| {
+            params.stream_stdin = false
+        })?;
         process.wait_with_output()
     }
 
@@ -320,7 +323,9 @@ impl Client {
         command: impl Borrow<Command>,
         input: impl AsRef<[u8]>,
     ) -> Result<Output, Error> {
-        let mut process = self.start(command.borrow(), |params| params.stream_stdin = true)?;
+        let mut process = self.start(command.borrow(), Shared::without_limit(), |params| {
+            params.stream_stdin = true
+        })?;
         let stdin = process.stdin.take();
         let input = input.as_ref();
         thread::scope(|scope| {
@@ -346,12 +351,17 @@ impl Client {
         })
     }
 
-    fn start(&self, command: &Command, adapt: impl FnOnce(&mut SpawnParams)) -> Result<Process, Error> {
+    fn start(
+        &self,
+        command: &Command,
+        shared: Shared,
+        adapt: impl FnOnce(&mut SpawnParams),
+    ) -> Result<Process, Error> {
         let handle: Arc<str> = format!("p{}", self.link.next_number()).into();
         let mut params = command.params(&handle, self.link.default_directory())?;
         adapt(&mut params);
         let has_stdin = params.stream_stdin || command.has_tty();
-        let shared = Arc::new(Shared::new(command.unread_limit, command.wait_when_unread));
+        let shared = Arc::new(shared);
         // Before the request: the process may have ended before its answer has been seen.
         self.link.routes.add(&handle, &shared)?;
         match self.link.call(Request::Spawn(params)) {
@@ -399,7 +409,7 @@ impl Client {
     /// # let client = Client::in_process(procwire::Config::default())?;
     /// let sleep = client.spawn(Command::new("sleep").arg("1000"))?;
     /// client.close()?; // it does not run any more
-    /// assert!(sleep.kill().is_err(), "there is no server any more");
+    /// assert!(sleep.resize(24, 80).is_err(), "there is no server any more");
     /// # Ok(())
     /// # }
     /// ```

@@ -23,11 +23,11 @@ const UNREAD_BYTES: usize = 64 * 1024 * 1024;
 /// command can be started any number of times.
 ///
 /// Unless told otherwise, a process has stdin, stdout and stderr of its own, connected to
-/// [`Process`](super::Process) (std inherits them); the server's environment and working directory; no
-/// timeout, and no cap on its output.
+/// [`Process`](super::Process) (std inherits them); the environment and working directory
+/// that the server had when it started; no timeout, and no cap on its output.
 ///
-/// Text is UTF-8 on the wire. A program, an argument, a variable or a directory that is not is taken
-/// here, and refused with [`Error::Invalid`] where the command is started.
+/// Text is UTF-8 on the wire. A program, an argument, a variable or a directory that is not, or has a
+/// NUL in it, is taken here, and refused with [`Error::Invalid`] where the command is started.
 ///
 /// # What differs from std
 ///
@@ -53,7 +53,7 @@ pub struct Command {
     environment: BTreeMap<OsString, Option<OsString>>,
     directory: Option<PathBuf>,
     size: Option<PtySize>,
-    pub(super) stdin: bool,
+    stdin: bool,
     timeout: Limit,
     output_cap: Limit,
     detach: bool,
@@ -235,6 +235,9 @@ impl Command {
     /// The params of its spawn. `directory` is where it starts if the command names none; `None`: in
     /// the server's.
     pub(super) fn params(&self, handle: &str, directory: Option<&Path>) -> Result<SpawnParams, Error> {
+        if self.program.is_empty() {
+            return Err(Error::Invalid("the program is empty".to_owned()));
+        }
         let mut command = vec![text("the program", &self.program)?];
         for (number, argument) in self.arguments.iter().enumerate() {
             command.push(text(format_args!("argument {}", number + 1), argument)?);
@@ -285,13 +288,15 @@ impl Command {
     }
 }
 
-/// What of a command is text on the wire.
+/// What of a command is text on the wire, and can be given to a program.
 fn text(what: impl std::fmt::Display, value: &OsStr) -> Result<String, Error> {
-    match value.to_str() {
-        Some(text) => Ok(text.to_owned()),
-        None => Err(Error::Invalid(format!(
-            "{what} is not UTF-8: {}",
-            quoted(value.as_encoded_bytes())
-        ))),
-    }
+    let wrong = match value.to_str() {
+        Some(text) if !text.contains('\0') => return Ok(text.to_owned()),
+        Some(_) => "has a NUL in it",
+        None => "is not UTF-8",
+    };
+    Err(Error::Invalid(format!(
+        "{what} {wrong}: {}",
+        quoted(value.as_encoded_bytes())
+    )))
 }

@@ -77,6 +77,23 @@ impl ExitStatus {
     }
 }
 
+/// What is on the wire is one call away, so that it cannot be taken for what is here.
+///
+/// ```compile_fail
+/// fn output(status: &procwire::client::ExitStatus) -> &[u8] { &status.stdout.bytes }
+/// ```
+/// ```
+/// fn collected(status: &procwire::client::ExitStatus) -> &[u8] { &status.details().stdout.bytes }
+/// ```
+/// ```compile_fail
+/// fn control(process: &procwire::client::Process) -> &procwire::client::Control { process }
+/// ```
+/// ```
+/// fn control(process: &procwire::client::Process) -> procwire::client::Control { process.control() }
+/// ```
+#[cfg(doctest)]
+struct NoDeref;
+
 impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.0.signal, self.0.timed_out) {

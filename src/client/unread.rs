@@ -87,6 +87,11 @@ impl Shared {
         }
     }
 
+    /// For output that is read into memory anyway.
+    pub(super) fn without_limit() -> Shared {
+        Shared::new(usize::MAX, false)
+    }
+
     // ---- for `client-read` ----
 
     pub(super) fn deliver(&self, stream: Stream, bytes: Vec<u8>) {

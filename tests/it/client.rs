@@ -1,4 +1,7 @@
-//! The Rust client: the shape of `std::process`, over each kind of connection.
+//! The Rust client: processes over each kind of connection, what is bounded, what is waited for.
+
+pub mod as_std;
+pub mod hostile;
 
 use std::borrow::Borrow;
 use std::collections::HashSet;

@@ -56,6 +56,8 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("examples", examples::TESTS),
     ("schema", schema::TESTS),
     ("client", client::TESTS),
+    ("client::as_std", client::as_std::TESTS),
+    ("client::hostile", client::hostile::TESTS),
     ("command_line", command_line::TESTS),
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
