@@ -52,12 +52,12 @@
 //! answers that were not asked for are dropped. Errors show at most 200 characters of what a server
 //! sent, and no control characters. A server that does not answer is waited for, except for its first
 //! answer ([`Builder::handshake_timeout`]) and its end ([`Client::close`]).
-//!
-//! **Thread:** whichever calls; `client-read`, one a client, takes what the server sends to where it
-//! is waited for.
-//! **Owns:** the way to the server, the answers that are waited for, the processes that live.
-//! **Never:** signals or reaps a process; that is the server's business. Only a server that was
-//! launched as a command is a child of this program.
+
+// **Thread:** whichever calls; `client-read`, one a client, takes what the server sends to where it
+// is waited for.
+// **Owns:** the way to the server, the answers that are waited for, the processes that live.
+// **Never:** signals or reaps a process; that is the server's business. Only a server that was
+// launched as a command is a child of this program.
 
 mod answer;
 mod command;
@@ -77,7 +77,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -371,6 +371,10 @@ impl Client {
             }
             Err(error) => {
                 self.link.routes.remove(&handle);
+                if let Error::Unexpected(_) = error {
+                    // It may run.
+                    Control::new(Arc::clone(&self.link), handle, None, shared).post_kill();
+                }
                 Err(error)
             }
         }
@@ -419,7 +423,13 @@ impl Client {
     /// [`Error::Ended`] if the server ended otherwise than well, or has not ended after 10 seconds; one
     /// that was launched is killed then.
     pub fn close(self) -> Result<(), Error> {
-        self.link.out.end();
+        if !self.link.out.try_end() {
+            // A request is being written, which a server that does not read holds up.
+            let link = Arc::clone(&self.link);
+            thread::Builder::new()
+                .name("client-end".to_owned())
+                .spawn(move || link.out.end())?;
+        }
         self.link.routes.let_go();
         if let Err(RecvTimeoutError::Timeout) = self.reading.recv_timeout(CLOSING) {
             let server = &self.link.server;
@@ -467,6 +477,12 @@ impl<S: AsRef<OsStr>> From<&[S]> for ServerCommand {
 
 impl<S: AsRef<OsStr>, const N: usize> From<[S; N]> for ServerCommand {
     fn from(words: [S; N]) -> Self {
+        ServerCommand::from(words.as_slice())
+    }
+}
+
+impl<S: AsRef<OsStr>, const N: usize> From<&[S; N]> for ServerCommand {
+    fn from(words: &[S; N]) -> Self {
         ServerCommand::from(words.as_slice())
     }
 }
@@ -899,11 +915,23 @@ impl Out {
         outcome
     }
 
+    /// Waits while a request is being written.
     fn end(&self) {
         match self {
             Out::Memory(sender) => drop(lock(sender).take()),
             Out::Lines(lines) => drop(lock(lines).take()),
         }
+    }
+
+    /// As [`end`](Self::end) without waiting; whether it is done.
+    fn try_end(&self) -> bool {
+        if let Out::Lines(lines) = self
+            && let Err(TryLockError::WouldBlock) = lines.try_lock()
+        {
+            return false;
+        }
+        self.end();
+        true
     }
 }
 

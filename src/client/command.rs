@@ -193,12 +193,35 @@ impl Command {
 
     /// Kills it after this long, in whole milliseconds; [`ExitStatus::timed_out`](super::ExitStatus::timed_out)
     /// is then true.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut sleep = Command::new("sleep");
+    /// sleep.arg("1000").timeout(Duration::from_millis(10));
+    /// assert!(client.status(&sleep)?.timed_out());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn timeout(&mut self, timeout: Duration) -> &mut Command {
         self.timeout = Limit::Of(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         self
     }
 
-    /// Bytes of each stream after which the server drops what it prints.
+    /// Bytes of each stream after which the server drops what it prints. The program runs on.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let output = client.output(Command::new("seq").arg("1000").output_cap(4))?;
+    /// assert_eq!(output.stdout, b"1\n2\n");
+    /// assert!(output.status.details().stdout.cap_reached);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn output_cap(&mut self, bytes: u64) -> &mut Command {
         self.output_cap = Limit::Of(bytes);
         self

@@ -34,7 +34,6 @@ use crate::protocol::SignalName;
 /// # }
 /// ```
 #[derive(Debug)]
-#[non_exhaustive]
 pub struct Process {
     /// Its input. `None` if the command wanted none, or it was taken.
     pub stdin: Option<Stdin>,

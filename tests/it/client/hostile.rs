@@ -11,7 +11,7 @@ use procwire::client::{Client, Command, Error, Event, OutputLost};
 use serde_json::{Value, json};
 
 use super::Shut;
-use crate::harness::{PATIENCE, Test, encode, resident, test};
+use crate::harness::{PATIENCE, Test, encode, resident, test, wait_until};
 
 pub const TESTS: &[Test] = &[
     test!(the_handshake_comes_first),
@@ -600,18 +600,36 @@ fn collected_output_that_was_not_asked_for_is_not_kept() {
     );
 }
 
+/// Neither the end of its input nor a write that it does not take holds up the end.
 fn a_server_that_does_not_end_is_killed() {
-    let script = r#"read x; echo '{"id":1,"result":{}}'; exec sleep 1000"#;
+    let script = r#"
+        read initialize; echo '{"id":1,"result":{}}'; read initialized
+        read spawn; echo '{"id":3,"result":{}}'; exec sleep 1000"#;
     let client = Client::launch(["sh", "-c", script]).expect("it answers");
+    let process = client.spawn(Command::new("x").no_stdin()).expect("it says so");
+    let control = process.control();
+    let writer = thread::Builder::new()
+        .name("stuck-writer".to_owned())
+        .spawn(move || {
+            // More than a pipe holds.
+            control.post_signal(&*"x".repeat(1_000_000), None);
+        });
+    let writer = writer.expect("a thread");
+    wait_until("the write is held up", || {
+        thread_state("stuck-writer") == Some('S')
+    });
     let begun = Instant::now();
     let error = client.close().expect_err("that was not a good end");
-    assert!(
-        error
-            .to_string()
-            .contains("exec sleep 1000\" has not ended within"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("has not ended within"), "{error}");
     assert!(error.to_string().contains("was killed"), "{error}");
     assert!(begun.elapsed() < 2 * PATIENCE);
-    // And it is not left running, which the harness checks.
+    writer.join().expect("no panic");
+    // And the server is not left running, which the harness checks.
+}
+
+fn thread_state(name: &str) -> Option<char> {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("there is /proc");
+    let mut stats = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    let stat = stats.find(|stat| stat.contains(&format!("({name})")))?;
+    stat.rsplit(") ").next()?.chars().next()
 }
