@@ -37,7 +37,7 @@
 //! All processes share one connection, on which one of them cannot be paused: what is there is read,
 //! or nothing is. So everything is read at once, and each process's output waits for its reader in
 //! memory. A process whose output is not read delays nothing, its own exit included, and holds at most
-//! its limit, [`Command::unread_limit`] (64 MiB): what it prints beyond that is lost, and reading fails
+//! its limit, [`Command::unread_limit`] (64 MiB; for all together, [`Builder::unread_limit`]): what it prints beyond that is lost, and reading fails
 //! after the last byte that is kept, once, so that the loss cannot be overlooked. What was read
 //! before is an unbroken beginning of the stream, as with an output cap. Output whose reading end was
 //! dropped is not kept at all.
@@ -103,7 +103,7 @@ use answer::{Answer, Done, Initialized, Listed, Spawned};
 use error::excerpt;
 use launched::{Server, command_line};
 use receive::{Incoming, Routes};
-use unread::Shared;
+use unread::{Shared, Total};
 
 /// The longest message that is taken from a server. Only a list of very many processes is long.
 const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
@@ -115,6 +115,9 @@ const GOING: Duration = Duration::from_secs(5);
 /// How long a server may take to end after its input has. It promises 3 s; this is for a machine that
 /// has much else to do.
 const CLOSING: Duration = Duration::from_secs(10);
+
+/// Unread output of all processes that is kept, unless the client says otherwise.
+const UNREAD_BYTES: usize = 256 * 1024 * 1024;
 
 /// What one request writes at most.
 const MAX_WRITE_BYTES: usize = 256 * 1024;
@@ -245,7 +248,7 @@ impl Client {
     /// step. [`Error::Invalid`] if the command cannot be sent.
     pub fn spawn(&self, command: impl Borrow<Command>) -> Result<Process, Error> {
         let command = command.borrow();
-        let shared = Shared::new(command.unread_limit, command.wait_when_unread);
+        let shared = Shared::new(command.unread_limit, command.wait_when_unread, &self.link.unread);
         self.start(command, shared, |_| ())
     }
 
@@ -497,12 +500,14 @@ impl<S: AsRef<OsStr>> From<Vec<S>> for ServerCommand {
 #[derive(Debug, Clone)]
 pub struct Builder {
     handshake_timeout: Option<Duration>,
+    unread_limit: usize,
 }
 
 impl Default for Builder {
     fn default() -> Self {
         Builder {
             handshake_timeout: Some(HANDSHAKE),
+            unread_limit: UNREAD_BYTES,
         }
     }
 }
@@ -512,6 +517,15 @@ impl Builder {
     /// likes, for a command that asks a person for a password before it serves.
     pub fn handshake_timeout(&mut self, timeout: impl Into<Option<Duration>>) -> &mut Builder {
         self.handshake_timeout = timeout.into();
+        self
+    }
+
+    /// Bytes of unread output of all processes together (256 MiB), or as many as one of them may have
+    /// if that is more. Each may have 1 MiB all the same, so that no process loses a little because
+    /// others print much. What is beyond is lost, as with
+    /// [`Command::unread_limit`](Command::unread_limit).
+    pub fn unread_limit(&mut self, bytes: usize) -> &mut Builder {
+        self.unread_limit = bytes;
         self
     }
 
@@ -605,6 +619,7 @@ impl Builder {
             next: AtomicI64::new(1),
             max_message_bytes: AtomicUsize::new(usize::MAX),
             initialized: OnceLock::new(),
+            unread: Total::new(self.unread_limit),
         });
         let (ended, reading) = bounded(0);
         let (routes, server) = (Arc::clone(&link.routes), Arc::clone(&link.server));
@@ -720,6 +735,7 @@ struct Link {
     /// The longest line the server takes.
     max_message_bytes: AtomicUsize,
     initialized: OnceLock<Initialized>,
+    unread: Arc<Total>,
 }
 
 /// An answer that is waited for.

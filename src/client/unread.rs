@@ -7,7 +7,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::status::ExitStatus;
@@ -19,6 +20,24 @@ use crate::protocol::{Exited, Stream};
 const PIECE: usize = 64 * 1024;
 /// What a piece costs beside its bytes, so that many tiny ones are bounded too.
 const PIECE_COST: usize = 64;
+/// What every process may keep, however much the others keep.
+const FREE_BYTES: usize = 1024 * 1024;
+
+/// What all processes of a client keep together.
+#[derive(Debug)]
+pub(super) struct Total {
+    kept: AtomicUsize,
+    limit: usize,
+}
+
+impl Total {
+    pub(super) fn new(limit: usize) -> Arc<Total> {
+        Arc::new(Total {
+            kept: AtomicUsize::new(0),
+            limit,
+        })
+    }
+}
 
 /// What `client-read` and the readers of a process share.
 pub(super) struct Shared {
@@ -36,6 +55,8 @@ struct State {
     streams: [Unread; 2],
     /// Bytes and costs of all pieces.
     kept: usize,
+    /// In which they are counted, too, unless they are read into memory anyway.
+    total: Option<Arc<Total>>,
     /// Counts pieces, so that those of both streams have an order.
     count: u64,
     end: Option<End>,
@@ -75,21 +96,23 @@ fn index(stream: Stream) -> usize {
 }
 
 impl Shared {
-    pub(super) fn new(limit: usize, wait: bool) -> Shared {
-        let state = State {
-            limit,
-            wait,
-            ..State::default()
-        };
-        Shared {
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-        }
+    pub(super) fn new(limit: usize, wait: bool, total: &Arc<Total>) -> Shared {
+        let mut shared = Shared::without_limit();
+        let state = shared.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.limit = limit;
+        state.wait = wait;
+        state.total = Some(Arc::clone(total));
+        shared
     }
 
     /// For output that is read into memory anyway.
     pub(super) fn without_limit() -> Shared {
-        Shared::new(usize::MAX, false)
+        let shared = Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        shared.keep_all();
+        shared
     }
 
     // ---- for `client-read` ----
@@ -111,26 +134,27 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         let state = &mut *state;
+        let too_much = !state.wait && state.is_too_much(cost);
         let unread = &mut state.streams[index(stream)];
         if unread.closed || unread.lost || bytes.is_empty() {
             return;
         }
-        if !state.wait && state.kept + cost > state.limit {
+        if too_much {
             unread.lost = true;
         } else if let Some(last) = unread.pieces.back_mut()
             && last.number == state.count
             && last.bytes.len() + bytes.len() <= PIECE
         {
-            state.kept += bytes.len();
             last.bytes.extend_from_slice(&bytes);
+            state.grow(bytes.len());
         } else {
-            state.kept += cost;
             state.count += 1;
             unread.pieces.push_back(Piece {
                 number: state.count,
                 bytes,
                 read: 0,
             });
+            state.grow(cost);
         }
         self.changed.notify_all();
     }
@@ -157,7 +181,10 @@ impl Shared {
 
     /// Keeps all output from now on: everything is being read into memory anyway.
     pub(super) fn keep_all(&self) {
-        lock(&self.state).limit = usize::MAX;
+        let mut state = lock(&self.state);
+        state.limit = usize::MAX;
+        state.wait = false;
+        state.leave_total();
         self.changed.notify_all();
     }
 
@@ -264,8 +291,34 @@ impl Shared {
 impl State {
     fn take_front(&mut self, stream: Stream) -> Option<Piece> {
         let piece = self.streams[index(stream)].pieces.pop_front()?;
-        self.kept -= piece.bytes.len() + PIECE_COST;
+        let cost = piece.bytes.len() + PIECE_COST;
+        self.kept -= cost;
+        if let Some(total) = &self.total {
+            total.kept.fetch_sub(cost, Relaxed);
+        }
         Some(piece)
+    }
+
+    /// Whether so much more is not kept: because of its own limit, or of that of all.
+    fn is_too_much(&self, cost: usize) -> bool {
+        let kept = self.kept + cost;
+        kept > self.limit
+            || self.total.as_ref().is_some_and(|total| {
+                kept > FREE_BYTES && total.kept.load(Relaxed) + cost > total.limit.max(self.limit)
+            })
+    }
+
+    fn grow(&mut self, bytes: usize) {
+        self.kept += bytes;
+        if let Some(total) = &self.total {
+            total.kept.fetch_add(bytes, Relaxed);
+        }
+    }
+
+    fn leave_total(&mut self) {
+        if let Some(total) = self.total.take() {
+            total.kept.fetch_sub(self.kept, Relaxed);
+        }
     }
 
     /// What a reader finds after the last piece; `None` if there may be more.
@@ -283,8 +336,15 @@ impl State {
     }
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        self.leave_total();
+    }
+}
+
 /// Inside the [`io::Error`] of a read: output beyond
-/// [`Command::unread_limit`](super::Command::unread_limit) was dropped because what came before it had
+/// [`Command::unread_limit`](super::Command::unread_limit) or
+/// [`Builder::unread_limit`](super::Builder::unread_limit) was dropped because what came before it had
 /// not been read. Reading goes on after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutputLost(());

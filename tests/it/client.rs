@@ -30,6 +30,7 @@ pub const TESTS: &[Test] = &[
     test!(a_timeout_is_told_apart),
     test!(what_is_dropped_is_killed_unless_told_otherwise),
     test!(a_process_nobody_reads_delays_nobody),
+    test!(all_processes_together_have_a_limit_of_what_is_not_read),
     test!(a_limit_that_waits_loses_nothing),
     test!(a_process_that_does_not_read_slows_its_writer_only),
     test!(a_dropped_stream_is_thrown_away),
@@ -364,6 +365,41 @@ fn a_process_nobody_reads_delays_nobody() {
         let behind = stdout.read_to_end(&mut kept).expect("the loss is told once");
         assert_eq!(behind, 0);
     }
+}
+
+/// Of eight that print 2 MB each, some lose what does not fit in 4 MB and 1 MiB for each; one that prints little does not,
+/// and what was read or dropped makes room.
+fn all_processes_together_have_a_limit_of_what_is_not_read() {
+    let client = Client::builder()
+        .unread_limit(4_000_000)
+        .in_process(Config::default())
+        .expect("threads can be started");
+    let flood = sh("head -c 2000000 /dev/zero").unread_limit(3_000_000).clone();
+    let kept = |process: &mut Process| {
+        let mut kept = Vec::new();
+        let mut stdout = process.stdout.take().expect("not taken");
+        let whole = stdout.read_to_end(&mut kept);
+        assert!(whole.as_ref().err().is_none_or(OutputLost::is), "{whole:?}");
+        assert!(whole.is_err() || kept.len() == 2_000_000, "{}", kept.len());
+        kept.len()
+    };
+    for _ in 0..2 {
+        let mut floods: Vec<_> = (0..8).map(|_| client.spawn(&flood).expect("it starts")).collect();
+        for process in &mut floods {
+            process.wait().expect("it ends");
+        }
+        let mut little = client.spawn(sh("head -c 500000 /dev/zero")).expect("it starts");
+        little.wait().expect("it ends");
+        let all: usize = floods.iter_mut().map(kept).sum();
+        assert!((4_000_000..=4_000_000 + 8 * 1_048_576).contains(&all), "{all}");
+        let output = little.wait_with_output().expect("nothing is lost");
+        assert_eq!(output.stdout.len(), 500_000);
+    }
+    // Read or dropped, all of it: the next has the room of all.
+    drop(client.spawn(&flood).expect("it starts"));
+    let mut last = client.spawn(&flood).expect("it starts");
+    last.wait().expect("it ends");
+    assert_eq!(kept(&mut last), 2_000_000);
 }
 
 fn a_limit_that_waits_loses_nothing() {
