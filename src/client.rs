@@ -37,10 +37,10 @@
 //! All processes share one connection, on which one of them cannot be paused: what is there is read,
 //! or nothing is. So everything is read at once, and each process's output waits for its reader in
 //! memory. A process whose output is not read delays nothing, its own exit included, and holds at most
-//! its limit, [`Command::unread_limit`] (64 MiB; for all together, [`Builder::unread_limit`]): what it prints beyond that is lost, and reading fails
-//! after the last byte that is kept, once, so that the loss cannot be overlooked. What was read
-//! before is an unbroken beginning of the stream, as with an output cap. Output whose reading end was
-//! dropped is not kept at all.
+//! its limit, [`Command::unread_limit`] (64 MiB; for all together, [`Builder::unread_limit`]): what it
+//! prints beyond that is lost, and reading fails after the last byte that is kept, once, so that the
+//! loss cannot be overlooked. What was read before is an unbroken beginning of the stream, as with an
+//! output cap. Output whose reading end was dropped is not kept at all.
 //!
 //! A client with one process can have the other bargain, [`Command::wait_when_unread`]: at the limit
 //! nothing more is read from the server, which then holds back the process. Nothing is lost, and
@@ -50,8 +50,9 @@
 //!
 //! A message of a server is 32 MiB at most, and a longer one ends the connection. Output, exits and
 //! answers that were not asked for are dropped. Errors show at most 200 characters of what a server
-//! sent, and no control characters. A server that does not answer is waited for, except for its first
-//! answer ([`Builder::handshake_timeout`]) and its end ([`Client::close`]).
+//! sent, and no control characters. Its first answer ([`Builder::handshake_timeout`]) and its end
+//! ([`Client::close`]) are waited for no longer than a time; any other answer is, so a server that stops
+//! answering has to be ended ([`Client::server_pid`]).
 
 // **Thread:** whichever calls; `client-read`, one a client, takes what the server sends to where it
 // is waited for.
@@ -153,6 +154,15 @@ impl Client {
     /// is killed, its processes live on; where that must not be, [`launch`](Self::launch) the binary,
     /// which has a guard.
     ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::in_process(procwire::Config::default())?;
+    /// assert!(client.status(Command::new("true"))?.success());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Io`] if a thread cannot be started, and [`Error::Handshake`] with what [`serve`] fails
@@ -189,6 +199,21 @@ impl Client {
     /// A server behind any reader and writer. The server must see the end of its input when the
     /// writer is dropped, and the reader must end when the server has gone; so for a socket, give a
     /// writer that shuts it down when it is dropped.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use procwire::{Config, Connection, serve};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (input, to_server) = std::io::pipe()?;
+    /// let (from_server, output) = std::io::pipe()?;
+    /// std::thread::spawn(move || serve(Connection::from_io(input, output), Config::default()));
+    ///
+    /// let client = Client::over(from_server, to_server)?;
+    /// assert!(client.status(Command::new("true"))?.success());
+    /// client.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -436,10 +461,10 @@ impl Client {
         self.link.routes.let_go();
         if let Err(RecvTimeoutError::Timeout) = self.reading.recv_timeout(CLOSING) {
             let server = &self.link.server;
-            let killed = if server.kill() { ", and was killed" } else { "" };
             return Err(Error::Ended(Some(format!(
-                "{} has not ended within {CLOSING:?} of the end of its input{killed}",
-                server.name()
+                "{} has not closed its output within {CLOSING:?} of the end of its input{}",
+                server.name(),
+                server.kill()
             ))));
         }
         let _ = self.reader.join();
@@ -662,7 +687,8 @@ impl Builder {
     }
 }
 
-/// A connection whose server has not answered yet: see [`Builder::start`].
+/// A connection whose server has not answered yet: see [`Builder::start`]. Dropping it ends the input of
+/// what was started.
 #[derive(Debug)]
 pub struct Connecting {
     client: Client,
@@ -713,10 +739,11 @@ impl Connecting {
                 format!("{name} cannot be written to: {error}")
             }
             Ok(Some(Err(error))) | Err(error) => format!("{name} refused initialize: {error}"),
-            Ok(None) => format!(
-                "{name} has not answered initialize within {:?}; is it a server?",
-                timeout.unwrap_or_default()
-            ),
+            Ok(None) => {
+                let timeout = timeout.unwrap_or_default();
+                let killed = link.server.kill();
+                format!("{name} has not answered initialize within {timeout:?}{killed}")
+            }
         };
         link.out.end();
         link.server.kill();

@@ -98,21 +98,25 @@ impl Server {
         }
     }
 
-    /// Kills and reaps a child that is still there; whether it was. Its own children may keep its
-    /// output open, so the end of that is not waited for.
-    pub(super) fn kill(&self) -> bool {
+    /// Kills and reaps a child that is still there. Its own children may keep its output open, so the
+    /// end of that is not waited for. What became of it, as the end of a sentence; nothing if it is not
+    /// a child.
+    pub(super) fn kill(&self) -> String {
         let mut kind = lock(&self.kind);
-        match kind.take() {
-            Some(Kind::Child(mut child)) => {
-                let killed = child.kill().is_ok();
-                let _ = child.wait();
-                killed
-            }
+        let mut child = match kind.take() {
+            Some(Kind::Child(child)) => child,
             other => {
                 *kind = other;
-                false
+                return String::new();
             }
+        };
+        if let Ok(Some(status)) = child.try_wait() {
+            return format!(", and has ended with {status}");
         }
+        // Both fail only for one that has ended.
+        let _ = child.kill();
+        let _ = child.wait();
+        ", and was killed".to_owned()
     }
 }
 

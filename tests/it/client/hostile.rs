@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use procwire::client::{Client, Command, Error, Event, OutputLost};
 use serde_json::{Value, json};
 
 use super::Shut;
-use crate::harness::{PATIENCE, Test, encode, resident, test, wait_until};
+use crate::harness::{PATIENCE, Test, encode, kill_stray, resident, test, wait_until};
 
 pub const TESTS: &[Test] = &[
     test!(the_handshake_comes_first),
@@ -198,9 +199,34 @@ fn a_handshake_has_a_deadline() {
         .launch(["sleep", "1000"]);
     let reason = handshake_error(outcome);
     assert!(
-        reason.contains("\"sleep 1000\" has not answered initialize within 50ms"),
+        reason.contains("\"sleep 1000\" has not answered initialize within 50ms, and was killed"),
         "{reason}"
     );
+
+    // One that has ended, and something it has started keeps its output open: how it ended is told.
+    let script = "sleep 1000 & echo $! >&2; exit 7";
+    let (mut stray, stderr) = std::io::pipe().expect("a pipe");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script]).stderr(stderr);
+    let connecting = Client::builder()
+        .handshake_timeout(Duration::from_secs(1))
+        .start(command)
+        .expect("it starts");
+    let mut line = String::new();
+    BufReader::new(&mut stray)
+        .read_line(&mut line)
+        .expect("the pid of the sleep");
+    let ended = Path::new("/proc").join(connecting.server_pid().expect("it was launched").to_string());
+    wait_until("the shell has ended", || {
+        let stat = std::fs::read_to_string(ended.join("stat")).expect("it is not reaped yet");
+        stat.contains(") Z ")
+    });
+    let reason = handshake_error(connecting.finish());
+    assert!(
+        reason.contains("has not answered initialize within 1s, and has ended with exit status: 7"),
+        "{reason}"
+    );
+    kill_stray(line.trim().parse().expect("a pid"));
 
     let (ours, _theirs) = UnixStream::pair().expect("a socket pair");
     let reader = ours.try_clone().expect("a descriptor");
@@ -620,8 +646,8 @@ fn a_server_that_does_not_end_is_killed() {
     });
     let begun = Instant::now();
     let error = client.close().expect_err("that was not a good end");
-    assert!(error.to_string().contains("has not ended within"), "{error}");
-    assert!(error.to_string().contains("was killed"), "{error}");
+    let expected = "has not closed its output within 10s of the end of its input, and was killed";
+    assert!(error.to_string().contains(expected), "{error}");
     assert!(begun.elapsed() < 2 * PATIENCE);
     writer.join().expect("no panic");
     // And the server is not left running, which the harness checks.
