@@ -110,12 +110,12 @@ use unread::{Shared, Total};
 const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 
 /// How long a server may take to answer `initialize`, unless the client says otherwise.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// How long a server that reads no more requests, or whose output has ended, may take to end.
-const GOING: Duration = Duration::from_secs(5);
+const SERVER_END_WAIT: Duration = Duration::from_secs(5);
 /// How long a server may take to end after its input has. It promises 3 s; this is for a machine that
 /// has much else to do.
-const CLOSING: Duration = Duration::from_secs(10);
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 /// Unread output of all processes that is kept, unless the client says otherwise.
 const UNREAD_BYTES: usize = 256 * 1024 * 1024;
@@ -459,10 +459,10 @@ impl Client {
                 .spawn(move || link.out.end())?;
         }
         self.link.routes.let_go();
-        if let Err(RecvTimeoutError::Timeout) = self.reading.recv_timeout(CLOSING) {
+        if let Err(RecvTimeoutError::Timeout) = self.reading.recv_timeout(CLOSE_WAIT) {
             let server = &self.link.server;
             return Err(Error::Ended(Some(format!(
-                "{} has not closed its output within {CLOSING:?} of the end of its input{}",
+                "{} has not closed its output within {CLOSE_WAIT:?} of the end of its input{}",
                 server.name(),
                 server.kill()
             ))));
@@ -531,7 +531,7 @@ pub struct Builder {
 impl Default for Builder {
     fn default() -> Self {
         Builder {
-            handshake_timeout: Some(HANDSHAKE),
+            handshake_timeout: Some(HANDSHAKE_WAIT),
             unread_limit: UNREAD_BYTES,
         }
     }
@@ -855,7 +855,7 @@ impl Link {
             }
             Err(error) => {
                 // A server that reads no more is going, and `client-read` is about to hear why.
-                let _ = answer.recv_timeout(GOING);
+                let _ = answer.recv_timeout(SERVER_END_WAIT);
                 self.routes.forget(id);
                 Err(match self.routes.reason() {
                     None => error,

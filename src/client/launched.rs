@@ -3,7 +3,7 @@
 //! **Thread:** `client-read` waits for its end when its output has ended; the thread that starts or
 //! closes a client ends one that does not answer or does not end.
 //! **Owns:** the thread in this program, or the child that was launched.
-//! **Never:** waits longer than [`GOING`] for a child that has not been killed.
+//! **Never:** waits longer than [`SERVER_END_WAIT`] for a child that has not been killed.
 
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::error::excerpt;
-use super::{GOING, lock};
+use super::{SERVER_END_WAIT, lock};
 use crate::sys;
 
 pub(super) struct Server {
@@ -83,7 +83,7 @@ impl Server {
             },
             Kind::Child(mut child) => {
                 // Where this cannot be known, it is waited for.
-                let stays = !lost && !sys::ends_by(&child, Instant::now() + GOING).unwrap_or(true);
+                let stays = !lost && !sys::ends_by(&child, Instant::now() + SERVER_END_WAIT).unwrap_or(true);
                 if lost || stays {
                     // Fails only for one that has ended already.
                     let _ = child.kill();

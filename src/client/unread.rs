@@ -17,9 +17,9 @@ use super::{Error, lock};
 use crate::protocol::{Exited, Stream};
 
 /// Deltas that follow each other are kept as one piece up to this.
-const PIECE: usize = 64 * 1024;
+const PIECE_BYTES: usize = 64 * 1024;
 /// What a piece costs beside its bytes, so that many tiny ones are bounded too.
-const PIECE_COST: usize = 64;
+const PIECE_COST_BYTES: usize = 64;
 /// What every process may keep, however much the others keep.
 const FREE_BYTES: usize = 1024 * 1024;
 
@@ -119,7 +119,7 @@ impl Shared {
 
     pub(super) fn deliver(&self, stream: Stream, bytes: Vec<u8>) {
         let mut state = lock(&self.state);
-        let cost = bytes.len() + PIECE_COST;
+        let cost = bytes.len() + PIECE_COST_BYTES;
         if state.wait {
             // Reading, closing the stream or letting go ends this.
             let full = |state: &mut State| {
@@ -143,7 +143,7 @@ impl Shared {
             unread.lost = true;
         } else if let Some(last) = unread.pieces.back_mut()
             && last.number == state.count
-            && last.bytes.len() + bytes.len() <= PIECE
+            && last.bytes.len() + bytes.len() <= PIECE_BYTES
         {
             last.bytes.extend_from_slice(&bytes);
             state.grow(bytes.len());
@@ -291,7 +291,7 @@ impl Shared {
 impl State {
     fn take_front(&mut self, stream: Stream) -> Option<Piece> {
         let piece = self.streams[index(stream)].pieces.pop_front()?;
-        let cost = piece.bytes.len() + PIECE_COST;
+        let cost = piece.bytes.len() + PIECE_COST_BYTES;
         self.kept -= cost;
         if let Some(total) = &self.total {
             total.kept.fetch_sub(cost, Relaxed);

@@ -47,7 +47,10 @@ fn in_process() -> Client {
 }
 
 fn launched() -> Client {
-    Client::launch(binary()).expect("the binary starts")
+    Client::builder()
+        .handshake_timeout(PATIENCE)
+        .launch(binary())
+        .expect("the binary starts")
 }
 
 fn over_a_socket() -> Client {
