@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use procwire::client::{Client, Command, Error, Event, OutputLost};
+use procwire::client::{Client, Command, Error, Event, OutputLost, ServerCommand};
 use serde_json::{Value, json};
 
 use super::Shut;
@@ -110,6 +110,15 @@ fn served<T: Send + 'static>(serve: impl FnOnce(&mut Peer) -> T + Send + 'static
         serve(peer)
     });
     (client.expect("it answers"), server)
+}
+
+/// A client of a command that answers, however slow the machine is.
+fn patient(server: impl Into<ServerCommand>) -> Client {
+    let mut builder = Client::builder();
+    builder
+        .handshake_timeout(None)
+        .launch(server)
+        .expect("it answers")
 }
 
 fn join<T>(server: JoinHandle<T>) -> T {
@@ -344,7 +353,7 @@ fn a_reference_that_was_launched_is_given_a_directory() {
         let mut server = std::process::Command::new("sh");
         server.args(["-c", &script.replace("LIMITS", &limits.replace('"', "\\\""))]);
         server.current_dir("/usr");
-        let client = Client::launch(server).expect("it answers");
+        let client = patient(server);
         let mut process = client.spawn(Command::new("x")).expect("it says so");
         let code = process.wait().expect("it says so").code();
         assert_eq!(code, Some(if given { 1 } else { 3 }));
@@ -632,7 +641,7 @@ fn a_server_that_does_not_end_is_killed() {
     let script = r#"
         read initialize; echo '{"id":1,"result":{}}'; read initialized
         read spawn; echo '{"id":3,"result":{}}'; exec sleep 1000"#;
-    let client = Client::launch(["sh", "-c", script]).expect("it answers");
+    let client = patient(["sh", "-c", script]);
     let process = client.spawn(Command::new("x").no_stdin()).expect("it says so");
     let control = process.control();
     let writer = thread::Builder::new()
