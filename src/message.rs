@@ -602,26 +602,39 @@ fn split_character(bytes: &[u8]) -> usize {
 
 // ---- the client's side ----
 
+/// The method of a request.
+pub(crate) fn method(request: &Request) -> &'static str {
+    match request {
+        Request::Initialize(_) => "initialize",
+        Request::Spawn(_) => "process/spawn",
+        Request::WriteStdin(_) => WRITE_STDIN,
+        Request::ResizePty(_) => "process/resizePty",
+        Request::Kill(_) => "process/kill",
+        Request::List => "process/list",
+    }
+}
+
 /// Appends a request as a line.
 pub(crate) fn encode_request(out: &mut Vec<u8>, id: &RequestId, request: &Request) {
     out.push(b'{');
     member(out, "id", id);
+    out.push(b',');
+    member(out, "method", method(request));
+    out.push(b',');
     match request {
-        Request::Initialize(params) => call(out, "initialize", params),
-        Request::Spawn(params) => call(out, "process/spawn", params),
-        Request::WriteStdin(params) => call(out, "process/writeStdin", params),
-        Request::ResizePty(params) => call(out, "process/resizePty", params),
-        Request::Kill(params) => call(out, "process/kill", params),
-        Request::List => call(out, "process/list", &NoParams {}),
+        Request::Initialize(params) => member(out, "params", params),
+        Request::Spawn(params) => member(out, "params", params),
+        Request::WriteStdin(params) => member(out, "params", params),
+        Request::ResizePty(params) => member(out, "params", params),
+        Request::Kill(params) => member(out, "params", params),
+        Request::List => member(out, "params", &NoParams {}),
     }
     out.extend_from_slice(b"}\n");
 }
 
-fn call(out: &mut Vec<u8>, method: &str, params: &impl Serialize) {
-    out.push(b',');
-    member(out, "method", method);
-    out.push(b',');
-    member(out, "params", params);
+/// Appends the notification that ends a handshake as a line. A server of ours ignores it.
+pub(crate) fn encode_initialized(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"method\":\"initialized\"}\n");
 }
 
 /// The params of `process/exited` as JSON.
@@ -653,62 +666,60 @@ struct ServerEnvelope<'a> {
     error: Option<&'a RawValue>,
 }
 
-/// Understands one line of a server, without its end. `None`: a notification that we do not know.
-/// Members that are not known are passed over, and those of our own that a server of the same
-/// protocol may not have are zero. An error says why the line is no message at all.
-pub(crate) fn parse_server(line: &[u8]) -> Result<Option<ServerMessage>, String> {
+/// A line of a server, understood as far as that goes without knowing what was asked.
+#[derive(Debug)]
+pub(crate) enum FromServer<'a> {
+    /// An answer. What its result means depends on the method of the request, which its id tells.
+    Answer {
+        /// `None` where the server could not read one.
+        id: Option<RequestId>,
+        outcome: Result<&'a RawValue, RpcError>,
+    },
+    OutputDelta(OutputDelta),
+    Exited(Box<Exited>),
+    /// A notification that this client does not know.
+    Notification,
+    /// A request. This client serves none.
+    Request(Cow<'a, str>),
+}
+
+/// Understands one line of a server, without its end. Members that are not known are passed over, and
+/// those of our own that a server of the same protocol may not have are zero. An error says why the
+/// line is not a message at all.
+pub(crate) fn parse_server(line: &[u8]) -> Result<FromServer<'_>, String> {
     let envelope: ServerEnvelope<'_> = from_slice(line)?;
+    let id = envelope.id.map(RawValue::get).filter(|id| *id != "null");
     let params = envelope.params.map_or("{}", RawValue::get);
-    match envelope.method.as_deref() {
-        Some(notification::OUTPUT_DELTA) => {
-            let delta: DeltaMembers<'_> = from_slice(params.as_bytes())?;
-            Ok(Some(ServerMessage::OutputDelta(delta.into())))
-        }
-        Some(notification::EXITED) => {
-            let exited: ExitedMembers = from_slice(params.as_bytes())?;
-            Ok(Some(ServerMessage::Exited(Box::new(exited.into()))))
-        }
-        Some(_) => Ok(None),
+    match envelope.method {
+        Some(method) if id.is_some() => Ok(FromServer::Request(method)),
+        Some(method) => match &*method {
+            notification::OUTPUT_DELTA => {
+                let delta: DeltaMembers<'_> = from_slice(params.as_bytes())?;
+                Ok(FromServer::OutputDelta(delta.into()))
+            }
+            notification::EXITED => {
+                let exited: ExitedMembers = from_slice(params.as_bytes())?;
+                Ok(FromServer::Exited(Box::new(exited.into())))
+            }
+            _ => Ok(FromServer::Notification),
+        },
         None => {
-            let id = match envelope.id.map(RawValue::get) {
-                None | Some("null") => None,
-                Some(id) => Some(request_id(id).ok_or_else(|| format!("an answer to {id}"))?),
+            let id = match id {
+                None => None,
+                Some(id) => Some(request_id(id).ok_or("an answer to an id that is not one")?),
             };
             let outcome = match (envelope.result, envelope.error) {
-                (Some(result), None) => Ok(reply(result.get())?),
+                (Some(result), None) => Ok(result),
                 (None, Some(error)) => Err(from_slice::<ErrorMembers<'_>>(error.get().as_bytes())?.into()),
                 _ => return Err("neither a notification nor an answer".to_owned()),
             };
-            Ok(Some(ServerMessage::Response { id, outcome }))
+            Ok(FromServer::Answer { id, outcome })
         }
     }
 }
 
 fn from_slice<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(text).map_err(|e| e.to_string())
-}
-
-/// What a result is about shows in its members; no two methods share one.
-fn reply(text: &str) -> Result<Reply, String> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Members {
-        pid: Option<u32>,
-        processes: Option<Vec<ProcessInfo>>,
-        user_agent: Option<serde::de::IgnoredAny>,
-    }
-    let members: Members = from_slice(text.as_bytes())?;
-    Ok(match members {
-        Members { pid: Some(pid), .. } => Reply::Spawn { pid },
-        Members {
-            processes: Some(processes),
-            ..
-        } => Reply::List(processes),
-        Members {
-            user_agent: Some(_), ..
-        } => Reply::Initialize(from_slice(text.as_bytes())?),
-        _ => Reply::Done,
-    })
 }
 
 #[derive(serde::Deserialize)]
@@ -988,18 +999,47 @@ mod tests {
             for jsonrpc in [false, true] {
                 let mut line = Vec::new();
                 encode(&mut line, &message, jsonrpc);
-                assert_eq!(parse_server(line.trim_ascii_end()), Ok(Some(message.clone())));
+                assert_understood(line.trim_ascii_end(), &message);
             }
+        }
+    }
+
+    fn assert_understood(line: &[u8], message: &ServerMessage) {
+        match (parse_server(line).expect("it is a message"), message) {
+            (
+                FromServer::Answer { id, outcome },
+                ServerMessage::Response {
+                    id: sent,
+                    outcome: reply,
+                },
+            ) => {
+                assert_eq!(&id, sent);
+                match (outcome, reply) {
+                    (Err(error), Err(sent)) => assert_eq!(&error, sent),
+                    // What a result means is for the one who asked.
+                    (Ok(result), Ok(reply)) => {
+                        assert_eq!(result.get(), serde_json::to_string(&ReplyForm(reply)).unwrap());
+                    }
+                    (outcome, reply) => panic!("{reply:?} was taken for {outcome:?}"),
+                }
+            }
+            (FromServer::OutputDelta(delta), ServerMessage::OutputDelta(sent)) => assert_eq!(&delta, sent),
+            (FromServer::Exited(exited), ServerMessage::Exited(sent)) => assert_eq!(&exited, sent),
+            (understood, message) => panic!("{message:?} was taken for {understood:?}"),
         }
     }
 
     #[test]
     fn a_client_passes_over_what_it_does_not_know() {
         let unknown = br#"{"method":"process/new","params":[1]}"#;
-        assert_eq!(parse_server(unknown), Ok(None));
+        assert!(matches!(parse_server(unknown), Ok(FromServer::Notification)));
+        let request = br#"{"id":7,"method":"process/exited","params":{}}"#;
+        assert!(
+            matches!(parse_server(request), Ok(FromServer::Request(method)) if method == "process/exited")
+        );
         let minimal =
             br#"{"method":"process/exited","params":{"processHandle":"h","exitCode":1,"stdout":"","more":{}}}"#;
-        let Ok(Some(ServerMessage::Exited(exited))) = parse_server(minimal) else {
+        let Ok(FromServer::Exited(exited)) = parse_server(minimal) else {
             panic!("an exit with the least members is one");
         };
         assert_eq!((exited.exit_code, exited.pid), (1, 0));

@@ -14,13 +14,13 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::process::CommandExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use procwire::client::{Client, Error, Event, ExitStatus, Process, Spawn, Stdin};
+use procwire::client::{self, Client, Error, Event, ExitStatus, Process, Stdin};
 use procwire::guard::{self, Guarded};
 use procwire::protocol::Stage;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -202,7 +202,10 @@ pub fn run(run: &Run) -> i32 {
 fn is_of_connection(error: &(dyn std::error::Error + 'static)) -> bool {
     let read = || error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref();
     let error = error.downcast_ref().or_else(read);
-    matches!(error, Some(Error::Ended(_) | Error::Io(_)))
+    matches!(
+        error,
+        Some(Error::Ended(_) | Error::Io(_) | Error::Launch { .. } | Error::Handshake(..))
+    )
 }
 
 fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
@@ -224,11 +227,11 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     if tty {
         terminal::take(has_input).map_err(|e| format!("the terminal here: {e}"))?;
         // The terminal may have changed while the program was started.
-        life::resize(&process);
+        life::resize(&process.control());
     }
     let input_error = Arc::new(Mutex::new(None));
     if let (Some(stdin), true) = (process.stdin.take(), has_input) {
-        let pid = run.server.is_none().then(|| process.pid());
+        let pid = process.id().filter(|_| run.server.is_none());
         feed(stdin, pid, Arc::clone(&input_error))?;
     }
     let (status, output) = match run.json {
@@ -243,25 +246,26 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     };
     let (timed_out, passed) = {
         let life = lock(&life);
-        (life.timed_out || status.timed_out, life.passed.clone())
+        (life.timed_out || status.timed_out(), life.passed.clone())
     };
     let input_error = input_error.lock().ok().and_then(|mut error| error.take());
-    let signal = status.signal.as_deref().filter(|_| !timed_out);
-    let number = signal.and_then(|name| life::signal_number(name, status.exit_code, run.server.is_none()));
+    let signal = status.details().signal.as_deref().filter(|_| !timed_out);
+    let number =
+        signal.and_then(|name| life::signal_number(name, status.details().exit_code, run.server.is_none()));
     let ending = match number {
         _ if timed_out => Ending::Code(TIMED_OUT),
         Some(number) => Ending::Signal(number),
-        None if status.exit_code == 0 && input_error.is_some() => Ending::Code(FAILED),
-        None => Ending::Code(status.exit_code),
+        None if status.details().exit_code == 0 && input_error.is_some() => Ending::Code(FAILED),
+        None => Ending::Code(status.details().exit_code),
     };
     lock(&life).state = State::Over(ending);
-    match ending == Ending::Code(status.exit_code) && !timed_out {
+    match ending == Ending::Code(status.details().exit_code) && !timed_out {
         true => terminal::release(),
         // It had no time to clean up.
         false => terminal::clean_up(),
     }
     if let Some((stdout, stderr)) = output {
-        let mut exited = (*status).clone();
+        let mut exited = status.details().clone();
         exited.stdout.bytes = stdout;
         exited.stderr.bytes = stderr;
         if timed_out {
@@ -296,18 +300,17 @@ fn connect(run: &Run, life: &Mutex<Life>) -> Result<Client, Error> {
         Guarded::begin(None)?;
         terminal::remember();
     }
-    let client = {
+    let connecting = {
         // A signal meanwhile waits, so that it finds the server.
         let mut life = lock(life);
-        let client = Client::launch(server(command.as_deref()))?;
-        life.server = client.server_pid();
-        client
+        // The clock that was started before covers the handshake.
+        let connecting = Client::builder()
+            .handshake_timeout(Duration::MAX)
+            .start(server(command.as_deref()))?;
+        life.server = connecting.server_pid();
+        connecting
     };
-    // A server that lists nothing says so, which is an answer as well.
-    match client.list() {
-        Ok(_) | Err(Error::Refused(_)) => {}
-        Err(error) => return Err(error),
-    }
+    let client = connecting.finish()?;
     lock(life).state = State::Starting;
     Ok(client)
 }
@@ -332,44 +335,50 @@ fn has_input(run: &Run) -> Result<bool, String> {
     }
 }
 
-fn spawn(run: &Run, tty: bool, has_input: bool) -> Result<Spawn, String> {
-    let leader: &[&str] = if run.detach {
-        &["sh", "-c", START_AND_STAY]
-    } else {
-        &[]
+fn spawn(run: &Run, tty: bool, has_input: bool) -> Result<client::Command, String> {
+    let mut argv = run.command.iter().map(String::as_str);
+    let mut spawn = match run.detach {
+        true => {
+            let mut shell = client::Command::new("sh");
+            shell.args(["-c", START_AND_STAY]);
+            shell
+        }
+        false => client::Command::new(argv.next().unwrap_or_default()),
     };
-    let leader = leader.iter().map(|&argument| argument.to_owned());
-    let mut spawn = Spawn::new(leader.chain(run.command.iter().cloned()))
+    spawn
+        .args(argv)
         .unread_limit(MAX_UNREAD_BYTES)
         .wait_when_unread()
-        .envs(run.env.iter().cloned());
-    spawn = run.unset.iter().fold(spawn, Spawn::env_remove);
+        .envs(run.env.iter().map(|(name, value)| (name, value)));
+    for name in &run.unset {
+        spawn.env_remove(name);
+    }
     if !has_input {
-        spawn = spawn.no_stdin();
+        spawn.no_stdin();
     }
     if run.detach {
-        spawn = spawn.detach().kill_on_drop(false);
+        spawn.detach().kill_on_drop(false);
     }
-    let mut unset = NAMES_OF_DESCRIPTORS.to_vec();
     if tty {
         let (rows, cols) = terminal::size().unwrap_or((24, 80));
-        spawn = spawn.tty(rows, cols);
+        spawn.tty(rows, cols);
         if io::stdin().is_terminal() {
-            spawn = spawn
+            spawn
                 .modes_of(io::stdin())
                 .map_err(|e| format!("the terminal here: {e}"))?;
         }
-        // They say the size of another terminal, and go before what this one says.
-        unset.extend(["COLUMNS", "LINES"]);
         // A server elsewhere does not know what terminal this is.
         if let (Some(_), false, Ok(term)) = (&run.server, run.names("TERM"), std::env::var("TERM")) {
-            spawn = spawn.env("TERM", term);
+            spawn.env("TERM", term);
         }
     }
-    unset.retain(|variable| !run.names(variable));
-    spawn = unset.into_iter().fold(spawn, Spawn::env_remove);
+    for variable in NAMES_OF_DESCRIPTORS {
+        if !run.names(variable) {
+            spawn.env_remove(variable);
+        }
+    }
     if let Some(timeout) = life::server_timeout(run) {
-        spawn = spawn.timeout(timeout);
+        spawn.timeout(timeout);
     }
     if let Some(cwd) = &run.cwd {
         // Our own server is where we are.
@@ -377,24 +386,14 @@ fn spawn(run: &Run, tty: bool, has_input: bool) -> Result<Spawn, String> {
             None => std::path::absolute(cwd).map_err(|e| format!("--cwd {}: {e}", cwd.display()))?,
             Some(_) => cwd.clone(),
         };
-        let unicode = |path: &Path| match path.to_str() {
-            Some(path) => Ok(path.to_owned()),
-            None => Err(format!("--cwd {}: it is not valid unicode", path.display())),
-        };
-        if !run.names("PWD") {
-            let plain = !absolute.components().any(|part| part == Component::ParentDir);
-            // A shell believes PWD only without `..`.
-            let pwd = match (plain, &run.server) {
-                (true, _) => Some(absolute.clone()),
-                (false, None) => absolute.canonicalize().ok(),
-                (false, Some(_)) => None,
-            };
-            spawn = match pwd {
-                Some(pwd) => spawn.env("PWD", unicode(&pwd)?),
-                None => spawn.env_remove("PWD"),
+        // The client sets PWD, which a shell believes only without `..`.
+        if !run.names("PWD") && absolute.components().any(|part| part == Component::ParentDir) {
+            match (absolute.canonicalize(), &run.server) {
+                (Ok(pwd), None) => spawn.env("PWD", pwd),
+                _ => spawn.env_remove("PWD"),
             };
         }
-        spawn = spawn.current_dir(unicode(&absolute)?);
+        spawn.current_dir(absolute);
     }
     Ok(spawn)
 }
@@ -404,6 +403,7 @@ fn spawn(run: &Run, tty: bool, has_input: bool) -> Result<Spawn, String> {
 /// One line about how the program ended, with `--stats` also what it has used.
 fn last_words(run: &Run, status: &ExitStatus, timed_out: bool) -> String {
     let program = run.command.first().map_or("", String::as_str);
+    let status = status.details();
     let mut how = match (&status.signal, timed_out) {
         (Some(signal), _) => format!("killed by {signal}"),
         (None, false) => format!("exit code {}", status.exit_code),
@@ -440,22 +440,23 @@ const START_AND_STAY: &str =
     "command -v -- \"$0\" >/dev/null 2>&1 || exit 127; echo; exec \"$0\" \"$@\" >/dev/null 2>&1";
 
 /// Starts the program so that it outlives this one, and prints its pid.
-fn detach(run: &Run, client: &Client, spawn: Spawn) -> Result<Ending, Box<dyn std::error::Error>> {
+fn detach(run: &Run, client: &Client, spawn: client::Command) -> Result<Ending, Box<dyn std::error::Error>> {
     let mut process = client.spawn(spawn)?;
     let started = matches!(process.events().next().transpose()?, Some(Event::Stdout(_)));
     if !started {
         let status = process.wait()?;
         let program = run.command.first().map_or("", String::as_str);
-        life::say(&match status.exit_code {
+        let code = status.details().exit_code;
+        life::say(&match code {
             NOT_FOUND => format!("{program}: there is no such program"),
             code => format!("{program}: it was not started: exit code {code}"),
         });
-        return Ok(Ending::Code(match status.exit_code {
+        return Ok(Ending::Code(match code {
             NOT_FOUND => NOT_FOUND,
             _ => FAILED,
         }));
     }
-    let pid = process.pid();
+    let pid = process.id().ok_or("the server does not tell the pid")?;
     let line = if run.json {
         format!("{{\"pid\":{pid}}}")
     } else {
@@ -550,6 +551,7 @@ fn print(process: &mut Process) -> Result<(), Box<dyn std::error::Error>> {
             }
             // Nobody can be told that nobody reads this.
             Event::Stderr(bytes) => drop(Patient(io::stderr()).write_all(&bytes)),
+            _ => {}
         }
     }
     match failure {

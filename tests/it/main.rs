@@ -62,6 +62,8 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("examples", examples::TESTS),
     ("schema", schema::TESTS),
     ("client", client::TESTS),
+    ("client::as_std", client::as_std::TESTS),
+    ("client::hostile", client::hostile::TESTS),
     ("command_line", command_line::TESTS),
     ("run", run::TESTS),
     ("check", check::TESTS),

@@ -12,7 +12,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use procwire::client::{self, Spawn};
+use procwire::client;
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -328,13 +328,13 @@ fn the_rust_client_works_over_ssh() {
     let mut ssh = Command::new("ssh");
     ssh.args(["-F", &sshd.scratch.path("ssh_config"), "box", PROCWIRE]);
     let client = client::Client::launch(ssh).expect("ssh starts");
-    let output = client.output(Spawn::new(["sh", "-c", "echo $SSH_CONNECTION; exit 3"]));
+    let output = client.output(client::Command::shell("echo $SSH_CONNECTION; exit 3"));
     let output = output.expect("it runs over there");
     assert!(output.stdout.starts_with(b"127.0.0.1 "), "{output:?}");
     assert_eq!(output.status.code(), Some(3));
 
     let mut shell = client
-        .spawn(Spawn::new(["sh"]).tty(30, 100).env("PS1", "% "))
+        .spawn(client::Command::new("sh").tty(30, 100).env("PS1", "% "))
         .expect("it runs over there");
     let mut stdin = shell.stdin.take().expect("a terminal takes input");
     stdin.write_all(b"stty size; exit 4\n").expect("it is read");
