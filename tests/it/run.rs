@@ -662,6 +662,17 @@ fn a_shell_inside_stops_its_own_jobs() {
     screen.until("outer> ");
     screen.write("echo code $?''.\n");
     screen.until("code 3.\r\n");
+
+    // One that would not ignore the key itself.
+    let job = r#"sh -c "echo be''gun; exec cat""#;
+    screen.write(&format!(
+        "$PW -- bash -c 'set -m; {job}; echo code $?; kill -KILL %1'\n"
+    ));
+    screen.until("begun\r\n");
+    screen.write("\x1a");
+    let seen = screen.until("code 148\r\n");
+    assert!(!seen.contains("PW"), "the outer shell says nothing: {seen:?}");
+    screen.until("outer> ");
     leave(screen);
 }
 
