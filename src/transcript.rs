@@ -4,7 +4,7 @@
 //! [`Session::record`] writes down what the server sends.
 //!
 //! ```text
-//! # A line that begins with '#' is a remark. The first of a session is its title.
+//! # A line that begins with '#' is a remark. The first one above a session's lines is its title.
 //! --> {"id":1,"method":"process/spawn","params":{"command":["echo","hi"],"processHandle":"a"}}
 //! <-- {"id":1,"result":{"pid":"{...}"}}
 //! ```
@@ -50,7 +50,7 @@ const MAX_UNSHOWN: usize = 5;
 pub struct Session {
     /// The file's name, and the line of it at which the session begins.
     pub place: String,
-    /// What the session is about: its first remark, or in Markdown the heading above it.
+    /// What the session is about: the first remark at its beginning, or in Markdown the heading above.
     pub title: Option<String>,
     /// The line at which it begins, counted from 1.
     pub first: usize,
@@ -108,7 +108,7 @@ fn parse_with(name: &str, text: &str, bare: bool) -> Result<Vec<Session>, Vec<St
                 Err(error) => errors.push(format!("{name}:{number}:{error}")),
             }
         }
-        let mut remarks = session.lines.iter().filter_map(|line| match line {
+        let mut remarks = session.lines.iter().map_while(|line| match line {
             Line::Remark(text) => Some(text.trim_start_matches('#').trim()),
             _ => None,
         });
@@ -440,7 +440,7 @@ mod tests {
                 None,
             ),
             ("a.txt", "#\n## title\n--> {}", Some("title")),
-            ("a.txt", "--> {}\n", None),
+            ("a.txt", "--> {}\n# no title\n", None),
         ] {
             let sessions = parse(name, text).expect("it is well-formed");
             assert_eq!(sessions[0].title.as_deref(), title, "{text}");

@@ -73,7 +73,7 @@ line.
 pub(super) const CHECK: &str = "\
 Replays recorded sessions, each against a fresh server, and reports every
 difference. In a session '-->' marks a line that is sent and '<--' a message
-that is expected. '#' begins a remark; the first one is the session's title:
+that is expected. '#' begins a remark; the first one at the top is the title:
 
   # nothing runs at the beginning
   --> {\"id\":1,\"method\":\"process/list\"}
