@@ -936,6 +936,7 @@ class Popen(Generic[AnyStr]):
             raise SubprocessError("text and universal_newlines are supplied, but different")
         if stdin is None:
             stdin = PIPE if tty else DEVNULL
+        stdout, stderr = _own(stdout, 1), _own(stderr, 2)
         if stdin == STDOUT or stdout == STDOUT:
             raise ValueError("STDOUT is for stderr only")
         self.args = args
@@ -1009,9 +1010,9 @@ class Popen(Generic[AnyStr]):
         try:
             if stdin not in (PIPE, DEVNULL):
                 copies.append(_Copy(process, _source(stdin), cast(_Input, process.input)))
-            for number, file, raw in ((1, stdout, raw_stdout), (2, stderr, raw_stderr)):
+            for file, raw in ((stdout, raw_stdout), (stderr, raw_stderr)):
                 if file != PIPE and raw in process.outputs.values():
-                    copies.append(_Copy(process, raw, _Descriptor(number if file is None else file)))
+                    copies.append(_Copy(process, raw, _Descriptor(cast(Any, file))))
             server._live[process.handle] = process
             answer = server._call("process/spawn", params)
             self.pid = server._member(answer, "pid", int)
@@ -1416,6 +1417,8 @@ class _Input(io.RawIOBase):
 class _Descriptor(io.RawIOBase):
     """A descriptor or a file of this program, for as long as a program has it."""
 
+    _fd: Optional[int] = None
+
     def __init__(self, file: Union[int, IO[Any]]) -> None:
         if isinstance(file, int) and file < 0:
             raise ValueError(f"no descriptor is {file}")
@@ -1435,14 +1438,14 @@ class _Descriptor(io.RawIOBase):
         """None if there is nothing yet, after a moment."""
         if not self._wait(0.1, False):
             return None
-        data = os.read(self._fd, len(buffer))
+        data = os.read(cast(int, self._fd), len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def write(self, data: Any, /) -> int:
         while True:
             try:
-                return os.write(self._fd, data)
+                return os.write(cast(int, self._fd), data)
             except BlockingIOError:
                 self._wait(1.0, True)
 
@@ -1450,13 +1453,25 @@ class _Descriptor(io.RawIOBase):
         if not hasattr(select, "poll"):
             return True
         poll = select.poll()
-        poll.register(self._fd, select.POLLOUT if writing else select.POLLIN)
+        poll.register(cast(int, self._fd), select.POLLOUT if writing else select.POLLIN)
         return bool(poll.poll(seconds * 1000))
 
     def close(self) -> None:
-        if not self.closed:
-            os.close(self._fd)
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
         super().close()
+
+
+def _own(file: File, number: int) -> File:
+    """What None stands for: nothing, if this program has it closed."""
+    if file is not None:
+        return file
+    try:
+        os.fstat(number)
+    except OSError:
+        return DEVNULL
+    return number
 
 
 def _source(file: File) -> Union[_Output, _Descriptor]:
