@@ -92,8 +92,8 @@ def within(seconds, use):
 
 
 def says(line):
-    """A server that says this, and nothing else."""
-    return ["sh", "-c", 'printf "%s\\n" "$1"; exec cat >/dev/null', "sh", line]
+    """A server that answers its first request with this, and says nothing else."""
+    return ["sh", "-c", 'read x; printf "%s\\n" "$1"; exec cat >/dev/null', "sh", line]
 
 
 def run_limited(script):
@@ -630,7 +630,7 @@ class Shape(TestCase):
         for run in [subprocess.run, self.server.run]:
             for text in [False, True]:
                 with self.assertRaises(TimeoutExpired) as caught:
-                    run(["sh", "-c", "echo begun; sleep 1000"], timeout=2, capture_output=True, text=text)
+                    run(["sh", "-c", "echo begun; exec sleep 1000"], timeout=2, capture_output=True, text=text)
                 self.assertEqual((caught.exception.stdout, caught.exception.stderr), (b"begun\n", None))
 
     def test_leaving_a_with_statement_tells_a_broken_pipe(self):
@@ -693,7 +693,7 @@ class Shape(TestCase):
                 module.check_output(["sh", "-c", "echo a; exit 5"])
             self.assertEqual((caught.exception.returncode, caught.exception.output), (5, b"a\n"))
             with self.assertRaises(TimeoutExpired) as caught:
-                module.check_output(["sh", "-c", "echo a; sleep 1000"], timeout=2)
+                module.check_output(["sh", "-c", "echo a; exec sleep 1000"], timeout=2)
             self.assertEqual(caught.exception.output, b"a\n")
             self.assertEqual(module.getoutput("echo a; echo; echo b >&2"), "a\n\nb")
             self.assertEqual(module.getstatusoutput("printf a; exit 7"), (7, "a"))
@@ -994,7 +994,7 @@ class Starting(unittest.TestCase):
                 {"stderr": PIPE},
                 r"has ended with exit status 255: host: \x1b[31mno route",
             ),
-            (["sh", "-c", "exec >&-; sleep 1000"], {}, "has closed its output"),
+            (["sh", "-c", "exec >&-; exec sleep 1000"], {}, "has closed its output"),
         ]:
             self.assertIn(expected, self.refused(command, **options))
         with self.assertRaises(FileNotFoundError) as caught:
@@ -1014,7 +1014,7 @@ class Starting(unittest.TestCase):
         self.assertIn("cargo install --path .", procwire.__doc__)
 
     def test_a_server_that_never_speaks_is_given_up(self):
-        for command in [["sleep", "1000"], ["sh", "-c", "sleep 1000; true"], ["tail", "-f", "/dev/null"]]:
+        for command in [["sleep", "1000"], ["sh", "-c", "exec sleep 1000"], ["tail", "-f", "/dev/null"]]:
             before = time.monotonic()
             text = self.refused(command, handshake_timeout=0.2)
             self.assertIn("has not answered in 0.2 s", text)
@@ -1102,6 +1102,7 @@ class Starting(unittest.TestCase):
                 server.popen(["x"]).wait()
             except ServerGone as error:
                 print("longer than" in str(error))
+            server.close()
             # Single bytes without an end, of a program that is waited for.
             server = Server(["sh", "-c", {script!r} + {"while :; do echo '" + chr(10).join(many) + "'; done"!r}], max_unread=1 << 16)
             process = server.popen(["x"])
@@ -1117,6 +1118,7 @@ class Starting(unittest.TestCase):
             except OSError as error:
                 print(1000 < read < 1 << 20, error.errno)
             server._process.kill()
+            server.close()
             """)
         self.assertEqual(done, f"True\nTrue {errno.ENOBUFS}\n")
 
