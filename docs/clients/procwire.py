@@ -124,8 +124,9 @@ _PATIENCE = 10.0
 # What may lie unread in the streams of running programs before the connection is read no further.
 _UNREAD = 64 * 1024 * 1024
 # While this program waits for something, the connection is read all the same. A stream that holds this
-# many times as much is cut off then.
+# many times as much is cut off then, unless some of it is read within so many seconds.
 _FLOOD = 16
+_FLOOD_WAIT = 5.0
 # What a piece of output costs beside its bytes, so that a flood of small ones is bounded as well.
 _PIECE_COST = 256
 # How long a line of the server may be before its answer to the handshake, and after it.
@@ -791,6 +792,24 @@ class Server:
                 return unread
             resume.get()
 
+    def _is_read(self, stream: _Output) -> bool:
+        """Waits while a stream holds more than any may, for as long as it is read at all."""
+        resume: _Wake = queue.SimpleQueue()
+        while stream.unread() > _FLOOD * self._max_unread and not (self._closing or self._gone):
+            taken, deadline = stream.taken, time.monotonic() + _FLOOD_WAIT
+            self._resume = resume
+            while stream.taken == taken and stream.unread() and not (self._closing or self._gone):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    self._resume = None
+                    return False
+                try:
+                    resume.get(timeout=left)
+                except queue.Empty:
+                    pass
+            self._resume = None
+        return True
+
     def _take(self, line: bytes) -> int:
         """Takes a message; how many bytes of output are to be read because of it."""
         message: Dict[str, Any] = json.loads(line)
@@ -825,7 +844,7 @@ class Server:
             stream = process.outputs.get(params["stream"])
             if stream is None or not data:
                 return 0
-            if not stream.refused and stream.unread() > _FLOOD * self._max_unread:
+            if not stream.refused and not self._is_read(stream):
                 stream.overflowed = True
                 stream.refuse()
                 process.wake()
