@@ -1323,7 +1323,7 @@ class Connections(TestCase):
 # What a script begins with that stops and continues its server, and waits in a thread of its own,
 # so that a signal interrupts what it is about.
 STOPPED = """
-    import array, fcntl, os, signal, sys, termios, threading, time
+    import array, fcntl, os, pathlib, signal, sys, termios, threading, time
     import procwire
     from procwire import DEVNULL, PIPE, Server
 
@@ -1343,7 +1343,14 @@ STOPPED = """
             fcntl.ioctl(server._process.stdin, termios.FIONREAD, held)
             time.sleep(0.001)
 
+    def is_stopped(pid):
+        tasks = [f"/proc/{pid}/task/{task}/stat" for task in os.listdir(f"/proc/{pid}/task")]
+        return all(pathlib.Path(task).read_bytes().rsplit(b") ", 1)[1][:1] == b"T" for task in tasks)
+
     send(signal.SIGSTOP)
+    # What is not yet stopped when its parent is killed is not continued by that either.
+    while not all(map(is_stopped, pids)):
+        time.sleep(0.001)
 """
 
 
