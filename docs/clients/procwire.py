@@ -100,7 +100,7 @@ _T = TypeVar("_T")
 
 
 class Options(TypedDict, total=False):
-    """What `Popen` takes besides, and with it all that start one."""
+    """What `Popen` and every function that starts a program take."""
 
     bufsize: Optional[int]
     executable: Optional[Text]
@@ -127,7 +127,7 @@ _UNREAD = 64 * 1024 * 1024
 # many times as much is cut off then, unless some of it is read within so many seconds.
 _FLOOD = 16
 _FLOOD_WAIT = 5.0
-# What a piece of output costs beside its bytes, so that a flood of small ones is bounded as well.
+# What a piece of output costs in addition to its bytes, so that a flood of small ones is bounded as well.
 _PIECE_COST = 256
 # How long a line of the server may be before its answer to the handshake, and after it.
 _MAX_HELLO_BYTES = 1024 * 1024
@@ -254,7 +254,7 @@ class Server:
         self._name = _quoted(" ".join(shlex.quote(os.fsdecode(word)) for word in self.command))
         # There are no locks here: a signal handler may use the server in the middle of anything that
         # this does, and so would wait for itself. What threads share is only changed in single steps,
-        # and whoever waits does it on a queue of its own, so that nothing comes too early for it.
+        # and each thread that waits has a queue of its own, so that nothing comes too early for it.
         self._ids = itertools.count(1)
         self._calls: Dict[int, _Answer] = {}
         self._live: Dict[str, _Process] = {}
@@ -589,7 +589,7 @@ class Server:
         _open_servers.discard(self)
 
     def _close_inputs(self) -> None:
-        """Below their buffers, so that these do not complain at the exit about what nobody wants."""
+        """Below their buffers, so that these do not complain at the exit about what is not wanted."""
         for process in list(self._live.values()):
             if process.input is not None:
                 process.input.close()
@@ -673,7 +673,7 @@ class Server:
         """Waits until it is over, the server is gone, or the deadline has passed: false then."""
         wake: _Wake = queue.SimpleQueue()
         try:
-            # Before the first look, so that what comes behind it is not missed.
+            # Before the first look, so that what comes after it is not missed.
             process.waiting.add(wake)
             self._waiting.add(wake)
             self._wake_reader()
@@ -711,7 +711,7 @@ class Server:
 
     def _write(self) -> None:
         """An interrupt or a signal handler never comes in the middle of a line, because they are
-        for the main thread; and whoever closes the connection does not have to wait for its turn."""
+        for the main thread; and a thread that closes the connection does not have to wait for its turn."""
         stdin = cast(io.BufferedWriter, self._process.stdin).raw
         try:
             for line in iter(self._lines.get, None):
@@ -780,7 +780,7 @@ class Server:
         return f"{how}: {_quoted(said[-1].strip())}" if said else how
 
     def _pause(self) -> int:
-        """Waits while there is too much that nobody has read, and nobody waits for anything. Returns
+        """Waits while there is too much that is not read, and this program waits for nothing. Returns
         how much it is then."""
         resume: _Wake = queue.SimpleQueue()
         self._resume = resume
@@ -793,22 +793,24 @@ class Server:
             resume.get()
 
     def _is_read(self, stream: _Output) -> bool:
-        """Waits while a stream holds more than any may, for as long as it is read at all."""
+        """Whether a stream that holds more than it should is read at all. If it is, waits for that,
+        unless there are requests without an answer, for which its reader may be waiting."""
         resume: _Wake = queue.SimpleQueue()
+        self._resume = resume
+        read = True
         while stream.unread() > _FLOOD * self._max_unread and not (self._closing or self._gone):
-            taken, deadline = stream.taken, time.monotonic() + _FLOOD_WAIT
-            self._resume = resume
-            while stream.taken == taken and stream.unread() and not (self._closing or self._gone):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    self._resume = None
-                    return False
-                try:
-                    resume.get(timeout=left)
-                except queue.Empty:
-                    pass
-            self._resume = None
-        return True
+            if stream.taken != stream.taken_before:
+                stream.taken_before, stream.read_until = stream.taken, time.monotonic() + _FLOOD_WAIT
+            left = stream.read_until - time.monotonic()
+            read = left > 0
+            if not read or self._calls:
+                break
+            try:
+                resume.get(timeout=left)
+            except queue.Empty:
+                pass
+        self._resume = None
+        return read
 
     def _take(self, line: bytes) -> int:
         """Takes a message; how many bytes of output are to be read because of it."""
@@ -844,7 +846,7 @@ class Server:
             stream = process.outputs.get(params["stream"])
             if stream is None or not data:
                 return 0
-            if not stream.refused and not self._is_read(stream):
+            if stream.unread() > _FLOOD * self._max_unread and not self._is_read(stream):
                 stream.overflowed = True
                 stream.refuse()
                 process.wake()
@@ -1038,7 +1040,7 @@ class Popen(Generic[AnyStr]):
         except BaseException as error:
             server._live.pop(process.handle, None)
             for copy in copies:
-                copy.close()
+                copy.give_back()
             if not isinstance(error, RpcError):
                 raise
             # `from` keeps the server's own words.
@@ -1300,6 +1302,9 @@ class _Output(io.RawIOBase):
         self.chunks: Deque[memoryview] = deque()
         self.received = 0
         self.taken = 0
+        # Of one that holds too much: how much of it had been read, and until when more has to be.
+        self.taken_before = -1
+        self.read_until = 0.0
         #: Whether a read waits for output.
         self.waits = True
         #: Whether what comes is wanted as soon as the program ends.
@@ -1444,7 +1449,7 @@ class _Descriptor(io.RawIOBase):
         self._fd = self._copied(file if isinstance(file, int) else file.fileno())
 
     def _copied(self, fd: int) -> int:
-        """Not 0 to 2, which whoever closed them may open again."""
+        """A copy above 2, because a program that has closed one of those may open it again."""
         copy = os.dup(fd)
         if copy > 2:
             return copy
@@ -1505,7 +1510,7 @@ def _source(file: File) -> Union[_Output, _Descriptor]:
 
 
 class _Copy:
-    """Copies between a program and a file, or another program, on a thread of its own."""
+    """Copies between a program and a file or another program, on a thread of its own."""
 
     def __init__(
         self, process: _Process, source: Union[_Output, _Descriptor], target: Union[_Input, _Descriptor]
@@ -1541,8 +1546,8 @@ class _Copy:
         return self.thread.is_alive()
 
     def wait(self, deadline: Optional[float]) -> bool:
-        """Waits until the file has everything, however slow it is; but not for one that takes nothing,
-        such as a full pipe. False if the deadline has passed."""
+        """Waits until the file has everything, however slow it is, unless it takes nothing any more, as a
+        full pipe does. False if the deadline has passed."""
         while self.runs():
             left = _DRAIN_WAIT if deadline is None else deadline - time.monotonic()
             if left <= 0:
@@ -1552,6 +1557,14 @@ class _Copy:
             if left >= _DRAIN_WAIT and self.copied == copied:
                 break
         return True
+
+    def give_back(self) -> None:
+        """Instead of a start."""
+        if isinstance(self.source, _Output):
+            self.source.piped = False
+        else:
+            self.source.close()
+        self.target.close()
 
     def close(self) -> None:
         if isinstance(self.source, _Output):
@@ -1572,7 +1585,7 @@ def _close_all() -> None:
 
 def _forget_all() -> None:
     """In a process that was forked: the threads of the connections have stayed behind, and a server
-    would not notice the end of its client as long as anybody else had its pipes."""
+    would not notice the end of its client as long as another process had its pipes."""
     for server in list(_open_servers):
         server._gone = "the connection belongs to the process that this one was forked from"
         server._close_inputs()

@@ -9,9 +9,10 @@ the two as `docs/clients/README.md` states it: a program starts in this program'
 exactly the environment that was asked for, and its output goes where this program's goes.
 
 FAILS and NOT_CLAIMED name the tests that fail and those that are not run, with the reason for each;
-the README of the clients has the same reasons, and how many tests each is for. A test that fails without being listed is a failure of
-this program, and so is one that is listed as failing and passes. Prints one line for all of them, the
-tests that fail with their reasons, and with -v what became of each.
+the README of the clients has the same reasons, and how many tests each is for. A test that fails
+without being listed is a failure of this program, and so is one that is listed as failing and passes.
+Prints one line for all of them, the tests that fail with their reasons, and with -v what became of
+each.
 """
 
 import importlib.util
@@ -212,7 +213,7 @@ def load(shim):
     """The tests, to which `subprocess` is the shim."""
     folder = os.environ.get("CPYTHON_TESTS")
     if folder:
-        # What they read beside themselves is looked for here as well.
+        # The files that they read are looked for here as well.
         sys.path.append(folder)
         spec = importlib.util.spec_from_file_location(
             "test.test_subprocess", os.path.join(folder, "test_subprocess.py")
@@ -276,7 +277,7 @@ def run(test):
 def main(arguments):
     verbose = "-v" in arguments
     patterns = [argument for argument in arguments if argument != "-v"]
-    # What the tests and their programs print is nothing that anybody has to read.
+    # What the tests and their programs print is not wanted.
     report = os.fdopen(os.dup(1), "w", buffering=1)
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):

@@ -283,6 +283,22 @@ class Bytes(TestCase):
             reader.join(PATIENCE)
             self.assertEqual(total, [3_000_000])
 
+    def test_nothing_is_lost_between_a_fast_program_and_a_slow_one(self):
+        with mock.patch.object(procwire, "_FLOOD_WAIT", 2), Server(max_unread=1 << 12) as server:
+            source = server.popen(["head", "-c", "3000000", "/dev/zero"])
+            target = server.popen(["sh", "-c", "sleep 0.5; wc -c"], stdin=PIPE)
+
+            def copy():
+                for piece in iter(lambda: source.stdout.read1(1000), b""):
+                    target.stdin.write(piece)
+                target.stdin.close()
+
+            copier = threading.Thread(target=copy)
+            copier.start()
+            self.assertEqual(source.wait(PATIENCE), 0)
+            self.assertEqual(target.stdout.read(), b"3000000\n")
+            copier.join(PATIENCE)
+
     def test_output_that_is_never_read_is_cut_off_in_the_end(self):
         with mock.patch.object(procwire, "_FLOOD_WAIT", 0.1), Server(max_unread=1 << 14) as server:
             process = server.popen(["yes"])
@@ -897,6 +913,11 @@ class Files(TestCase):
             first.stdin.close()
             self.assertEqual(second.communicate(timeout=PATIENCE), ("ABC" * 100_000, ""))
             self.assertEqual((first.wait(PATIENCE), second.returncode), (0, 0))
+        # One that could not be started takes nothing.
+        first = self.popen(["echo", "x"])
+        with self.assertRaises(FileNotFoundError):
+            self.popen(["no-such-program"], stdin=first.stdout)
+        self.assertEqual(first.stdout.read(), b"x\n")
         # And what writes on is told that its reader has gone.
         first = self.popen(["yes"], stderr=DEVNULL)
         second = self.popen(["head", "-n", "2"], stdin=first.stdout)
