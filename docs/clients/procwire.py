@@ -583,9 +583,11 @@ class Server:
         except TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for thread in (self._reader, self._writer, self._logger):
+        for thread in (self._reader, self._writer):
             if thread is not threading.current_thread():
                 thread.join(timeout=patience)
+        # What a command leaves behind, such as a master of ssh, may keep its stderr open.
+        self._logger.join(timeout=0.1)
         _open_servers.discard(self)
 
     def _close_inputs(self) -> None:
