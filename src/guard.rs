@@ -129,7 +129,8 @@ pub fn run() -> io::Result<i32> {
             continue;
         }
         match sys::next_signal(&signals) {
-            Some((libc::SIGCHLD, _)) => {
+            // Where it cannot be read which signal it was, it may have been this one.
+            Some((libc::SIGCHLD, _)) | None => {
                 if let Some(status) = reap_until(server) {
                     break status;
                 }
@@ -142,7 +143,6 @@ pub fn run() -> io::Result<i32> {
                 kill_at.get_or_insert_with(|| Instant::now() + PATIENCE);
                 told.get_or_insert(signal);
             }
-            None => {}
         }
     };
     read_detached(&reader, &mut detached);
@@ -387,7 +387,8 @@ pub fn is_ignored(signal: i32) -> bool {
 #[must_use]
 pub fn stderr_has_room() -> bool {
     let mut interest = [Interest::write(libc::STDERR_FILENO)];
-    sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].writable()
+    // Where this cannot be known, what went wrong is rather said.
+    sys::poll(&mut interest, Some(Duration::ZERO)).is_err() || interest[0].writable()
 }
 
 /// Lets this process have as many descriptors as its hard limit allows, because a process of the
