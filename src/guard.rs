@@ -305,14 +305,14 @@ impl Watch {
                 continue;
             }
             match sys::next_signal(signals) {
-                Some((libc::SIGCHLD, _)) => {
+                // Where it cannot be read which signal it was, it may have been this one.
+                Some((libc::SIGCHLD, _)) | None => {
                     if let Some(status) = reap_until(self.child) {
                         break status;
                     }
                     self.look_whether_stopped();
                 }
                 Some((signal, from_terminal)) => self.pass_on(signal, from_terminal),
-                None => {}
             }
         };
         // The client's writes must fail as soon as the server is gone.
@@ -809,7 +809,8 @@ pub fn block_terminal_signals() {
 #[must_use]
 pub fn stderr_has_room() -> bool {
     let mut interest = [Interest::write(libc::STDERR_FILENO)];
-    sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].writable()
+    // Where this cannot be known, what went wrong is rather said.
+    sys::poll(&mut interest, Some(Duration::ZERO)).is_err() || interest[0].writable()
 }
 
 /// Lets this process have as many descriptors as its hard limit allows, because a process of the
