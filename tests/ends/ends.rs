@@ -173,7 +173,7 @@ const TRICKS: &[Trick] = &[
     Trick {
         name: "fork loop in a session of its own",
         script: "setsid sh -c 'i=0; while [ $i -lt 2000 ]; do sleep 99999.% & sleep 0.00%; \
-                 i=$((i+1)); done' & echo ready; wait",
+                 i=$((i+1)); done; wait' & echo ready; wait",
         sleeps: 3,
         ..TRICK
     },
