@@ -659,7 +659,9 @@ fn sweep_until(deadline: Instant, spared: &Spared, last: bool) -> Vec<Seen> {
             }
         }
         // One that belongs to another user is not waited for.
+        let count = targets.len();
         targets.retain(|target| target.signal(libc::SIGKILL));
+        let refused = count - targets.len();
         for group in frozen_groups {
             let _ = sys::kill_group(group, libc::SIGKILL);
         }
@@ -678,7 +680,12 @@ fn sweep_until(deadline: Instant, spared: &Spared, last: bool) -> Vec<Seen> {
         }
         // All of them have been signalled, and none has gone: a death that a tracer holds back, a
         // process of another user, one that waits for a disk.
-        if before.as_ref() == Some(&found) || Instant::now() >= deadline {
+        let stuck = before.as_ref() == Some(&found);
+        if stuck || (refused > 0 && refused == found.len()) || Instant::now() >= deadline {
+            if !last {
+                // The guard looks for itself.
+                return Vec::new();
+            }
             return still_there(found, spared, &mut scan, deadline);
         }
         before = Some(found);

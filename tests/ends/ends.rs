@@ -66,7 +66,7 @@ enum Place {
 }
 
 /// A program that tries to live on. In `script`, `%` is the number by which its processes are known,
-/// `@` is this program, and `+` a directory with a `sudo` in it.
+/// `SELF` is this program, and `DIRECTORY` one with a `sudo` in it.
 struct Trick {
     name: &'static str,
     script: &'static str,
@@ -173,14 +173,14 @@ const TRICKS: &[Trick] = &[
     Trick {
         name: "fork loop in a session of its own",
         script: "setsid sh -c 'i=0; while [ $i -lt 2000 ]; do sleep 99999.% & sleep 0.00%; \
-                 i=$((i+1)); done' & echo ready; wait",
+                 i=$((i+1)); done; wait' & echo ready; wait",
         sleeps: 3,
         ..TRICK
     },
     Trick {
         // Its state is then Z, as that of a dead one.
         name: "process whose main thread has ended",
-        script: "setsid @ % & echo ready; wait",
+        script: "setsid SELF % & echo ready; wait",
         sleeps: 0,
         without_main_thread: 1,
         ..TRICK
@@ -188,7 +188,8 @@ const TRICKS: &[Trick] = &[
     Trick {
         // It may not be looked at by its own user.
         name: "`ssh-agent` under `hidepid=2`",
-        script: "ssh-agent -a +/agent.% >/dev/null; setsid ssh-agent -D -a +/other.% & echo ready; wait",
+        script: "ssh-agent -a DIRECTORY/agent.% >/dev/null; \
+                 setsid ssh-agent -D -a DIRECTORY/other.% & echo ready; wait",
         sleeps: 0,
         others: 3,
         daemons: 1,
@@ -197,7 +198,7 @@ const TRICKS: &[Trick] = &[
     },
     Trick {
         name: "child of another user, as of `sudo`",
-        script: "setsid +/sudo --reuid=0 --regid=0 --clear-groups sleep 99999.% & echo ready; wait",
+        script: "setsid DIRECTORY/sudo --reuid=0 --regid=0 --clear-groups sleep 99999.% & echo ready; wait",
         place: Place::Unprivileged,
         protected: 1,
         ..TRICK
@@ -472,7 +473,13 @@ fn main() -> ExitCode {
                         .iter()
                         .find(|(end, _)| *end == case.end)
                         .map_or("", |(_, n)| n);
-                    eprintln!("{} / {} / {name}: {text}", case.trick.name, mode(case.tty));
+                    let ended = match &outcome {
+                        Outcome::Left(Left {
+                            ended: Some(ended), ..
+                        }) => format!(", {} ms", ended.as_millis()),
+                        _ => String::new(),
+                    };
+                    eprintln!("{} / {} / {name}: {text}{ended}", case.trick.name, mode(case.tty));
                     done.lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .push((case, outcome));
@@ -675,8 +682,8 @@ impl Server {
         let script = case
             .trick
             .script
-            .replace('@', &format!("'{}' {PLAY}", own.display()));
-        let script = script.replace('+', directory).replace('%', &case.marker);
+            .replace("SELF", &format!("'{}' {PLAY}", own.display()));
+        let script = script.replace("DIRECTORY", directory).replace('%', &case.marker);
         self.send(&json!({"id": 1, "method": "initialize", "params": {
             "clientInfo": {"name": "ends", "version": "1"}, "capabilities": {"experimentalApi": true}}}))?;
         self.read_until("the handshake", |s| s.answered.contains(&1))?;
@@ -715,6 +722,7 @@ impl Server {
             thread::sleep(Duration::from_millis(2));
         }
 
+        let mut servers = Seen::take(&case.marker).servers;
         let now = match case.end {
             End::Kill | End::Timeout => {
                 if case.end == End::Kill && !trick.leader_ends {
@@ -744,11 +752,11 @@ impl Server {
                 None
             }
             End::KillBelow => {
-                let below = Seen::take(&case.marker).servers;
                 let same_file = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
                 let own = same_file(self.pid());
-                let below = below
-                    .into_iter()
+                let below = servers
+                    .iter()
+                    .copied()
                     .find(|&p| p != self.pid() && same_file(p) == own);
                 let Some(below) = below else {
                     return Ok(Outcome::Inapplicable);
@@ -769,27 +777,32 @@ impl Server {
                 thread::sleep(Duration::from_millis(2));
             }
             let _ = self.child.try_wait();
-            let mut seen = Seen::take(&case.marker);
+            servers.retain(|&pid| {
+                let server = u32::try_from(pid).ok().and_then(Proc::of);
+                server.is_some_and(|server| !server.is_dead())
+            });
+            let ended_by = began.elapsed();
+            let mut tricks = Seen::tricks(&case.marker);
             for _ in 1..trick.looks {
-                if seen.tricks.is_empty() {
-                    seen = Seen::take(&case.marker);
+                if tricks.is_empty() {
+                    tricks = Seen::tricks(&case.marker);
                 }
             }
             let elapsed = began.elapsed();
-            if seen.servers.is_empty() {
-                ended.get_or_insert(elapsed);
+            if servers.is_empty() {
+                ended.get_or_insert(ended_by);
             }
-            if seen.tricks.is_empty() {
+            if tricks.is_empty() {
                 took.get_or_insert(elapsed);
-                if seen.servers.is_empty() {
+                if servers.is_empty() {
                     break false;
                 }
             }
             if elapsed > ALIVE {
-                alive.get_or_insert(seen.tricks.len());
+                alive.get_or_insert(tricks.len());
             }
-            if elapsed > SERVER {
-                break !seen.servers.is_empty();
+            if elapsed > SERVER && alive.is_some() {
+                break !servers.is_empty();
             }
         };
         let alive = alive.unwrap_or_default();
@@ -943,24 +956,39 @@ impl Seen {
         let variable = format!("{VARIABLE}={marker}");
         for process in proc::processes() {
             let pid = i32::try_from(process.pid).expect("a pid is small");
-            // Those of the dead are empty.
-            let arguments = process.arguments();
-            if contains(&arguments, marker) {
-                // Of one that ends while it is looked at there is no telling: it is dead then.
-                if let Some(now) = Proc::of(process.pid).filter(|now| !now.is_dead()) {
-                    seen.tricks.push(TrickProcess {
-                        pid,
-                        group: i32::try_from(now.group).expect("a group is small"),
-                        is_sleep: arguments.starts_with(b"sleep\0"),
-                        is_stopped: now.state == "T",
-                        is_without_main_thread: now.state == "Z",
-                    });
-                }
+            if let Some(trick) = TrickProcess::of(&process, marker) {
+                seen.tricks.push(trick);
             } else if fs::read(format!("/proc/{pid}/environ")).is_ok_and(|e| contains(&e, &variable)) {
                 seen.servers.push(pid);
             }
         }
         seen
+    }
+
+    /// The tricks alone, which takes half the time.
+    fn tricks(marker: &str) -> Vec<TrickProcess> {
+        let all = proc::processes();
+        all.iter().filter_map(|p| TrickProcess::of(p, marker)).collect()
+    }
+}
+
+impl TrickProcess {
+    /// If it is one of the tricks with this number, and alive.
+    fn of(process: &Proc, marker: &str) -> Option<TrickProcess> {
+        // Those of the dead are empty.
+        let arguments = process.arguments();
+        if !contains(&arguments, marker) {
+            return None;
+        }
+        // Of one that ends while it is looked at there is no telling: it is dead then.
+        let now = Proc::of(process.pid).filter(|now| !now.is_dead())?;
+        Some(TrickProcess {
+            pid: i32::try_from(now.pid).expect("a pid is small"),
+            group: i32::try_from(now.group).expect("a group is small"),
+            is_sleep: arguments.starts_with(b"sleep\0"),
+            is_stopped: now.state == "T",
+            is_without_main_thread: now.state == "Z",
+        })
     }
 }
 

@@ -73,8 +73,8 @@ const TRICKS: &[(&str, usize, &str)] = &[
     (
         "far forks",
         0,
-        "setsid sh -c 'i=0; while [ $i -lt 500 ]; do sleep 1000.% & sleep 0.00%; i=$((i+1)); done; \
-         wait' & echo ready; wait",
+        "setsid sh -c 'i=0; while [ $i -lt 500 ]; do sleep 1000.% & sleep 0.00%; i=$((i+1)); done; wait' & \
+         echo ready; wait",
     ),
 ];
 
