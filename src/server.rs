@@ -45,8 +45,8 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// How long a process may still be starting once the connection is ending: then it is given up, so that a
 /// program on a disk that does not answer leaves no request unanswered.
 const START_AT_END: Duration = Duration::from_millis(1_000);
-/// How long a list waits while none of the spawns before it succeeds or fails. More than a program file
-/// that is busy is tried for, which does come to an end.
+/// How long a list waits while none of the spawns before it succeeds or fails. Longer than a busy program
+/// file is retried for, because such a spawn does succeed or fail.
 const LIST_WAIT: Duration = Duration::from_millis(700);
 /// Writes to one process that may wait for their answers, by what they count. Twice what can be in
 /// flight, so that it takes a process that does not read, and a client that does not await, to meet it.
@@ -497,7 +497,7 @@ impl Dispatcher {
         }
     }
 
-    /// Does what it is time for, but for the end itself.
+    /// Does everything that is due, except the end itself.
     fn keep_deadlines(&mut self, now: Instant) {
         if self.lists_at.is_some_and(|at| at <= now) {
             self.stop_waiting_lists(|list| list.until <= now);
@@ -512,7 +512,7 @@ impl Dispatcher {
         }
     }
 
-    /// Answers a spawn that has not come to anything in time, and what waits for it.
+    /// Answers a spawn that has neither succeeded nor failed in time, and what waits for it.
     fn give_up(&mut self, serial: u64) {
         let Some(entry) = self.entry_of(serial) else {
             return;
@@ -772,8 +772,8 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Answers with the live processes once the spawns that were sent before have come to something, or
-    /// do not for some time, as those of a disk that does not answer.
+    /// Answers with the live processes once the spawns that were sent before have succeeded or failed, or
+    /// none of them has for [`LIST_WAIT`], as from a disk that does not answer.
     fn list(&mut self, id: RequestId) {
         let now = Instant::now();
         let starting = self.table.values().filter(|entry| {

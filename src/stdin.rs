@@ -105,7 +105,7 @@ impl Stdin {
         }
     }
 
-    /// Notices that a program has switched its terminal to raw mode, and so taken over what was typed.
+    /// Looks whether the program has switched its terminal to raw mode, which hands over what was typed.
     pub(crate) fn observe(&mut self) {
         if let (false, Some(sink)) = (self.line.is_empty(), &self.sink)
             && let Ok(settings) = sys::terminal_settings(sink.as_fd())
@@ -198,7 +198,7 @@ impl Stdin {
             self.line.observe(&settings);
             self.line.end_of_file(&settings)
         });
-        // Whoever has no settings takes no input either.
+        // A terminal whose settings cannot be read takes no input either.
         let typed = &typed.unwrap_or_default()[..];
         let left = match sys::write(sink.as_fd(), typed) {
             Ok(n) => &typed[n..],

@@ -1549,8 +1549,8 @@ impl ChildStack {
     }
 }
 
-/// What the thread that starts a process and the dispatcher know of it together. The thread is in the
-/// kernel until the program runs, for as long as the disk takes that has it.
+/// A process that is being started, as its thread and the dispatcher share it. The thread is in the kernel
+/// until the program runs, which takes as long as the disk that has the program takes to answer.
 #[derive(Debug)]
 pub(crate) struct Birth {
     state: Mutex<BirthState>,

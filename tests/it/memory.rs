@@ -730,16 +730,16 @@ fn long_lists_wait_for_their_receiver() {
 fn long_handles_are_forgotten() {
     let (mut client, server) = serve(Config::default());
     let mut before = 0;
-    for n in 0..50 {
-        let handle = long("handle", n, 2_000_000);
+    for n in 0..1_500 {
+        let handle = long("handle", n, 4_000);
         spawn(&mut client, params(&handle, &["true"]));
         collect(&mut client, &handle, Stream::Stdout);
-        if n == 9 {
+        if n == 99 {
             before = resident_bytes();
         }
     }
     let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 50 << 20, "{grown} bytes of processes that have ended");
+    assert!(grown < 6 << 20, "{grown} bytes of processes that have ended");
     drop(client);
     assert_eq!(ended(server), End::InputEnded);
 }
@@ -824,7 +824,7 @@ fn long_spawns_that_are_held_back_wait_for_their_receiver() {
     let requests = (0..500).map(move |n| {
         let spawn = SpawnParams {
             // Each second one waits behind another of its handle.
-            process_handle: long("h", n & !1, 200_000),
+            process_handle: long("h", n & !1, 4_000),
             ..long_spawn.clone()
         };
         (n.into(), Request::Spawn(spawn))

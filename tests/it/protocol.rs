@@ -1029,7 +1029,7 @@ fn handles_have_a_limit() {
     let mut client = Client::in_process();
     let longest = "é".repeat(2_048);
     let too_long = format!("{longest}x");
-    client.spawn(json!({"command": ["cat"], "processHandle": longest, "streamStdin": true}));
+    client.spawn(Mode::Pipe.params(&longest, &["cat"]));
     for (method, mut params) in [
         ("process/spawn", json!({"command": ["cat"]})),
         ("process/writeStdin", json!({"deltaBase64": "aGk="})),
@@ -1055,14 +1055,14 @@ fn handles_have_a_limit() {
 /// A megabyte that comes back in an error would be sent and held for nothing.
 fn errors_quote_two_hundred_characters_at_most() {
     let mut client = Client::in_process();
-    let long = "é".repeat(500_000);
+    let long = "é".repeat(100_000);
     let spawn = |member: &str, value: Value| {
         let mut params = json!({"command": ["true"], "processHandle": "a"});
         params[member] = value;
         ("process/spawn".to_owned(), params)
     };
     let handle: String = "é".repeat(2_000);
-    client.spawn(json!({"command": ["sleep", "1000"], "processHandle": handle}));
+    client.spawn(json!({"command": ["sleep", "1000"], "processHandle": handle, "timeoutMs": null}));
     let cases = [
         (long.clone(), json!({})),
         spawn("command", json!([long])),
