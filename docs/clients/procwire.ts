@@ -1,68 +1,157 @@
 /**
  * Programs through a procwire server, in the shape of `node:child_process`.
  *
- *     import { Server } from "./procwire.js";
+ *     // `procwire` is on your PATH (`cargo install --path .` in its repository), or PROCWIRE names it.
+ *     import { Server } from "./procwire.ts";
  *     const server = new Server();
  *     const hello = server.spawn("echo", ["hello"]);
  *     hello.stdout.pipe(process.stdout);
  *     hello.on("close", () => server.close());
  *
- * `new Server()` starts `procwire` (or what the variable PROCWIRE says);
- * `new Server(["ssh", "host", "procwire"])` starts programs over there. One server carries any number
+ * `new Server()` starts `procwire`, or the command in the variable PROCWIRE;
+ * `new Server(["ssh", "host", "procwire"])` starts programs on that host. One server carries any number
  * of programs. When it is closed, or this program ends, everything it has started is gone.
+ *
+ * What has a name of `node:child_process` behaves as it does there, with these differences: `pid` is
+ * undefined until "spawn", because the server has to be asked; signals go to the whole process group;
+ * "exit" comes after the last byte of output has arrived; `env` is laid over the server's environment.
  *
  * One file, no dependencies, Node 18 or newer: copy it into your project.
  */
 
 import { type ChildProcess, spawn as spawnChild } from "node:child_process";
 import { EventEmitter } from "node:events";
-import { Readable, Writable } from "node:stream";
+import { PassThrough, Readable, Writable } from "node:stream";
+import { fileURLToPath } from "node:url";
+import { getSystemErrorName, inspect, promisify } from "node:util";
 
 /** What one write to a program's stdin carries at most. The server answers a write when there is room for the next one. */
-const CHUNK = 256 * 1024;
+const MAX_WRITE_BYTES = 256 * 1024;
 /** What may lie unread in the streams of running programs before the connection is read no further. */
-const UNREAD = 64 * 1024 * 1024;
+const MAX_UNREAD_BYTES = 64 * 1024 * 1024;
+/** How much more than that is read while a request waits for its answer, which comes among the output. */
+const ANSWER_SLACK_BYTES = 64 * 1024 * 1024;
+/** The longest message that is taken from a server. Only a list of very many programs is long. */
+const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
+/** How many characters of the server's text an error quotes. */
+const MAX_QUOTED = 200;
+/** How long a server may take to answer the handshake. */
+const HANDSHAKE_TIMEOUT_MS = 10_000;
+/** How long the rest may take when a server has exited, has closed its output, or was told to end. */
+const SERVER_EXIT_WAIT_MS = 2_000;
+/** How long `close` waits: a server needs three seconds at most to end everything. */
+const CLOSE_TIMEOUT_MS = 10_000;
+/** How long a program may go on writing after SIGPIPE before it is killed. */
+const SIGPIPE_WAIT_MS = 1_000;
+/** How many bytes of a stream `exec` and `execFile` keep. */
+const MAX_BUFFER_BYTES = 1024 * 1024;
+const INVALID_REQUEST = -32600;
 
-/** How many milliseconds are left for the rest when a server has exited, or has closed its output. */
-const REST = 2_000;
+/** The signals of Linux, where servers run. */
+const SIGNALS = new Set(
+  (
+    "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU " +
+    "URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"
+  ).split(" "),
+);
 
 export interface ServerOptions {
   /** The directory of the server's process. */
-  cwd?: string;
+  cwd?: string | undefined;
   /** The environment of the server's process. */
-  env?: NodeJS.ProcessEnv;
+  env?: NodeJS.ProcessEnv | undefined;
   /** Where the server's logs go. */
-  stderr?: "inherit" | "ignore";
+  stderr?: "inherit" | "ignore" | undefined;
   /**
-   * How many bytes of output may lie unread in all. Past that the connection is not read, unless a
-   * request waits for its answer: programs that write then wait until somebody reads. Read what you
-   * have asked for, `resume()` it, or ask for "ignore".
+   * How many bytes of output may lie unread in all. Past that the connection is not read (a little
+   * further while a request waits for its answer): programs that write then wait until somebody reads.
+   * Read what you have asked for, `resume()` it, or ask for "ignore".
    */
-  maxUnread?: number;
+  maxUnread?: number | undefined;
+  /** After how many milliseconds without an answer a server is given up. 10,000 if left out; 0 is never. */
+  handshakeTimeout?: number | undefined;
 }
 
+/** As in Node. A stream is piped: it must be a `Readable` for stdin, and a `Writable` for the others. */
+export type StdioEntry = "pipe" | "overlapped" | "ignore" | "inherit" | 0 | 1 | 2 | Readable | Writable | null | undefined;
+
 export interface SpawnOptions {
-  /** A directory of the server's machine, absolute. */
-  cwd?: string;
-  /** Laid over the server's environment; null and undefined remove a variable. */
-  env?: Record<string, string | null | undefined>;
+  /** A directory of the server's machine: an absolute path, or a file URL. */
+  cwd?: string | URL | null | undefined;
+  /**
+   * Laid over the server's environment; null and undefined remove a variable. With `cwd`, PWD is set as
+   * well, and with `tty`, COLUMNS and LINES are removed, unless they are named here.
+   */
+  env?: Record<string, string | null | undefined> | undefined;
+  /**
+   * "pipe", "ignore", "inherit", or an array of up to three of these or of streams, as in Node: what is
+   * not a pipe is null in the process. A stream, "inherit" included, is piped from or to this program:
+   * descriptors do not reach a server. So of a stream for stdin more may be read than the program takes.
+   */
+  stdio?: "pipe" | "overlapped" | "ignore" | "inherit" | readonly StdioEntry[] | undefined;
   /** "pipe" if left out: a program that reads to the end of its input waits for `stdin.end()`. */
-  stdin?: "pipe" | "ignore";
+  stdin?: "pipe" | "ignore" | undefined;
+  /** "pipe" if left out. What is ignored here, and not by `stdio`, is a stream that is at its end. */
+  stdout?: "pipe" | "ignore" | undefined;
   /** "pipe" if left out. */
-  stdout?: "pipe" | "ignore";
-  /** "pipe" if left out. */
-  stderr?: "pipe" | "ignore";
+  stderr?: "pipe" | "ignore" | undefined;
+  /** Runs the command with a shell of the server's machine: true for /bin/sh, or its path. */
+  shell?: boolean | string | undefined;
   /** Gives it a terminal: all output comes on `stdout`, and ending `stdin` types end-of-file. */
-  tty?: boolean;
+  tty?: boolean | undefined;
   /** Of the terminal. */
-  size?: Size;
-  /** After so many milliseconds the server kills it. */
-  timeout?: number;
+  size?: Size | undefined;
+  /** After so many milliseconds `killSignal` is sent. The server keeps the time if that is SIGKILL, and kills the tree. */
+  timeout?: number | undefined;
+  /** What `timeout` and `signal` send. SIGTERM if left out. */
+  killSignal?: string | number | undefined;
+  /** Sends `killSignal` when it is aborted; "error" and `exited` then tell an AbortError. */
+  signal?: AbortSignal | undefined;
   /** Drops what is more than so many bytes of a stream. */
-  outputCap?: number;
+  outputCap?: number | undefined;
   /** Lets it outlive the connection. */
-  detached?: boolean;
+  detached?: boolean | undefined;
+  /** Output comes as text instead of buffers. */
+  encoding?: BufferEncoding | "buffer" | null | undefined;
+  /** Taken, without a meaning where servers run. */
+  windowsHide?: boolean | undefined;
+  /** Taken, without a meaning where servers run. */
+  windowsVerbatimArguments?: boolean | undefined;
 }
+
+/** Of `exec` and `execFile`. */
+export interface ExecOptions extends Omit<SpawnOptions, "stdio" | "stdin" | "stdout" | "stderr"> {
+  /** Past so many bytes of a stream `killSignal` is sent, and the result is an error. 1 MiB if left out. */
+  maxBuffer?: number | undefined;
+}
+
+const SPAWN_OPTIONS: Record<keyof SpawnOptions, true> = {
+  cwd: true,
+  env: true,
+  stdio: true,
+  stdin: true,
+  stdout: true,
+  stderr: true,
+  shell: true,
+  tty: true,
+  size: true,
+  timeout: true,
+  killSignal: true,
+  signal: true,
+  outputCap: true,
+  detached: true,
+  encoding: true,
+  windowsHide: true,
+  windowsVerbatimArguments: true,
+};
+
+const SERVER_OPTIONS: Record<keyof ServerOptions, true> = {
+  cwd: true,
+  env: true,
+  stderr: true,
+  maxUnread: true,
+  handshakeTimeout: true,
+};
 
 export interface Size {
   rows: number;
@@ -106,7 +195,7 @@ export interface Info {
   limits?: { maxMessageBytes: number } & Record<string, unknown>;
 }
 
-/** The server has refused a request. */
+/** The server has refused a request. The message is its own, without control characters and cut at 200. */
 export class RpcError extends Error {
   readonly code: number;
   readonly data: unknown;
@@ -119,22 +208,28 @@ export class RpcError extends Error {
   }
 }
 
-/** A program could not be started; `code`, `errno`, `syscall` and `path` are as Node has them. */
+/** A program could not be started; the message, `code`, `errno`, `syscall`, `path` and `spawnargs` are as Node has them. */
 export class SpawnError extends Error {
   readonly code: string;
   readonly errno: number;
   readonly syscall: string;
   readonly path: string;
+  readonly spawnargs: string[];
   /** What failed: "cwd", "lookup", "exec", "pty", "pipe" or "thread". */
   readonly stage: string;
 
-  constructor(message: string, data: { errno: number; code: string; stage: string; program: string }) {
-    super(message);
+  /** `cause` is what the server said. */
+  constructor(argv: readonly string[], data: { errno: number; code: string; stage: string }, cwd: string | undefined, cause: Error) {
+    const [file = "", ...args] = argv;
+    // Node blames the program for a directory that is missing.
+    const what = data.stage === "cwd" ? ` (directory ${cwd})` : "";
+    super(`spawn ${file} ${data.code}${what}`, { cause });
     this.name = "SpawnError";
     this.code = data.code;
     this.errno = -data.errno;
-    this.syscall = `spawn ${data.program}`;
-    this.path = data.program;
+    this.syscall = `spawn ${file}`;
+    this.path = file;
+    this.spawnargs = args;
     this.stage = data.stage;
   }
 }
@@ -149,113 +244,151 @@ export class ServerGone extends Error {
   }
 }
 
+/** The `signal` of a program was aborted. */
+class AbortError extends Error {
+  readonly code = "ABORT_ERR";
+
+  constructor(reason: unknown) {
+    super("The operation was aborted", { cause: reason });
+    this.name = "AbortError";
+  }
+}
+
 interface Call {
   resolve: (result: unknown) => void;
   reject: (error: Error) => void;
 }
 
-/** A message of the server, as far as all of them are alike. */
-interface Message {
-  id?: number | null;
-  result?: unknown;
-  error?: { code: number; message: string; data?: unknown };
-  method?: string;
-  params?: Record<string, unknown>;
+/** What came from the server: none of it is what it should be before it was looked at. */
+type Untrusted = Record<string, unknown>;
+
+/** What `exec` and `execFile` call with the result. */
+export type ExecCallback = (error: Error | null, stdout: string | Buffer, stderr: string | Buffer) => void;
+
+/** As Node's promisified `exec` and `execFile` have it. */
+export type ExecPromise = Promise<{ stdout: string; stderr: string }> & { child: Process };
+
+/** `child_process.exec`, which `util.promisify` knows. */
+export interface Exec {
+  (command: string, callback?: ExecCallback | null): Process;
+  (command: string, options: ExecOptions | null | undefined, callback?: ExecCallback | null): Process;
+  readonly [promisify.custom]: (command: string, options?: ExecOptions | null) => ExecPromise;
 }
 
-interface ExitedParams {
-  exitCode: number;
-  signal: string | null;
-  coreDumped: boolean;
-  timedOut: boolean;
-  durationMs: number;
-  usage: { userMs: number; systemMs: number; maxRssBytes: number };
-  stdoutBytes: number;
-  stderrBytes: number;
-  outputDrainTimedOut: boolean;
+/** `child_process.execFile`, which `util.promisify` knows. */
+export interface ExecFile {
+  (file: string, callback?: ExecCallback | null): Process;
+  (file: string, args: readonly unknown[] | null | undefined, callback?: ExecCallback | null): Process;
+  (file: string, options: ExecOptions, callback?: ExecCallback | null): Process;
+  (
+    file: string,
+    args: readonly unknown[] | null | undefined,
+    options: ExecOptions | null | undefined,
+    callback?: ExecCallback | null,
+  ): Process;
+  readonly [promisify.custom]: (
+    file: string,
+    args?: readonly unknown[] | ExecOptions | null,
+    options?: ExecOptions | null,
+  ) => ExecPromise;
 }
 
-/** For a codex app-server, which tells the code alone. */
-const UNTOLD: Omit<ExitedParams, "exitCode"> = {
-  signal: null,
-  coreDumped: false,
-  timedOut: false,
-  durationMs: 0,
-  usage: { userMs: 0, systemMs: 0, maxRssBytes: 0 },
-  stdoutBytes: 0,
-  stderrBytes: 0,
-  outputDrainTimedOut: false,
-};
-
-/** A procwire server and the connection to it. */
+/**
+ * A procwire server and the connection to it. It keeps this program running only while something it
+ * started runs, or a request waits for its answer.
+ */
 export class Server {
-  /** What the server says about itself, its limits for one. Rejects if it is no server. */
+  /** What the server says about itself, such as its limits. Rejects if it is not a server. */
   readonly info: Promise<Info>;
-  /** Becomes true when the server has ended, however it did. */
-  readonly ended: Promise<true>;
+  /** `child_process.exec` on this server. */
+  readonly exec: Exec;
+  /** `child_process.execFile` on this server. */
+  readonly execFile: ExecFile;
 
   readonly #child: ChildProcess;
   readonly #input: Writable;
   readonly #output: Readable;
+  readonly #ended: Promise<true>;
+  /** For errors. */
+  readonly #name: string;
   readonly #calls = new Map<number, Call>();
-  readonly #live = new Map<string, Process>();
+  readonly #live = new Map<string, Process<null>>();
+  /** The handles of those that keep this program running. */
+  readonly #refs = new Set<string>();
   readonly #maxUnread: number;
   #lastId = 0;
   #maxMessage = 16 * 1024 * 1024;
   #partial: Buffer[] = [];
+  #partialBytes = 0;
   #unread = 0;
   #gone: ServerGone | undefined;
   #closing = false;
   /** There is not much left to come, and the end is behind it. */
   #ending = false;
+  /** Somebody waits for the end of the server. */
+  #awaited = false;
+  #over = false;
+  /** Whether it keeps this program running. */
+  #held = true;
 
   /** Starts `command`, which speaks the protocol on its stdin and stdout: a shell's, or a program with its arguments. */
   constructor(command: string | readonly string[] = process.env["PROCWIRE"] || ["procwire"], options: ServerOptions = {}) {
+    checkNames(options, SERVER_OPTIONS);
     const [program = "", ...args] = typeof command === "string" ? ["/bin/sh", "-c", `exec ${command}`] : command;
-    this.#maxUnread = options.maxUnread ?? UNREAD;
+    this.#name = `the server "${quote(typeof command === "string" ? command : command.join(" "))}"`;
+    this.#maxUnread = options.maxUnread ?? MAX_UNREAD_BYTES;
+    this.exec = makeExec(this);
+    this.execFile = makeExecFile(this);
     const child = spawnChild(program, args, {
       cwd: options.cwd,
       env: options.env,
       stdio: ["pipe", "pipe", options.stderr ?? "inherit"],
     });
     this.#child = child;
-    this.#input = child.stdin;
-    this.#output = child.stdout;
-    child.stdin.on("error", () => {}); // The end of its output says the same.
-    child.stdout.on("data", (chunk: Buffer) => this.#read(chunk));
+    // Without descriptors for pipes there are none, and "error" follows.
+    this.#input = child.stdin ?? new PassThrough();
+    this.#output = child.stdout ?? new PassThrough();
+    this.#input.on("error", () => {}); // The end of its output says the same.
+    this.#output.on("data", (chunk: Buffer) => this.#read(chunk));
     // Usually both come together, and "close" at once. But something else may hold its output open, and
     // a server that lives on without one is of no use.
     let timer: NodeJS.Timeout | undefined;
     const end = (reason: string): void => {
       timer ??= setTimeout(() => {
         this.#break(reason);
-        child.stdout.destroy();
-      }, REST);
+        this.#output.destroy();
+      }, SERVER_EXIT_WAIT_MS);
     };
-    child.stdout.on("end", () => end("the server has closed its output"));
+    const ended = (code: number | null, signal: string | null): string =>
+      signal === null ? `exited with status ${code}` : `was killed by ${signal}`;
+    this.#output.on("end", () => end("closed its output"));
     child.on("exit", (code, signal) => {
       this.#ending = true;
       this.#flow();
-      end(`the server has ended with ${signal ?? code}`);
+      end(ended(code, signal));
     });
-    this.ended = new Promise((resolve) => {
-      child.on("error", (error) => {
-        this.#end(error.message);
-        resolve(true);
-      });
-      child.on("close", (code, signal) => {
+    this.#ended = new Promise((resolve) => {
+      const over = (reason: string): void => {
         clearTimeout(timer);
-        this.#end(`the server has ended with ${signal ?? code}`);
+        this.#end(reason);
+        this.#over = true;
+        this.#hold();
         resolve(true);
+      };
+      child.on("error", (error) => {
+        const hint = program === "procwire" ? " (put procwire on your PATH, or name it in the variable PROCWIRE)" : "";
+        if (child.pid === undefined) over(`did not start: ${error.message}${hint}`);
       });
+      child.on("close", (code, signal) => over(ended(code, signal)));
     });
-    this.info = this.#call("initialize", { clientInfo: { name: "procwire.ts", version: "1" } }) as Promise<Info>;
-    this.info.then(
-      (info) => {
-        this.#maxMessage = info?.limits?.maxMessageBytes ?? this.#maxMessage;
-      },
-      () => {}, // Whoever uses the server gets to know.
-    );
+    this.info = quiet(this.#greet(options.handshakeTimeout ?? HANDSHAKE_TIMEOUT_MS));
+  }
+
+  /** Becomes true when the server has ended, however it did. Asking for it keeps this program running until then. */
+  get ended(): Promise<true> {
+    this.#awaited = true;
+    this.#hold();
+    return this.#ended;
   }
 
   /** Of the server's process, or of what leads to it. */
@@ -263,45 +396,60 @@ export class Server {
     return this.#child.pid;
   }
 
-  /** Starts a program. Returns at once; "spawn" or "error" follows, as with a child process. */
-  spawn(command: string, args: readonly string[] = [], options: SpawnOptions = {}): Process {
-    const tty = options.tty ?? false;
-    const stdin = options.stdin ?? "pipe";
+  /** Starts a program. Returns at once; "spawn" or "error" follows, as with a child process. Options that are not known throw. */
+  spawn(command: string, options: SpawnOptions & { stdio?: "pipe" | undefined }): Process;
+  spawn(
+    command: string,
+    args?: readonly unknown[] | null,
+    options?: SpawnOptions & { stdio?: "pipe" | undefined },
+  ): Process;
+  spawn(command: string, options: SpawnOptions): Process<null>;
+  spawn(command: string, args: readonly unknown[] | null | undefined, options: SpawnOptions): Process<null>;
+  spawn(command: string, second?: unknown, third?: unknown): Process<null> {
+    const { argv, options } = readArguments(command, second, third);
+    const { tty = false, cwd, env, signal, timeout, killSignal, stdio, encoding } = options;
     const handle = String(++this.#lastId);
-    const silent = options.stdout === "ignore" && (tty || options.stderr === "ignore");
+    const silent = stdio[1].entry === "ignore" && (tty || stdio[2].entry === "ignore");
+    // The server kills the whole tree, and at once.
+    const kept = timeout > 0 && killSignal === "SIGKILL";
     const params: Record<string, unknown> = {
-      command: [command, ...args],
+      command: argv,
       processHandle: handle,
-      streamStdin: stdin === "pipe",
+      streamStdin: stdio[0].entry !== "ignore",
       streamStdoutStderr: true,
       // Output of which nothing is wanted is not sent in the first place.
       outputBytesCap: silent ? 0 : (options.outputCap ?? null),
-      timeoutMs: options.timeout ?? null,
+      timeoutMs: kept ? timeout : null,
     };
-    if (options.cwd !== undefined) params["cwd"] = options.cwd;
-    if (options.env !== undefined) {
-      params["env"] = Object.fromEntries(Object.entries(options.env).map(([name, value]) => [name, value ?? null]));
-    }
+    if (cwd !== undefined) params["cwd"] = cwd;
+    if (Object.keys(env).length > 0) params["env"] = env;
     if (tty) params["tty"] = true;
     if (options.size !== undefined) params["size"] = options.size;
     if (options.detached) params["detach"] = true;
 
-    const wanted = { stdin: stdin === "pipe", stdout: options.stdout !== "ignore", stderr: !tty && options.stderr !== "ignore" };
     const connection: Connection = {
       // In base64, with some room for what is around it.
-      chunk: () => Math.min(CHUNK, Math.floor(this.#maxMessage / 2)),
+      chunk: () => Math.max(1, Math.min(MAX_WRITE_BYTES, Math.floor(this.#maxMessage / 2))),
       call: (method, more) => this.#call(method, { processHandle: handle, ...more }),
+      list: () => this.list(),
       changeUnread: (bytes) => {
         this.#unread += bytes;
         this.#flow();
       },
+      ref: (wanted) => {
+        if (!wanted) this.#refs.delete(handle);
+        else if (this.#live.has(handle)) this.#refs.add(handle);
+        this.#hold();
+      },
     };
-    const started = new Process(connection, [command, ...args], wanted);
+    const plan: Plan = { handle, argv, cwd, tty, stdio, encoding, signal, timeout: kept ? 0 : timeout, killSignal };
+    const started = new Process<null>(connection, plan);
     this.#live.set(handle, started);
+    this.#refs.add(handle);
     this.#request("process/spawn", params, {
-      resolve: (result) => queueMicrotask(() => started._started((result as { pid?: number } | null)?.pid)),
+      resolve: (result) => queueMicrotask(() => started._started(isObject(result) ? result["pid"] : undefined)),
       reject: (error) => {
-        this.#live.delete(handle);
+        this.#forget(handle);
         queueMicrotask(() => started._failed(error));
       },
     });
@@ -310,7 +458,9 @@ export class Server {
 
   /** What is running, oldest first. */
   async list(): Promise<Listed[]> {
-    return ((await this.#call("process/list", {})) as { processes: Listed[] }).processes;
+    const result = await this.#call("process/list", {});
+    if (!isObject(result) || !Array.isArray(result["processes"])) throw new TypeError(`${this.#name} sent no list of processes`);
+    return result["processes"] as Listed[];
   }
 
   /** Ends the connection: everything it has started is killed. Waits until the server has ended. */
@@ -318,10 +468,32 @@ export class Server {
     this.#closing = this.#ending = true;
     this.#flow();
     this.#input.end();
-    // The server needs three seconds at most.
-    const timer = setTimeout(() => this.#child.kill("SIGKILL"), 10_000);
+    const timer = setTimeout(() => this.#child.kill("SIGKILL"), CLOSE_TIMEOUT_MS);
     await this.ended;
     clearTimeout(timer);
+  }
+
+  /** As `close`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #greet(timeoutMs: number): Promise<Info> {
+    const seconds = timeoutMs / 1000;
+    // The request keeps this program running. What is longer than a timer can be is never.
+    const timer =
+      timeoutMs > 0 && timeoutMs < 2 ** 31
+        ? setTimeout(() => this.#break(`did not answer the handshake within ${seconds} s`), timeoutMs).unref()
+        : undefined;
+    try {
+      const info = await this.#call("initialize", { clientInfo: { name: "procwire.ts", version: "1" } });
+      const limits = isObject(info) ? info["limits"] : undefined;
+      const limit = isObject(limits) ? limits["maxMessageBytes"] : undefined;
+      if (typeof limit === "number" && limit > 0) this.#maxMessage = limit;
+      return (isObject(info) ? info : {}) as Info;
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   #call(method: string, params: Record<string, unknown>): Promise<unknown> {
@@ -342,14 +514,28 @@ export class Server {
     this.#calls.set(id, call);
     this.#input.write(line);
     this.#flow();
+    this.#hold();
   }
 
-  /** Reads the connection, or does not. An answer that is waited for is read whatever lies unread. */
+  /** Reads the connection, or does not. An answer that is waited for is read behind some output that lies unread. */
   #flow(): void {
-    const stop = this.#unread > this.#maxUnread && this.#calls.size === 0 && !this.#ending;
+    const most = this.#maxUnread + (this.#calls.size > 0 ? ANSWER_SLACK_BYTES : 0);
+    const stop = this.#unread > most && !this.#ending;
     if (stop !== this.#output.isPaused()) {
       if (stop) this.#output.pause();
       else this.#output.resume();
+    }
+  }
+
+  /** Keeps this program running, or does not. */
+  #hold(): void {
+    const busy = this.#calls.size > 0 || this.#refs.size > 0;
+    const held = !this.#over && (busy || this.#gone !== undefined || this.#closing || this.#awaited);
+    if (held === this.#held) return;
+    this.#held = held;
+    for (const part of [this.#child, this.#input, this.#output] as { ref?(): void; unref?(): void }[]) {
+      if (held) part.ref?.();
+      else part.unref?.();
     }
   }
 
@@ -359,64 +545,91 @@ export class Server {
       this.#partial.push(chunk.subarray(start, end));
       const line = this.#partial.length === 1 ? this.#partial[0]! : Buffer.concat(this.#partial);
       this.#partial = [];
+      this.#partialBytes = 0;
       start = end + 1;
       this.#take(line.toString("utf8"));
     }
-    if (start < chunk.length) this.#partial.push(chunk.subarray(start));
+    if (this.#gone === undefined && start < chunk.length) {
+      this.#partial.push(chunk.subarray(start));
+      this.#partialBytes += chunk.length - start;
+      if (this.#partialBytes > MAX_MESSAGE_BYTES) this.#break(`sent a message of more than ${MAX_MESSAGE_BYTES} bytes`);
+      // Reading goes on at the end, whatever lies unread, as there is not much left; of a server.
+      else if (this.#unread > this.#maxUnread + 2 * ANSWER_SLACK_BYTES) this.#break("sent more at its end than can be kept");
+    }
     this.#flow();
+    this.#hold();
   }
 
   #take(line: string): void {
-    let message: Message;
+    let message: unknown;
     try {
-      message = JSON.parse(line) as Message;
-      if (message === null || typeof message !== "object") throw new SyntaxError("not an object");
+      message = JSON.parse(line);
     } catch {
-      this.#break(`it said what is no message of the protocol: ${JSON.stringify(line.slice(0, 200))}`);
+      message = undefined;
+    }
+    if (!isObject(message)) {
+      this.#break(`sent a line that is not a JSON-RPC message: "${quote(line)}"`);
       return;
     }
-    if (message.method === undefined) {
-      // It could not read a request, and whose that was nobody knows.
-      if (message.error !== undefined && message.id === null) this.#break(`the server says: ${message.error.message}`);
-      const call = this.#calls.get(message.id ?? 0);
-      if (call === undefined) return;
-      this.#calls.delete(message.id ?? 0);
-      if (message.error === undefined) call.resolve(message.result);
-      else call.reject(new RpcError(message.error.code, message.error.message, message.error.data));
+    const { id, method, error } = message;
+    if (typeof method === "string") {
+      this.#notify(method, isObject(message["params"]) ? message["params"] : {});
       return;
     }
-    const params = message.params ?? {};
+    const failure = isObject(error) ? new RpcError(number(error["code"]), quote(error["message"]), error["data"]) : undefined;
+    if (failure !== undefined && typeof id !== "number" && typeof id !== "string") {
+      // It could not read a request, and which one that was is not known.
+      this.#break(`could not read a request: ${failure.message}`);
+      return;
+    }
+    const call = this.#calls.get(id as number);
+    if (call === undefined) return;
+    this.#calls.delete(id as number);
+    if (failure === undefined) call.resolve(message["result"]);
+    else call.reject(failure);
+  }
+
+  #notify(method: string, params: Untrusted): void {
     const handle = String(params["processHandle"]);
     const running = this.#live.get(handle);
     if (running === undefined) return;
     // A program is told everything in a microtask of its own: in the order of the messages, behind the
     // promises of the answers before it, and what a listener throws keeps nobody else from being told.
-    if (message.method === "process/outputDelta") {
-      const stream = params["stream"] === "stderr" ? "stderr" : "stdout";
-      queueMicrotask(() => running._output(stream, String(params["deltaBase64"])));
-    } else if (message.method === "process/exited") {
-      this.#live.delete(handle);
-      queueMicrotask(() => running._exited({ ...UNTOLD, ...(params as unknown as ExitedParams) }));
+    if (method === "process/outputDelta") {
+      queueMicrotask(() => running._output(params));
+    } else if (method === "process/exited") {
+      this.#forget(handle);
+      queueMicrotask(() => running._exited(params));
     }
+  }
+
+  #forget(handle: string): void {
+    this.#live.delete(handle);
+    this.#refs.delete(handle);
+    this.#hold();
   }
 
   #break(reason: string): void {
     this.#end(reason);
+    this.#partial = [];
     this.#child.kill();
+    setTimeout(() => this.#over || this.#child.kill("SIGKILL"), SERVER_EXIT_WAIT_MS).unref();
   }
 
   #end(reason: string): void {
     if (this.#gone !== undefined) return;
-    const gone = new ServerGone(this.#closing ? "the connection is closed" : reason);
+    const gone = new ServerGone(this.#closing ? "the connection is closed" : `${this.#name} ${reason}`);
     this.#gone = gone;
     for (const call of this.#calls.values()) call.reject(gone);
     this.#calls.clear();
     for (const running of this.#live.values()) {
-      // Whoever closes the connection need not be told.
+      // Who closes the connection need not be told.
       if (this.#closing) running.exited.catch(() => {});
       queueMicrotask(() => running._failed(gone));
     }
     this.#live.clear();
+    this.#refs.clear();
+    this.#hold();
   }
 }
 
@@ -425,151 +638,352 @@ interface Connection {
   /** How many bytes one write may carry. */
   chunk(): number;
   call(method: string, params: Record<string, unknown>): Promise<unknown>;
+  list(): Promise<Listed[]>;
   changeUnread(bytes: number): void;
+  ref(wanted: boolean): void;
+}
+
+/** Where a stream of a program goes, and whether the process has it. */
+interface Wiring {
+  entry: "pipe" | "ignore" | Readable | Writable;
+  /** Ignored by our own option, where `stdio` would say null. */
+  ended: boolean;
+}
+
+/** What a process is started with, after its options were checked. */
+interface Plan {
+  handle: string;
+  argv: string[];
+  cwd: string | undefined;
+  tty: boolean;
+  stdio: [Wiring, Wiring, Wiring];
+  encoding: BufferEncoding | undefined;
+  signal: AbortSignal | undefined;
+  timeout: number;
+  killSignal: string | number;
 }
 
 interface ProcessEvents {
   /** It runs, and `pid` is known. */
   spawn: [];
-  /** It could not be started, or its server is gone. */
+  /** It could not be started, a signal could not be sent, its `signal` was aborted, or its server is gone. */
   error: [error: Error];
   /** It has ended; its streams may still hold output. */
   exit: [code: number | null, signal: string | null];
-  /** It has ended, and its output has been read. Follows "error" too; `code` is its `errno` if it could not be started. */
+  /** It has ended, and so have its streams. Follows "error" too; `code` is its `errno` if it could not be started. */
   close: [code: number | null, signal: string | null];
 }
 
-/** A program that has been started; in use like a `ChildProcess`. */
-export class Process extends EventEmitter {
-  readonly spawnargs: readonly string[];
+type StreamName = "stdout" | "stderr";
+
+/** A program that has been started; in use like a `ChildProcess`. With `stdio`, streams may be null. */
+export class Process<Missing extends null = never> extends EventEmitter {
+  readonly spawnfile: string;
+  readonly spawnargs: string[];
   /** Writes wait until the program has read enough. Ended from the start with `stdin: "ignore"`. */
-  readonly stdin: Writable;
-  /** At its end at once with `stdout: "ignore"`. */
-  readonly stdout: Readable;
-  /** At its end at once with `stderr: "ignore"`, and on a terminal. */
-  readonly stderr: Readable;
-  /** How it ended. Rejects if it could not be started, or its server is gone. */
+  readonly stdin: Writable | Missing;
+  /**
+   * At its end at once with `stdout: "ignore"`. A program that goes on writing after this was destroyed
+   * gets SIGPIPE (on a terminal SIGHUP), and if it still writes a second later, it and everything it has
+   * started is killed: the wire cannot close an output yet.
+   */
+  readonly stdout: Readable | Missing;
+  /** As `stdout`. At its end at once on a terminal. */
+  readonly stderr: Readable | Missing;
+  /** `stdin`, `stdout` and `stderr`. */
+  readonly stdio: [Writable | Missing, Readable | Missing, Readable | Missing];
+  /** How it ended. Rejects if it could not be started, was aborted, or its server is gone. */
   readonly exited: Promise<Exit>;
+  /** Known from "spawn" on. */
   pid: number | undefined;
   /** null while it runs, and if a signal has ended it; negative if it could not be started. */
   exitCode: number | null = null;
   signalCode: string | null = null;
   /** Whether a signal of ours has been sent. */
   killed = false;
+  /** There is no channel for messages. */
+  readonly connected = false;
 
   readonly #connection: Connection;
-  readonly #outputs: { stdout: Output | undefined; stderr: Output | undefined };
+  readonly #plan: Plan;
+  readonly #input: Input;
+  readonly #outputs: Record<StreamName, Output | undefined>;
   #over = false;
+  #timedOut = false;
+  /** What watches over it is taken away at its end. */
+  #unwatch: () => void = () => {};
   #resolve!: (exit: Exit) => void;
   #reject!: (error: Error) => void;
 
   /** Use `Server.spawn`. */
-  constructor(
-    connection: Connection,
-    spawnargs: readonly string[],
-    wanted: { stdin: boolean; stdout: boolean; stderr: boolean },
-  ) {
+  constructor(connection: Connection, plan: Plan) {
     super();
     this.#connection = connection;
-    this.spawnargs = spawnargs;
-    this.stdin = new Input(connection, () => this.#over);
-    const output = (): Output => new Output((bytes) => this.#over || connection.changeUnread(bytes));
-    this.#outputs = { stdout: wanted.stdout ? output() : undefined, stderr: wanted.stderr ? output() : undefined };
-    this.stdout = this.#outputs.stdout ?? Readable.from([]);
-    this.stderr = this.#outputs.stderr ?? Readable.from([]);
-    if (!wanted.stdin) this.stdin.destroy();
+    this.#plan = plan;
+    this.spawnfile = plan.argv[0] ?? "";
+    this.spawnargs = plan.argv;
     this.exited = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
     });
+    const [stdin, stdout, stderr] = plan.stdio;
+    this.#input = new Input(connection, () => this.#over || stdin.entry === "ignore");
+    if (stdin.entry === "ignore") this.#input.destroy();
+    this.#outputs = { stdout: this.#connect("stdout", stdout), stderr: plan.tty ? undefined : this.#connect("stderr", stderr) };
+    const shown = (wiring: Wiring, output: Output | undefined): Readable | null => {
+      if (wiring.entry === "pipe") return output ?? Readable.from([]);
+      return wiring.ended ? Readable.from([]) : null;
+    };
+    const all = [
+      stdin.entry === "pipe" || stdin.ended ? this.#input : null,
+      shown(stdout, this.#outputs.stdout),
+      shown(stderr, this.#outputs.stderr),
+    ] as [Writable | Missing, Readable | Missing, Readable | Missing];
+    this.stdio = all;
+    [this.stdin, this.stdout, this.stderr] = all;
+    if (typeof stdin.entry !== "string") this.#feedFrom(stdin.entry as Readable);
+    if (plan.signal !== undefined) this.#watch(plan.signal);
   }
 
   /**
-   * Sends a signal to its process group: a name or a number. Left out, it and everything it has
-   * started is killed. With `graceMs` that follows if it is still there then. False if it has ended.
+   * Sends a signal to its process group, SIGTERM if none is named: a name, or a number of the server's
+   * machine. True if it was running when it was asked for; 0 asks only that. Returns at once: whether
+   * the signal ends it, "exit" tells, and if it could not be sent, "error".
    */
-  async kill(signal?: string | number, graceMs?: number): Promise<boolean> {
+  kill(signal: string | number = "SIGTERM"): boolean {
+    const wanted = toSignal(signal);
     if (this.#over) return false;
-    try {
-      await this.#connection.call("process/kill", { signal, graceMs });
-    } catch (error) {
-      if (isEnded(error)) return false;
-      throw error;
-    }
+    if (wanted === 0) return true;
     this.killed = true;
+    this.#signal({ signal: wanted }).catch((error: unknown) => {
+      const data = error instanceof RpcError ? errnoOf(error.data) : undefined;
+      const { code = "UNKNOWN", errno = 0 } = data ?? {};
+      const failure = Object.assign(new Error(`kill ${code}`, { cause: error }), { code, errno: -errno, syscall: "kill" });
+      if (this.listenerCount("error") > 0) this.emit("error", failure);
+    });
     return true;
   }
 
+  /**
+   * Kills it and everything it has started. With `graceMs` it first gets `signal`, and so long to end.
+   * Becomes true when that is done, and false if it had ended, or its server had.
+   */
+  killTree(graceMs?: number, signal: string | number = "SIGTERM"): Promise<boolean> {
+    const params = graceMs === undefined ? {} : { signal: toSignal(signal), graceMs };
+    if (!this.#over) this.killed = true;
+    return quiet(this.#signal(params));
+  }
+
   /** Resizes its terminal. */
-  async resize(rows: number, cols: number): Promise<void> {
-    await this.#connection.call("process/resizePty", { size: { rows, cols } });
+  resize(rows: number, cols: number): Promise<void> {
+    return quiet(this.#connection.call("process/resizePty", { size: { rows, cols } }).then(() => {}));
+  }
+
+  /** Lets this program end while it runs, which ends the connection, and so kills it unless it is `detached`. */
+  unref(): void {
+    this.#connection.ref(false);
+  }
+
+  /** Keeps this program running until it has ended, as it does from the start. */
+  ref(): void {
+    this.#connection.ref(true);
+  }
+
+  /** `kill()`, unless that was done. */
+  [Symbol.dispose](): void {
+    if (!this.killed) this.kill();
+  }
+
+  /** Kills it with everything it has started, and waits for its end. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.killTree();
+    await this.exited.catch(() => {});
   }
 
   /** @internal */
-  _started(pid: number | undefined): void {
-    this.pid = pid;
+  _started(pid: unknown): void {
+    if (typeof pid === "number") this.pid = pid;
+    const { timeout, killSignal } = this.#plan;
+    if (timeout > 0) {
+      const timer = setTimeout(() => (this.#timedOut = this.kill(killSignal)), Math.min(timeout, 2 ** 31 - 1)).unref();
+      const before = this.#unwatch;
+      this.#unwatch = () => {
+        before();
+        clearTimeout(timer);
+      };
+    }
     this.emit("spawn");
   }
 
   /** @internal */
-  _output(name: "stdout" | "stderr", base64: string): void {
-    this.#outputs[name]?.feed(Buffer.from(base64, "base64"));
+  _output(params: Untrusted): void {
+    const name = params["stream"] === "stderr" ? "stderr" : "stdout";
+    const output = this.#outputs[name];
+    if (output === undefined) return;
+    const base64 = params["deltaBase64"];
+    const chunk = Buffer.from(typeof base64 === "string" ? base64 : "", "base64");
+    if (!output.destroyed) output.feed(chunk);
+    else if (chunk.length > 0) this.#refuse(output, number(params["offset"], Infinity) + chunk.length);
   }
 
   /** @internal */
-  _exited(params: ExitedParams): void {
-    const { signal, usage } = params;
-    const code = signal === null ? params.exitCode : null;
+  _exited(params: Untrusted): void {
+    const usage = isObject(params["usage"]) ? params["usage"] : {};
+    const signal = typeof params["signal"] === "string" ? quote(params["signal"]) : null;
+    const code = signal === null ? number(params["exitCode"]) : null;
+    const timedOut = this.#timedOut || params["timedOut"] === true;
     this.#finish();
     this.exitCode = code;
     this.signalCode = signal;
-    for (const output of [this.#outputs.stdout, this.#outputs.stderr]) output?.finish();
+    if (timedOut) this.killed = true;
+    for (const output of Object.values(this.#outputs)) output?.finish();
     // A write that the program did not read has been refused, and its error ends the stream.
-    if (this.stdin.writableLength === 0) this.stdin.destroy();
+    if (this.#input.writableLength === 0) this.#input.destroy();
+    // A codex app-server tells the code alone.
     this.#resolve({
       code,
       signal,
-      coreDumped: params.coreDumped,
-      timedOut: params.timedOut,
-      durationMs: params.durationMs,
-      userMs: usage.userMs,
-      systemMs: usage.systemMs,
-      maxRssBytes: usage.maxRssBytes,
-      stdoutBytes: params.stdoutBytes,
-      stderrBytes: params.stderrBytes,
-      drainTimedOut: params.outputDrainTimedOut,
+      coreDumped: params["coreDumped"] === true,
+      timedOut,
+      durationMs: number(params["durationMs"]),
+      userMs: number(usage["userMs"]),
+      systemMs: number(usage["systemMs"]),
+      maxRssBytes: number(usage["maxRssBytes"]),
+      stdoutBytes: number(params["stdoutBytes"]),
+      stderrBytes: number(params["stderrBytes"]),
+      drainTimedOut: params["outputDrainTimedOut"] === true,
     });
     this.#closeWhenRead();
+    this.#dropUnread();
     this.emit("exit", code, signal);
   }
 
   /** @internal */
   _failed(error: Error): void {
-    const failure = error instanceof RpcError && isSpawnFailure(error.data) ? new SpawnError(error.message, error.data) : error;
+    const data = error instanceof RpcError ? errnoOf(error.data) : undefined;
+    const failure = data === undefined ? error : new SpawnError(this.#plan.argv, data, this.#plan.cwd, error);
     this.#finish();
-    // Whoever writes gets to know by "error" of the program: what is piped in listens, but does not handle.
-    this.stdin.destroy();
-    for (const stream of [this.stdout, this.stderr]) {
-      // Whoever reads gets to know that this is no end of file; but a stream that nobody listens to is silent.
-      stream.destroy(stream.listenerCount("error") > 0 ? failure : undefined);
+    // The program's "error" tells who writes: what is piped in listens, but does not handle.
+    this.#input.destroy();
+    for (const stream of new Set([this.stdout, this.stderr, this.#outputs.stdout, this.#outputs.stderr])) {
+      // Who reads has to know that this is no end of file; but a stream that nobody listens to is silent.
+      stream?.destroy(stream.listenerCount("error") > 0 ? failure : undefined);
     }
     if (failure instanceof SpawnError) this.exitCode = failure.errno;
     this.#closeWhenRead();
+    this.#tell(failure);
+  }
+
+  /** As with a child process, what nobody handles is thrown; once is enough. */
+  #tell(failure: Error): void {
     this.#reject(failure);
-    // As with a child process, what nobody handles is thrown; once is enough.
     if (this.listenerCount("error") > 0) {
       this.exited.catch(() => {});
       this.emit("error", failure);
     }
   }
 
+  /** False if there is nothing left to be signalled. */
+  async #signal(params: Record<string, unknown>): Promise<boolean> {
+    if (this.#over) return false;
+    try {
+      await this.#connection.call("process/kill", params);
+      return true;
+    } catch (error) {
+      if (isOver(error)) return false;
+      throw error;
+    }
+  }
+
+  #watch(signal: AbortSignal): void {
+    const abort = (): void => {
+      if (this.kill(this.#plan.killSignal)) this.#tell(new AbortError(signal.reason));
+    };
+    if (signal.aborted) {
+      process.nextTick(abort);
+      return;
+    }
+    signal.addEventListener("abort", abort, { once: true });
+    this.#unwatch = () => signal.removeEventListener("abort", abort);
+  }
+
+  /** What a program is fed from is left when the program has ended. */
+  #feedFrom(source: Readable): void {
+    const end = (): void => void this.#input.end();
+    this.#input.on("error", () => {}); // Nobody has this stream.
+    if (source.readableEnded || source.destroyed) return end();
+    source.pipe(this.#input);
+    source.once("close", end);
+    this.#unwatch = () => {
+      source.unpipe(this.#input);
+      source.off("close", end);
+    };
+  }
+
+  #connect(name: StreamName, { entry }: Wiring): Output | undefined {
+    if (entry === "ignore") return undefined;
+    const output = new Output(
+      (bytes) => this.#over || this.#connection.changeUnread(bytes),
+      () => this.#measure(name),
+    );
+    if (typeof entry !== "string") output.pipe(entry as Writable, { end: false });
+    else if (this.#plan.encoding !== undefined) output.setEncoding(this.#plan.encoding);
+    return output;
+  }
+
+  /** A reader is gone. What its program had written by then is no reason to signal it. */
+  async #measure(name: StreamName): Promise<void> {
+    const output = this.#outputs[name];
+    if (this.#over || output === undefined) return;
+    output.ownedBytes = Infinity;
+    try {
+      const listed = (await this.#connection.list()).find(({ processHandle }) => processHandle === this.#plan.handle);
+      output.ownedBytes = number(listed?.[`${name}Bytes`]);
+    } catch (error) {
+      if (isOver(error)) return;
+      output.ownedBytes = 0; // This server has no list.
+    }
+    this.#refuse(output, output.lastByte);
+  }
+
+  /** Output has come up to `lastByte` of which nothing is read any more. */
+  #refuse(output: Output, lastByte: number): void {
+    output.lastByte = Math.max(output.lastByte, lastByte);
+    if (this.#over || output.lastByte <= output.ownedBytes) return;
+    const { warned } = output;
+    output.warned = true;
+    void quiet(this.#signal(warned ? {} : { signal: this.#plan.tty ? "SIGHUP" : "SIGPIPE" }));
+    // Until then nothing that comes counts, and afterwards everything does.
+    output.ownedBytes = Infinity;
+    setTimeout(() => (output.ownedBytes = -1), SIGPIPE_WAIT_MS).unref();
+  }
+
   /** Comes before "exit" and "error" are told, of which a listener may throw. */
   #closeWhenRead(): void {
     const close = (): boolean => this.emit("close", this.exitCode, this.signalCode);
-    const open = [this.#outputs.stdout, this.#outputs.stderr].filter((output) => output && !output.closed);
+    const open = Object.values(this.#outputs).filter((output) => output !== undefined && !output.closed);
     let left = open.length;
     if (left === 0) process.nextTick(close);
     for (const output of open) output?.once("close", () => --left === 0 && close());
+  }
+
+  /**
+   * Output that nobody reads keeps nobody from its end: where "close" is waited for, or the end of the
+   * stream, it is dropped, as Node does. Otherwise it stays for who reads later.
+   */
+  #dropUnread(): void {
+    const outputs = Object.values(this.#outputs).filter((output) => output !== undefined && !output.readableEnded);
+    if (outputs.length === 0) return;
+    // The promise of the exit comes first.
+    const drop = (): void =>
+      void setImmediate(() => {
+        for (const output of outputs) {
+          const ends = (output?.listenerCount("end") ?? 0) > 0;
+          if (ends || this.listenerCount("close") > 0) output?.resume();
+        }
+      });
+    drop();
+    (this as EventEmitter).on("newListener", (event) => event === "close" && drop());
   }
 
   /** What is left to be read grows no more, so it does not count any more. */
@@ -577,10 +991,11 @@ export class Process extends EventEmitter {
     const unread = (this.#outputs.stdout?.unread ?? 0) + (this.#outputs.stderr?.unread ?? 0);
     this.#connection.changeUnread(-unread);
     this.#over = true;
+    this.#unwatch();
   }
 }
 
-export interface Process {
+export interface Process<Missing extends null = never> {
   on<K extends keyof ProcessEvents>(event: K, listener: (...args: ProcessEvents[K]) => void): this;
   once<K extends keyof ProcessEvents>(event: K, listener: (...args: ProcessEvents[K]) => void): this;
   off<K extends keyof ProcessEvents>(event: K, listener: (...args: ProcessEvents[K]) => void): this;
@@ -591,18 +1006,26 @@ export interface Process {
 class Output extends Readable {
   /** What has come and was not read. */
   unread = 0;
+  /** Behind a `destroy`: up to where the program had written by then, as far as that is known. */
+  ownedBytes = Infinity;
+  /** Behind a `destroy`: up to where output has come. */
+  lastByte = 0;
+  /** The program was told that nobody reads. */
+  warned = false;
   readonly #changeUnread: (bytes: number) => void;
+  readonly #onDestroyed: () => void;
   readonly #chunks: Buffer[] = [];
   #wanted = false;
   #finished = false;
 
-  constructor(changeUnread: (bytes: number) => void) {
+  constructor(changeUnread: (bytes: number) => void, onDestroyed: () => void) {
     super();
     this.#changeUnread = changeUnread;
+    this.#onDestroyed = onDestroyed;
   }
 
   feed(chunk: Buffer): void {
-    if (this.destroyed || chunk.length === 0) return;
+    if (chunk.length === 0) return;
     this.#chunks.push(chunk);
     this.#count(chunk.length);
     this.#serve();
@@ -621,6 +1044,7 @@ class Output extends Readable {
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
     this.#chunks.length = 0;
     this.#count(-this.unread);
+    this.#onDestroyed();
     callback(error);
   }
 
@@ -646,11 +1070,13 @@ class Output extends Readable {
 
 /** The stdin of a program. */
 class Input extends Writable {
+  /** As Node's sockets say it. */
+  readonly readable = false;
   readonly #connection: Connection;
   readonly #over: () => boolean;
 
   constructor(connection: Connection, over: () => boolean) {
-    super({ highWaterMark: CHUNK, decodeStrings: true });
+    super({ highWaterMark: MAX_WRITE_BYTES, decodeStrings: true });
     this.#connection = connection;
     this.#over = over;
   }
@@ -673,6 +1099,12 @@ class Input extends Writable {
     );
   }
 
+  override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
+    // As with a pipe, the program reads to the end of what was written.
+    if (!this.writableFinished && !this.#over()) this.#call({ closeStdin: true }).catch(() => {});
+    callback(error);
+  }
+
   async #send(bytes: Buffer): Promise<void> {
     for (let start = 0, end; start < bytes.length; start = end) {
       end = start + this.#connection.chunk();
@@ -682,19 +1114,326 @@ class Input extends Writable {
 
   async #call(params: Record<string, unknown>): Promise<void> {
     try {
-      if (this.#over()) throw new RpcError(-32600, "the program has ended");
+      if (this.#over()) throw new RpcError(INVALID_REQUEST, "the program has ended");
       await this.#connection.call("process/writeStdin", params);
     } catch (error) {
       if (!(error instanceof RpcError)) throw error;
-      throw Object.assign(new Error(`write EPIPE: ${error.message}`), { code: "EPIPE", syscall: "write" });
+      throw Object.assign(new Error("write EPIPE", { cause: error }), { code: "EPIPE", errno: -32, syscall: "write" });
     }
   }
 }
 
-function isEnded(error: unknown): boolean {
-  return error instanceof RpcError && error.code === -32600 && error.message.startsWith("no active process");
+/** The options of a spawn, after they were checked. */
+interface Checked {
+  cwd: string | undefined;
+  env: Record<string, string | null>;
+  stdio: [Wiring, Wiring, Wiring];
+  tty: boolean;
+  size: Size | undefined;
+  timeout: number;
+  killSignal: string | number;
+  signal: AbortSignal | undefined;
+  outputCap: number | undefined;
+  detached: boolean;
+  encoding: BufferEncoding | undefined;
 }
 
-function isSpawnFailure(data: unknown): data is { errno: number; code: string; stage: string; program: string } {
-  return typeof data === "object" && data !== null && "errno" in data && "stage" in data;
+/** The arguments of `spawn`, refused as Node refuses them. */
+function readArguments(command: unknown, second: unknown, third: unknown): { argv: string[]; options: Checked } {
+  if (typeof command !== "string") throw wrongType("file", "of type string", command);
+  if (command === "") throw wrongValue("The argument 'file' cannot be empty", command);
+  noNul("The argument 'file'", command);
+  const isOptions = second != null && !Array.isArray(second);
+  if (isOptions && typeof second !== "object") throw wrongType("args", "an array", second);
+  const given = isOptions ? second : third === undefined ? {} : third;
+  if (!isObject(given)) throw wrongType("options", "of type object", given);
+  checkNames(given, SPAWN_OPTIONS);
+  const args = Array.isArray(second) ? second.map(String) : [];
+  args.forEach((arg, index) => noNul(`The argument 'args[${index}]'`, arg));
+  // What was put on the prototype of all objects is no option.
+  const options = Object.assign(Object.create(null), given) as SpawnOptions;
+  const { shell, signal, encoding } = options;
+  if (shell != null && typeof shell !== "boolean" && typeof shell !== "string") {
+    throw wrongType("options.shell", "of type boolean or string", shell);
+  }
+  if (typeof shell === "string") noNul("The property 'options.shell'", shell);
+  if (signal !== undefined && (typeof signal !== "object" || signal === null || !("aborted" in signal))) {
+    throw wrongType("options.signal", "an AbortSignal", signal);
+  }
+  if (options.detached != null && typeof options.detached !== "boolean") {
+    throw wrongType("options.detached", "of type boolean", options.detached);
+  }
+  const file = shell === true ? "/bin/sh" : shell;
+  const cwd = readCwd(options.cwd);
+  const tty = options.tty ?? false;
+  return {
+    argv: file ? [file, "-c", [command, ...args].join(" ")] : [command, ...args],
+    options: {
+      cwd,
+      env: readEnv(options.env, tty, cwd),
+      stdio: readStdio(options),
+      tty,
+      size: options.size,
+      timeout: readTimeout(options.timeout),
+      killSignal: readKillSignal(options.killSignal),
+      signal,
+      outputCap: options.outputCap,
+      detached: options.detached ?? false,
+      encoding: Buffer.isEncoding(encoding as string) ? (encoding as BufferEncoding) : undefined,
+    },
+  };
+}
+
+/** Why some options of `child_process` are refused; others are not known. */
+const REFUSED: Record<string, string> = {
+  uid: "programs run as the server's user",
+  gid: "programs run with the server's group",
+  argv0: "a program's argv[0] is its name",
+  serialization: "there is no channel for messages",
+};
+
+function checkNames(options: object, known: object): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (Object.hasOwn(known, name) || value == null) continue;
+    const reason = Object.hasOwn(REFUSED, name) ? `is not supported: ${REFUSED[name]}` : "is not known";
+    const isId = name === "uid" || name === "gid";
+    const code = isId && value !== ((value as number) | 0) ? "ERR_INVALID_ARG_TYPE" : "ERR_INVALID_ARG_VALUE";
+    throw nodeError(TypeError, code, `The property 'options.${name}' ${reason}. Received ${inspect(value)}`);
+  }
+}
+
+function readCwd(cwd: unknown): string | undefined {
+  if (cwd == null || cwd === "") return undefined;
+  const path = cwd instanceof URL ? fileURLToPath(cwd) : cwd;
+  if (typeof path !== "string") throw wrongType("options.cwd", "of type string or an instance of URL", cwd);
+  noNul("The property 'options.cwd'", path);
+  return path;
+}
+
+/** What is set besides keeps the size of our terminal, and the name of our directory, from the program. */
+function readEnv(given: unknown, tty: boolean, cwd: string | undefined): Record<string, string | null> {
+  const env = Object.create(null) as Record<string, string | null>;
+  if (tty) env["COLUMNS"] = env["LINES"] = null;
+  if (cwd !== undefined) env["PWD"] = cwd;
+  if (given == null) return env;
+  if (!isObject(given)) throw wrongType("options.env", "of type object", given);
+  for (const name in given) {
+    const value = given[name];
+    noNul("A name in 'options.env'", name);
+    if (value != null) noNul(`The property 'options.env['${name}']'`, String(value));
+    env[name] = value == null ? null : String(value);
+  }
+  return env;
+}
+
+function readStdio({ stdio, stdin, stdout, stderr }: SpawnOptions): [Wiring, Wiring, Wiring] {
+  const own = [stdin, stdout, stderr];
+  if (stdio == null) {
+    return own.map((entry, index) => {
+      if (entry != null && entry !== "pipe" && entry !== "ignore") {
+        throw wrongValue(`The property 'options.${["stdin", "stdout", "stderr"][index]}' must be "pipe" or "ignore"`, entry);
+      }
+      return { entry: entry ?? "pipe", ended: entry === "ignore" };
+    }) as [Wiring, Wiring, Wiring];
+  }
+  if (own.some((entry) => entry != null)) throw wrongValue("The property 'options.stdio' excludes stdin, stdout and stderr", stdio);
+  const named = ["pipe", "overlapped", "ignore", "inherit"];
+  if (!Array.isArray(stdio) && !named.includes(stdio as string)) throw wrongValue("The property 'options.stdio' is invalid", stdio);
+  const entries = (Array.isArray(stdio) ? stdio : [stdio, stdio, stdio]) as unknown[];
+  if (entries.length > 3) throw wrongValue("The property 'options.stdio' can have three entries: there are no other descriptors", stdio);
+  const streams = (): unknown[] => [process.stdin, process.stdout, process.stderr];
+  return [0, 1, 2].map((index) => {
+    let entry: unknown = entries[index] ?? "pipe";
+    if (entry === "inherit") entry = streams()[index];
+    else if (entry === 0 || entry === 1 || entry === 2) entry = streams()[entry];
+    else if (entry === "overlapped") entry = "pipe";
+    const fits = isObject(entry) && typeof entry[index === 0 ? "pipe" : "write"] === "function";
+    if (!fits && entry !== "pipe" && entry !== "ignore") {
+      throw wrongValue(`The property 'options.stdio[${index}]' is not supported: descriptors and messages do not reach a server`, entry);
+    }
+    return { entry: entry as Wiring["entry"], ended: false };
+  }) as [Wiring, Wiring, Wiring];
+}
+
+function readTimeout(timeout: unknown): number {
+  if (timeout == null) return 0;
+  if (typeof timeout === "number" && Number.isInteger(timeout) && timeout >= 0) return timeout;
+  throw nodeError(RangeError, "ERR_OUT_OF_RANGE", `The value of "timeout" is out of range. It must be an unsigned integer. Received ${inspect(timeout)}`);
+}
+
+function readKillSignal(signal: unknown): string | number {
+  if (signal == null) return "SIGTERM";
+  if (typeof signal !== "string" && typeof signal !== "number") throw wrongType("options.killSignal", "of type string or number", signal);
+  return toSignal(signal);
+}
+
+/** As the wire has it: names with SIG, numbers as they are. */
+function toSignal(signal: unknown): string | number {
+  if (typeof signal === "number" && Number.isInteger(signal) && signal >= 0 && signal <= 64) {
+    return signal === 9 ? "SIGKILL" : signal;
+  }
+  const name = String(signal).toUpperCase().replace(/^SIG/, "");
+  const same = name === "IOT" ? "ABRT" : name === "POLL" ? "IO" : name;
+  if (typeof signal === "string" && SIGNALS.has(same)) return `SIG${same}`;
+  throw nodeError(TypeError, "ERR_UNKNOWN_SIGNAL", `Unknown signal: ${String(signal)}`);
+}
+
+function makeExec(server: Server): Exec {
+  const exec = (command: unknown, ...rest: unknown[]): Process => {
+    if (typeof command !== "string") throw wrongType("command", "of type string", command);
+    const { options, callback } = splitExec([[], ...rest]);
+    return collect(server, command, [], { ...options, shell: options.shell || true }, callback);
+  };
+  return withPromise(exec) as Exec;
+}
+
+function makeExecFile(server: Server): ExecFile {
+  const execFile = (file: unknown, ...rest: unknown[]): Process => {
+    const { args, options, callback } = splitExec(rest);
+    return collect(server, file as string, args, options, callback);
+  };
+  return withPromise(execFile) as ExecFile;
+}
+
+/** What is behind the program, of which each may be left out. */
+function splitExec(rest: readonly unknown[]): { args: unknown[]; options: ExecOptions; callback: ExecCallback | undefined } {
+  const left = [...rest];
+  const args = Array.isArray(left[0]) || left[0] == null ? (left.shift() ?? []) : [];
+  const options = typeof left[0] === "function" ? {} : (left.shift() ?? {});
+  if (!isObject(options)) throw wrongType("options", "of type object", options);
+  const callback = left.shift() ?? undefined;
+  if (callback !== undefined && typeof callback !== "function") throw wrongType("callback", "of type function", callback);
+  return { args: args as unknown[], options, callback: callback as ExecCallback | undefined };
+}
+
+function withPromise(run: (...args: unknown[]) => Process): object {
+  const promised = (...args: unknown[]): ExecPromise => {
+    let child: Process | undefined;
+    const promise = new Promise((resolve, reject) => {
+      child = run(...args, (error: Error | null, stdout: unknown, stderr: unknown) => {
+        if (error === null) resolve({ stdout, stderr });
+        else reject(Object.assign(error, { stdout, stderr }));
+      });
+    });
+    // What is thrown at once is thrown here as well, as Node does.
+    return Object.assign(promise, { child }) as ExecPromise;
+  };
+  return Object.defineProperty(run, promisify.custom, { value: promised });
+}
+
+/** Starts a program, and calls back with all it has written. */
+function collect(server: Server, file: string, args: unknown[], given: ExecOptions, callback?: ExecCallback): Process {
+  const { encoding, maxBuffer, ...options } = { encoding: "utf8" as const, maxBuffer: MAX_BUFFER_BYTES, ...given };
+  if (typeof maxBuffer !== "number" || !(maxBuffer >= 0)) {
+    throw nodeError(RangeError, "ERR_OUT_OF_RANGE", `The value of "options.maxBuffer" is out of range. It must be a positive number. Received ${inspect(maxBuffer)}`);
+  }
+  for (const name of ["stdio", "stdout", "stderr"]) {
+    if (name in options) throw wrongValue(`The property 'options.${name}' is not for what collects output`, name);
+  }
+  const text = Buffer.isEncoding(encoding as string);
+  const child: Process = server.spawn(file, args, { ...options, encoding });
+  const command = [file, ...args].join(" ");
+  const kept: Record<StreamName, (string | Buffer)[]> = { stdout: [], stderr: [] };
+  let failure: Error | undefined;
+  let told = false;
+
+  /** What a reader has made of the stream since counts: it may have set an encoding. */
+  const joined = (name: StreamName): string | Buffer => {
+    const pieces = kept[name];
+    return text || typeof pieces[0] === "string" ? pieces.join("") : Buffer.concat(pieces as Buffer[]);
+  };
+  const tell = (code: number | null, signal: string | null): void => {
+    if (told) return;
+    told = true;
+    const [stdout, stderr] = [joined("stdout"), joined("stderr")];
+    if (failure === undefined && code === 0 && signal === null) return callback?.(null, stdout, stderr);
+    failure ??= Object.assign(new Error(`Command failed: ${command}\n${stderr}`), {
+      code: code !== null && code < 0 ? getSystemErrorName(code) : code,
+      killed: child.killed,
+      signal,
+    });
+    callback?.(Object.assign(failure, { cmd: command }), stdout, stderr);
+  };
+  const fail = (error: Error): void => {
+    failure ??= error;
+    for (const stream of [child.stdout, child.stderr]) stream.destroy();
+  };
+
+  for (const name of ["stdout", "stderr"] as const) {
+    let length = 0;
+    child[name].on("data", (chunk: string | Buffer) => {
+      if (failure !== undefined) return;
+      const size = Buffer.byteLength(chunk);
+      length += size;
+      if (length <= maxBuffer) return void kept[name].push(chunk);
+      kept[name].push(chunk.slice(0, maxBuffer - (length - size)));
+      const error = nodeError(RangeError, "ERR_CHILD_PROCESS_STDIO_MAXBUFFER", `${name} maxBuffer length exceeded`);
+      child.kill(options.killSignal);
+      fail(error);
+    });
+  }
+  child.on("error", (error) => {
+    fail(error);
+    tell(null, null);
+  });
+  child.on("close", tell);
+  return child;
+}
+
+function isObject(value: unknown): value is Untrusted {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function number(value: unknown, otherwise = 0): number {
+  return typeof value === "number" && Number.isFinite(value) ? value : otherwise;
+}
+
+/** A promise that may be left alone: when it rejects, who does not wait for it is not concerned. */
+function quiet<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => {});
+  return promise;
+}
+
+/** Text of the other side, for an error: short, and nothing in it that a terminal obeys or that hides the rest. */
+function quote(text: unknown): string {
+  let quoted = "";
+  for (const character of String(text).slice(0, 2 * MAX_QUOTED)) {
+    const plain = !/[\p{C}\p{Zl}\p{Zp}]/u.test(character);
+    const piece = plain ? character : `\\u{${character.codePointAt(0)?.toString(16)}}`;
+    if (quoted.length + piece.length > MAX_QUOTED) return `${quoted}…`;
+    quoted += piece;
+  }
+  return quoted;
+}
+
+/** The process is not there any more, and with it what was asked of it. */
+function isOver(error: unknown): boolean {
+  return error instanceof ServerGone || (error instanceof RpcError && error.code === INVALID_REQUEST);
+}
+
+/** What the machine has said, if that is what an error is about. */
+function errnoOf(data: unknown): { errno: number; code: string; stage: string } | undefined {
+  if (!isObject(data) || typeof data["errno"] !== "number") return undefined;
+  const { errno, code, stage } = data;
+  return { errno, code: /^E[A-Z0-9]{1,30}$/.test(String(code)) ? String(code) : "UNKNOWN", stage: quote(stage ?? "") };
+}
+
+/** An error as Node's own are: with a code, which its text has as well. */
+function nodeError(Kind: typeof TypeError | typeof RangeError, code: string, message: string): NodeJS.ErrnoException {
+  const error = Object.assign(new Kind(message), { code });
+  const toString = (): string => `${error.name} [${code}]: ${error.message}`;
+  return Object.defineProperty(error, "toString", { value: toString, enumerable: false });
+}
+
+function wrongType(name: string, wanted: string, value: unknown): Error {
+  const kind = name.includes(".") ? "property" : "argument";
+  return nodeError(TypeError, "ERR_INVALID_ARG_TYPE", `The "${name}" ${kind} must be ${wanted}. Received ${inspect(value)}`);
+}
+
+function wrongValue(what: string, value: unknown): Error {
+  return nodeError(TypeError, "ERR_INVALID_ARG_VALUE", `${what}. Received ${inspect(value)}`);
+}
+
+function noNul(what: string, value: string): void {
+  if (value.includes("\0")) throw wrongValue(`${what} must be a string without null bytes`, value);
 }

@@ -2,7 +2,7 @@
 // there. With a command that leads to another machine, it is a shell over there.
 //   npx tsx docs/examples/shell.ts [ssh host procwire]
 
-import { Server, type Size } from "../clients/procwire.js";
+import { Server, type Size } from "../clients/procwire.ts";
 
 const command = process.argv.slice(2);
 const server = command.length > 0 ? new Server(command) : new Server();
