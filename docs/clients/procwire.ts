@@ -1240,6 +1240,9 @@ function readStdio({ stdio, stdin, stdout, stderr }: SpawnOptions): [Wiring, Wir
   const named = ["pipe", "overlapped", "ignore", "inherit"];
   if (!Array.isArray(stdio) && !named.includes(stdio as string)) throw wrongValue("The property 'options.stdio' is invalid", stdio);
   const entries = (Array.isArray(stdio) ? stdio : [stdio, stdio, stdio]) as unknown[];
+  if (entries.filter((entry) => entry === "ipc").length > 1) {
+    throw nodeError(Error, "ERR_IPC_ONE_PIPE", "Child process can have only one IPC pipe");
+  }
   if (entries.length > 3) throw wrongValue("The property 'options.stdio' can have three entries: there are no other descriptors", stdio);
   const streams = (): unknown[] => [process.stdin, process.stdout, process.stderr];
   return [0, 1, 2].map((index) => {
@@ -1308,15 +1311,15 @@ function splitExec(rest: readonly unknown[]): { args: unknown[]; options: ExecOp
 
 function withPromise(run: (...args: unknown[]) => Process): object {
   const promised = (...args: unknown[]): ExecPromise => {
-    let child: Process | undefined;
-    const promise = new Promise((resolve, reject) => {
-      child = run(...args, (error: Error | null, stdout: unknown, stderr: unknown) => {
-        if (error === null) resolve({ stdout, stderr });
+    let settle: ExecCallback = () => {};
+    const promise = new Promise<{ stdout: string; stderr: string }>((resolve, reject) => {
+      settle = (error, stdout, stderr) => {
+        if (error === null) resolve({ stdout, stderr } as { stdout: string; stderr: string });
         else reject(Object.assign(error, { stdout, stderr }));
-      });
+      };
     });
-    // What is thrown at once is thrown here as well, as Node does.
-    return Object.assign(promise, { child }) as ExecPromise;
+    // Not in there, where what is thrown at once would not be thrown to the caller.
+    return Object.assign(promise, { child: run(...args, settle) });
   };
   return Object.defineProperty(run, promisify.custom, { value: promised });
 }
@@ -1419,7 +1422,7 @@ function errnoOf(data: unknown): { errno: number; code: string; stage: string } 
 }
 
 /** An error as Node's own are: with a code, which its text has as well. */
-function nodeError(Kind: typeof TypeError | typeof RangeError, code: string, message: string): NodeJS.ErrnoException {
+function nodeError(Kind: ErrorConstructor, code: string, message: string): NodeJS.ErrnoException {
   const error = Object.assign(new Kind(message), { code });
   const toString = (): string => `${error.name} [${code}]: ${error.message}`;
   return Object.defineProperty(error, "toString", { value: toString, enumerable: false });

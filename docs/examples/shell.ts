@@ -1,6 +1,7 @@
 // A shell on a server, in your own terminal: every key goes there, and a resized window is resized
 // there. With a command that leads to another machine, it is a shell over there.
-//   npx tsx docs/examples/shell.ts [ssh host procwire]
+//   node docs/examples/shell.ts [ssh host procwire]
+// with Node 22.18 or newer, which runs TypeScript as it is, or with `npx tsx` in its place.
 
 import { Server, type Size } from "../clients/procwire.ts";
 
