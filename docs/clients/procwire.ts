@@ -1,5 +1,5 @@
 /**
- * Programs through a procwire server, in the shape of `node:child_process`.
+ * Starts and controls programs through a procwire server, with the interface of `node:child_process`.
  *
  *     // `procwire` is on your PATH (`cargo install --path .` in its repository), or PROCWIRE names it.
  *     import { Server } from "./procwire.ts";
@@ -10,11 +10,11 @@
  *
  * `new Server()` starts `procwire`, or the command in the variable PROCWIRE;
  * `new Server(["ssh", "host", "procwire"])` starts programs on that host. One server carries any number
- * of programs. When it is closed, or this program ends, everything it has started is gone.
+ * of programs. When it is closed, or this program ends, everything it started is ended.
  *
- * What has a name of `node:child_process` behaves as it does there, with these differences: `pid` is
- * undefined until "spawn", because the server has to be asked; signals go to the whole process group;
- * "exit" comes after the last byte of output has arrived; `env` is laid over the server's environment.
+ * Names of `node:child_process` mean the same here, with these differences: `pid` is undefined until
+ * "spawn", because the server has to answer first; a signal goes to the whole process group; "exit"
+ * comes after the last byte of output; `env` is added to the server's environment.
  *
  * One file, no dependencies, Node 18 or newer: copy it into your project.
  */
@@ -25,21 +25,23 @@ import { PassThrough, Readable, Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { getSystemErrorName, inspect, promisify } from "node:util";
 
-/** What one write to a program's stdin carries at most. The server answers a write when there is room for the next one. */
+/** The most that one write to a program's stdin carries. The server answers it when there is room for the next one. */
 const MAX_WRITE_BYTES = 256 * 1024;
-/** What may lie unread in the streams of running programs before the connection is read no further. */
+/** How much unread output of running programs is kept before the client stops reading the connection. */
 const MAX_UNREAD_BYTES = 64 * 1024 * 1024;
-/** How much more than that is read while a request waits for its answer, which comes among the output. */
+/** How much more is read while a request waits for its answer, which may come after output. */
 const ANSWER_SLACK_BYTES = 64 * 1024 * 1024;
-/** The longest message that is taken from a server. Only a list of very many programs is long. */
+/** The memory that an unread chunk of output takes besides its bytes. */
+const CHUNK_OVERHEAD_BYTES = 256;
+/** The longest message accepted from a server. Only a list of very many programs is long. */
 const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
 /** How many characters of the server's text an error quotes. */
 const MAX_QUOTED = 200;
 /** How long a server may take to answer the handshake. */
 const HANDSHAKE_TIMEOUT_MS = 10_000;
-/** How long the rest may take when a server has exited, has closed its output, or was told to end. */
+/** How long a server gets to finish after it exits, closes its output or gets SIGTERM. */
 const SERVER_EXIT_WAIT_MS = 2_000;
-/** How long `close` waits: a server needs three seconds at most to end everything. */
+/** How long `close` waits before it kills the server, which needs three seconds at most to end everything. */
 const CLOSE_TIMEOUT_MS = 10_000;
 /** How long a program may go on writing after SIGPIPE before it is killed. */
 const SIGPIPE_WAIT_MS = 1_000;
@@ -63,65 +65,65 @@ export interface ServerOptions {
   /** Where the server's logs go. */
   stderr?: "inherit" | "ignore" | undefined;
   /**
-   * How many bytes of output may lie unread in all. Past that the connection is not read (a little
-   * further while a request waits for its answer): programs that write then wait until somebody reads.
-   * Read what you have asked for, `resume()` it, or ask for "ignore".
+   * How many bytes of unread output are kept in all. Above this the client stops reading the connection
+   * (64 MiB later while a request waits for its answer), so programs that write wait until you read.
+   * Read the streams you asked for, `resume()` them, or ask for "ignore".
    */
   maxUnread?: number | undefined;
-  /** After how many milliseconds without an answer a server is given up. 10,000 if left out; 0 is never. */
+  /** How many milliseconds a server has to answer the handshake. 10,000 if left out; 0 waits without a limit. */
   handshakeTimeout?: number | undefined;
 }
 
-/** As in Node. A stream is piped: it must be a `Readable` for stdin, and a `Writable` for the others. */
+/** As in Node. A stream must be a `Readable` for stdin and a `Writable` for the others; it is piped. */
 export type StdioEntry = "pipe" | "overlapped" | "ignore" | "inherit" | 0 | 1 | 2 | Readable | Writable | null | undefined;
 
 export interface SpawnOptions {
-  /** A directory of the server's machine: an absolute path, or a file URL. */
+  /** A directory on the server's machine: an absolute path or a file URL. */
   cwd?: string | URL | null | undefined;
   /**
-   * Laid over the server's environment; null and undefined remove a variable. With `cwd`, PWD is set as
-   * well, and with `tty`, COLUMNS and LINES are removed, unless they are named here.
+   * Added to the server's environment; null and undefined remove a variable. Unless they are named here,
+   * `cwd` also sets PWD, and `tty` removes COLUMNS and LINES.
    */
   env?: Record<string, string | null | undefined> | undefined;
   /**
-   * "pipe", "ignore", "inherit", or an array of up to three of these or of streams, as in Node: what is
-   * not a pipe is null in the process. A stream, "inherit" included, is piped from or to this program:
-   * descriptors do not reach a server. So of a stream for stdin more may be read than the program takes.
+   * As in Node: "pipe", "ignore", "inherit", or an array of up to three of these or of streams. A stream
+   * of the process that is not a pipe is null. Because a server cannot get descriptors, "inherit" and
+   * streams are piped through this program, which may read more of a stdin than the program takes.
    */
   stdio?: "pipe" | "overlapped" | "ignore" | "inherit" | readonly StdioEntry[] | undefined;
   /** "pipe" if left out: a program that reads to the end of its input waits for `stdin.end()`. */
   stdin?: "pipe" | "ignore" | undefined;
-  /** "pipe" if left out. What is ignored here, and not by `stdio`, is a stream that is at its end. */
+  /** "pipe" if left out. With "ignore" the stream of the process is not null, as with `stdio`, but at its end. */
   stdout?: "pipe" | "ignore" | undefined;
   /** "pipe" if left out. */
   stderr?: "pipe" | "ignore" | undefined;
-  /** Runs the command with a shell of the server's machine: true for /bin/sh, or its path. */
+  /** Runs the command in a shell on the server's machine: true for /bin/sh, or the path of a shell. */
   shell?: boolean | string | undefined;
   /** Gives it a terminal: all output comes on `stdout`, and ending `stdin` types end-of-file. */
   tty?: boolean | undefined;
   /** Of the terminal. */
   size?: Size | undefined;
-  /** After so many milliseconds `killSignal` is sent. The server keeps the time if that is SIGKILL, and kills the tree. */
+  /** Sends `killSignal` after that many milliseconds. If that is SIGKILL, the server keeps the time and kills the tree. */
   timeout?: number | undefined;
-  /** What `timeout` and `signal` send. SIGTERM if left out. */
+  /** The signal that `timeout` and `signal` send. SIGTERM if left out. */
   killSignal?: string | number | undefined;
-  /** Sends `killSignal` when it is aborted; "error" and `exited` then tell an AbortError. */
+  /** When it is aborted, `killSignal` is sent, "error" has an AbortError, and `exited` rejects with it. */
   signal?: AbortSignal | undefined;
-  /** Drops what is more than so many bytes of a stream. */
+  /** How many bytes of each stream are sent; the rest is dropped. */
   outputCap?: number | undefined;
   /** Lets it outlive the connection. */
   detached?: boolean | undefined;
-  /** Output comes as text instead of buffers. */
+  /** Output comes as strings in this encoding instead of as buffers. */
   encoding?: BufferEncoding | "buffer" | null | undefined;
-  /** Taken, without a meaning where servers run. */
+  /** Accepted; it has no effect on Linux. */
   windowsHide?: boolean | undefined;
-  /** Taken, without a meaning where servers run. */
+  /** Accepted; it has no effect on Linux. */
   windowsVerbatimArguments?: boolean | undefined;
 }
 
 /** Of `exec` and `execFile`. */
 export interface ExecOptions extends Omit<SpawnOptions, "stdio" | "stdin" | "stdout" | "stderr"> {
-  /** Past so many bytes of a stream `killSignal` is sent, and the result is an error. 1 MiB if left out. */
+  /** When a stream gets longer than that many bytes, `killSignal` is sent and the result is an error. 1 MiB if left out. */
   maxBuffer?: number | undefined;
 }
 
@@ -195,7 +197,7 @@ export interface Info {
   limits?: { maxMessageBytes: number } & Record<string, unknown>;
 }
 
-/** The server has refused a request. The message is its own, without control characters and cut at 200. */
+/** The server refused a request. The message is the server's, with control characters escaped, cut at 200 characters. */
 export class RpcError extends Error {
   readonly code: number;
   readonly data: unknown;
@@ -208,7 +210,7 @@ export class RpcError extends Error {
   }
 }
 
-/** A program could not be started; the message, `code`, `errno`, `syscall`, `path` and `spawnargs` are as Node has them. */
+/** A program could not be started. The message, `code`, `errno`, `syscall`, `path` and `spawnargs` are Node's. */
 export class SpawnError extends Error {
   readonly code: string;
   readonly errno: number;
@@ -218,10 +220,10 @@ export class SpawnError extends Error {
   /** What failed: "cwd", "lookup", "exec", "pty", "pipe" or "thread". */
   readonly stage: string;
 
-  /** `cause` is what the server said. */
+  /** `cause` is the server's own error. */
   constructor(argv: readonly string[], data: { errno: number; code: string; stage: string }, cwd: string | undefined, cause: Error) {
     const [file = "", ...args] = argv;
-    // Node blames the program for a directory that is missing.
+    // Node's message names the program even if the directory is missing.
     const what = data.stage === "cwd" ? ` (directory ${cwd})` : "";
     super(`spawn ${file} ${data.code}${what}`, { cause });
     this.name = "SpawnError";
@@ -259,23 +261,23 @@ interface Call {
   reject: (error: Error) => void;
 }
 
-/** What came from the server: none of it is what it should be before it was looked at. */
+/** An object from the server, whose members have to be checked before they are used. */
 type Untrusted = Record<string, unknown>;
 
-/** What `exec` and `execFile` call with the result. */
+/** The callback of `exec` and `execFile`. */
 export type ExecCallback = (error: Error | null, stdout: string | Buffer, stderr: string | Buffer) => void;
 
-/** As Node's promisified `exec` and `execFile` have it. */
+/** The result of the promisified `exec` and `execFile`, as in Node. */
 export type ExecPromise = Promise<{ stdout: string; stderr: string }> & { child: Process };
 
-/** `child_process.exec`, which `util.promisify` knows. */
+/** `child_process.exec`; works with `util.promisify`. */
 export interface Exec {
   (command: string, callback?: ExecCallback | null): Process;
   (command: string, options: ExecOptions | null | undefined, callback?: ExecCallback | null): Process;
   readonly [promisify.custom]: (command: string, options?: ExecOptions | null) => ExecPromise;
 }
 
-/** `child_process.execFile`, which `util.promisify` knows. */
+/** `child_process.execFile`; works with `util.promisify`. */
 export interface ExecFile {
   (file: string, callback?: ExecCallback | null): Process;
   (file: string, args: readonly unknown[] | null | undefined, callback?: ExecCallback | null): Process;
@@ -294,8 +296,8 @@ export interface ExecFile {
 }
 
 /**
- * A procwire server and the connection to it. It keeps this program running only while something it
- * started runs, or a request waits for its answer.
+ * A procwire server and the connection to it. It keeps this program running only while a program it
+ * started runs or a request waits for its answer.
  */
 export class Server {
   /** What the server says about itself, such as its limits. Rejects if it is not a server. */
@@ -309,11 +311,11 @@ export class Server {
   readonly #input: Writable;
   readonly #output: Readable;
   readonly #ended: Promise<true>;
-  /** For errors. */
+  /** How errors name the server. */
   readonly #name: string;
   readonly #calls = new Map<number, Call>();
   readonly #live = new Map<string, Process<null>>();
-  /** The handles of those that keep this program running. */
+  /** The handles of the programs that keep this one running. */
   readonly #refs = new Set<string>();
   readonly #maxUnread: number;
   #lastId = 0;
@@ -323,9 +325,9 @@ export class Server {
   #unread = 0;
   #gone: ServerGone | undefined;
   #closing = false;
-  /** There is not much left to come, and the end is behind it. */
+  /** The server ends: the little output that is left is read even if much lies unread. */
   #ending = false;
-  /** Somebody waits for the end of the server. */
+  /** `ended` was asked for. */
   #awaited = false;
   #over = false;
   /** Whether it keeps this program running. */
@@ -345,13 +347,13 @@ export class Server {
       stdio: ["pipe", "pipe", options.stderr ?? "inherit"],
     });
     this.#child = child;
-    // Without descriptors for pipes there are none, and "error" follows.
+    // If this process has no descriptors left, there are no pipes, and "error" follows.
     this.#input = child.stdin ?? new PassThrough();
     this.#output = child.stdout ?? new PassThrough();
-    this.#input.on("error", () => {}); // The end of its output says the same.
+    this.#input.on("error", () => {}); // The output of the server ends as well.
     this.#output.on("data", (chunk: Buffer) => this.#read(chunk));
-    // Usually both come together, and "close" at once. But something else may hold its output open, and
-    // a server that lives on without one is of no use.
+    // Usually the output ends with the server, and "close" follows at once. But another process may hold
+    // the output open, or the server may go on without it.
     let timer: NodeJS.Timeout | undefined;
     const end = (reason: string): void => {
       timer ??= setTimeout(() => {
@@ -384,19 +386,19 @@ export class Server {
     this.info = quiet(this.#greet(options.handshakeTimeout ?? HANDSHAKE_TIMEOUT_MS));
   }
 
-  /** Becomes true when the server has ended, however it did. Asking for it keeps this program running until then. */
+  /** Resolves to true when the server has ended, in whatever way. Reading it keeps this program running until then. */
   get ended(): Promise<true> {
     this.#awaited = true;
     this.#hold();
     return this.#ended;
   }
 
-  /** Of the server's process, or of what leads to it. */
+  /** The pid of the command that was started: the server, or for example ssh. */
   get pid(): number | undefined {
     return this.#child.pid;
   }
 
-  /** Starts a program. Returns at once; "spawn" or "error" follows, as with a child process. Options that are not known throw. */
+  /** Starts a program. Returns at once; "spawn" or "error" follows, as in Node. Throws for unknown options. */
   spawn(command: string, options: SpawnOptions & { stdio?: "pipe" | undefined }): Process;
   spawn(
     command: string,
@@ -410,14 +412,14 @@ export class Server {
     const { tty = false, cwd, env, signal, timeout, killSignal, stdio, encoding } = options;
     const handle = String(++this.#lastId);
     const silent = stdio[1].entry === "ignore" && (tty || stdio[2].entry === "ignore");
-    // The server kills the whole tree, and at once.
+    // At its own timeout the server kills the whole tree at once.
     const kept = timeout > 0 && killSignal === "SIGKILL";
     const params: Record<string, unknown> = {
       command: argv,
       processHandle: handle,
       streamStdin: stdio[0].entry !== "ignore",
       streamStdoutStderr: true,
-      // Output of which nothing is wanted is not sent in the first place.
+      // Output that is ignored is not sent.
       outputBytesCap: silent ? 0 : (options.outputCap ?? null),
       timeoutMs: kept ? timeout : null,
     };
@@ -428,7 +430,7 @@ export class Server {
     if (options.detached) params["detach"] = true;
 
     const connection: Connection = {
-      // In base64, with some room for what is around it.
+      // The message has to hold it as base64.
       chunk: () => Math.max(1, Math.min(MAX_WRITE_BYTES, Math.floor(this.#maxMessage / 2))),
       call: (method, more) => this.#call(method, { processHandle: handle, ...more }),
       list: () => this.list(),
@@ -480,7 +482,7 @@ export class Server {
 
   async #greet(timeoutMs: number): Promise<Info> {
     const seconds = timeoutMs / 1000;
-    // The request keeps this program running. What is longer than a timer can be is never.
+    // The timer need not keep this program running, because the request does. A longer one cannot be set.
     const timer =
       timeoutMs > 0 && timeoutMs < 2 ** 31
         ? setTimeout(() => this.#break(`did not answer the handshake within ${seconds} s`), timeoutMs).unref()
@@ -517,7 +519,7 @@ export class Server {
     this.#hold();
   }
 
-  /** Reads the connection, or does not. An answer that is waited for is read behind some output that lies unread. */
+  /** Stops reading the connection while too much output lies unread. */
   #flow(): void {
     const most = this.#maxUnread + (this.#calls.size > 0 ? ANSWER_SLACK_BYTES : 0);
     const stop = this.#unread > most && !this.#ending;
@@ -527,7 +529,7 @@ export class Server {
     }
   }
 
-  /** Keeps this program running, or does not. */
+  /** Keeps this program running while there is a reason. */
   #hold(): void {
     const busy = this.#calls.size > 0 || this.#refs.size > 0;
     const held = !this.#over && (busy || this.#gone !== undefined || this.#closing || this.#awaited);
@@ -553,9 +555,9 @@ export class Server {
       this.#partial.push(chunk.subarray(start));
       this.#partialBytes += chunk.length - start;
       if (this.#partialBytes > MAX_MESSAGE_BYTES) this.#break(`sent a message of more than ${MAX_MESSAGE_BYTES} bytes`);
-      // Reading goes on at the end, whatever lies unread, as there is not much left; of a server.
-      else if (this.#unread > this.#maxUnread + 2 * ANSWER_SLACK_BYTES) this.#break("sent more at its end than can be kept");
     }
+    // Possible only while the server ends, when reading does not stop for unread output.
+    if (this.#unread > this.#maxUnread + 2 * ANSWER_SLACK_BYTES) this.#break("sent more output at its end than can be kept");
     this.#flow();
     this.#hold();
   }
@@ -578,7 +580,7 @@ export class Server {
     }
     const failure = isObject(error) ? new RpcError(number(error["code"]), quote(error["message"]), error["data"]) : undefined;
     if (failure !== undefined && typeof id !== "number" && typeof id !== "string") {
-      // It could not read a request, and which one that was is not known.
+      // The server could not read a request, and does not know which.
       this.#break(`could not read a request: ${failure.message}`);
       return;
     }
@@ -593,8 +595,8 @@ export class Server {
     const handle = String(params["processHandle"]);
     const running = this.#live.get(handle);
     if (running === undefined) return;
-    // A program is told everything in a microtask of its own: in the order of the messages, behind the
-    // promises of the answers before it, and what a listener throws keeps nobody else from being told.
+    // Each message is delivered in its own microtask: in order, after the promises of earlier answers, and
+    // so that an exception of one listener does not stop the delivery of other messages.
     if (method === "process/outputDelta") {
       queueMicrotask(() => running._output(params));
     } else if (method === "process/exited") {
@@ -623,7 +625,7 @@ export class Server {
     for (const call of this.#calls.values()) call.reject(gone);
     this.#calls.clear();
     for (const running of this.#live.values()) {
-      // Who closes the connection need not be told.
+      // The caller of `close` expects it.
       if (this.#closing) running.exited.catch(() => {});
       queueMicrotask(() => running._failed(gone));
     }
@@ -633,7 +635,7 @@ export class Server {
   }
 }
 
-/** What a program has of its server. */
+/** What a process needs of its server. */
 interface Connection {
   /** How many bytes one write may carry. */
   chunk(): number;
@@ -643,14 +645,14 @@ interface Connection {
   ref(wanted: boolean): void;
 }
 
-/** Where a stream of a program goes, and whether the process has it. */
+/** Where a stream of a program goes. */
 interface Wiring {
   entry: "pipe" | "ignore" | Readable | Writable;
-  /** Ignored by our own option, where `stdio` would say null. */
+  /** Ignored by an option of ours: the process has a stream that has ended, and not null. */
   ended: boolean;
 }
 
-/** What a process is started with, after its options were checked. */
+/** What a process is started with. */
 interface Plan {
   handle: string;
   argv: string[];
@@ -664,31 +666,31 @@ interface Plan {
 }
 
 interface ProcessEvents {
-  /** It runs, and `pid` is known. */
+  /** It runs, and `pid` is set. */
   spawn: [];
   /** It could not be started, a signal could not be sent, its `signal` was aborted, or its server is gone. */
   error: [error: Error];
   /** It has ended; its streams may still hold output. */
   exit: [code: number | null, signal: string | null];
-  /** It has ended, and so have its streams. Follows "error" too; `code` is its `errno` if it could not be started. */
+  /** It has ended, and so have its streams. Also follows "error"; `code` is the `errno` if it could not be started. */
   close: [code: number | null, signal: string | null];
 }
 
 type StreamName = "stdout" | "stderr";
 
-/** A program that has been started; in use like a `ChildProcess`. With `stdio`, streams may be null. */
+/** A program on a server, used like a `ChildProcess`. With `stdio`, streams may be null. */
 export class Process<Missing extends null = never> extends EventEmitter {
   readonly spawnfile: string;
   readonly spawnargs: string[];
   /** Writes wait until the program has read enough. Ended from the start with `stdin: "ignore"`. */
   readonly stdin: Writable | Missing;
   /**
-   * At its end at once with `stdout: "ignore"`. A program that goes on writing after this was destroyed
-   * gets SIGPIPE (on a terminal SIGHUP), and if it still writes a second later, it and everything it has
-   * started is killed: the wire cannot close an output yet.
+   * Ended from the start with `stdout: "ignore"`. If the program writes after this was destroyed, its
+   * process group gets SIGPIPE (on a terminal SIGHUP). If it still writes a second later, it and everything
+   * it started is killed. The protocol has no way to close an output.
    */
   readonly stdout: Readable | Missing;
-  /** As `stdout`. At its end at once on a terminal. */
+  /** As `stdout`. Ended from the start on a terminal. */
   readonly stderr: Readable | Missing;
   /** `stdin`, `stdout` and `stderr`. */
   readonly stdio: [Writable | Missing, Readable | Missing, Readable | Missing];
@@ -699,9 +701,9 @@ export class Process<Missing extends null = never> extends EventEmitter {
   /** null while it runs, and if a signal has ended it; negative if it could not be started. */
   exitCode: number | null = null;
   signalCode: string | null = null;
-  /** Whether a signal of ours has been sent. */
+  /** Whether this client sent it a signal. */
   killed = false;
-  /** There is no channel for messages. */
+  /** There is no IPC channel. */
   readonly connected = false;
 
   readonly #connection: Connection;
@@ -710,7 +712,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
   readonly #outputs: Record<StreamName, Output | undefined>;
   #over = false;
   #timedOut = false;
-  /** What watches over it is taken away at its end. */
+  /** Removes timers and listeners when it ends. */
   #unwatch: () => void = () => {};
   #resolve!: (exit: Exit) => void;
   #reject!: (error: Error) => void;
@@ -746,9 +748,9 @@ export class Process<Missing extends null = never> extends EventEmitter {
   }
 
   /**
-   * Sends a signal to its process group, SIGTERM if none is named: a name, or a number of the server's
-   * machine. True if it was running when it was asked for; 0 asks only that. Returns at once: whether
-   * the signal ends it, "exit" tells, and if it could not be sent, "error".
+   * Sends a signal to its process group, by default SIGTERM: a name, or a number of the server's machine.
+   * Returns true if the program has not ended yet; 0 sends nothing. It does not wait for the server: "exit"
+   * follows if the program ends, and "error" if the signal cannot be sent.
    */
   kill(signal: string | number = "SIGTERM"): boolean {
     const wanted = toSignal(signal);
@@ -765,8 +767,8 @@ export class Process<Missing extends null = never> extends EventEmitter {
   }
 
   /**
-   * Kills it and everything it has started. With `graceMs` it first gets `signal`, and so long to end.
-   * Becomes true when that is done, and false if it had ended, or its server had.
+   * Kills it and everything it started. With `graceMs`, its group gets `signal` first, and that many
+   * milliseconds to end. Resolves to true when the server has done so, to false if it or the server had ended.
    */
   killTree(graceMs?: number, signal: string | number = "SIGTERM"): Promise<boolean> {
     const params = graceMs === undefined ? {} : { signal: toSignal(signal), graceMs };
@@ -779,22 +781,22 @@ export class Process<Missing extends null = never> extends EventEmitter {
     return quiet(this.#connection.call("process/resizePty", { size: { rows, cols } }).then(() => {}));
   }
 
-  /** Lets this program end while it runs, which ends the connection, and so kills it unless it is `detached`. */
+  /** Lets this program end while it runs. That ends the connection, which kills it unless it is `detached`. */
   unref(): void {
     this.#connection.ref(false);
   }
 
-  /** Keeps this program running until it has ended, as it does from the start. */
+  /** Keeps this program running until it has ended, which is the default. */
   ref(): void {
     this.#connection.ref(true);
   }
 
-  /** `kill()`, unless that was done. */
+  /** Sends SIGTERM, unless a signal was sent before. */
   [Symbol.dispose](): void {
     if (!this.killed) this.kill();
   }
 
-  /** Kills it with everything it has started, and waits for its end. */
+  /** Kills it and everything it started, and waits until it has ended. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.killTree();
     await this.exited.catch(() => {});
@@ -837,9 +839,9 @@ export class Process<Missing extends null = never> extends EventEmitter {
     this.signalCode = signal;
     if (timedOut) this.killed = true;
     for (const output of Object.values(this.#outputs)) output?.finish();
-    // A write that the program did not read has been refused, and its error ends the stream.
+    // If a write is left, the server refuses it, and that error ends the stream.
     if (this.#input.writableLength === 0) this.#input.destroy();
-    // A codex app-server tells the code alone.
+    // A codex app-server sends the code alone.
     this.#resolve({
       code,
       signal,
@@ -863,10 +865,10 @@ export class Process<Missing extends null = never> extends EventEmitter {
     const data = error instanceof RpcError ? errnoOf(error.data) : undefined;
     const failure = data === undefined ? error : new SpawnError(this.#plan.argv, data, this.#plan.cwd, error);
     this.#finish();
-    // The program's "error" tells who writes: what is piped in listens, but does not handle.
+    // Without an error: "error" of the process has it, and a source that is piped in does not handle one.
     this.#input.destroy();
     for (const stream of new Set([this.stdout, this.stderr, this.#outputs.stdout, this.#outputs.stderr])) {
-      // Who reads has to know that this is no end of file; but a stream that nobody listens to is silent.
+      // A reader must not take this for the end of the output. Without a listener the error would be thrown.
       stream?.destroy(stream.listenerCount("error") > 0 ? failure : undefined);
     }
     if (failure instanceof SpawnError) this.exitCode = failure.errno;
@@ -874,7 +876,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
     this.#tell(failure);
   }
 
-  /** As with a child process, what nobody handles is thrown; once is enough. */
+  /** As in Node, an error without a listener is thrown, here by `exited`; with one, it is not thrown again. */
   #tell(failure: Error): void {
     this.#reject(failure);
     if (this.listenerCount("error") > 0) {
@@ -883,7 +885,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
     }
   }
 
-  /** False if there is nothing left to be signalled. */
+  /** Resolves to false if the process or its server has ended. */
   async #signal(params: Record<string, unknown>): Promise<boolean> {
     if (this.#over) return false;
     try {
@@ -907,10 +909,10 @@ export class Process<Missing extends null = never> extends EventEmitter {
     this.#unwatch = () => signal.removeEventListener("abort", abort);
   }
 
-  /** What a program is fed from is left when the program has ended. */
+  /** Pipes a stream into the program until the program ends. */
   #feedFrom(source: Readable): void {
     const end = (): void => void this.#input.end();
-    this.#input.on("error", () => {}); // Nobody has this stream.
+    this.#input.on("error", () => {}); // As with a descriptor, a broken pipe is the program's affair.
     if (source.readableEnded || source.destroyed) return end();
     source.pipe(this.#input);
     source.once("close", end);
@@ -931,7 +933,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
     return output;
   }
 
-  /** A reader is gone. What its program had written by then is no reason to signal it. */
+  /** An output was destroyed: asks how much the program had written by then, which is not a reason to signal it. */
   async #measure(name: StreamName): Promise<void> {
     const output = this.#outputs[name];
     if (this.#over || output === undefined) return;
@@ -941,24 +943,24 @@ export class Process<Missing extends null = never> extends EventEmitter {
       output.ownedBytes = number(listed?.[`${name}Bytes`]);
     } catch (error) {
       if (isOver(error)) return;
-      output.ownedBytes = 0; // This server has no list.
+      output.ownedBytes = 0; // The server has no `process/list`.
     }
     this.#refuse(output, output.lastByte);
   }
 
-  /** Output has come up to `lastByte` of which nothing is read any more. */
+  /** A destroyed output has got data up to `lastByte`: signals the program if it wrote after the destroy. */
   #refuse(output: Output, lastByte: number): void {
     output.lastByte = Math.max(output.lastByte, lastByte);
     if (this.#over || output.lastByte <= output.ownedBytes) return;
     const { warned } = output;
     output.warned = true;
     void quiet(this.#signal(warned ? {} : { signal: this.#plan.tty ? "SIGHUP" : "SIGPIPE" }));
-    // Until then nothing that comes counts, and afterwards everything does.
+    // What comes until then was written before the signal arrived; anything later is a reason to kill.
     output.ownedBytes = Infinity;
     setTimeout(() => (output.ownedBytes = -1), SIGPIPE_WAIT_MS).unref();
   }
 
-  /** Comes before "exit" and "error" are told, of which a listener may throw. */
+  /** Called before "exit" and "error" are emitted, because their listeners may throw. */
   #closeWhenRead(): void {
     const close = (): boolean => this.emit("close", this.exitCode, this.signalCode);
     const open = Object.values(this.#outputs).filter((output) => output !== undefined && !output.closed);
@@ -968,13 +970,13 @@ export class Process<Missing extends null = never> extends EventEmitter {
   }
 
   /**
-   * Output that nobody reads keeps nobody from its end: where "close" is waited for, or the end of the
-   * stream, it is dropped, as Node does. Otherwise it stays for who reads later.
+   * Drops output that is not read, as Node does at the exit, so that "close" and "end" come; but only where
+   * there is a listener for them. Otherwise it is kept for a later reader.
    */
   #dropUnread(): void {
     const outputs = Object.values(this.#outputs).filter((output) => output !== undefined && !output.readableEnded);
     if (outputs.length === 0) return;
-    // The promise of the exit comes first.
+    // Later than the promise of the exit, so that its handlers can start to read.
     const drop = (): void =>
       void setImmediate(() => {
         for (const output of outputs) {
@@ -986,7 +988,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
     (this as EventEmitter).on("newListener", (event) => event === "close" && drop());
   }
 
-  /** What is left to be read grows no more, so it does not count any more. */
+  /** Its unread output does not grow any more, and is not counted any more. */
   #finish(): void {
     const unread = (this.#outputs.stdout?.unread ?? 0) + (this.#outputs.stderr?.unread ?? 0);
     this.#connection.changeUnread(-unread);
@@ -1004,13 +1006,13 @@ export interface Process<Missing extends null = never> {
 
 /** A stream that a program writes. */
 class Output extends Readable {
-  /** What has come and was not read. */
+  /** Bytes that were received and not read, with their overhead. */
   unread = 0;
-  /** Behind a `destroy`: up to where the program had written by then, as far as that is known. */
+  /** After a `destroy`: how many bytes the program may write without a signal; those from before it. */
   ownedBytes = Infinity;
-  /** Behind a `destroy`: up to where output has come. */
+  /** After a `destroy`: the position up to which output was received. */
   lastByte = 0;
-  /** The program was told that nobody reads. */
+  /** The program got a signal because of that. */
   warned = false;
   readonly #changeUnread: (bytes: number) => void;
   readonly #onDestroyed: () => void;
@@ -1027,7 +1029,7 @@ class Output extends Readable {
   feed(chunk: Buffer): void {
     if (chunk.length === 0) return;
     this.#chunks.push(chunk);
-    this.#count(chunk.length);
+    this.#count(chunk.length + CHUNK_OVERHEAD_BYTES);
     this.#serve();
   }
 
@@ -1051,13 +1053,13 @@ class Output extends Readable {
   #serve(): void {
     while (this.#wanted && this.#chunks.length > 0) {
       const chunk = this.#chunks.shift()!;
-      this.#count(-chunk.length);
+      this.#count(-chunk.length - CHUNK_OVERHEAD_BYTES);
       this.#wanted = this.push(chunk);
     }
     if (this.#finished && this.#chunks.length === 0 && !this.readableEnded && !this.destroyed) {
       this.#wanted = false;
       this.push(null);
-      // There is nothing to be read, so the end needs no reader.
+      // An empty stream ends without a reader.
       if (this.readableLength === 0) this.resume();
     }
   }
@@ -1070,7 +1072,7 @@ class Output extends Readable {
 
 /** The stdin of a program. */
 class Input extends Writable {
-  /** As Node's sockets say it. */
+  /** As in Node, where this is a socket. */
   readonly readable = false;
   readonly #connection: Connection;
   readonly #over: () => boolean;
@@ -1095,12 +1097,12 @@ class Input extends Writable {
   override _final(callback: (error?: Error | null) => void): void {
     this.#call({ closeStdin: true }).then(
       () => callback(),
-      () => callback(), // It is closed.
+      () => callback(), // It is closed already.
     );
   }
 
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
-    // As with a pipe, the program reads to the end of what was written.
+    // As with a pipe, the program gets end-of-file after what was written.
     if (!this.writableFinished && !this.#over()) this.#call({ closeStdin: true }).catch(() => {});
     callback(error);
   }
@@ -1138,7 +1140,7 @@ interface Checked {
   encoding: BufferEncoding | undefined;
 }
 
-/** The arguments of `spawn`, refused as Node refuses them. */
+/** Checks the arguments of `spawn`, with Node's errors. */
 function readArguments(command: unknown, second: unknown, third: unknown): { argv: string[]; options: Checked } {
   if (typeof command !== "string") throw wrongType("file", "of type string", command);
   if (command === "") throw wrongValue("The argument 'file' cannot be empty", command);
@@ -1150,7 +1152,7 @@ function readArguments(command: unknown, second: unknown, third: unknown): { arg
   checkNames(given, SPAWN_OPTIONS);
   const args = Array.isArray(second) ? second.map(String) : [];
   args.forEach((arg, index) => noNul(`The argument 'args[${index}]'`, arg));
-  // What was put on the prototype of all objects is no option.
+  // A property of Object.prototype is not an option.
   const options = Object.assign(Object.create(null), given) as SpawnOptions;
   const { shell, signal, encoding } = options;
   if (shell != null && typeof shell !== "boolean" && typeof shell !== "string") {
@@ -1184,7 +1186,7 @@ function readArguments(command: unknown, second: unknown, third: unknown): { arg
   };
 }
 
-/** Why some options of `child_process` are refused; others are not known. */
+/** Options of `child_process` that are not supported, and why. */
 const REFUSED: Record<string, string> = {
   uid: "programs run as the server's user",
   gid: "programs run with the server's group",
@@ -1210,7 +1212,7 @@ function readCwd(cwd: unknown): string | undefined {
   return path;
 }
 
-/** What is set besides keeps the size of our terminal, and the name of our directory, from the program. */
+/** Also keeps variables with our terminal's size and our directory's name from the program. */
 function readEnv(given: unknown, tty: boolean, cwd: string | undefined): Record<string, string | null> {
   const env = Object.create(null) as Record<string, string | null>;
   if (tty) env["COLUMNS"] = env["LINES"] = null;
@@ -1270,7 +1272,7 @@ function readKillSignal(signal: unknown): string | number {
   return toSignal(signal);
 }
 
-/** As the wire has it: names with SIG, numbers as they are. */
+/** A signal as the protocol has it. */
 function toSignal(signal: unknown): string | number {
   if (typeof signal === "number" && Number.isInteger(signal) && signal >= 0 && signal <= 64) {
     return signal === 9 ? "SIGKILL" : signal;
@@ -1298,7 +1300,7 @@ function makeExecFile(server: Server): ExecFile {
   return withPromise(execFile) as ExecFile;
 }
 
-/** What is behind the program, of which each may be left out. */
+/** The arguments of `execFile` after the program; each may be left out. */
 function splitExec(rest: readonly unknown[]): { args: unknown[]; options: ExecOptions; callback: ExecCallback | undefined } {
   const left = [...rest];
   const args = Array.isArray(left[0]) || left[0] == null ? (left.shift() ?? []) : [];
@@ -1318,13 +1320,13 @@ function withPromise(run: (...args: unknown[]) => Process): object {
         else reject(Object.assign(error, { stdout, stderr }));
       };
     });
-    // Not in there, where what is thrown at once would not be thrown to the caller.
+    // Not inside the promise, because the caller must get what this throws.
     return Object.assign(promise, { child: run(...args, settle) });
   };
   return Object.defineProperty(run, promisify.custom, { value: promised });
 }
 
-/** Starts a program, and calls back with all it has written. */
+/** Starts a program, collects its output and calls back. */
 function collect(server: Server, file: string, args: unknown[], given: ExecOptions, callback?: ExecCallback): Process {
   const { encoding, maxBuffer, ...options } = { encoding: "utf8" as const, maxBuffer: MAX_BUFFER_BYTES, ...given };
   if (typeof maxBuffer !== "number" || !(maxBuffer >= 0)) {
@@ -1340,7 +1342,7 @@ function collect(server: Server, file: string, args: unknown[], given: ExecOptio
   let failure: Error | undefined;
   let told = false;
 
-  /** What a reader has made of the stream since counts: it may have set an encoding. */
+  /** The caller may have set an encoding on the stream. */
   const joined = (name: StreamName): string | Buffer => {
     const pieces = kept[name];
     return text || typeof pieces[0] === "string" ? pieces.join("") : Buffer.concat(pieces as Buffer[]);
@@ -1371,7 +1373,7 @@ function collect(server: Server, file: string, args: unknown[], given: ExecOptio
       if (length <= maxBuffer) return void kept[name].push(chunk);
       kept[name].push(chunk.slice(0, maxBuffer - (length - size)));
       const error = nodeError(RangeError, "ERR_CHILD_PROCESS_STDIO_MAXBUFFER", `${name} maxBuffer length exceeded`);
-      child.kill(options.killSignal);
+      child.kill(options.killSignal ?? "SIGTERM");
       fail(error);
     });
   }
@@ -1391,13 +1393,13 @@ function number(value: unknown, otherwise = 0): number {
   return typeof value === "number" && Number.isFinite(value) ? value : otherwise;
 }
 
-/** A promise that may be left alone: when it rejects, who does not wait for it is not concerned. */
+/** Makes a promise that may be ignored: its rejection is not an unhandled one. */
 function quiet<T>(promise: Promise<T>): Promise<T> {
   promise.catch(() => {});
   return promise;
 }
 
-/** Text of the other side, for an error: short, and nothing in it that a terminal obeys or that hides the rest. */
+/** Text of the server for an error message: control and bidirectional characters escaped, cut at 200 characters. */
 function quote(text: unknown): string {
   let quoted = "";
   for (const character of String(text).slice(0, 2 * MAX_QUOTED)) {
@@ -1409,19 +1411,19 @@ function quote(text: unknown): string {
   return quoted;
 }
 
-/** The process is not there any more, and with it what was asked of it. */
+/** Whether a request failed because the process or its server has ended. */
 function isOver(error: unknown): boolean {
   return error instanceof ServerGone || (error instanceof RpcError && error.code === INVALID_REQUEST);
 }
 
-/** What the machine has said, if that is what an error is about. */
+/** The errno in the data of an error, if it has one. */
 function errnoOf(data: unknown): { errno: number; code: string; stage: string } | undefined {
   if (!isObject(data) || typeof data["errno"] !== "number") return undefined;
   const { errno, code, stage } = data;
   return { errno, code: /^E[A-Z0-9]{1,30}$/.test(String(code)) ? String(code) : "UNKNOWN", stage: quote(stage ?? "") };
 }
 
-/** An error as Node's own are: with a code, which its text has as well. */
+/** An error like Node's own, whose text includes the code. */
 function nodeError(Kind: ErrorConstructor, code: string, message: string): NodeJS.ErrnoException {
   const error = Object.assign(new Kind(message), { code });
   const toString = (): string => `${error.name} [${code}]: ${error.message}`;

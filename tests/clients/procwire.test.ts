@@ -492,6 +492,19 @@ test("kill has the shape of node's", async (server) => {
   assert.deepEqual([missing.kill(), missing.killed], [false, false]);
 });
 
+nodeTest("a signal that the machine refuses is told by 'error'", { timeout: PATIENCE }, async () => {
+  const refusal = { code: -32603, message: "no", data: { errno: 1, code: "EPERM" } };
+  const server = new Server(fake(4, [{ id: 1, result: {} }, { id: 3, result: {} }, { id: 4, error: refusal }, { id: 5, error: refusal }]));
+  const child = server.spawn("x");
+  const failure = once(child, "error", {}) as Promise<[Error]>;
+  assert.equal(child.kill(), true);
+  await assert.rejects(child.killTree(), { name: "RpcError", message: "no" });
+  const [error] = await failure;
+  const { message, code, errno, syscall } = error as NodeJS.ErrnoException;
+  assert.deepEqual([message, code, errno, syscall], ["kill EPERM", "EPERM", -1, "kill"]);
+  await server.close();
+});
+
 nodeTest("what is asked of a program and not awaited never ends this one", { timeout: PATIENCE }, async () => {
   // It ends at the first request behind the spawn.
   const command = fake(2, [
@@ -991,25 +1004,30 @@ nodeTest("what a server says is bounded", { timeout: 2 * PATIENCE }, async () =>
   const endless = new Server("cat /dev/zero");
   await assert.rejects(endless.info, /sent a message of more than 67108864 bytes$/);
   await endless.close();
-  // Output that nobody reads, while an answer never comes.
-  const delta = { method: "process/outputDelta", params: { processHandle: "2", deltaBase64: "A".repeat(80_000), offset: 0 } };
-  const script = `read a; read b; printf '%s\\n' "$1" "$2"; exec yes "$3"`;
-  const said = [{ id: 1, result: {} }, { id: 3, result: { pid: 7 } }, delta].map((message) => JSON.stringify(message));
-  const flood = new Server(["sh", "-c", script, "sh", ...said], { maxUnread: 1 << 20 });
-  const child = flood.spawn("x");
-  await once(child, "spawn");
-  const listed = assert.rejects(flood.list(), ServerGone);
-  let before = -1;
-  await until("it is read no further", async () => {
-    const now = Number(/wchar: (\d+)/.exec(readFileSync(`/proc/${flood.pid}/io`, "utf8"))?.[1]);
-    await sleep(300);
-    const waits = now === before;
-    before = now;
-    return waits;
-  });
-  assert.ok(before > 60e6 && before < 200e6, `it has written ${before} bytes`);
-  await flood.close();
-  await listed;
+  // Output that nobody reads, in large pieces and in small ones, while an answer never comes.
+  for (const [deltaBase64, least, most] of [
+    ["A".repeat(80_000), 60e6, 200e6],
+    ["eA==", 10e6, 60e6],
+  ] as const) {
+    const delta = { method: "process/outputDelta", params: { processHandle: "2", deltaBase64, offset: 0 } };
+    const script = `read a; read b; printf '%s\\n' "$1" "$2"; exec yes "$3"`;
+    const said = [{ id: 1, result: {} }, { id: 3, result: { pid: 7 } }, delta].map((message) => JSON.stringify(message));
+    const flood = new Server(["sh", "-c", script, "sh", ...said], { maxUnread: 1 << 20 });
+    const child = flood.spawn("x");
+    await once(child, "spawn");
+    const listed = assert.rejects(flood.list(), ServerGone);
+    let before = -1;
+    await until("it is read no further", async () => {
+      const now = Number(/wchar: (\d+)/.exec(readFileSync(`/proc/${flood.pid}/io`, "utf8"))?.[1]);
+      await sleep(300);
+      const waits = now === before;
+      before = now;
+      return waits;
+    });
+    assert.ok(before > least && before < most, `it has written ${before} bytes`);
+    await flood.close();
+    await listed;
+  }
 });
 
 nodeTest("what a server says is not trusted", { timeout: PATIENCE }, async () => {
