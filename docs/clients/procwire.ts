@@ -431,7 +431,7 @@ export class Server {
 
     const connection: Connection = {
       // The message has to hold it as base64.
-      chunk: () => Math.max(1, Math.min(MAX_WRITE_BYTES, Math.floor(this.#maxMessage / 2))),
+      chunk: () => Math.min(MAX_WRITE_BYTES, Math.floor(this.#maxMessage / 2)),
       call: (method, more) => this.#call(method, { processHandle: handle, ...more }),
       list: () => this.list(),
       changeUnread: (bytes) => {

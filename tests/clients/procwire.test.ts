@@ -398,13 +398,39 @@ test("who writes to a stream that was destroyed gets SIGPIPE", async (server) =>
   await line(child.stderr);
   child.stderr.destroy();
   assert.equal((await child.exited).signal, "SIGPIPE");
-  // What was on its way when the stream was destroyed was written while it could be.
+  // What was written before is not a reason.
   const early = server.spawn("sh", ["-c", "head -c 500000 /dev/zero; echo 'written' >&2; read line; exit 3"]);
   assert.equal(await line(early.stderr), "written\n");
   early.stdout.destroy();
   await server.list();
   early.stdin.end("\n");
   assert.equal((await early.exited).code, 3);
+});
+
+nodeTest("output that is on its way when its stream is destroyed is not a reason for SIGPIPE", { timeout: PATIENCE }, async () => {
+  const processHandle = "2";
+  const exited = (signal: string | null) => ({ method: "process/exited", params: { processHandle, exitCode: 0, signal } });
+  const messages = [
+    { id: 1, result: {} },
+    { id: 3, result: { pid: 7 } },
+    { method: "process/outputDelta", params: { processHandle, stream: "stdout", deltaBase64: "eA==", offset: 0 } },
+    { id: 4, result: { processes: [{ processHandle, stdoutBytes: 1 }] } },
+  ];
+  for (const late of [false, true]) {
+    // With the last delta it has written more by then.
+    const more = { method: "process/outputDelta", params: { processHandle, stream: "stdout", deltaBase64: "eA==", offset: 1 } };
+    const said = [...messages, ...(late ? [more] : [])].map((message) => JSON.stringify(message)).join("\n");
+    const script = `read a; read b; read c; echo "$1"; read x; case $x in *SIGPIPE*) echo "$2";; *) echo "$3";; esac; read end`;
+    const server = new Server(["sh", "-c", script, "sh", said, JSON.stringify(exited("SIGPIPE")), JSON.stringify(exited(null))]);
+    const child = server.spawn("x");
+    child.stdout.destroy();
+    await once(child, "spawn");
+    await new Promise(setImmediate); // What was said was said in one piece.
+    const asked = server.list().catch(() => {});
+    assert.equal((await child.exited).signal, late ? "SIGPIPE" : null);
+    await server.close();
+    await asked;
+  }
 });
 
 test("ending stdin is the end of file", async (server) => {
@@ -583,7 +609,10 @@ nodeTest("a server keeps its program running only while it works", { timeout: PA
     child.stdout.pipe(process.stdout);
     child.stdin.end();`;
   assert.equal(await script(ref), "end\n");
-  assert.equal(await script(`const server = new Server("true"); console.log(await server.ended);`), "true\n");
+  // One that ends by itself, with nothing asked of it.
+  const command = ["sh", "-c", `read line; echo '{"id":1,"result":{}}'; exec sleep 0.3`];
+  const ended = `const server = new Server(${JSON.stringify(command)}); await server.info; console.log(await server.ended);`;
+  assert.equal(await script(ended), "true\n");
 });
 
 test("a signal with grace", async (server) => {
