@@ -1,9 +1,9 @@
-// Node's own tests of child_process against the TypeScript client: each in a process of its own, where
-// `require("child_process")` is the client. What the client does not claim to be stays node's own.
+// Runs node's own tests of child_process against the TypeScript client. Each runs in its own process, where
+// `require("child_process")` is the client; functions that the client does not have stay node's.
 //
-// The tests belong to node and are fetched, never kept: the variable NODE_TESTS names node's folder
-// `test`. CLIENT_MODULE is the compiled client, PROCWIRE the server. One line a test. A test that fails
-// has to be argued below, and one that is argued has to fail. Names behind the command run only those.
+// The tests belong to node and are not in this repository: the variable NODE_TESTS names node's folder
+// `test`, CLIENT_MODULE the compiled client, PROCWIRE the server. Prints one line per test. A test that
+// fails must be listed below with a reason, and a listed one must fail. Arguments select tests by name.
 
 import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -21,7 +21,7 @@ const SYNC = "a server cannot be waited for synchronously";
 const INTERNALS = "it reaches into node's own ChildProcess";
 const PID = "pid is undefined until 'spawn', because the server has to be asked";
 
-/** What is not claimed, and why: the end of a test's name behind `test-child-process-`, or a pattern of it. */
+/** Tests that are not run, by their name after `test-child-process-`, and why. */
 const NOT_CLAIMED = [
   [/^fork(?!-and-spawn$)/, IPC],
   [/^(advanced-serialization|send-|recv-handle)/, IPC],
@@ -33,20 +33,20 @@ const NOT_CLAIMED = [
   [/windows/, "servers run on Linux"],
 ];
 
-/** Where the client differs from node, and why that is right. */
+/** Tests that fail because the client differs from node on purpose, and why. */
 const ARGUED = {
   cwd: PID,
   env: "null removes a variable, where node sets it to the word null",
   "exec-error": PID,
 };
 
-/** What runs before a test, in its process. */
+/** Runs in the process of a test, before it. */
 async function preload() {
   const require = createRequire(import.meta.url);
   const own = require("node:child_process");
   const { Process, Server } = await import(pathToFileURL(process.env.CLIENT_MODULE));
   let started;
-  // One for a test, which has the environment that the test has given itself by then.
+  // Started at the first use, with the environment that the test has set by then.
   const server = () => {
     if (started === undefined) writeFileSync(process.env.CLIENT_USED, "");
     return (started ??= new Server());
@@ -84,7 +84,7 @@ async function preload() {
   Module.register?.(`data:text/javascript,${encodeURIComponent(hooks)}`);
 }
 
-/** Runs one file, with the client or with node's own, and tells what it printed and whether it passed. */
+/** Runs one file, with the client or with node's own child_process. */
 async function run(file, serial, temporary, withClient) {
   const flags = /^\/\/ Flags: (.*)$/m.exec(readFileSync(file, "utf8"))?.[1].trim().split(/\s+/) ?? [];
   const client = withClient ? ["--import", `${import.meta.url}${PRELOAD}`] : [];
@@ -103,15 +103,15 @@ async function run(file, serial, temporary, withClient) {
   const [code, signal] = await new Promise((resolve) => child.on("exit", (...how) => resolve(how)));
   clearTimeout(timer);
   try {
-    process.kill(-child.pid, "SIGKILL"); // What it has left, which may hold the output
+    process.kill(-child.pid, "SIGKILL"); // Processes it left behind may hold the output
   } catch {
-    // Nothing.
+    // There are none.
   }
   const skipped = /^1\.\.0 # Skipped: (.*)/m.exec(output)?.[1];
   return { passed: code === 0, skipped, used: existsSync(used), output: `${output}ended with ${signal ?? code}` };
 }
 
-/** One line, in the way of `run`, and what it counts as. */
+/** Returns what a test counts as, and its line for `run`. */
 async function judge(name, file, serial, temporary) {
   const reason = NOT_CLAIMED.find(([pattern]) => pattern.test(name))?.[1];
   if (reason !== undefined) return ["not claimed", `        ${name} is not claimed: ${reason}`];

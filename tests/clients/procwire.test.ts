@@ -86,7 +86,7 @@ function fake(requests: number, messages: object[]): string[] {
   return ["sh", "-c", script, "sh", ...messages.map((message) => JSON.stringify(message))];
 }
 
-/** Runs a program of node's that uses the client, and tells what it printed. Fails if it does. */
+/** Runs a module that imports the client in a node of its own, and returns its output. Fails if that does. */
 async function script(body: string, options: { env?: NodeJS.ProcessEnv; input?: string } = {}): Promise<string> {
   const client = JSON.stringify(new URL("./procwire.js", import.meta.url).href);
   const source = `import { Server } from ${client};\n${body}`;
@@ -334,7 +334,7 @@ test("'close' comes though output lies unread", async (server) => {
   await once(ended.stdout, "end");
 });
 
-test("output nobody waits for the end of stays for a late reader", async (server) => {
+test("unread output is kept for a late reader if nothing waits for its end", async (server) => {
   const children = Array.from({ length: 3 }, () => server.spawn("head", ["-c", "300000", "/dev/zero"]));
   await Promise.all(children.map((child) => child.exited));
   for (const child of children) {
@@ -343,7 +343,7 @@ test("output nobody waits for the end of stays for a late reader", async (server
   }
 });
 
-test("an iterator and a pipe get everything though they are slow and 'close' is waited for", async (server) => {
+test("slow iterators and pipes get all output, also with a listener for 'close'", async (server) => {
   for (const read of [
     async (stream: Readable) => {
       let length = 0;
@@ -381,7 +381,7 @@ test("output of a destroyed stream is dropped", async (server) => {
   assert.equal((await child.exited).code, 0, "there was nothing to be written to it any more");
 });
 
-test("who writes to a stream that was destroyed gets SIGPIPE", async (server) => {
+test("a program that writes to a destroyed stream gets SIGPIPE", async (server) => {
   for (const [command, tty, signal] of [
     ["exec yes", false, "SIGPIPE"],
     ["while :; do echo y; sleep 0.1; done", false, "SIGPIPE"],
@@ -407,7 +407,7 @@ test("who writes to a stream that was destroyed gets SIGPIPE", async (server) =>
   assert.equal((await early.exited).code, 3);
 });
 
-nodeTest("output that is on its way when its stream is destroyed is not a reason for SIGPIPE", { timeout: PATIENCE }, async () => {
+nodeTest("output from before a stream was destroyed is not a reason for SIGPIPE", { timeout: PATIENCE }, async () => {
   const processHandle = "2";
   const exited = (signal: string | null) => ({ method: "process/exited", params: { processHandle, exitCode: 0, signal } });
   const messages = [
@@ -425,7 +425,7 @@ nodeTest("output that is on its way when its stream is destroyed is not a reason
     const child = server.spawn("x");
     child.stdout.destroy();
     await once(child, "spawn");
-    await new Promise(setImmediate); // What was said was said in one piece.
+    await new Promise(setImmediate); // The server sent all of it in one piece.
     const asked = server.list().catch(() => {});
     assert.equal((await child.exited).signal, late ? "SIGPIPE" : null);
     await server.close();
@@ -518,7 +518,7 @@ test("kill has the shape of node's", async (server) => {
   assert.deepEqual([missing.kill(), missing.killed], [false, false]);
 });
 
-nodeTest("a signal that the machine refuses is told by 'error'", { timeout: PATIENCE }, async () => {
+nodeTest("a signal that cannot be sent is an 'error' event", { timeout: PATIENCE }, async () => {
   const refusal = { code: -32603, message: "no", data: { errno: 1, code: "EPERM" } };
   const server = new Server(fake(4, [{ id: 1, result: {} }, { id: 3, result: {} }, { id: 4, error: refusal }, { id: 5, error: refusal }]));
   const child = server.spawn("x");
@@ -531,7 +531,7 @@ nodeTest("a signal that the machine refuses is told by 'error'", { timeout: PATI
   await server.close();
 });
 
-nodeTest("what is asked of a program and not awaited never ends this one", { timeout: PATIENCE }, async () => {
+nodeTest("a request that is not awaited never ends this program", { timeout: PATIENCE }, async () => {
   // It ends at the first request behind the spawn.
   const command = fake(2, [
     { id: 1, result: {} },
@@ -918,7 +918,7 @@ test("the death of the server is noticed by all", async (server) => {
   await until("the program is gone as well", () => !isAlive(child.pid));
 });
 
-nodeTest("what is no server is noticed", { timeout: PATIENCE }, async () => {
+nodeTest("a command that is not a server is an error", { timeout: PATIENCE }, async () => {
   for (const [command, said] of [
     ["echo hello", /^the server "echo hello" sent a line that is not a JSON-RPC message: "hello"$/],
     ["false", /^the server "false" exited with status 1$/],
@@ -1001,7 +1001,7 @@ nodeTest("a server that has ended is gone, though something holds its output", {
   await assert.rejects(closed.info, { message: "the connection is closed" });
 });
 
-nodeTest("what does not answer the handshake is no server", { timeout: PATIENCE }, async () => {
+nodeTest("a server has to answer the handshake in time", { timeout: PATIENCE }, async () => {
   for (const command of ["cat", "sleep 1000", ["sh", "-c", "trap '' TERM; exec sleep 1000"]]) {
     const server = new Server(command, { handshakeTimeout: 300 });
     const child = server.spawn("true");
@@ -1029,7 +1029,7 @@ nodeTest("what does not answer the handshake is no server", { timeout: PATIENCE 
   await usual.close();
 });
 
-nodeTest("what a server says is bounded", { timeout: 2 * PATIENCE }, async () => {
+nodeTest("the memory for what a server sends is bounded", { timeout: 2 * PATIENCE }, async () => {
   const endless = new Server("cat /dev/zero");
   await assert.rejects(endless.info, /sent a message of more than 67108864 bytes$/);
   await endless.close();
@@ -1059,7 +1059,7 @@ nodeTest("what a server says is bounded", { timeout: 2 * PATIENCE }, async () =>
   }
 });
 
-nodeTest("what a server says is not trusted", { timeout: PATIENCE }, async () => {
+nodeTest("the messages of a server are checked", { timeout: PATIENCE }, async () => {
   const esc = "\u001b]0;pwned\u0007\u009b31m\u202e\u007f\r\n";
   const shown = "\\u{1b}]0;pwned\\u{7}\\u{9b}31m\\u{202e}\\u{7f}\\u{d}\\u{a}";
   const refusing = new Server(
