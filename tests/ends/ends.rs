@@ -801,7 +801,7 @@ impl Server {
             if elapsed > ALIVE {
                 alive.get_or_insert(tricks.len());
             }
-            if elapsed > SERVER && alive.is_some() {
+            if ended_by > SERVER && alive.is_some() {
                 break !servers.is_empty();
             }
         };

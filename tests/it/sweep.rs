@@ -565,7 +565,7 @@ fn what_a_wrapper_has_started_before_is_spared() {
     command
         .args(["-c", "sleep 1000 <&- >&- & exec \"$@\"", "sh"])
         .arg(binary().get_program());
-    let mut server = Server::command(command);
+    let server = Server::command(command);
     let all = server.processes();
     let strays: Vec<u32> = children_of(all[0])
         .into_iter()
@@ -574,7 +574,6 @@ fn what_a_wrapper_has_started_before_is_spared() {
         .collect();
     assert_eq!(strays.len(), 1);
     send(all[0], libc::SIGTERM);
-    server.client.end_input();
     let (_, status) = server.client.finish_anyhow();
     assert_eq!(status.and_then(|s| s.code()), Some(143));
     for stray in strays {
