@@ -520,12 +520,14 @@ impl<S: AsRef<OsStr>> From<Vec<S>> for ServerCommand {
 pub struct Builder {
     handshake_timeout: Option<Duration>,
     unread_limit: usize,
+    server_name: Option<String>,
 }
 
 impl Default for Builder {
     fn default() -> Self {
         Builder {
             handshake_timeout: Some(HANDSHAKE_WAIT),
+            server_name: None,
             unread_limit: UNREAD_BYTES,
         }
     }
@@ -536,6 +538,21 @@ impl Builder {
     /// likes, for a command that asks a person for a password before it serves.
     pub fn handshake_timeout(&mut self, timeout: impl Into<Option<Duration>>) -> &mut Builder {
         self.handshake_timeout = timeout.into();
+        self
+    }
+
+    /// What errors call the server, in place of the command that was launched.
+    ///
+    /// ```
+    /// # use procwire::client::Client;
+    /// let error = Client::builder()
+    ///     .server_name("the build machine")
+    ///     .launch(["sh", "-c", "exit 7"])
+    ///     .expect_err("it ends");
+    /// assert!(error.to_string().contains("the build machine ended with exit status: 7"), "{error}");
+    /// ```
+    pub fn server_name(&mut self, name: impl Into<String>) -> &mut Builder {
+        self.server_name = Some(name.into());
         self
     }
 
@@ -627,7 +644,10 @@ impl Builder {
     }
 
     /// Starts `client-read` and sends `initialize`.
-    fn connect(&self, out: Out, incoming: Incoming, server: Server) -> Result<Connecting, Error> {
+    fn connect(&self, out: Out, incoming: Incoming, mut server: Server) -> Result<Connecting, Error> {
+        if let Some(name) = &self.server_name {
+            server.rename(name);
+        }
         let deadline = self.handshake_timeout.and_then(|t| Instant::now().checked_add(t));
         let link = Arc::new(Link {
             out,
@@ -726,9 +746,13 @@ impl Connecting {
                 reason.unwrap_or_else(|| format!("{name} ended before it answered initialize"))
             }
             Ok(Some(Err(Error::Io(error)))) | Err(Error::Io(error)) => {
-                format!("{name} cannot be written to: {error}")
+                let killed = link.server.kill();
+                format!("{name} cannot be written to: {error}{killed}")
             }
-            Ok(Some(Err(error))) | Err(error) => format!("{name} refused initialize: {error}"),
+            Ok(Some(Err(Error::Refused(refused)))) => {
+                format!("{name} refused initialize: {}", excerpt(&refused.message))
+            }
+            Ok(Some(Err(error))) | Err(error) => format!("{name} did not answer initialize: {error}"),
             Ok(None) => {
                 let timeout = timeout.unwrap_or_default();
                 let killed = link.server.kill();

@@ -180,11 +180,9 @@ pub fn run(run: &Run) -> i32 {
                     let error = refused.to_json();
                     let _ = writeln!(Patient(io::stdout()), "{{\"error\":{}}}", escaped_json(&error));
                 }
-                _ => life::say(&match (is_of_connection(&*error), &run.server) {
-                    (true, Some(command)) => format!("--server '{command}': {error}"),
-                    // The codes of JSON-RPC are for programs.
-                    _ => refused.map_or_else(|| error.to_string(), |refused| refused.message.clone()),
-                }),
+                // The codes of JSON-RPC are for programs.
+                Some(refused) => life::say(&refused.message),
+                None => life::say(&error.to_string()),
             }
             match refused.and_then(|refused| refused.data.as_ref()) {
                 Some(why) => match why.stage {
@@ -196,16 +194,6 @@ pub fn run(run: &Run) -> i32 {
             }
         }
     }
-}
-
-/// Whether it is the connection that has failed, while a request was made or output was read.
-fn is_of_connection(error: &(dyn std::error::Error + 'static)) -> bool {
-    let read = || error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref();
-    let error = error.downcast_ref().or_else(read);
-    matches!(
-        error,
-        Some(Error::Ended(_) | Error::Io(_) | Error::Launch { .. } | Error::Handshake(..))
-    )
 }
 
 fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
@@ -306,6 +294,7 @@ fn connect(run: &Run, life: &Mutex<Life>) -> Result<Client, Error> {
         // The clock that was started before covers the handshake.
         let connecting = Client::builder()
             .handshake_timeout(Duration::MAX)
+            .server_name(run.server_name())
             .start(server(command.as_deref()))?;
         life.server = connecting.server_pid();
         connecting

@@ -56,6 +56,10 @@ impl Server {
         }
     }
 
+    pub(super) fn rename(&mut self, name: &str) {
+        name.clone_into(&mut self.name);
+    }
+
     /// What errors call it.
     pub(super) fn name(&self) -> &str {
         &self.name

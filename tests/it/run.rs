@@ -412,12 +412,7 @@ fn a_timeout_of_zero_is_none() {
 }
 
 fn a_silent_server_is_not_waited_for() {
-    for server in [
-        "exec sleep 1000",
-        "exec cat",
-        "exec cat >/dev/null",
-        "sleep 1000; true",
-    ] {
+    for server in ["exec sleep 1000", "exec cat >/dev/null", "sleep 1000; true"] {
         for (flag, code) in [("--timeout", 124), ("--connect-timeout", 125)] {
             let output = run(&[flag, "300ms", "--server", server, "--", "true"]);
             let stderr = text(&output.stderr);
@@ -429,6 +424,11 @@ fn a_silent_server_is_not_waited_for() {
             assert_eq!(stderr.lines().count(), 1, "{stderr}");
         }
     }
+    // One that says something else is known at once.
+    let output = run(&["--server", "exec cat", "--", "true"]);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{stderr}");
+    assert!(stderr.contains("'exec cat' is not a server"), "{stderr}");
 }
 
 /// As an ssh that asks for a password: without echo, and with a child of its own. That nothing of it
@@ -452,7 +452,7 @@ fn what_the_server_says_cannot_control_the_terminal() {
     for (server, escaped) in [
         (
             format!(
-                "read a; echo '{{\"id\":1,\"result\":{{\"processes\":[]}}}}'; read b; printf '%s\\n' '{}' '{}'; read c",
+                "read a; echo '{{\"id\":1,\"result\":{{\"userAgent\":\"t\"}}}}'; read b; read c; printf '%s\\n' '{}' '{}'; read d",
                 answer(2),
                 answer(3)
             ),

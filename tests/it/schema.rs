@@ -459,7 +459,7 @@ fn every_number_has_the_range_that_the_server_takes() {
             "SpawnRequest",
             json!({ "method": "process/spawn", "params": {
                 "processHandle": "new", "command": ["true"], "tty": true, "size": {"rows": 1, "cols": 1},
-                "outputBytesCap": 1, "timeoutMs": 1 } }),
+                "terminalModes": {}, "outputBytesCap": 1, "timeoutMs": 1 } }),
         ),
         (
             "ResizePtyRequest",
@@ -499,10 +499,11 @@ fn every_number_has_the_range_that_the_server_takes() {
             for number in [below, least, least + 1, most - 1, most, most + 1] {
                 let mut message = base.clone();
                 message["id"] = json!("tried");
-                let place = message
-                    .pointer_mut(&path)
-                    .unwrap_or_else(|| panic!("{name} has no {path} to be tried"));
-                *place = json!("THE NUMBER");
+                let (parent, member) = path.rsplit_once('/').expect("a path");
+                let parent = message
+                    .pointer_mut(parent)
+                    .unwrap_or_else(|| panic!("{name} has no {parent} in which to try {member}"));
+                parent[member] = json!("THE NUMBER");
                 let line = message.to_string().replace("\"THE NUMBER\"", &number.to_string());
                 let as_read: Value = serde_json::from_str(&line).expect("it is JSON");
                 client.send_raw(format!("{line}\n").as_bytes());
@@ -560,6 +561,7 @@ fn it_says_nothing_that_a_strict_validator_does_not_know() {
         "prefixItems",
         "minItems",
         "minLength",
+        "maxLength",
         "pattern",
         "contentEncoding",
         "minimum",

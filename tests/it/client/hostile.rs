@@ -232,10 +232,8 @@ fn a_handshake_has_a_deadline() {
         stat.contains(") Z ")
     });
     let reason = handshake_error(connecting.finish());
-    assert!(
-        reason.contains("has not answered initialize within 1s, and has ended with exit status: 7"),
-        "{reason}"
-    );
+    // Whether it could still be written to depends on when it has ended.
+    assert!(reason.contains(", and has ended with exit status: 7"), "{reason}");
     kill_stray(line.trim().parse().expect("a pid"));
 
     let (ours, _theirs) = UnixStream::pair().expect("a socket pair");
