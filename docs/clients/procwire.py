@@ -240,11 +240,14 @@ class Server:
         start_new_session: bool = False,
         max_unread: int = _UNREAD,
         handshake_timeout: Optional[float] = 10.0,
+        answer_timeout: Optional[float] = 30.0,
     ) -> None:
         """Starts `command`, which speaks the protocol on its stdin and stdout. `cwd`, `env`, `stderr` and
         `start_new_session` are those of `subprocess.Popen`; with `stderr=PIPE` the last line of it is
         part of the error if the server ends. A command that has not answered after `handshake_timeout`
-        seconds is killed. Where more than `max_unread` bytes of output are not read and this program
+        seconds is killed. A server that has sent nothing for `answer_timeout` seconds while a request
+        waits for its answer is asked for a sign of life, and is given up after as long again: then the
+        connection ends. Where more than `max_unread` bytes of output are not read and this program
         waits for nothing, the connection is not read either: then programs that write wait until their
         output is read, or something is waited for."""
         by_default = command is None and not os.environ.get("PROCWIRE")
@@ -267,6 +270,9 @@ class Server:
         self._closing = False
         self._environment: Optional[Dict[bytes, bytes]] = None
         self._max_line_bytes = _MAX_HELLO_BYTES
+        self._answer_timeout = answer_timeout
+        # When the server has sent something.
+        self._heard = 0.0
         try:
             self._process = subprocess.Popen(
                 self.command,
@@ -624,7 +630,7 @@ class Server:
             self._check_gone()
             self._lines.put(line)
             self._wake_reader()
-            answered = answer.get(timeout=timeout)
+            answered = self._await(answer) if timeout is None else answer.get(timeout=timeout)
         except queue.Empty:
             raise ServerGone(errno.ETIMEDOUT, f"{self._name} has not answered in {timeout:g} s") from None
         finally:
@@ -634,6 +640,31 @@ class Server:
         if isinstance(answered, RpcError):
             raise answered
         return answered
+
+    def _await(self, answer: _Answer) -> Union[None, Dict[str, Any], RpcError]:
+        """Waits for an answer, which may take its time, but not for a server that does not answer at all."""
+        patience = self._answer_timeout
+        if patience is None:
+            return answer.get()
+        probed: Optional[float] = None
+        while True:
+            try:
+                return answer.get(timeout=patience)
+            except queue.Empty:
+                pass
+            now = time.monotonic()
+            if now - self._heard < patience:
+                probed = None
+            elif probed is None or self._heard > probed:
+                # There is no such program, which is an error at once.
+                probed = now
+                self._post("process/kill", {"processHandle": "0", "signal": 0})
+            else:
+                self._end(f"{self._name} has sent nothing for {now - self._heard:.0f} s")
+
+    def _post(self, method: str, params: Mapping[str, Any]) -> None:
+        """Sends a request whose answer nothing waits for."""
+        self._lines.put(self._encode(next(self._ids), method, params))
 
     @staticmethod
     def _encode(number: int, method: str, params: Mapping[str, Any]) -> bytes:
@@ -752,6 +783,7 @@ class Server:
                     raise ValueError(f"longer than {self._max_line_bytes} bytes")
                 if not line.endswith(b"\n"):
                     break  # A server that ends may have written a part of one.
+                self._heard = time.monotonic()
                 unread += self._take(line)
                 if unread > self._max_unread:
                     unread = self._pause()
@@ -892,7 +924,7 @@ class Server:
         signal = stream.refusals.pop(0)
         stream.refuse_after = time.monotonic() + _SIGNAL_GRACE
         params = {"processHandle": process.handle, **({"signal": signal} if signal else {})}
-        self._lines.put(self._encode(next(self._ids), "process/kill", params))
+        self._post("process/kill", params)
 
 
 class Popen(Generic[AnyStr]):
@@ -1030,6 +1062,7 @@ class Popen(Generic[AnyStr]):
         self.stdout = opened(raw_stdout) if stdout == PIPE else None
         self.stderr = opened(raw_stderr) if stderr == PIPE and not tty else None
         copies: List[_Copy] = []
+        started = False
         try:
             if stdin not in (PIPE, DEVNULL):
                 copies.append(_Copy(process, _source(stdin), cast(_Input, process.input)))
@@ -1039,17 +1072,22 @@ class Popen(Generic[AnyStr]):
             server._live[process.handle] = process
             answer = server._call("process/spawn", params)
             self.pid = server._member(answer, "pid", int)
-        except BaseException as error:
-            server._live.pop(process.handle, None)
+            started = True
+            process.copies = [copy for copy in copies if isinstance(copy.target, _Descriptor)]
             for copy in copies:
-                copy.give_back()
+                copy.thread.start()
+        except BaseException as error:
+            if not started:
+                server._live.pop(process.handle, None)
+            for copy in copies:
+                if not copy.runs():
+                    copy.give_back()
             if not isinstance(error, RpcError):
+                # It may run, or start yet, and then nothing else would end it.
+                server._post("process/kill", {"processHandle": process.handle})
                 raise
             # `from` keeps the server's own words.
             raise SpawnError._of(error, program, cwd) from error
-        process.copies = [copy for copy in copies if isinstance(copy.target, _Descriptor)]
-        for copy in copies:
-            copy.thread.start()
         self._writer: Optional[threading.Thread] = None
         self._communicating = False
         self._feed_error: Optional[Exception] = None

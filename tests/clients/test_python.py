@@ -1476,6 +1476,94 @@ class Interruptions(unittest.TestCase):
             "interrupted\n200000 b'x\\n'\n",
         )
 
+    def test_a_start_that_is_interrupted_leaves_nothing_running(self):
+        self.assertEqual(
+            run_script(STOPPED + """
+    class Interrupted(Exception):
+        pass
+
+    def handler(*_):
+        if not handled:
+            handled.append(True)
+            raise Interrupted
+
+    def interrupt_a_call():
+        while not server._calls:
+            time.sleep(0.001)
+        while not handled:
+            os.kill(os.getpid(), signal.SIGALRM)
+            time.sleep(0.1)
+
+    signal.signal(signal.SIGALRM, handler)
+    threading.Thread(target=interrupt_a_call, daemon=True).start()
+    try:
+        server.popen(["sleep", "1000"], detach=True)
+    except Interrupted:
+        print("interrupted")
+    send(signal.SIGCONT)
+    # It has been started, and is killed at once.
+    while len(server.list()) != 1:
+        time.sleep(0.001)
+    # So has one for which there is no thread.
+    real = threading.Thread.start
+    def start(thread):
+        if thread.name == "procwire-copy":
+            raise RuntimeError("can't start new thread")
+        real(thread)
+    threading.Thread.start = start
+    try:
+        server.popen(["sleep", "1000"], stdout=sys.stdout)
+    except RuntimeError as error:
+        print(error)
+    while len(server.list()) != 1 or len(server._live) != 1:
+        time.sleep(0.001)
+    print(server.list()[0]["command"])
+"""),
+            "interrupted\ncan't start new thread\n['cat']\n",
+        )
+
+    def test_a_server_that_does_not_answer_is_given_up(self):
+        for use in (
+            "server.list()",
+            "server.popen(['true'])",
+            "server.run(['true'], timeout=1)",
+            "cat.kill()",
+            "cat.terminate(1)",
+            "cat.resize(1, 1)",
+            "cat.stdin.write(bytes(200_000))",
+            "server.getoutput('true')",
+        ):
+            with self.subTest(use):
+                said = run_script(STOPPED + f"""
+    procwire._PATIENCE = 0.2
+    server._answer_timeout = 0.05
+    try:
+        {use}
+    except procwire.ServerGone as error:
+        print(error)
+    # Nothing waits for it any more.
+    for use in (lambda: cat.wait(), lambda: cat.stdout.read(), lambda: server.list()):
+        try:
+            use()
+        except procwire.ServerGone:
+            print("gone")
+    cat.stdin.close()
+    send(signal.SIGCONT)
+""")
+                self.assertRegex(said, r"has sent nothing for \d+ s\ngone\ngone\ngone\n$")
+        # One that answers late is not.
+        self.assertEqual(
+            run_script("""
+                from procwire import PIPE, Server
+
+                with Server(answer_timeout=0.01) as server:
+                    # The answer to a write that is more than fits comes when it is read.
+                    slow = server.popen(["sh", "-c", "sleep 0.3; exec wc -c"], stdin=PIPE, text=True)
+                    print(slow.communicate("x" * 4_000_000)[0], end="")
+                """),
+            "4000000\n",
+        )
+
     def test_a_server_that_is_stuck_is_killed(self):
         self.assertEqual(
             run_script(STOPPED + """
