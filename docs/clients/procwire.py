@@ -132,6 +132,8 @@ _PIECE_COST = 256
 # How long a line of the server may be before its answer to the handshake, and after it.
 _MAX_HELLO_BYTES = 1024 * 1024
 _MAX_LINE_BYTES = 64 * 1024 * 1024
+# What an empty pipe takes without waiting.
+_PIPE_ROOM = 4096
 # What an exception quotes of what the server has sent, in characters.
 _MAX_QUOTED = 200
 # Output that comes sooner after its stream was closed may have been written before.
@@ -939,6 +941,8 @@ class Popen(Generic[AnyStr]):
     - Output that is not read does not hold up the program, up to the server's `max_unread`. A stream
       that is closed sends SIGPIPE to the program's process group (SIGHUP with `tty`) when more output
       comes a moment later, and SIGKILL to all of it when it goes on to write for a second after that.
+    - A stream has a descriptor when `fileno` is asked for it: that of a pipe within this program, which
+      a thread copies from or to.
     - `executable` is `argv[0]` as well.
     - `env` is laid over the server's environment; None removes a variable. COLUMNS and LINES are removed
       with `tty`, and PWD is set to `cwd`, unless `env` has others than this program's own.
@@ -1216,7 +1220,8 @@ class Popen(Generic[AnyStr]):
             begun = b"" if binary is raw else binary.peek()
         finally:
             raw.waits = True
-        return b"".join([begun, *list(raw.chunks)]) or None
+        # What is in its pipe cannot be looked at without being read, and what comes behind that is left out.
+        return b"".join([begun, *(list(raw.chunks) if raw.pipe is None else [])]) or None
 
     def _feed(self, stdin: IO[bytes], left: memoryview) -> None:
         try:
@@ -1357,6 +1362,40 @@ class _Output(io.RawIOBase):
         self.refuse_after = 0.0
         self.refusals: List[Optional[str]] = [closed_by, None]
 
+    #: A pipe of this program that has the output, once a descriptor was asked for, and what its end means.
+    pipe: Optional[_Descriptor] = None
+    trouble: Optional[OSError] = None
+
+    def fileno(self) -> int:
+        """The reading end of a pipe of this program, which a thread fills from now on."""
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        if self.pipe is None:
+            reader, writer = _pipe()
+            with self._taking:
+                if self.chunks:
+                    # So that what is here can be read at once.
+                    first = bytearray(min(len(self.chunks[0]), _PIPE_ROOM))
+                    writer.write(first[: self._take(first)])
+            self.pipe = reader
+            threading.Thread(target=self._fill, args=(writer,), name="procwire-pipe", daemon=True).start()
+        return self.pipe.fileno()
+
+    def _fill(self, pipe: _Descriptor) -> None:
+        buffer = bytearray(_CHUNK)
+        try:
+            while True:
+                size = self._take(buffer)
+                if size == 0:
+                    break
+                left = memoryview(buffer)[: size or 0]
+                while left:
+                    left = left[pipe.write(left) :]
+        except OSError as error:
+            self.trouble = error
+        finally:
+            pipe.close()
+
     def unread(self) -> int:
         return 0 if self.refused or self.collected else self.received - self.taken
 
@@ -1368,6 +1407,16 @@ class _Output(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> Optional[int]:
+        if self.pipe is None:
+            return self._take(buffer)
+        size = self.pipe.readinto(buffer)
+        while size is None and self.waits:
+            size = self.pipe.readinto(buffer)
+        if size == 0 and self.trouble is not None:
+            raise self.trouble
+        return size
+
+    def _take(self, buffer: Any) -> Optional[int]:
         target = memoryview(buffer).cast("B")
         if not target:
             return 0
@@ -1391,6 +1440,8 @@ class _Output(io.RawIOBase):
                 return None
 
     def readall(self) -> bytes:
+        if self.pipe is not None:
+            return super().readall()
         pieces: List[memoryview] = []
         while True:
             ended = self._ready()
@@ -1431,6 +1482,8 @@ class _Output(io.RawIOBase):
 
     def abandon(self) -> None:
         """Nothing reads it any more."""
+        if self.pipe is not None:
+            self.pipe.close()
         if not self.refused:
             self.refuse()
         self.chunks.clear()
@@ -1443,10 +1496,42 @@ class _Input(io.RawIOBase):
     def __init__(self, process: _Process) -> None:
         self._of = process
 
+    #: A pipe of this program into it, once a descriptor was asked for.
+    pipe: Optional[_Descriptor] = None
+
     def writable(self) -> bool:
         return True
 
+    def fileno(self) -> int:
+        """The writing end of a pipe of this program, which a thread empties from now on."""
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        if self.pipe is None:
+            reader, self.pipe = _pipe()
+            threading.Thread(target=self._empty, args=(reader,), name="procwire-pipe", daemon=True).start()
+        return self.pipe.fileno()
+
+    def _empty(self, pipe: _Descriptor) -> None:
+        buffer = bytearray(_CHUNK)
+        try:
+            while self._of.exit is None:
+                self._of.server._check_gone()
+                size = pipe.readinto(buffer)
+                if size == 0:
+                    break
+                left = memoryview(buffer)[: size or 0]
+                while left:
+                    left = left[self._send(left) :]
+            self._finish()
+        except OSError:
+            pass  # Whoever writes learns it from the close, as from a broken pipe.
+        finally:
+            pipe.close()
+
     def write(self, data: Any, /) -> int:
+        return self._send(data) if self.pipe is None else self.pipe.write(data)
+
+    def _send(self, data: Any) -> int:
         # Base64 makes 4 bytes of 3, and the message has to stay below the server's limit.
         limit = self._of.server._max_message_bytes()
         chunk = memoryview(data).cast("B")[: max(1, min(_CHUNK, limit // 2))]
@@ -1458,12 +1543,19 @@ class _Input(io.RawIOBase):
         if self.closed:
             return
         try:
+            if self.pipe is None:
+                self._finish()
+            else:
+                self.pipe.close()
+        finally:
+            super().close()
+
+    def _finish(self) -> None:
+        try:
             if self._of.handle in self._of.server._live and not self._of.server._closing:
                 self._call({"closeStdin": True})
         except (BrokenPipeError, ServerGone):
             pass  # It is closed.
-        finally:
-            super().close()
 
     def _call(self, params: Dict[str, Any]) -> None:
         process = self._of
@@ -1487,6 +1579,11 @@ class _Descriptor(io.RawIOBase):
         if isinstance(file, int) and file < 0:
             raise ValueError(f"no descriptor is {file}")
         self._fd = self._copied(file if isinstance(file, int) else file.fileno())
+
+    def fileno(self) -> int:
+        if self._fd is None:
+            raise ValueError("I/O operation on closed file")
+        return self._fd
 
     def _copied(self, fd: int) -> int:
         """A copy above 2, because a program that has closed one of those may open it again."""
@@ -1525,6 +1622,18 @@ class _Descriptor(io.RawIOBase):
         if fd is not None:
             os.close(fd)
         super().close()
+
+
+def _pipe() -> Tuple[_Descriptor, _Descriptor]:
+    """A pipe within this program: the end that is read, and the one that is written."""
+    ends = os.pipe()
+    try:
+        reader, writer = _Descriptor(ends[0]), _Descriptor(ends[1])
+    finally:
+        for end in ends:
+            os.close(end)
+    _open_pipes.update((reader, writer))
+    return reader, writer
 
 
 def _own(file: File, number: int) -> File:
@@ -1615,6 +1724,7 @@ class _Copy:
 
 
 _open_servers: "weakref.WeakSet[Server]" = weakref.WeakSet()
+_open_pipes: "weakref.WeakSet[_Descriptor]" = weakref.WeakSet()
 
 
 @atexit.register
@@ -1626,6 +1736,10 @@ def _close_all() -> None:
 def _forget_all() -> None:
     """In a process that was forked: the threads of the connections have stayed behind, and a server
     would not notice the end of its client as long as another process had its pipes."""
+    # As long as they are open here, their other ends do not see the end.
+    for pipe in list(_open_pipes):
+        pipe.close()
+    _open_pipes.clear()
     for server in list(_open_servers):
         server._gone = "the connection belongs to the process that this one was forked from"
         server._close_inputs()

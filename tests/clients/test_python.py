@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import select
 import shlex
 import signal
 import subprocess
@@ -1340,6 +1341,104 @@ class Connections(TestCase):
             process = server.popen(NEVER, detach=True, stdout=DEVNULL, stderr=DEVNULL)
         self.addCleanup(os.kill, process.pid, signal.SIGKILL)
         self.assertTrue(is_alive(process.pid))
+
+
+class Descriptors(TestCase):
+    def test_a_stream_has_a_descriptor(self):
+        size = 3_000_000
+        copier = self.server.popen(["sh", "-c", "echo err >&2; exec cat"], stdin=PIPE)
+        begun = copier.stderr.read(2)  # What was read before stays read.
+
+        def write():
+            left = memoryview(bytes(range(250)) * (size // 250))
+            while left:
+                left = left[os.write(copier.stdin.fileno(), left) :]
+            copier.stdin.close()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        hashed, streams = hashlib.sha256(), {copier.stdout.fileno(): b"", copier.stderr.fileno(): begun}
+        # The rest of it is in the buffer, as with any file.
+        said = streams.pop(copier.stderr.fileno()) + copier.stderr.read()
+        total = 0
+        while streams:
+            for fd in select.select(list(streams), [], [], PATIENCE)[0]:
+                data = os.read(fd, 100_000)
+                total += len(data)
+                hashed.update(data)
+                if not data:
+                    del streams[fd]
+        writer.join()
+        self.assertEqual(said, b"err\n")
+        self.assertEqual(copier.wait(), 0)
+        expected = hashlib.sha256(bytes(range(250)) * (size // 250))
+        self.assertEqual((total, hashed.hexdigest()), (size, expected.hexdigest()))
+
+    def test_a_program_of_this_machine_reads_from_one_of_the_server(self):
+        with self.server.popen(["seq", "100000"]) as numbers:
+            counted = subprocess.run(["wc", "-l"], stdin=numbers.stdout, stdout=PIPE, timeout=PATIENCE)
+        self.assertEqual(counted.stdout.strip(), b"100000")
+
+    def test_what_is_there_can_be_read_at_once(self):
+        echo = self.server.popen(["echo", "apple"], bufsize=0)
+        echo.wait()
+        self.assertEqual(echo.stdout.read(2), b"ap")
+        self.assertEqual(select.select([echo.stdout], [], [], 0)[0], [echo.stdout])
+        self.assertEqual(echo.stdout.read(), b"ple\n")
+
+    def test_a_descriptor_ends_with_the_stream(self):
+        yes = self.server.popen(["yes"])
+        self.assertEqual(os.read(yes.stdout.fileno(), 2), b"y\n")
+        yes.stdout.close()
+        self.assertEqual(within(PATIENCE, yes.wait), -signal.SIGPIPE)
+        cat = self.server.popen(["cat"], stdin=PIPE)
+        cat.stdin.fileno()
+        self.assertEqual(cat.communicate(b"x" * 300_000), (b"x" * 300_000, b""))
+        true = self.server.popen(["true"], stdin=PIPE)
+        fd = true.stdin.fileno()
+        true.wait()
+
+        def write():
+            while True:
+                os.write(fd, bytes(100_000))
+
+        with self.assertRaises(BrokenPipeError):
+            within(PATIENCE, write)
+        true.stdin.close()
+        with self.assertRaises(ValueError):
+            true.stdin.fileno()
+
+    def test_an_end_that_is_none_is_told(self):
+        server = Server(stderr=DEVNULL)
+        self.addCleanup(server.close)
+        cat = server.popen(["cat"], stdin=PIPE)
+        cat.stdout.fileno()
+        # Below its guard, so that it cannot tell how the program ends.
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
+        os.kill(int(children), signal.SIGKILL)
+        with self.assertRaises(ServerGone):
+            within(PATIENCE, cat.stdout.read)
+
+    def test_a_fork_does_not_keep_a_descriptor_open(self):
+        self.assertEqual(
+            run_script("""
+                import os, signal, warnings
+                from procwire import PIPE, Server
+
+                warnings.simplefilter("ignore")
+                with Server() as server:
+                    cat = server.popen(["cat"], stdin=PIPE)
+                    cat.stdin.fileno(), cat.stdout.fileno()
+                    child = os.fork()
+                    if child == 0:
+                        signal.pause()
+                    cat.stdin.close()
+                    print(cat.stdout.read(), cat.wait())
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+                """),
+            "b'' 0\n",
+        )
 
 
 # What a script begins with that stops and continues its server, and waits in a thread of its own,
