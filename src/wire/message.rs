@@ -20,10 +20,11 @@ use serde_json::value::RawValue;
 
 use crate::wire::protocol::{
     Collected, Exited, OutputDelta, ProcessInfo, Reply, Request, RequestId, RpcError, ServerMessage,
-    SpawnFailure, Stream, Usage, WriteStdinParams, code, notification, shortened,
+    SpawnFailure, Stream, Usage, code, notification, shortened,
 };
+use crate::wire::quick;
 
-const WRITE_STDIN: &str = "process/writeStdin";
+pub(crate) const WRITE_STDIN: &str = "process/writeStdin";
 
 /// A line of the client, understood.
 #[derive(Debug, PartialEq)]
@@ -72,6 +73,11 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 
 /// Understands one line, without its end.
 pub(crate) fn parse(line: &[u8]) -> Parsed {
+    quick::parse(line).unwrap_or_else(|| parse_any(line))
+}
+
+/// The long way: every line there can be.
+pub(crate) fn parse_any(line: &[u8]) -> Parsed {
     let text = match str::from_utf8(line) {
         Ok(text) => text,
         Err(e) => {
@@ -88,10 +94,6 @@ pub(crate) fn parse(line: &[u8]) -> Parsed {
             };
         }
     };
-    write_stdin(text).unwrap_or_else(|| any(text))
-}
-
-fn any(text: &str) -> Parsed {
     let (jsonrpc, result) = match envelope(text) {
         Ok(envelope) => (Some(is_2_0(envelope.jsonrpc)), message(&envelope)),
         // What cannot be read says nothing about what is to come.
@@ -112,39 +114,6 @@ fn is_2_0(jsonrpc: Option<&RawValue>) -> bool {
 /// The only version there is, or none.
 fn is_no_version(jsonrpc: Option<&RawValue>) -> bool {
     jsonrpc.is_some() && !is_2_0(jsonrpc)
-}
-
-/// A write, in one pass. Nearly all that a client sends is in one, and finding the end of its params
-/// takes as long as understanding them. What is not as it should be is left to the long way, which
-/// knows what is wrong.
-fn write_stdin(text: &str) -> Option<Parsed> {
-    #[derive(serde::Deserialize)]
-    struct Envelope<'a> {
-        #[serde(borrow, default, deserialize_with = "present")]
-        jsonrpc: Option<&'a RawValue>,
-        #[serde(borrow)]
-        id: &'a RawValue,
-        method: &'a str,
-        #[serde(deserialize_with = "object")]
-        params: WriteStdinParams,
-    }
-    // Where it stands in a write, as a rule. Nothing else is parsed in vain.
-    let beginning = &text.as_bytes()[..text.len().min(128)];
-    memchr::memmem::find(beginning, b"\"process/writeStdin\"")?;
-    if !text.trim_start().starts_with('{') {
-        return None;
-    }
-    let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
-    if envelope.method != WRITE_STDIN || is_no_version(envelope.jsonrpc) {
-        return None;
-    }
-    Some(Parsed {
-        message: ClientMessage::Request {
-            id: request_id(envelope.id.get())?,
-            request: Request::WriteStdin(envelope.params),
-        },
-        jsonrpc: Some(is_2_0(envelope.jsonrpc)),
-    })
 }
 
 fn envelope(text: &str) -> Result<Envelope<'_>, RpcError> {
@@ -218,13 +187,13 @@ fn message(envelope: &Envelope<'_>) -> Result<ClientMessage, Refusal> {
         }
         return Ok(ClientMessage::Notification);
     };
-    match request(&method, envelope.params) {
+    match request(&method, envelope.params.map(RawValue::get)) {
         Ok(request) => Ok(ClientMessage::Request { id, request }),
         Err(error) => Err((Some(id), error)),
     }
 }
 
-fn request_id(text: &str) -> Option<RequestId> {
+pub(crate) fn request_id(text: &str) -> Option<RequestId> {
     if text.starts_with('"') {
         return serde_json::from_str(text).ok().map(RequestId::Text);
     }
@@ -234,7 +203,8 @@ fn request_id(text: &str) -> Option<RequestId> {
     serde_json::from_str(text).ok().map(RequestId::Unsigned)
 }
 
-fn request(method: &str, raw: Option<&RawValue>) -> Result<Request, RpcError> {
+/// The request of a method with these params, which are one value of JSON.
+pub(crate) fn request(method: &str, raw: Option<&str>) -> Result<Request, RpcError> {
     Ok(match method {
         WRITE_STDIN => Request::WriteStdin(params(method, raw)?),
         "process/spawn" => Request::Spawn(params(method, raw)?),
@@ -259,8 +229,8 @@ fn request(method: &str, raw: Option<&RawValue>) -> Result<Request, RpcError> {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct NoParams {}
 
-fn params<'a, T: Deserialize<'a>>(method: &str, raw: Option<&'a RawValue>) -> Result<T, RpcError> {
-    let text = raw.map_or("{}", RawValue::get);
+fn params<'a, T: Deserialize<'a>>(method: &str, raw: Option<&'a str>) -> Result<T, RpcError> {
+    let text = raw.unwrap_or("{}");
     if !text.starts_with('{') {
         return Err(RpcError::invalid_params(format!(
             "{method}: params must be an object"
@@ -859,7 +829,7 @@ mod tests {
     use super::*;
     use crate::wire::protocol::{
         Capabilities, ClientInfo, InitializeParams, InitializeReply, KillParams, Limit, Limits, PtySize,
-        ResizePtyParams, ServerInfo, SignalName, SpawnParams, Stage,
+        ResizePtyParams, ServerInfo, SignalName, SpawnParams, Stage, WriteStdinParams,
     };
 
     #[test]
@@ -1045,58 +1015,6 @@ mod tests {
         assert_eq!((exited.exit_code, exited.pid), (1, 0));
         for bad in ["Welcome!", "[]", "{}", r#"{"id":1}"#, r#"{"id":{},"result":{}}"#] {
             assert!(parse_server(bad.as_bytes()).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_write_is_the_same_by_the_short_and_the_long_way() {
-        let params = r#"{"processHandle":"h","deltaBase64":"aGk=","closeStdin":true,"more":[{}]}"#;
-        let write = |members: &str| format!("{{{members}}}");
-        let method = r#""method":"process/writeStdin""#;
-        let taken = [
-            write(&format!(r#""id":1,{method},"params":{params}"#)),
-            write(&format!(
-                r#""jsonrpc":"2.0",{method},"params":{params},"id":"a\n""#
-            )),
-            write(&format!(r#""params":{params},{method},"id":1,"x":{{"id":2}}"#)),
-            write(&format!(
-                r#""jsonrpc":"2\u002e0","id":1,{method},"params":{params}"#
-            )),
-            write(&format!(
-                r#""id":1,{method},"params":{{"processHandle":"h","deltaBase64":null}}"#
-            )),
-            write(&format!(
-                r#""id":1,{method},"params":{{"processHandle":"h"}},"result":1"#
-            )),
-        ];
-        for text in &taken {
-            let short = write_stdin(text).unwrap_or_else(|| panic!("{text} is as it should be"));
-            let long = any(text);
-            assert_eq!((&short.message, short.jsonrpc), (&long.message, long.jsonrpc));
-            assert!(matches!(short.message, ClientMessage::Request { .. }), "{text}");
-        }
-        let left = [
-            write(&format!(r#"{method},"params":{params}"#)),
-            write(&format!(r#""jsonrpc":null,"id":1,{method},"params":{params}"#)),
-            write(&format!(r#""jsonrpc":"1.0","id":1,{method},"params":{params}"#)),
-            write(&format!(r#""id":null,{method},"params":{params}"#)),
-            write(&format!(r#""id":1.5,{method},"params":{params}"#)),
-            write(&format!(r#""id":1,"id":1,{method},"params":{params}"#)),
-            write(&format!(r#""id":1,{method}"#)),
-            write(&format!(r#""id":1,{method},"params":["h","aGk="]"#)),
-            write(&format!(
-                r#""id":1,{method},"params":{{"processHandle":"h","deltaBase64":"a"}}"#
-            )),
-            write(&format!(
-                r#""id":1,"method":"no","params":{params},"x":"process/writeStdin""#
-            )),
-            write(r#""id":1,"method":"process/kill","params":{"processHandle":"process/writeStdin"}"#),
-            format!(r#"[1,"process/writeStdin",{params}]"#),
-            format!(r#"[null,1,"process/writeStdin",{params}]"#),
-            write(&format!(r#""id":1,{method},"params":{params}"#)) + "}",
-        ];
-        for text in &left {
-            assert!(write_stdin(text).is_none(), "{text}");
         }
     }
 

@@ -6,6 +6,7 @@ pub mod fuzzing;
 pub(crate) mod message;
 pub(crate) mod modes;
 pub mod protocol;
+mod quick;
 #[cfg(feature = "schema")]
 pub mod schema;
 pub(crate) mod signal;
