@@ -332,13 +332,38 @@ pub struct KillParams {
 }
 
 /// A signal as a client names it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected a signal's name or number")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum SignalName {
     /// `2`
     Number(i32),
     /// `"SIGINT"` or `"INT"`
     Name(String),
+}
+
+impl<'de> Deserialize<'de> for SignalName {
+    /// By hand, because an untagged enum copies the value before it looks at it.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SignalVisitor;
+        impl Visitor<'_> for SignalVisitor {
+            type Value = SignalName;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a signal's name or number")
+            }
+            fn visit_i64<E: de::Error>(self, n: i64) -> Result<SignalName, E> {
+                let number = i32::try_from(n).map(SignalName::Number);
+                number.map_err(|_| E::invalid_value(de::Unexpected::Signed(n), &self))
+            }
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<SignalName, E> {
+                let number = i32::try_from(n).map(SignalName::Number);
+                number.map_err(|_| E::invalid_value(de::Unexpected::Unsigned(n), &self))
+            }
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<SignalName, E> {
+                Ok(SignalName::Name(name.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(SignalVisitor)
+    }
 }
 
 impl From<i32> for SignalName {
