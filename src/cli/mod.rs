@@ -1,8 +1,8 @@
-//! The binary: flags, logger, guard, signals, exit code.
+//! The program `procwire`: its commands, logger, guard and exit codes.
 //!
-//! **Thread:** main reads signals and reaps adopted orphans, while `dispatch` serves.
-//! **Owns:** everything that is process-wide, which the library leaves alone.
-//! **Never:** writes to stdout while it serves, which is the protocol's.
+//! **Thread:** main.
+//! **Owns:** everything that is process-wide, which the rest of the library leaves alone.
+//! **Never:** used by the layers below it.
 
 mod args;
 mod check;
@@ -10,18 +10,16 @@ mod completions;
 pub(crate) mod guard;
 mod quote;
 mod run;
+mod serve;
 mod terminal;
 pub mod transcript;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use self::args::{Command, Serve};
-use self::guard::{Guarded, Signals};
-use crate::{Connection, End};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGTERM};
+use signal_hook::consts::SIGPIPE;
+
+use self::args::Command;
 
 pub use self::guard::Allocator;
 
@@ -64,7 +62,7 @@ pub fn main() -> ExitCode {
             Err(e) => log::warn!("serving without a guard, so a SIGKILL would leave processes: {e}"),
         }
     }
-    exit(serve_stdio(serve), 1)
+    exit(serve::serve_stdio(serve), 1)
 }
 
 /// The exit code, or `failure` after printing the error. If stdout is closed, as in
@@ -98,83 +96,6 @@ fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
 
 fn exit_code(code: i32) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
-}
-
-/// Serves stdio until the connection ends or a signal says so; the exit code.
-fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
-    let Serve {
-        mut config,
-        guarded_by,
-        ..
-    } = serve;
-    let guarded = Guarded::begin(guarded_by.as_deref())?;
-    if let Some(why) = guard::blindness() {
-        log::warn!(
-            "{why}: what leaves the process group of its program may outlive a kill, until the connection ends"
-        );
-    }
-    let mut signals = Signals::hear(&handled_signals())?;
-
-    // A soft limit of 1,024, as is usual, would be two hundred processes.
-    match guard::raise_descriptor_limit() {
-        Ok(before) => config.child_descriptor_limit = Some(before),
-        Err(e) => log::debug!("the limit of descriptors stays as it is: {e}"),
-    }
-
-    config.on_detach = Some(Arc::new(guarded.detached()));
-
-    let connection = Connection::stdio();
-    let stopper = connection.stopper();
-    let served = Arc::new(AtomicBool::new(false));
-    let its_served = Arc::clone(&served);
-    let wake = guard::waker();
-    let dispatcher = guard::start_thread("dispatch", move || {
-        let result = crate::serve(connection, config);
-        its_served.store(true, SeqCst);
-        wake();
-        result
-    })?;
-
-    // Most of the code that has run so far runs once.
-    guard::forget_code_pages();
-    let mut first = None;
-    while !served.load(SeqCst) {
-        let signal = match signals.next_signal() {
-            Ok(signal) => signal,
-            Err(e) => {
-                log::error!("signals are not heard: {e}");
-                break;
-            }
-        };
-        if signal == SIGCHLD {
-            guard::reap_adopted();
-            continue;
-        }
-        stopper.stop();
-        if first.is_some() {
-            // Asked twice: do not wait for anybody any more.
-            break;
-        }
-        first = Some(signal);
-    }
-    let end = match first {
-        Some(_) if !served.load(SeqCst) => Ok(End::Stopped),
-        _ => dispatcher.join().map_err(|_| "the dispatcher has panicked")?,
-    };
-    guard::sweep();
-    match (end?, first) {
-        (End::Stopped, Some(signal)) => Ok(128 + signal),
-        _ => Ok(0),
-    }
-}
-
-fn handled_signals() -> Vec<i32> {
-    let mut signals = vec![SIGCHLD, SIGTERM, SIGINT];
-    // Whoever starts us under nohup wants us to live on without a terminal.
-    if !guard::is_ignored(SIGHUP) {
-        signals.push(SIGHUP);
-    }
-    signals
 }
 
 /// What is written of one log message.

@@ -600,7 +600,11 @@ impl Process {
             core_dumped: status.core_dumped,
             timed_out: self.timed_out,
             duration,
-            usage,
+            usage: Usage {
+                user: usage.user,
+                system: usage.system,
+                max_rss_bytes: usage.max_rss_bytes,
+            },
             stdout_bytes: self.vitals.stdout_bytes.load(Relaxed),
             stderr_bytes: self.vitals.stderr_bytes.load(Relaxed),
         };
@@ -609,7 +613,7 @@ impl Process {
 
     /// Reaps the child, which has ended. One that a tracer holds as a zombie is not ours to reap until
     /// that lets go: then it is asked for again and again, and commands are answered meanwhile.
-    fn reap(&mut self) -> (Status, Usage) {
+    fn reap(&mut self) -> (Status, sys::Usage) {
         let mut pause = FIRST_REAP_PAUSE;
         loop {
             match sys::try_reap(self.pid) {
@@ -641,11 +645,11 @@ impl Process {
     }
 }
 
-fn unknown_end() -> (Status, Usage) {
+fn unknown_end() -> (Status, sys::Usage) {
     let status = Status {
         code: UNKNOWN,
         signal: None,
         core_dumped: false,
     };
-    (status, Usage::default())
+    (status, sys::Usage::default())
 }

@@ -16,8 +16,6 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::wire::protocol::Usage;
-
 /// A process id.
 pub(crate) type Pid = libc::pid_t;
 
@@ -793,6 +791,14 @@ impl Status {
 /// killed.
 pub(crate) fn reap(pid: Pid) -> io::Result<Status> {
     wait(pid, 0).map(|(_, status, _)| status)
+}
+
+/// What a child has used, with those of its children that it has waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) user: Duration,
+    pub(crate) system: Duration,
+    pub(crate) max_rss_bytes: u64,
 }
 
 /// Reaps a child of ours; `None` while it lives, or while a tracer holds it, which gets the end of a
