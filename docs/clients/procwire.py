@@ -6,9 +6,10 @@
         with server.popen(["tr", "a-z", "A-Z"], stdin=PIPE, text=True) as shout:
             print(shout.communicate("hello\\n")[0], end="")
 
-`Server()` starts `procwire` (or what the variable PROCWIRE says); `Server(["ssh", "host", "procwire"])`
-starts programs over there. One server carries any number of programs, from any number of threads.
-When it is closed, or this program ends, everything it has started is gone.
+`Server()` starts `procwire` from PATH, where `cargo install --path .` in procwire's sources puts it,
+or the command in the variable PROCWIRE; `Server(["ssh", "host", "procwire"])` starts programs on
+another machine. One server carries any number of programs, from any number of threads. When it is
+closed, or this program ends, everything it has started is gone.
 
 One file, standard library only, Python 3.9 or newer: copy it into your project.
 """
@@ -24,18 +25,29 @@ import itertools
 import json
 import os
 import queue
+import select
 import shlex
 import signal as signals
 import subprocess
 import threading
 import time
+import warnings
 import weakref
 from collections import deque
 from dataclasses import dataclass
-from subprocess import DEVNULL, PIPE, STDOUT, CompletedProcess, TimeoutExpired
+from subprocess import (
+    DEVNULL,
+    PIPE,
+    STDOUT,
+    CalledProcessError,
+    CompletedProcess,
+    SubprocessError,
+    TimeoutExpired,
+)
 from types import TracebackType
 from typing import (
     IO,
+    TYPE_CHECKING,
     Any,
     AnyStr,
     Callable,
@@ -51,15 +63,21 @@ from typing import (
     Set,
     Tuple,
     Type,
+    TypedDict,
+    TypeVar,
     Union,
     cast,
     overload,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # Known to every type checker, and not needed to run.
+
 __all__ = [
     "DEVNULL",
     "PIPE",
     "STDOUT",
+    "CalledProcessError",
     "CompletedProcess",
     "Exit",
     "Popen",
@@ -67,11 +85,36 @@ __all__ = [
     "Server",
     "ServerGone",
     "SpawnError",
+    "SubprocessError",
     "TimeoutExpired",
 ]
 
-Args = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
+#: A path, an argument, or a name or value in an environment. Bytes have to be UTF-8.
+Text = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+Args = Union[Text, Sequence[Text]]
+Env = Union[Mapping[str, Optional[Text]], Mapping[bytes, Optional[Text]]]
+#: PIPE, DEVNULL, STDOUT, a descriptor, an open file, or None.
+File = Union[None, int, IO[Any]]
 Signal = Union[int, str]
+_T = TypeVar("_T")
+
+
+class Options(TypedDict, total=False):
+    """What `Popen` and every function that starts a program take."""
+
+    bufsize: Optional[int]
+    executable: Optional[Text]
+    stdin: File
+    stdout: File
+    stderr: File
+    shell: bool
+    cwd: Optional[Text]
+    env: Optional[Env]
+    tty: bool
+    size: Optional[Tuple[int, int]]
+    output_cap: Optional[int]
+    detach: bool
+
 
 # What one write to a program's stdin carries at most. The server answers a write when there is room
 # for the next one, so a program that does not read slows the thread that writes, and no other.
@@ -80,6 +123,48 @@ _CHUNK = 256 * 1024
 _PATIENCE = 10.0
 # What may lie unread in the streams of running programs before the connection is read no further.
 _UNREAD = 64 * 1024 * 1024
+# While this program waits for something, the connection is read all the same. A stream that holds this
+# many times as much is cut off then, unless some of it is read within so many seconds.
+_FLOOD = 16
+_FLOOD_WAIT = 5.0
+# What a piece of output costs in addition to its bytes, so that a flood of small ones is bounded as well.
+_PIECE_COST = 256
+# How long a line of the server may be before its answer to the handshake, and after it.
+_MAX_HELLO_BYTES = 1024 * 1024
+_MAX_LINE_BYTES = 64 * 1024 * 1024
+# What an exception quotes of what the server has sent, in characters.
+_MAX_QUOTED = 200
+# Output that comes sooner after its stream was closed may have been written before.
+_CLOSE_GRACE = 0.25
+# How long a program may go on to write after the signal for that.
+_SIGNAL_GRACE = 1.0
+# How long an end is waited for: of a server that closes its output, and, after the end of a program,
+# of a file that takes none of the program's output.
+_END_WAIT = 3.0
+_DRAIN_WAIT = 2.0
+
+
+def _quoted(said: Union[str, bytes]) -> str:
+    """What the server has said, in a form that is harmless in a terminal and a log."""
+    text = said if isinstance(said, str) else said[: 4 * _MAX_QUOTED].decode(errors="backslashreplace")
+    escaped = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:_MAX_QUOTED]
+    )
+    cut = len(said) > _MAX_QUOTED or len(escaped) > _MAX_QUOTED
+    return f"{escaped[: _MAX_QUOTED - 3]}..." if cut else escaped
+
+
+def _utf8(value: Text, what: str) -> str:
+    text = os.fspath(value)
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "surrogateescape")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{what} is not UTF-8, which the protocol carries: {ascii(value)[:_MAX_QUOTED]}"
+        ) from None
+    return text
 
 
 class RpcError(Exception):
@@ -93,21 +178,23 @@ class RpcError(Exception):
 
 
 class SpawnError(OSError):
-    """A program could not be started. Also a FileNotFoundError, PermissionError and so on, as `errno` says."""
+    """A program could not be started. Also a FileNotFoundError and so on, as `errno` says."""
 
     #: What failed: "cwd", "lookup", "exec", "pty", "pipe" or "thread".
     stage: str = ""
 
     @staticmethod
-    def _of(error: RpcError) -> Exception:
+    def _of(error: RpcError, program: Text, cwd: Optional[Text]) -> Exception:
         number = error.data.get("errno")
         if not isinstance(number, int):
             return ValueError(error.message)
-        reason, program = os.strerror(number), str(error.data.get("program", ""))
+        reason, stage = os.strerror(number), _quoted(str(error.data.get("stage", "")))
         kind = type(OSError(number, reason))
         both = SpawnError if kind is OSError else type(kind.__name__, (SpawnError, kind), {})
-        spawn_error = cast(SpawnError, both(number, reason, program))
-        spawn_error.stage = str(error.data.get("stage", ""))
+        # What was asked for, in the form in which it was.
+        name = cwd if stage == "cwd" else program if stage in ("lookup", "exec") else None
+        spawn_error = cast(SpawnError, both(number, reason, *([] if name is None else [name])))
+        spawn_error.stage = stage
         return spawn_error
 
 
@@ -136,8 +223,8 @@ class Exit:
         """As `subprocess` has it: -n after signal n."""
         if self.signal is None:
             return self.code
-        number = getattr(signals, self.signal, None)
-        return -int(number) if number is not None else 128 - self.code
+        known = signals.Signals.__members__.get(self.signal)
+        return 128 - self.code if known is None else -known
 
 
 class Server:
@@ -152,48 +239,68 @@ class Server:
         stderr: Union[None, int, IO[Any]] = None,
         start_new_session: bool = False,
         max_unread: int = _UNREAD,
+        handshake_timeout: Optional[float] = 10.0,
     ) -> None:
-        """Starts `command`, which speaks the protocol on its stdin and stdout. The other arguments
-        are those of `subprocess.Popen`. Where more than `max_unread` bytes of output are not read
-        and nobody waits for anything, the connection is not read either: then programs that write
-        wait until somebody reads, or waits for one of them."""
+        """Starts `command`, which speaks the protocol on its stdin and stdout. `cwd`, `env`, `stderr` and
+        `start_new_session` are those of `subprocess.Popen`; with `stderr=PIPE` the last line of it is
+        part of the error if the server ends. A command that has not answered after `handshake_timeout`
+        seconds is killed. Where more than `max_unread` bytes of output are not read and this program
+        waits for nothing, the connection is not read either: then programs that write wait until their
+        output is read, or something is waited for."""
+        by_default = command is None and not os.environ.get("PROCWIRE")
         if command is None:
             command = os.environ.get("PROCWIRE") or "procwire"
         self.command: List[str] = shlex.split(command) if isinstance(command, str) else list(command)
+        self._name = _quoted(" ".join(shlex.quote(os.fsdecode(word)) for word in self.command))
         # There are no locks here: a signal handler may use the server in the middle of anything that
         # this does, and so would wait for itself. What threads share is only changed in single steps,
-        # and whoever waits does it on a queue of its own, so that nothing comes too early for it.
+        # and each thread that waits has a queue of its own, so that nothing comes too early for it.
         self._ids = itertools.count(1)
         self._calls: Dict[int, _Answer] = {}
         self._live: Dict[str, _Process] = {}
         self._waiting: Set[_Wake] = set()
-        # What is to be sent, and None at the end. Everyone waits for the answer, so it does not grow.
+        # What is to be sent, and None at the end. Nearly all of it is waited for, so it does not grow.
         self._lines: queue.SimpleQueue[Optional[bytes]] = queue.SimpleQueue()
         self._resume: Optional[_Wake] = None
         self._max_unread = max_unread
         self._gone: Optional[str] = None
         self._closing = False
-        self._process = subprocess.Popen(
-            self.command,
-            bufsize=_CHUNK,
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=stderr,
-            cwd=cwd,
-            env=env,
-            start_new_session=start_new_session,
-        )
+        self._environment: Optional[Dict[bytes, bytes]] = None
+        self._max_line_bytes = _MAX_HELLO_BYTES
+        try:
+            self._process = subprocess.Popen(
+                self.command,
+                bufsize=_CHUNK,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=stderr,
+                cwd=cwd,
+                env=env,
+                start_new_session=start_new_session,
+            )
+        except FileNotFoundError as error:
+            if not by_default or error.filename != "procwire":
+                raise
+            reason = "not on PATH; `cargo install --path .` puts it there, or the variable PROCWIRE names it"
+            raise FileNotFoundError(errno.ENOENT, reason, "procwire") from None
+        self._log = b""
+        self._logger = threading.Thread(target=self._read_log, name="procwire-log", daemon=True)
         self._reader = threading.Thread(target=self._read, name="procwire", daemon=True)
         self._writer = threading.Thread(target=self._write, name="procwire-write", daemon=True)
-        self._reader.start()
-        self._writer.start()
+        for thread in (self._logger, self._reader, self._writer):
+            thread.start()
         _open_servers.add(self)
         try:
             hello = {"clientInfo": {"name": "procwire.py", "version": "1"}}
             #: What the server says about itself; its defaults and limits are in `info["limits"]`.
-            self.info: Mapping[str, Any] = self._call("initialize", hello)
+            self.info: Mapping[str, Any] = self._call("initialize", hello, handshake_timeout)
+            limits = self._member(self.info, "limits", dict)
+            if self._member(limits, "maxMessageBytes", int) < 1:
+                raise ServerGone(errno.EPROTO, f"{self._name} takes no messages")
         except BaseException:
-            self.close()
+            # Nothing has been started that would have to be ended, and it may not listen.
+            self._process.kill()
+            self._close(patience=1.0)
             raise
 
     @property
@@ -207,20 +314,11 @@ class Server:
         args: Args,
         *,
         text: Literal[True],
-        stdin: Optional[int] = ...,
-        stdout: int = ...,
-        stderr: int = ...,
-        shell: bool = ...,
-        cwd: Union[None, str, "os.PathLike[str]"] = ...,
-        env: Optional[Mapping[str, Optional[str]]] = ...,
-        tty: bool = ...,
-        size: Optional[Tuple[int, int]] = ...,
+        encoding: Optional[str] = ...,
+        errors: Optional[str] = ...,
+        universal_newlines: Optional[bool] = ...,
         timeout: Optional[float] = ...,
-        output_cap: Optional[int] = ...,
-        detach: bool = ...,
-        bufsize: int = ...,
-        encoding: str = ...,
-        errors: str = ...,
+        **options: Unpack[Options],
     ) -> Popen[str]: ...
 
     @overload
@@ -228,26 +326,43 @@ class Server:
         self,
         args: Args,
         *,
-        text: Literal[False] = ...,
-        stdin: Optional[int] = ...,
-        stdout: int = ...,
-        stderr: int = ...,
-        shell: bool = ...,
-        cwd: Union[None, str, "os.PathLike[str]"] = ...,
-        env: Optional[Mapping[str, Optional[str]]] = ...,
-        tty: bool = ...,
-        size: Optional[Tuple[int, int]] = ...,
+        encoding: str,
+        text: Optional[bool] = ...,
+        errors: Optional[str] = ...,
+        universal_newlines: Optional[bool] = ...,
         timeout: Optional[float] = ...,
-        output_cap: Optional[int] = ...,
-        detach: bool = ...,
-        bufsize: int = ...,
-        encoding: str = ...,
-        errors: str = ...,
+        **options: Unpack[Options],
+    ) -> Popen[str]: ...
+
+    @overload
+    def popen(
+        self,
+        args: Args,
+        *,
+        text: Optional[Literal[False]] = ...,
+        encoding: None = ...,
+        errors: None = ...,
+        universal_newlines: Optional[Literal[False]] = ...,
+        timeout: Optional[float] = ...,
+        **options: Unpack[Options],
     ) -> Popen[bytes]: ...
 
-    def popen(self, args: Args, *, text: bool = False, **options: Any) -> Any:
+    @overload
+    def popen(
+        self,
+        args: Args,
+        *,
+        text: Optional[bool] = ...,
+        encoding: Optional[str] = ...,
+        errors: Optional[str] = ...,
+        universal_newlines: Optional[bool] = ...,
+        timeout: Optional[float] = ...,
+        **options: Unpack[Options],
+    ) -> Popen[Any]: ...
+
+    def popen(self, args: Args, **options: Any) -> Any:
         """Starts a program: see `Popen`."""
-        return Popen(self, args, text=text, **options)
+        return Popen(self, args, **options)
 
     @overload
     def run(
@@ -255,10 +370,14 @@ class Server:
         args: Args,
         *,
         text: Literal[True],
+        encoding: Optional[str] = ...,
+        errors: Optional[str] = ...,
+        universal_newlines: Optional[bool] = ...,
         input: Optional[str] = ...,
+        capture_output: bool = ...,
         timeout: Optional[float] = ...,
         check: bool = ...,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> CompletedProcess[str]: ...
 
     @overload
@@ -266,65 +385,213 @@ class Server:
         self,
         args: Args,
         *,
-        text: Literal[False] = ...,
-        input: Optional[bytes] = ...,
+        encoding: str,
+        text: Optional[bool] = ...,
+        errors: Optional[str] = ...,
+        universal_newlines: Optional[bool] = ...,
+        input: Optional[str] = ...,
+        capture_output: bool = ...,
         timeout: Optional[float] = ...,
         check: bool = ...,
-        **options: Any,
+        **options: Unpack[Options],
+    ) -> CompletedProcess[str]: ...
+
+    @overload
+    def run(
+        self,
+        args: Args,
+        *,
+        text: Optional[Literal[False]] = ...,
+        encoding: None = ...,
+        errors: None = ...,
+        universal_newlines: Optional[Literal[False]] = ...,
+        input: Optional[bytes] = ...,
+        capture_output: bool = ...,
+        timeout: Optional[float] = ...,
+        check: bool = ...,
+        **options: Unpack[Options],
     ) -> CompletedProcess[bytes]: ...
+
+    @overload
+    def run(
+        self,
+        args: Args,
+        *,
+        text: Optional[bool] = ...,
+        encoding: Optional[str] = ...,
+        errors: Optional[str] = ...,
+        universal_newlines: Optional[bool] = ...,
+        input: Optional[Any] = ...,
+        capture_output: bool = ...,
+        timeout: Optional[float] = ...,
+        check: bool = ...,
+        **options: Unpack[Options],
+    ) -> CompletedProcess[Any]: ...
 
     def run(
         self,
         args: Args,
         *,
-        text: bool = False,
         input: Any = None,
+        capture_output: bool = False,
         timeout: Optional[float] = None,
         check: bool = False,
         **options: Any,
     ) -> Any:
-        """As `subprocess.run` with `capture_output`: starts a program and waits for its end."""
+        """As `subprocess.run`: starts a program and waits for its end. Its output is captured unless
+        `stdout` and `stderr` say otherwise."""
         if input is not None:
+            if options.get("stdin") is not None:
+                raise ValueError("stdin and input arguments may not both be used.")
             options["stdin"] = PIPE
-        process: Popen[Any] = Popen(self, args, text=text, **options)
-        try:
-            stdout, stderr = process.communicate(input, timeout)
-        except TimeoutExpired as expired:
-            process.kill()
-            expired.stdout, expired.stderr = process.communicate()
-            raise
-        except BaseException:
-            process.kill()
-            raise
-        completed: CompletedProcess[Any] = CompletedProcess(process.args, process.wait(), stdout, stderr)
+        if capture_output and (options.get("stdout") is not None or options.get("stderr") is not None):
+            raise ValueError("stdout and stderr arguments may not be used with capture_output.")
+        if capture_output:
+            options.update(stdout=PIPE, stderr=PIPE)
+        process: Popen[Any] = Popen(self, args, **options)
+        with process:
+            try:
+                stdout, stderr = process.communicate(input, timeout)
+            except TimeoutExpired as expired:
+                process.kill()
+                process.wait()
+                # With what came until the end. Bytes, as everywhere in this exception.
+                expired.stdout, expired.stderr = process._so_far("stdout"), process._so_far("stderr")
+                raise
+            except BaseException:
+                process.kill()
+                raise
+            completed: CompletedProcess[Any] = CompletedProcess(process.args, process.wait(), stdout, stderr)
         if check:
             completed.check_returncode()
         return completed
 
+    def call(self, args: Args, *, timeout: Optional[float] = None, **options: Unpack[Options]) -> int:
+        """As `subprocess.call`: starts a program and waits for its end. Its output goes where this
+        program's goes, unless `stdout` and `stderr` say otherwise."""
+        options.setdefault("stdout", None)
+        options.setdefault("stderr", None)
+        process: Popen[Any] = Popen(self, args, **options)
+        with process:
+            try:
+                return process.wait(timeout)
+            except BaseException:
+                process.kill()
+                raise
+
+    def check_call(self, args: Args, *, timeout: Optional[float] = None, **options: Unpack[Options]) -> int:
+        """As `call`, and an exit code other than 0 is a `CalledProcessError`."""
+        returncode = self.call(args, timeout=timeout, **options)
+        if returncode:
+            raise CalledProcessError(returncode, cast(Any, args))
+        return 0
+
+    @overload
+    def check_output(
+        self,
+        args: Args,
+        *,
+        text: Literal[True],
+        encoding: Optional[str] = ...,
+        errors: Optional[str] = ...,
+        universal_newlines: Optional[bool] = ...,
+        input: Optional[str] = ...,
+        timeout: Optional[float] = ...,
+        **options: Unpack[Options],
+    ) -> str: ...
+
+    @overload
+    def check_output(
+        self,
+        args: Args,
+        *,
+        encoding: str,
+        text: Optional[bool] = ...,
+        errors: Optional[str] = ...,
+        universal_newlines: Optional[bool] = ...,
+        input: Optional[str] = ...,
+        timeout: Optional[float] = ...,
+        **options: Unpack[Options],
+    ) -> str: ...
+
+    @overload
+    def check_output(
+        self,
+        args: Args,
+        *,
+        text: Optional[Literal[False]] = ...,
+        encoding: None = ...,
+        errors: None = ...,
+        universal_newlines: Optional[Literal[False]] = ...,
+        input: Optional[bytes] = ...,
+        timeout: Optional[float] = ...,
+        **options: Unpack[Options],
+    ) -> bytes: ...
+
+    @overload
+    def check_output(
+        self,
+        args: Args,
+        *,
+        text: Optional[bool] = ...,
+        encoding: Optional[str] = ...,
+        errors: Optional[str] = ...,
+        universal_newlines: Optional[bool] = ...,
+        input: Optional[Any] = ...,
+        timeout: Optional[float] = ...,
+        **options: Unpack[Options],
+    ) -> Any: ...
+
+    def check_output(self, args: Args, **options: Any) -> Any:
+        """As `subprocess.check_output`: what it printed; an exit code other than 0 is a
+        `CalledProcessError`."""
+        for taken in ("stdout", "check"):
+            if taken in options:
+                raise ValueError(f"{taken} argument not allowed, it will be overridden.")
+        return self.run(args, stdout=PIPE, check=True, **options).stdout
+
+    def getstatusoutput(
+        self, command: str, *, encoding: Optional[str] = None, errors: Optional[str] = None
+    ) -> Tuple[int, str]:
+        """As `subprocess.getstatusoutput`: the return code of a shell command, and all it printed
+        without a last newline."""
+        done = self.run(command, shell=True, text=True, stderr=STDOUT, encoding=encoding, errors=errors)
+        output: str = done.stdout
+        return done.returncode, output[:-1] if output.endswith("\n") else output
+
+    def getoutput(self, command: str, *, encoding: Optional[str] = None, errors: Optional[str] = None) -> str:
+        """As `getstatusoutput`, without the return code."""
+        return self.getstatusoutput(command, encoding=encoding, errors=errors)[1]
+
     def list(self) -> List[Mapping[str, Any]]:
         """What is running, oldest first, as `process/list` tells it."""
-        return cast("List[Mapping[str, Any]]", self._call("process/list", {})["processes"])
+        answer = self._call("process/list", {})
+        return cast("List[Mapping[str, Any]]", self._member(answer, "processes", list))
 
     def close(self) -> None:
         """Ends the connection: everything it has started is killed. A second call changes nothing."""
-        if self not in _open_servers:
-            return
+        if self in _open_servers:
+            self._close(_PATIENCE)
+
+    def _close(self, patience: float) -> None:
         self._closing = True
         self._close_inputs()
         self._wake_reader()
         self._lines.put(None)
         try:
-            self._process.wait(timeout=_PATIENCE)
+            self._process.wait(timeout=patience)
         except TimeoutExpired:
             self._process.kill()
             self._process.wait()
         for thread in (self._reader, self._writer):
             if thread is not threading.current_thread():
-                thread.join(timeout=_PATIENCE)
+                thread.join(timeout=patience)
+        # What a command leaves behind, such as a master of ssh, may keep its stderr open.
+        self._logger.join(timeout=0.1)
         _open_servers.discard(self)
 
     def _close_inputs(self) -> None:
-        """Below their buffers, so that these do not complain at the exit about what nobody wants."""
+        """Below their buffers, so that these do not complain at the exit about what is not wanted."""
         for process in list(self._live.values()):
             if process.input is not None:
                 process.input.close()
@@ -342,15 +609,14 @@ class Server:
 
     # ---- requests ----
 
-    def _call(self, method: str, params: Mapping[str, Any]) -> Any:
+    def _call(
+        self, method: str, params: Mapping[str, Any], timeout: Optional[float] = None
+    ) -> Mapping[str, Any]:
         """Sends a request and waits for its answer."""
         number = next(self._ids)
-        message = {"id": number, "method": method, "params": params}
-        # What is no JSON or no Unicode is refused here, where it is known whose it is.
-        text = json.dumps(message, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        line = text.encode() + b"\n"
-        limit = self.info["limits"]["maxMessageBytes"] if method != "initialize" else len(line)
-        if len(line) > limit:
+        line = self._encode(number, method, params)
+        if method != "initialize" and len(line) > self._max_message_bytes():
+            limit = self._max_message_bytes()
             raise ValueError(f"a request of {len(line)} bytes, which is over the server's limit of {limit}")
         answer: _Answer = queue.SimpleQueue()
         try:
@@ -358,25 +624,58 @@ class Server:
             self._check_gone()
             self._lines.put(line)
             self._wake_reader()
-            answered = answer.get()
+            answered = answer.get(timeout=timeout)
+        except queue.Empty:
+            raise ServerGone(errno.ETIMEDOUT, f"{self._name} has not answered in {timeout:g} s") from None
         finally:
             self._calls.pop(number, None)
         if answered is None:
-            raise ServerGone(errno.EPIPE, self._gone)
-        error = answered.get("error")
-        if error is not None:
-            raise RpcError(error["code"], error["message"], error.get("data"))
-        return answered.get("result")
+            raise self._error()
+        if isinstance(answered, RpcError):
+            raise answered
+        return answered
+
+    @staticmethod
+    def _encode(number: int, method: str, params: Mapping[str, Any]) -> bytes:
+        message = {"id": number, "method": method, "params": params}
+        # What is not JSON or not Unicode is refused here, where it is known whose it is.
+        text = json.dumps(message, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode() + b"\n"
+
+    def _max_message_bytes(self) -> int:
+        return cast(int, self.info["limits"]["maxMessageBytes"])
+
+    def _member(self, answer: Mapping[str, Any], name: str, kind: Type[_T]) -> _T:
+        """A member of an answer that has to be there."""
+        value = answer.get(name)
+        if not isinstance(value, kind):
+            raise ServerGone(errno.EPROTO, f"{self._name} has sent an answer without {name!r}")
+        return value
+
+    def _error(self) -> ServerGone:
+        return ServerGone(errno.EPIPE, self._gone)
+
+    def _has(self, name: Text, value: Optional[Text]) -> bool:
+        """Whether the server's own environment has this, asked for once."""
+        if self._environment is None:
+            try:
+                printed = self.run(["env", "-0"], stderr=DEVNULL).stdout
+            except SpawnError:
+                printed = b""
+            pairs = (line.partition(b"=") for line in printed.split(b"\0"))
+            self._environment = {known: held for known, equals, held in pairs if equals}
+        held = self._environment.get(os.fsencode(name))
+        return held == (None if value is None else os.fsencode(value))
 
     def _check_gone(self) -> None:
         if self._gone is not None:
-            raise ServerGone(errno.EPIPE, self._gone)
+            raise self._error()
 
     def _wait(self, process: _Process, over: Callable[[], bool], deadline: Optional[float]) -> bool:
         """Waits until it is over, the server is gone, or the deadline has passed: false then."""
         wake: _Wake = queue.SimpleQueue()
         try:
-            # Before the first look, so that what comes behind it is not missed.
+            # Before the first look, so that what comes after it is not missed.
             process.waiting.add(wake)
             self._waiting.add(wake)
             self._wake_reader()
@@ -414,7 +713,7 @@ class Server:
 
     def _write(self) -> None:
         """An interrupt or a signal handler never comes in the middle of a line, because they are
-        for the main thread; and whoever closes the connection does not have to wait for its turn."""
+        for the main thread; and a thread that closes the connection does not have to wait for its turn."""
         stdin = cast(io.BufferedWriter, self._process.stdin).raw
         try:
             for line in iter(self._lines.get, None):
@@ -424,31 +723,66 @@ class Server:
         except OSError as error:
             # It reads no more; the thread that reads knows better why, unless the server stays.
             self._reader.join(timeout=_PATIENCE)
-            self._end(f"the connection has failed: {error.strerror or error}")
+            self._end(f"the connection to {self._name} has failed: {error.strerror or error}")
         stdin.close()
+
+    # ---- the thread that reads what a server logs ----
+
+    def _read_log(self) -> None:
+        """Keeps the end of it, if it was asked for."""
+        stderr = self._process.stderr
+        if stderr is None:
+            return
+        for piece in iter(lambda: cast(io.BufferedReader, stderr).read1(4096), b""):
+            self._log = (self._log + piece)[-4096:]
+        stderr.close()
 
     # ---- the thread that reads ----
 
     def _read(self) -> None:
-        gone = "the server has ended the connection"
-        line = b""
         stdout = self._process.stdout
         assert stdout is not None
+        line = b""
         unread = 0
+        gone: Optional[str] = None
         try:
-            for line in stdout:
+            while True:
+                line = stdout.readline(self._max_line_bytes + 1)
+                if len(line) > self._max_line_bytes:
+                    raise ValueError(f"longer than {self._max_line_bytes} bytes")
+                if not line.endswith(b"\n"):
+                    break  # A server that ends may have written a part of one.
                 unread += self._take(line)
                 if unread > self._max_unread:
                     unread = self._pause()
+        except ServerGone as error:
+            gone = f"{self._name} {error.strerror}"
         except OSError as error:
-            gone = f"the connection has failed: {error.strerror or error}"
+            gone = f"the connection to {self._name} has failed: {error.strerror or error}"
         except Exception as error:
-            gone = f"{self.command[0]} said what is no message of the protocol: {line[:200]!r} ({error})"
+            said, why = _quoted(line.rstrip()), f"{type(error).__name__}: {error}"
+            gone = f"{self._name} sent a line that is not a message of the protocol: {said} ({why[:80]})"
+        line = b""
         stdout.close()
-        self._end(gone)
+        self._end(gone or f"{self._name} {self._how_it_ended()}")
+
+    def _how_it_ended(self) -> str:
+        if self._closing:
+            return ""
+        try:
+            status = self._process.wait(timeout=_END_WAIT)
+        except TimeoutExpired:
+            return "has closed its output"
+        self._logger.join(timeout=_END_WAIT)
+        said = [line for line in self._log.splitlines() if line.strip()]
+        how = f"has ended with exit status {status}"
+        if status < 0:
+            names = {int(number): number.name for number in signals.Signals}
+            how = f"has been ended by signal {names.get(-status, -status)}"
+        return f"{how}: {_quoted(said[-1].strip())}" if said else how
 
     def _pause(self) -> int:
-        """Waits while there is too much that nobody has read, and nobody waits for anything. Returns
+        """Waits while there is too much that is not read, and this program waits for nothing. Returns
         how much it is then."""
         resume: _Wake = queue.SimpleQueue()
         self._resume = resume
@@ -460,18 +794,50 @@ class Server:
                 return unread
             resume.get()
 
+    def _is_read(self, stream: _Output) -> bool:
+        """Whether a stream that holds more than it should is read at all. If it is, waits for that,
+        unless there are requests without an answer, for which its reader may be waiting."""
+        resume: _Wake = queue.SimpleQueue()
+        self._resume = resume
+        read = True
+        while stream.unread() > _FLOOD * self._max_unread and not (self._closing or self._gone):
+            if stream.taken != stream.taken_before:
+                stream.taken_before, stream.read_until = stream.taken, time.monotonic() + _FLOOD_WAIT
+            left = stream.read_until - time.monotonic()
+            read = left > 0
+            if not read or self._calls:
+                break
+            try:
+                resume.get(timeout=left)
+            except queue.Empty:
+                pass
+        self._resume = None
+        return read
+
     def _take(self, line: bytes) -> int:
         """Takes a message; how many bytes of output are to be read because of it."""
         message: Dict[str, Any] = json.loads(line)
         method = message.get("method")
         if method is None:
-            if message["id"] is None:
-                # Nobody knows whose request it was, so nobody may wait any longer.
-                reason = message["error"]["message"]
-                raise ServerGone(errno.EPROTO, f"the server could not read a request: {reason}")
-            answer = self._calls.pop(message["id"], None)
+            number, refused = message["id"], message.get("error")
+            answered: Union[Dict[str, Any], RpcError]
+            if refused is None:
+                answered = message["result"]
+                if number is None or not isinstance(answered, dict):
+                    raise TypeError("a result of another form")
+            else:
+                code, reason, data = refused["code"], refused["message"], refused.get("data")
+                if not (isinstance(code, int) and isinstance(reason, str) and isinstance(data or {}, dict)):
+                    raise TypeError("an error of another form")
+                answered = RpcError(code, _quoted(reason), data)
+            if number is None:
+                # It is not known whose request it was, so none may wait any longer.
+                raise ServerGone(errno.EPROTO, f"could not read a request: {answered}")
+            answer = self._calls.pop(number, None)
             if answer is not None:
-                answer.put(message)
+                # It has answered the handshake.
+                self._max_line_bytes = _MAX_LINE_BYTES
+                answer.put(answered)
             return 0
         params = message["params"]
         process = self._live.get(params["processHandle"])
@@ -480,15 +846,26 @@ class Server:
         if method == "process/outputDelta":
             data = binascii.a2b_base64(params["deltaBase64"])
             stream = process.outputs.get(params["stream"])
-            if stream is not None and data and not stream.abandoned:
-                stream.received += len(data)
-                stream.chunks.append(memoryview(data))
+            if stream is None or not data:
+                return 0
+            if stream.unread() > _FLOOD * self._max_unread and not self._is_read(stream):
+                stream.overflowed = True
+                stream.refuse()
                 process.wake()
-                return len(data)
+            if stream.refused:
+                self._refuse(process, stream)
+                return 0
+            stream.received += len(data) + _PIECE_COST
+            stream.chunks.append(memoryview(data))
+            process.wake()
+            return len(data) + _PIECE_COST
         elif method == "process/exited":
             usage = params["usage"]
             # What is left to be read grows no more, so it does not count any more.
             self._live.pop(process.handle, None)
+            if not isinstance(params["exitCode"], int) or not isinstance(params["signal"], (str, type(None))):
+                raise TypeError("an exit of another form")
+            process.ended = time.monotonic()
             process.exit = Exit(
                 code=params["exitCode"],
                 signal=params["signal"],
@@ -506,25 +883,47 @@ class Server:
             process.owner = None
         return 0
 
+    def _refuse(self, process: _Process, stream: _Output) -> None:
+        """Output has come of a stream that is closed. Where the reader of a pipe has gone, the program
+        gets SIGPIPE; the protocol has no word for that, so it is sent. What ignores it and goes on to
+        write is killed."""
+        if not stream.refusals or time.monotonic() < stream.refuse_after:
+            return
+        signal = stream.refusals.pop(0)
+        stream.refuse_after = time.monotonic() + _SIGNAL_GRACE
+        params = {"processHandle": process.handle, **({"signal": signal} if signal else {})}
+        self._lines.put(self._encode(next(self._ids), "process/kill", params))
+
 
 class Popen(Generic[AnyStr]):
     """A program that has been started; in use like `subprocess.Popen`.
 
     What differs:
-    - `stdin` is DEVNULL or PIPE, and DEVNULL if left out; `stdout` and `stderr` are PIPE or DEVNULL,
-      and PIPE if left out. `stderr=STDOUT` puts both into one stream, in the order they were read.
-    - Output that is not read does not hold up the program, up to the server's `max_unread`.
-    - `env` is laid over the server's environment; None removes a variable.
+    - `stdin` is DEVNULL if left out or None, and PIPE with `tty`; `stdout` and `stderr` are PIPE if left
+      out. None is for them, as in `subprocess`, what this program has itself.
+    - Where a stream is a descriptor or a file of this program (a stream of another `Popen` as well, for
+      `stdin`), a thread of this program copies from or to it.
+    - With `stderr=STDOUT` both come in one stream, in the order in which the server has read them.
+    - Output that is not read does not hold up the program, up to the server's `max_unread`. A stream
+      that is closed sends SIGPIPE to the program's process group (SIGHUP with `tty`) when more output
+      comes a moment later, and SIGKILL to all of it when it goes on to write for a second after that.
+    - `executable` is `argv[0]` as well.
+    - `env` is laid over the server's environment; None removes a variable. COLUMNS and LINES are removed
+      with `tty`, and PWD is set to `cwd`, unless `env` has others than this program's own.
     - `cwd` is a directory of the server's machine, absolute.
-    - `tty` gives it a terminal of `size` (rows, columns); all output comes on `stdout`, `stdin` is
-      PIPE unless it is said, and closing it types end-of-file.
+    - The protocol carries UTF-8. Anything else in arguments and `cwd` is a ValueError, and so it is in
+      `env`, except for what the server's own environment has as well. It is the default encoding, too.
+    - `tty` gives it a terminal of `size` (rows, columns); all output comes on `stdout`, and closing
+      `stdin` types end-of-file.
     - `timeout` (seconds) makes the server kill it; `output_cap` drops what is more than so many bytes
       of a stream; `detach` lets it outlive the connection.
-    - `returncode` is -n after signal n, and `exit` tells more.
+    - `exit` tells more than `returncode`, and at any time.
     """
 
     args: Args
     pid: int
+    #: Set by `poll`, `wait` and `communicate`: None while it runs, -n after signal n.
+    returncode: Optional[int]
     stdin: Optional[IO[AnyStr]]
     stdout: Optional[IO[AnyStr]]
     stderr: Optional[IO[AnyStr]]
@@ -534,104 +933,162 @@ class Popen(Generic[AnyStr]):
         server: Server,
         args: Args,
         *,
-        stdin: Optional[int] = None,
-        stdout: int = PIPE,
-        stderr: int = PIPE,
+        bufsize: Optional[int] = -1,
+        executable: Optional[Text] = None,
+        stdin: File = None,
+        stdout: File = PIPE,
+        stderr: File = PIPE,
         shell: bool = False,
-        cwd: Union[None, str, "os.PathLike[str]"] = None,
-        env: Optional[Mapping[str, Optional[str]]] = None,
+        cwd: Optional[Text] = None,
+        env: Optional[Env] = None,
         tty: bool = False,
         size: Optional[Tuple[int, int]] = None,
         timeout: Optional[float] = None,
         output_cap: Optional[int] = None,
         detach: bool = False,
-        bufsize: int = -1,
-        text: bool = False,
-        encoding: str = "utf-8",
-        errors: str = "strict",
+        text: Optional[bool] = None,
+        universal_newlines: Optional[bool] = None,
+        encoding: Optional[str] = None,
+        errors: Optional[str] = None,
     ) -> None:
+        if bufsize is None:
+            bufsize = -1
+        if not isinstance(bufsize, int):
+            raise TypeError("bufsize must be an integer")
+        if text is not None and universal_newlines is not None and bool(universal_newlines) != bool(text):
+            raise SubprocessError("text and universal_newlines are supplied, but different")
         if stdin is None:
             stdin = PIPE if tty else DEVNULL
-        if stdin not in (PIPE, DEVNULL) or stdout not in (PIPE, DEVNULL):
-            raise ValueError("stdin and stdout are PIPE or DEVNULL")
-        if stderr not in (PIPE, DEVNULL, STDOUT):
-            raise ValueError("stderr is PIPE, DEVNULL or STDOUT")
+        stdout, stderr = _own(stdout, 1), _own(stderr, 2)
+        if stdin == STDOUT or stdout == STDOUT:
+            raise ValueError("STDOUT is for stderr only")
         self.args = args
-        if isinstance(args, (str, os.PathLike)):
-            command = ["/bin/sh", "-c", os.fspath(args)] if shell else [os.fspath(args)]
-        else:
-            command = [os.fspath(argument) for argument in args]
-            if shell:
-                command[:0] = ["/bin/sh", "-c"]
+        self.returncode = None
+        self._text: bool = bool(text or universal_newlines or encoding or errors)
+        line_buffering: bool = self._text and bufsize == 1
+        if bufsize == 1 and not self._text:
+            reason = "line buffering (bufsize=1) is only for text; the default size is used"
+            warnings.warn(reason, RuntimeWarning, stacklevel=3)
+        buffer_size: int = io.DEFAULT_BUFFER_SIZE if bufsize in (-1, 1) else bufsize
+
+        command, program = self._command(args, shell, executable)
         # Output of which nothing is wanted is not sent in the first place.
-        silent = stdout == DEVNULL and (tty or stderr != PIPE)
+        silent = stdout == DEVNULL and (tty or stderr in (DEVNULL, STDOUT))
         params: Dict[str, Any] = {
             "command": command,
             "processHandle": f"{next(server._ids)}",
-            "streamStdin": stdin == PIPE,
+            "streamStdin": stdin != DEVNULL,
             "streamStdoutStderr": True,
             "outputBytesCap": 0 if silent else output_cap,
             "timeoutMs": None if timeout is None else max(0, round(timeout * 1000)),
         }
-        if cwd is not None:
-            params["cwd"] = os.fspath(cwd)
-        if env is not None:
-            params["env"] = dict(env)
+        directory = None if cwd is None else _utf8(cwd, "cwd")
+        if directory is not None:
+            params["cwd"] = directory
+        variables = self._variables(server, env, tty, directory)
+        if variables:
+            params["env"] = variables
         if tty:
             params["tty"] = True
         if size is not None:
             params["size"] = {"rows": size[0], "cols": size[1]}
         if detach:
             params["detach"] = True
+
         process = _Process(server, params["processHandle"], self)
         self._server: Server = server
         self._process: _Process = process
-        raw_stdout, raw_stderr = _Output(process), _Output(process)
-        if stdout == PIPE:
+        closed_by = "SIGHUP" if tty else "SIGPIPE"
+        raw_stdout, raw_stderr = _Output(process, closed_by), _Output(process, closed_by)
+        if stdout != DEVNULL:
             process.outputs["stdout"] = raw_stdout
-        if stderr == STDOUT and stdout == PIPE:
+        if stderr == STDOUT and stdout != DEVNULL:
             process.outputs["stderr"] = raw_stdout
-        if stderr == PIPE and not tty:
+        if stderr not in (DEVNULL, STDOUT) and not tty:
             process.outputs["stderr"] = raw_stderr
 
         def opened(raw: io.RawIOBase) -> IO[AnyStr]:
-            size = io.DEFAULT_BUFFER_SIZE if bufsize in (-1, 1) else bufsize
             binary: Any = raw
-            if size > 0 or text:
+            if buffer_size > 0 or self._text:
                 kind = io.BufferedWriter if raw.writable() else io.BufferedReader
-                binary = cast(Any, kind)(raw, max(size, 1))
-            if not text:
+                binary = cast(Any, kind)(raw, max(buffer_size, 1))
+            if not self._text:
                 return cast("IO[AnyStr]", binary)
             wrapped = io.TextIOWrapper(
-                binary, encoding, errors, line_buffering=bufsize == 1, write_through=raw.writable()
+                binary,
+                encoding or "utf-8",
+                errors,
+                line_buffering=line_buffering,
+                write_through=raw.writable(),
             )
             return cast("IO[AnyStr]", wrapped)
 
-        if stdin == PIPE:
+        if stdin != DEVNULL:
             process.input = _Input(process)
-        # Before the program, which would run on if something is wrong with the encoding.
-        self.stdin = opened(process.input) if process.input is not None else None
+        # Before the program, which would run on if something is wrong with the encoding or a file.
+        self.stdin = opened(cast(Any, process.input)) if stdin == PIPE else None
         self.stdout = opened(raw_stdout) if stdout == PIPE else None
-        self.stderr = opened(raw_stderr) if process.outputs.get("stderr") is raw_stderr else None
-        server._live[process.handle] = process
+        self.stderr = opened(raw_stderr) if stderr == PIPE and not tty else None
+        copies: List[_Copy] = []
         try:
-            self.pid = server._call("process/spawn", params)["pid"]
+            if stdin not in (PIPE, DEVNULL):
+                copies.append(_Copy(process, _source(stdin), cast(_Input, process.input)))
+            for file, raw in ((stdout, raw_stdout), (stderr, raw_stderr)):
+                if file != PIPE and raw in process.outputs.values():
+                    copies.append(_Copy(process, raw, _Descriptor(cast(Any, file))))
+            server._live[process.handle] = process
+            answer = server._call("process/spawn", params)
+            self.pid = server._member(answer, "pid", int)
         except BaseException as error:
             server._live.pop(process.handle, None)
+            for copy in copies:
+                copy.give_back()
             if not isinstance(error, RpcError):
                 raise
             # `from` keeps the server's own words.
-            raise SpawnError._of(error) from error
-        self._text = text
+            raise SpawnError._of(error, program, cwd) from error
+        process.copies = [copy for copy in copies if isinstance(copy.target, _Descriptor)]
+        for copy in copies:
+            copy.thread.start()
         self._writer: Optional[threading.Thread] = None
+        self._communicating = False
         self._feed_error: Optional[Exception] = None
         self._collected: Dict[str, Any] = {}
 
-    @property
-    def returncode(self) -> Optional[int]:
-        """None while it runs; -n after signal n."""
-        exit = self._process.exit
-        return None if exit is None else exit.returncode
+    @staticmethod
+    def _command(args: Args, shell: bool, executable: Optional[Text]) -> Tuple[List[str], Text]:
+        """The argument vector, and what is executed in the form in which it was given."""
+        if isinstance(args, os.PathLike) and shell:
+            raise TypeError("path-like args is not allowed when shell is true")
+        given = [args] if isinstance(args, (str, bytes, os.PathLike)) else list(args)
+        if shell:
+            given[:0] = ["/bin/sh", "-c"]
+        if executable is not None:
+            given[:1] = [executable]
+        return [_utf8(argument, "an argument") for argument in given], given[0] if given else ""
+
+    @staticmethod
+    def _variables(
+        server: Server, env: Optional[Env], tty: bool, cwd: Optional[str]
+    ) -> Dict[str, Optional[str]]:
+        variables: Dict[str, Optional[str]] = {}
+        for name, value in cast(Mapping[Text, Optional[Text]], env or {}).items():
+            try:
+                text = _utf8(name, "the name of a variable")
+                variables[text] = None if value is None else _utf8(value, f"the variable {text}")
+            except ValueError:
+                # What the program inherits need not be sent.
+                if not server._has(name, value):
+                    raise
+        # Those of another terminal and another directory say nothing about its own.
+        stale: Dict[str, Optional[str]] = {"COLUMNS": None, "LINES": None} if tty else {}
+        if cwd is not None:
+            stale["PWD"] = cwd
+        for name, value in stale.items():
+            given = variables.get(name)
+            if name not in variables or (given is not None and given == os.environ.get(name)):
+                variables[name] = value
+        return variables
 
     @property
     def exit(self) -> Optional[Exit]:
@@ -640,25 +1097,36 @@ class Popen(Generic[AnyStr]):
 
     def poll(self) -> Optional[int]:
         """The return code if it has ended. Never waits."""
+        process = self._process
+        if process.exit is not None:
+            # As after a wait: files have all of its output.
+            if time.monotonic() > process.ended + _DRAIN_WAIT or not any(
+                copy.runs() for copy in process.copies
+            ):
+                self.returncode = process.exit.returncode
         return self.returncode
 
     def wait(self, timeout: Optional[float] = None) -> int:
-        """Waits for its end; the return code. Output that nobody reads does not keep it from ending."""
+        """Waits for its end; the return code. Output that is not read does not keep it from ending."""
         deadline = None if timeout is None else time.monotonic() + timeout
         process, server = self._process, self._server
-        if not server._wait(process, lambda: process.exit is not None, deadline):
+        ended = server._wait(process, lambda: process.exit is not None, deadline)
+        if ended and process.exit is None:
+            server._check_gone()
+        for copy in process.copies if ended else []:
+            ended = copy.wait(deadline) and ended
+        if not ended:
             assert timeout is not None
             raise TimeoutExpired(cast(Any, self.args), timeout)
-        if process.exit is None:
-            server._check_gone()
         assert process.exit is not None
-        return process.exit.returncode
+        self.returncode = process.exit.returncode
+        return self.returncode
 
-    def communicate(
-        self, input: Optional[AnyStr] = None, timeout: Optional[float] = None
-    ) -> Tuple[AnyStr, AnyStr]:
-        """Writes `input`, closes stdin, and waits; what it printed. Nothing is lost by a timeout:
-        call it again. Where a stream is not PIPE, its part is empty."""
+    def communicate(self, input: Optional[AnyStr] = None, timeout: Optional[float] = None) -> Tuple[Any, Any]:
+        """Writes `input`, closes stdin, and waits; what it printed, and None for what is not PIPE.
+        Nothing is lost by a timeout, whose exception has what came until then: call it again."""
+        if self._communicating and input:
+            raise ValueError("cannot send input: communicate has been called before")
         if self.stdin is not None and self._writer is None:
             # Input of a wrong kind raises here, before anything is waited for.
             stdin, data = cast(Any, self.stdin), cast(Any, input or b"")
@@ -672,8 +1140,20 @@ class Popen(Generic[AnyStr]):
             )
             self._writer.start()
         elif input:
-            raise ValueError("cannot send input: there is no stdin, or communicate has been called before")
-        self.wait(timeout)
+            raise ValueError("cannot send input: there is no stdin")
+        self._communicating = True
+        # All of it is wanted, however much it is.
+        outputs = set(self._process.outputs.values())
+        try:
+            for output in outputs:
+                output.collected = True
+            self.wait(timeout)
+        except TimeoutExpired as expired:
+            expired.stdout, expired.stderr = self._so_far("stdout"), self._so_far("stderr")
+            raise
+        finally:
+            for output in outputs:
+                output.collected = False
         if self._writer is not None:
             self._writer.join()
             if self._feed_error is not None:
@@ -681,10 +1161,24 @@ class Popen(Generic[AnyStr]):
         empty: Any = "" if self._text else b""
         for name, stream in (("stdout", self.stdout), ("stderr", self.stderr)):
             if name not in self._collected:
-                self._collected[name] = empty if stream is None or stream.closed else stream.read()
+                self._collected[name] = None if stream is None else empty if stream.closed else stream.read()
                 if stream is not None:
                     stream.close()
         return self._collected["stdout"], self._collected["stderr"]
+
+    def _so_far(self, name: str) -> Optional[bytes]:
+        """What has come of a stream and was not read, which it is not by this either."""
+        stream: Any = getattr(self, name)
+        if stream is None or stream.closed:
+            return None
+        binary = stream.buffer if self._text else stream
+        raw: _Output = self._process.outputs[name]
+        raw.waits = False
+        try:
+            begun = b"" if binary is raw else binary.peek()
+        finally:
+            raw.waits = True
+        return b"".join([begun, *list(raw.chunks)]) or None
 
     def _feed(self, stdin: IO[bytes], left: memoryview) -> None:
         try:
@@ -700,7 +1194,11 @@ class Popen(Generic[AnyStr]):
             self._feed_error = error
 
     def send_signal(self, signal: Signal) -> None:
-        """Sends a signal, a number or a name, to the program's process group."""
+        """Sends a signal, a number or a name, to the program's process group. 0 sends nothing."""
+        if isinstance(signal, int) and int(signal) == 0:
+            if self.poll() is None:
+                self._server._check_gone()
+            return
         self._signal({"signal": int(signal) if isinstance(signal, int) else signal})
 
     def terminate(self, grace: Optional[float] = None) -> None:
@@ -715,6 +1213,8 @@ class Popen(Generic[AnyStr]):
         self._signal({})
 
     def _signal(self, params: Dict[str, Any]) -> None:
+        if self.poll() is not None:
+            return
         try:
             self._request("process/kill", params)
         except ProcessLookupError:
@@ -734,6 +1234,9 @@ class Popen(Generic[AnyStr]):
                 raise ValueError(error.message) from error
             if "no active process" in error.message:
                 raise ProcessLookupError(errno.ESRCH, "the program has ended") from error
+            number = error.data.get("errno")
+            if isinstance(number, int):
+                raise OSError(number, os.strerror(number)) from error
             raise
 
     def __enter__(self) -> Popen[AnyStr]:
@@ -749,23 +1252,23 @@ class Popen(Generic[AnyStr]):
             if stream is not None:
                 stream.close()
         try:
+            # It may have to be flushed, and that fails if the program has ended.
             if self.stdin is not None and self._writer is None:
                 self.stdin.close()
-        except BrokenPipeError:
-            pass
         finally:
             if not isinstance(error, KeyboardInterrupt):
                 self.wait()
 
     def __repr__(self) -> str:
-        return f"<Popen: returncode: {self.returncode} args: {self.args!r}>"
+        text = f"<{type(self).__name__}: returncode: {self.returncode} args: {self.args!r}>"
+        return text if len(text) <= 80 else f"{text[:76]}...>"
 
 
 # ---- inside ----
 
 
 # Answers come as the server has sent them; None says that it is gone.
-_Answer = queue.SimpleQueue[Optional[Dict[str, Any]]]
+_Answer = queue.SimpleQueue[Union[None, Dict[str, Any], RpcError]]
 _Wake = queue.SimpleQueue[None]
 
 
@@ -782,6 +1285,9 @@ class _Process:
         self.input: Optional[_Input] = None
         self.outputs: Dict[str, _Output] = {}
         self.exit: Optional[Exit] = None
+        self.ended = 0.0
+        # What copies its output to files.
+        self.copies: List[_Copy] = []
 
     def wake(self) -> None:
         for wake in list(self.waiting):
@@ -791,51 +1297,106 @@ class _Process:
 class _Output(io.RawIOBase):
     """A stream that a program writes."""
 
-    def __init__(self, process: _Process) -> None:
+    def __init__(self, process: _Process, closed_by: str) -> None:
         self._of = process
         # For those who read without a buffer. The thread that reads the connection never takes it.
         self._taking = threading.RLock()
         self.chunks: Deque[memoryview] = deque()
         self.received = 0
         self.taken = 0
-        self.abandoned = False
+        # Of one that holds too much: how much of it had been read, and until when more has to be.
+        self.taken_before = -1
+        self.read_until = 0.0
+        #: Whether a read waits for output.
+        self.waits = True
+        #: Whether what comes is wanted as soon as the program ends.
+        self.collected = False
+        #: Whether another program reads it.
+        self.piped = False
+        #: Whether more came than is kept, or it is closed: then nothing is kept any more.
+        self.overflowed = False
+        self.refused = False
+        self.refuse_after = 0.0
+        self.refusals: List[Optional[str]] = [closed_by, None]
 
     def unread(self) -> int:
-        return 0 if self.abandoned else self.received - self.taken
+        return 0 if self.refused or self.collected else self.received - self.taken
+
+    def refuse(self) -> None:
+        self.refuse_after = time.monotonic() + _CLOSE_GRACE
+        self.refused = True
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any, /) -> int:
-        process, server = self._of, self._of.server
+    def readinto(self, buffer: Any, /) -> Optional[int]:
         target = memoryview(buffer).cast("B")
         if not target:
             return 0
         while True:
-            if not self.chunks:
-                server._wait(process, lambda: bool(self.chunks) or process.exit is not None, None)
-            # The end comes behind all the output, so it is looked for first.
-            ended = process.exit is not None
+            ended = self._ready()
             with self._taking:
                 if self.chunks:
                     chunk = self.chunks.popleft()
                     part = min(len(chunk), len(target))
                     target[:part] = chunk[:part]
+                    self.taken += part
                     if part < len(chunk):
                         self.chunks.appendleft(chunk[part:])
-                    self.taken += part
-                    server._wake_reader()
+                    else:
+                        self.taken += _PIECE_COST
+                    self._of.server._wake_reader()
                     return part
             if ended:
                 return 0
-            # It had more to say, so this is no end of file.
+            if not self.waits:
+                return None
+
+    def readall(self) -> bytes:
+        pieces: List[memoryview] = []
+        while True:
+            ended = self._ready()
+            before = len(pieces)
+            with self._taking:
+                while self.chunks:
+                    pieces.append(self.chunks.popleft())
+                    self.taken += len(pieces[-1]) + _PIECE_COST
+            self._of.server._wake_reader()
+            if ended and len(pieces) == before:
+                return b"".join(pieces)
+
+    def _ready(self) -> bool:
+        """Waits for output. Whether its end has come, and only what is here remains."""
+        process, server = self._of, self._of.server
+
+        def over() -> bool:
+            return bool(self.chunks) or self.overflowed or process.exit is not None
+
+        while True:
+            if self.waits and not over():
+                server._wait(process, over, None)
+            # The end comes after all the output, so it is looked for first.
+            ended = process.exit is not None
+            if self.chunks or not self.waits:
+                return ended
+            if self.overflowed:
+                raise OSError(errno.ENOBUFS, "more output than is kept was not read, and the rest is dropped")
+            if ended:
+                return True
+            # It had more to say, so this is not the end of it.
             server._check_gone()
 
     def close(self) -> None:
-        self.abandoned = True
+        super().close()
+        if not self.piped:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Nothing reads it any more."""
+        if not self.refused:
+            self.refuse()
         self.chunks.clear()
         self._of.server._wake_reader()
-        super().close()
 
 
 class _Input(io.RawIOBase):
@@ -849,8 +1410,8 @@ class _Input(io.RawIOBase):
 
     def write(self, data: Any, /) -> int:
         # Base64 makes 4 bytes of 3, and the message has to stay below the server's limit.
-        limit: int = self._of.server.info["limits"]["maxMessageBytes"]
-        chunk = memoryview(data).cast("B")[: min(_CHUNK, limit // 2)]
+        limit = self._of.server._max_message_bytes()
+        chunk = memoryview(data).cast("B")[: max(1, min(_CHUNK, limit // 2))]
         if len(chunk):
             self._call({"deltaBase64": base64.b64encode(chunk).decode("ascii")})
         return len(chunk)
@@ -879,6 +1440,142 @@ class _Input(io.RawIOBase):
         raise BrokenPipeError(errno.EPIPE, cause.message if cause else "the program has ended") from cause
 
 
+class _Descriptor(io.RawIOBase):
+    """A descriptor or a file of this program, for as long as a program has it."""
+
+    _fd: Optional[int] = None
+
+    def __init__(self, file: Union[int, IO[Any]]) -> None:
+        if isinstance(file, int) and file < 0:
+            raise ValueError(f"no descriptor is {file}")
+        self._fd = self._copied(file if isinstance(file, int) else file.fileno())
+
+    def _copied(self, fd: int) -> int:
+        """A copy above 2, because a program that has closed one of those may open it again."""
+        copy = os.dup(fd)
+        if copy > 2:
+            return copy
+        try:
+            return self._copied(fd)
+        finally:
+            os.close(copy)
+
+    def readinto(self, buffer: Any, /) -> Optional[int]:
+        """None if there is nothing yet, after a moment."""
+        if not self._wait(0.1, False):
+            return None
+        data = os.read(cast(int, self._fd), len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def write(self, data: Any, /) -> int:
+        while True:
+            try:
+                return os.write(cast(int, self._fd), data)
+            except BlockingIOError:
+                self._wait(1.0, True)
+
+    def _wait(self, seconds: float, writing: bool) -> bool:
+        if not hasattr(select, "poll"):
+            return True
+        poll = select.poll()
+        poll.register(cast(int, self._fd), select.POLLOUT if writing else select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+        super().close()
+
+
+def _own(file: File, number: int) -> File:
+    """What None stands for: nothing, if this program has it closed."""
+    if file is not None:
+        return file
+    try:
+        os.fstat(number)
+    except OSError:
+        return DEVNULL
+    return number
+
+
+def _source(file: File) -> Union[_Output, _Descriptor]:
+    """What a program reads whose stdin is this."""
+    raw = getattr(file, "buffer", file)
+    raw = getattr(raw, "raw", raw)
+    if not isinstance(raw, _Output):
+        return _Descriptor(cast(Any, file))
+    # As a pipe that two programs have: this one may close its end.
+    raw.piped = True
+    return raw
+
+
+class _Copy:
+    """Copies between a program and a file or another program, on a thread of its own."""
+
+    def __init__(
+        self, process: _Process, source: Union[_Output, _Descriptor], target: Union[_Input, _Descriptor]
+    ) -> None:
+        self.process = process
+        self.source = source
+        self.target = target
+        self.copied = 0
+        self.thread = threading.Thread(target=self._run, name="procwire-copy", daemon=True)
+
+    def _run(self) -> None:
+        process, buffer = self.process, bytearray(_CHUNK)
+        try:
+            while True:
+                if isinstance(self.target, _Input):
+                    # What the program reads is of no use after its end.
+                    process.server._check_gone()
+                    if process.exit is not None:
+                        break
+                size = self.source.readinto(buffer)
+                if size == 0:
+                    break
+                left = memoryview(buffer)[: size or 0]
+                while left:
+                    left = left[self.target.write(left) :]
+                self.copied += size or 0
+        except OSError:
+            pass  # The program learns it from the close, as from a broken pipe.
+        finally:
+            self.close()
+
+    def runs(self) -> bool:
+        return self.thread.is_alive()
+
+    def wait(self, deadline: Optional[float]) -> bool:
+        """Waits until the file has everything, however slow it is, unless it takes nothing any more, as a
+        full pipe does. False if the deadline has passed."""
+        while self.runs():
+            left = _DRAIN_WAIT if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return False
+            copied = self.copied
+            self.thread.join(min(left, _DRAIN_WAIT))
+            if left >= _DRAIN_WAIT and self.copied == copied:
+                break
+        return True
+
+    def give_back(self) -> None:
+        """Instead of a start."""
+        if isinstance(self.source, _Output):
+            self.source.piped = False
+        else:
+            self.source.close()
+        self.target.close()
+
+    def close(self) -> None:
+        if isinstance(self.source, _Output):
+            self.source.abandon()
+        else:
+            self.source.close()
+        self.target.close()
+
+
 _open_servers: "weakref.WeakSet[Server]" = weakref.WeakSet()
 
 
@@ -890,7 +1587,7 @@ def _close_all() -> None:
 
 def _forget_all() -> None:
     """In a process that was forked: the threads of the connections have stayed behind, and a server
-    would not notice the end of its client as long as anybody else had its pipes."""
+    would not notice the end of its client as long as another process had its pipes."""
     for server in list(_open_servers):
         server._gone = "the connection belongs to the process that this one was forked from"
         server._close_inputs()

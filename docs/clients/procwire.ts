@@ -1,68 +1,159 @@
 /**
- * Programs through a procwire server, in the shape of `node:child_process`.
+ * Starts and controls programs through a procwire server, with the interface of `node:child_process`.
  *
- *     import { Server } from "./procwire.js";
+ *     // `procwire` is on your PATH (`cargo install --path .` in its repository), or PROCWIRE names it.
+ *     import { Server } from "./procwire.ts";
  *     const server = new Server();
  *     const hello = server.spawn("echo", ["hello"]);
  *     hello.stdout.pipe(process.stdout);
  *     hello.on("close", () => server.close());
  *
- * `new Server()` starts `procwire` (or what the variable PROCWIRE says);
- * `new Server(["ssh", "host", "procwire"])` starts programs over there. One server carries any number
- * of programs. When it is closed, or this program ends, everything it has started is gone.
+ * `new Server()` starts `procwire`, or the command in the variable PROCWIRE;
+ * `new Server(["ssh", "host", "procwire"])` starts programs on that host. One server carries any number
+ * of programs. When it is closed, or this program ends, everything it started is ended.
+ *
+ * Names of `node:child_process` mean the same here, with these differences: `pid` is undefined until
+ * "spawn", because the server has to answer first; a signal goes to the whole process group; "exit"
+ * comes after the last byte of output; `env` is added to the server's environment.
  *
  * One file, no dependencies, Node 18 or newer: copy it into your project.
  */
 
 import { type ChildProcess, spawn as spawnChild } from "node:child_process";
 import { EventEmitter } from "node:events";
-import { Readable, Writable } from "node:stream";
+import { PassThrough, Readable, Writable } from "node:stream";
+import { fileURLToPath } from "node:url";
+import { getSystemErrorName, inspect, promisify } from "node:util";
 
-/** What one write to a program's stdin carries at most. The server answers a write when there is room for the next one. */
-const CHUNK = 256 * 1024;
-/** What may lie unread in the streams of running programs before the connection is read no further. */
-const UNREAD = 64 * 1024 * 1024;
+/** The most that one write to a program's stdin carries. The server answers it when there is room for the next one. */
+const MAX_WRITE_BYTES = 256 * 1024;
+/** How much unread output of running programs is kept before the client stops reading the connection. */
+const MAX_UNREAD_BYTES = 64 * 1024 * 1024;
+/** How much more is read while a request waits for its answer, which may come after output. */
+const ANSWER_SLACK_BYTES = 64 * 1024 * 1024;
+/** The memory that an unread chunk of output takes besides its bytes. */
+const CHUNK_OVERHEAD_BYTES = 256;
+/** The longest message accepted from a server. Only a list of very many programs is long. */
+const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
+/** How many characters of the server's text an error quotes. */
+const MAX_QUOTED = 200;
+/** How long a server may take to answer the handshake. */
+const HANDSHAKE_TIMEOUT_MS = 10_000;
+/** How long a server gets to finish after it exits, closes its output or gets SIGTERM. */
+const SERVER_EXIT_WAIT_MS = 2_000;
+/** How long `close` waits before it kills the server, which needs three seconds at most to end everything. */
+const CLOSE_TIMEOUT_MS = 10_000;
+/** How long a program may go on writing after SIGPIPE before it is killed. */
+const SIGPIPE_WAIT_MS = 1_000;
+/** How many bytes of a stream `exec` and `execFile` keep. */
+const MAX_BUFFER_BYTES = 1024 * 1024;
+const INVALID_REQUEST = -32600;
 
-/** How many milliseconds are left for the rest when a server has exited, or has closed its output. */
-const REST = 2_000;
+/** The signals of Linux, where servers run. */
+const SIGNALS = new Set(
+  (
+    "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU " +
+    "URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"
+  ).split(" "),
+);
 
 export interface ServerOptions {
   /** The directory of the server's process. */
-  cwd?: string;
+  cwd?: string | undefined;
   /** The environment of the server's process. */
-  env?: NodeJS.ProcessEnv;
+  env?: NodeJS.ProcessEnv | undefined;
   /** Where the server's logs go. */
-  stderr?: "inherit" | "ignore";
+  stderr?: "inherit" | "ignore" | undefined;
   /**
-   * How many bytes of output may lie unread in all. Past that the connection is not read, unless a
-   * request waits for its answer: programs that write then wait until somebody reads. Read what you
-   * have asked for, `resume()` it, or ask for "ignore".
+   * How many bytes of unread output are kept in all. Above this the client stops reading the connection
+   * (64 MiB later while a request waits for its answer), so programs that write wait until you read.
+   * Read the streams you asked for, `resume()` them, or ask for "ignore".
    */
-  maxUnread?: number;
+  maxUnread?: number | undefined;
+  /** How many milliseconds a server has to answer the handshake. 10,000 if left out; 0 waits without a limit. */
+  handshakeTimeout?: number | undefined;
 }
 
+/** As in Node. A stream must be a `Readable` for stdin and a `Writable` for the others; it is piped. */
+export type StdioEntry = "pipe" | "overlapped" | "ignore" | "inherit" | 0 | 1 | 2 | Readable | Writable | null | undefined;
+
 export interface SpawnOptions {
-  /** A directory of the server's machine, absolute. */
-  cwd?: string;
-  /** Laid over the server's environment; null and undefined remove a variable. */
-  env?: Record<string, string | null | undefined>;
+  /** A directory on the server's machine: an absolute path or a file URL. */
+  cwd?: string | URL | null | undefined;
+  /**
+   * Added to the server's environment; null and undefined remove a variable. Unless they are named here,
+   * `cwd` also sets PWD, and `tty` removes COLUMNS and LINES.
+   */
+  env?: Record<string, string | null | undefined> | undefined;
+  /**
+   * As in Node: "pipe", "ignore", "inherit", or an array of up to three of these or of streams. A stream
+   * of the process that is not a pipe is null. Because a server cannot get descriptors, "inherit" and
+   * streams are piped through this program, which may read more of a stdin than the program takes.
+   */
+  stdio?: "pipe" | "overlapped" | "ignore" | "inherit" | readonly StdioEntry[] | undefined;
   /** "pipe" if left out: a program that reads to the end of its input waits for `stdin.end()`. */
-  stdin?: "pipe" | "ignore";
+  stdin?: "pipe" | "ignore" | undefined;
+  /** "pipe" if left out. With "ignore" the stream of the process is not null, as with `stdio`, but at its end. */
+  stdout?: "pipe" | "ignore" | undefined;
   /** "pipe" if left out. */
-  stdout?: "pipe" | "ignore";
-  /** "pipe" if left out. */
-  stderr?: "pipe" | "ignore";
+  stderr?: "pipe" | "ignore" | undefined;
+  /** Runs the command in a shell on the server's machine: true for /bin/sh, or the path of a shell. */
+  shell?: boolean | string | undefined;
   /** Gives it a terminal: all output comes on `stdout`, and ending `stdin` types end-of-file. */
-  tty?: boolean;
+  tty?: boolean | undefined;
   /** Of the terminal. */
-  size?: Size;
-  /** After so many milliseconds the server kills it. */
-  timeout?: number;
-  /** Drops what is more than so many bytes of a stream. */
-  outputCap?: number;
+  size?: Size | undefined;
+  /** Sends `killSignal` after that many milliseconds. If that is SIGKILL, the server keeps the time and kills the tree. */
+  timeout?: number | undefined;
+  /** The signal that `timeout` and `signal` send. SIGTERM if left out. */
+  killSignal?: string | number | undefined;
+  /** When it is aborted, `killSignal` is sent, "error" has an AbortError, and `exited` rejects with it. */
+  signal?: AbortSignal | undefined;
+  /** How many bytes of each stream are sent; the rest is dropped. */
+  outputCap?: number | undefined;
   /** Lets it outlive the connection. */
-  detached?: boolean;
+  detached?: boolean | undefined;
+  /** Output comes as strings in this encoding instead of as buffers. */
+  encoding?: BufferEncoding | "buffer" | null | undefined;
+  /** Accepted; it has no effect on Linux. */
+  windowsHide?: boolean | undefined;
+  /** Accepted; it has no effect on Linux. */
+  windowsVerbatimArguments?: boolean | undefined;
 }
+
+/** Of `exec` and `execFile`. */
+export interface ExecOptions extends Omit<SpawnOptions, "stdio" | "stdin" | "stdout" | "stderr"> {
+  /** When a stream gets longer than that many bytes, `killSignal` is sent and the result is an error. 1 MiB if left out. */
+  maxBuffer?: number | undefined;
+}
+
+const SPAWN_OPTIONS: Record<keyof SpawnOptions, true> = {
+  cwd: true,
+  env: true,
+  stdio: true,
+  stdin: true,
+  stdout: true,
+  stderr: true,
+  shell: true,
+  tty: true,
+  size: true,
+  timeout: true,
+  killSignal: true,
+  signal: true,
+  outputCap: true,
+  detached: true,
+  encoding: true,
+  windowsHide: true,
+  windowsVerbatimArguments: true,
+};
+
+const SERVER_OPTIONS: Record<keyof ServerOptions, true> = {
+  cwd: true,
+  env: true,
+  stderr: true,
+  maxUnread: true,
+  handshakeTimeout: true,
+};
 
 export interface Size {
   rows: number;
@@ -106,7 +197,7 @@ export interface Info {
   limits?: { maxMessageBytes: number } & Record<string, unknown>;
 }
 
-/** The server has refused a request. */
+/** The server refused a request. The message is the server's, with control characters escaped, cut at 200 characters. */
 export class RpcError extends Error {
   readonly code: number;
   readonly data: unknown;
@@ -119,22 +210,28 @@ export class RpcError extends Error {
   }
 }
 
-/** A program could not be started; `code`, `errno`, `syscall` and `path` are as Node has them. */
+/** A program could not be started. The message, `code`, `errno`, `syscall`, `path` and `spawnargs` are Node's. */
 export class SpawnError extends Error {
   readonly code: string;
   readonly errno: number;
   readonly syscall: string;
   readonly path: string;
+  readonly spawnargs: string[];
   /** What failed: "cwd", "lookup", "exec", "pty", "pipe" or "thread". */
   readonly stage: string;
 
-  constructor(message: string, data: { errno: number; code: string; stage: string; program: string }) {
-    super(message);
+  /** `cause` is the server's own error. */
+  constructor(argv: readonly string[], data: { errno: number; code: string; stage: string }, cwd: string | undefined, cause: Error) {
+    const [file = "", ...args] = argv;
+    // Node's message names the program even if the directory is missing.
+    const what = data.stage === "cwd" ? ` (directory ${cwd})` : "";
+    super(`spawn ${file} ${data.code}${what}`, { cause });
     this.name = "SpawnError";
     this.code = data.code;
     this.errno = -data.errno;
-    this.syscall = `spawn ${data.program}`;
-    this.path = data.program;
+    this.syscall = `spawn ${file}`;
+    this.path = file;
+    this.spawnargs = args;
     this.stage = data.stage;
   }
 }
@@ -149,159 +246,212 @@ export class ServerGone extends Error {
   }
 }
 
+/** The `signal` of a program was aborted. */
+class AbortError extends Error {
+  readonly code = "ABORT_ERR";
+
+  constructor(reason: unknown) {
+    super("The operation was aborted", { cause: reason });
+    this.name = "AbortError";
+  }
+}
+
 interface Call {
   resolve: (result: unknown) => void;
   reject: (error: Error) => void;
 }
 
-/** A message of the server, as far as all of them are alike. */
-interface Message {
-  id?: number | null;
-  result?: unknown;
-  error?: { code: number; message: string; data?: unknown };
-  method?: string;
-  params?: Record<string, unknown>;
+/** An object from the server, whose members have to be checked before they are used. */
+type Untrusted = Record<string, unknown>;
+
+/** The callback of `exec` and `execFile`. */
+export type ExecCallback = (error: Error | null, stdout: string | Buffer, stderr: string | Buffer) => void;
+
+/** The result of the promisified `exec` and `execFile`, as in Node. */
+export type ExecPromise = Promise<{ stdout: string; stderr: string }> & { child: Process };
+
+/** `child_process.exec`; works with `util.promisify`. */
+export interface Exec {
+  (command: string, callback?: ExecCallback | null): Process;
+  (command: string, options: ExecOptions | null | undefined, callback?: ExecCallback | null): Process;
+  readonly [promisify.custom]: (command: string, options?: ExecOptions | null) => ExecPromise;
 }
 
-interface ExitedParams {
-  exitCode: number;
-  signal: string | null;
-  coreDumped: boolean;
-  timedOut: boolean;
-  durationMs: number;
-  usage: { userMs: number; systemMs: number; maxRssBytes: number };
-  stdoutBytes: number;
-  stderrBytes: number;
-  outputDrainTimedOut: boolean;
+/** `child_process.execFile`; works with `util.promisify`. */
+export interface ExecFile {
+  (file: string, callback?: ExecCallback | null): Process;
+  (file: string, args: readonly unknown[] | null | undefined, callback?: ExecCallback | null): Process;
+  (file: string, options: ExecOptions, callback?: ExecCallback | null): Process;
+  (
+    file: string,
+    args: readonly unknown[] | null | undefined,
+    options: ExecOptions | null | undefined,
+    callback?: ExecCallback | null,
+  ): Process;
+  readonly [promisify.custom]: (
+    file: string,
+    args?: readonly unknown[] | ExecOptions | null,
+    options?: ExecOptions | null,
+  ) => ExecPromise;
 }
 
-/** For a codex app-server, which tells the code alone. */
-const UNTOLD: Omit<ExitedParams, "exitCode"> = {
-  signal: null,
-  coreDumped: false,
-  timedOut: false,
-  durationMs: 0,
-  usage: { userMs: 0, systemMs: 0, maxRssBytes: 0 },
-  stdoutBytes: 0,
-  stderrBytes: 0,
-  outputDrainTimedOut: false,
-};
-
-/** A procwire server and the connection to it. */
+/**
+ * A procwire server and the connection to it. It keeps this program running only while a program it
+ * started runs or a request waits for its answer.
+ */
 export class Server {
-  /** What the server says about itself, its limits for one. Rejects if it is no server. */
+  /** What the server says about itself, such as its limits. Rejects if it is not a server. */
   readonly info: Promise<Info>;
-  /** Becomes true when the server has ended, however it did. */
-  readonly ended: Promise<true>;
+  /** `child_process.exec` on this server. */
+  readonly exec: Exec;
+  /** `child_process.execFile` on this server. */
+  readonly execFile: ExecFile;
 
   readonly #child: ChildProcess;
   readonly #input: Writable;
   readonly #output: Readable;
+  readonly #ended: Promise<true>;
+  /** How errors name the server. */
+  readonly #name: string;
   readonly #calls = new Map<number, Call>();
-  readonly #live = new Map<string, Process>();
+  readonly #live = new Map<string, Process<null>>();
+  /** The handles of the programs that keep this one running. */
+  readonly #refs = new Set<string>();
   readonly #maxUnread: number;
   #lastId = 0;
   #maxMessage = 16 * 1024 * 1024;
   #partial: Buffer[] = [];
+  #partialBytes = 0;
   #unread = 0;
   #gone: ServerGone | undefined;
   #closing = false;
-  /** There is not much left to come, and the end is behind it. */
+  /** The server ends: the little output that is left is read even if much lies unread. */
   #ending = false;
+  /** `ended` was asked for. */
+  #awaited = false;
+  #over = false;
+  /** Whether it keeps this program running. */
+  #held = true;
 
   /** Starts `command`, which speaks the protocol on its stdin and stdout: a shell's, or a program with its arguments. */
   constructor(command: string | readonly string[] = process.env["PROCWIRE"] || ["procwire"], options: ServerOptions = {}) {
+    checkNames(options, SERVER_OPTIONS);
     const [program = "", ...args] = typeof command === "string" ? ["/bin/sh", "-c", `exec ${command}`] : command;
-    this.#maxUnread = options.maxUnread ?? UNREAD;
+    this.#name = `the server "${quote(typeof command === "string" ? command : command.join(" "))}"`;
+    this.#maxUnread = options.maxUnread ?? MAX_UNREAD_BYTES;
+    this.exec = makeExec(this);
+    this.execFile = makeExecFile(this);
     const child = spawnChild(program, args, {
       cwd: options.cwd,
       env: options.env,
       stdio: ["pipe", "pipe", options.stderr ?? "inherit"],
     });
     this.#child = child;
-    this.#input = child.stdin;
-    this.#output = child.stdout;
-    child.stdin.on("error", () => {}); // The end of its output says the same.
-    child.stdout.on("data", (chunk: Buffer) => this.#read(chunk));
-    // Usually both come together, and "close" at once. But something else may hold its output open, and
-    // a server that lives on without one is of no use.
+    // If this process has no descriptors left, there are no pipes, and "error" follows.
+    this.#input = child.stdin ?? new PassThrough();
+    this.#output = child.stdout ?? new PassThrough();
+    this.#input.on("error", () => {}); // The output of the server ends as well.
+    this.#output.on("data", (chunk: Buffer) => this.#read(chunk));
+    // Usually the output ends with the server, and "close" follows at once. But another process may hold
+    // the output open, or the server may go on without it.
     let timer: NodeJS.Timeout | undefined;
     const end = (reason: string): void => {
       timer ??= setTimeout(() => {
         this.#break(reason);
-        child.stdout.destroy();
-      }, REST);
+        this.#output.destroy();
+      }, SERVER_EXIT_WAIT_MS);
     };
-    child.stdout.on("end", () => end("the server has closed its output"));
+    const ended = (code: number | null, signal: string | null): string =>
+      signal === null ? `exited with status ${code}` : `was killed by ${signal}`;
+    this.#output.on("end", () => end("closed its output"));
     child.on("exit", (code, signal) => {
       this.#ending = true;
       this.#flow();
-      end(`the server has ended with ${signal ?? code}`);
+      end(ended(code, signal));
     });
-    this.ended = new Promise((resolve) => {
-      child.on("error", (error) => {
-        this.#end(error.message);
-        resolve(true);
-      });
-      child.on("close", (code, signal) => {
+    this.#ended = new Promise((resolve) => {
+      const over = (reason: string): void => {
         clearTimeout(timer);
-        this.#end(`the server has ended with ${signal ?? code}`);
+        this.#end(reason);
+        this.#over = true;
+        this.#hold();
         resolve(true);
+      };
+      child.on("error", (error) => {
+        const hint = program === "procwire" ? " (put procwire on your PATH, or name it in the variable PROCWIRE)" : "";
+        if (child.pid === undefined) over(`did not start: ${error.message}${hint}`);
       });
+      child.on("close", (code, signal) => over(ended(code, signal)));
     });
-    this.info = this.#call("initialize", { clientInfo: { name: "procwire.ts", version: "1" } }) as Promise<Info>;
-    this.info.then(
-      (info) => {
-        this.#maxMessage = info?.limits?.maxMessageBytes ?? this.#maxMessage;
-      },
-      () => {}, // Whoever uses the server gets to know.
-    );
+    this.info = quiet(this.#greet(options.handshakeTimeout ?? HANDSHAKE_TIMEOUT_MS));
   }
 
-  /** Of the server's process, or of what leads to it. */
+  /** Resolves to true when the server has ended, in whatever way. Reading it keeps this program running until then. */
+  get ended(): Promise<true> {
+    this.#awaited = true;
+    this.#hold();
+    return this.#ended;
+  }
+
+  /** The pid of the command that was started: the server, or for example ssh. */
   get pid(): number | undefined {
     return this.#child.pid;
   }
 
-  /** Starts a program. Returns at once; "spawn" or "error" follows, as with a child process. */
-  spawn(command: string, args: readonly string[] = [], options: SpawnOptions = {}): Process {
-    const tty = options.tty ?? false;
-    const stdin = options.stdin ?? "pipe";
+  /** Starts a program. Returns at once; "spawn" or "error" follows, as in Node. Throws for unknown options. */
+  spawn(command: string, options: SpawnOptions & { stdio?: "pipe" | undefined }): Process;
+  spawn(
+    command: string,
+    args?: readonly unknown[] | null,
+    options?: SpawnOptions & { stdio?: "pipe" | undefined },
+  ): Process;
+  spawn(command: string, options: SpawnOptions): Process<null>;
+  spawn(command: string, args: readonly unknown[] | null | undefined, options: SpawnOptions): Process<null>;
+  spawn(command: string, second?: unknown, third?: unknown): Process<null> {
+    const { argv, options } = readArguments(command, second, third);
+    const { tty = false, cwd, env, signal, timeout, killSignal, stdio, encoding } = options;
     const handle = String(++this.#lastId);
-    const silent = options.stdout === "ignore" && (tty || options.stderr === "ignore");
+    const silent = stdio[1].entry === "ignore" && (tty || stdio[2].entry === "ignore");
+    // At its own timeout the server kills the whole tree at once.
+    const kept = timeout > 0 && killSignal === "SIGKILL";
     const params: Record<string, unknown> = {
-      command: [command, ...args],
+      command: argv,
       processHandle: handle,
-      streamStdin: stdin === "pipe",
+      streamStdin: stdio[0].entry !== "ignore",
       streamStdoutStderr: true,
-      // Output of which nothing is wanted is not sent in the first place.
+      // Output that is ignored is not sent.
       outputBytesCap: silent ? 0 : (options.outputCap ?? null),
-      timeoutMs: options.timeout ?? null,
+      timeoutMs: kept ? timeout : null,
     };
-    if (options.cwd !== undefined) params["cwd"] = options.cwd;
-    if (options.env !== undefined) {
-      params["env"] = Object.fromEntries(Object.entries(options.env).map(([name, value]) => [name, value ?? null]));
-    }
+    if (cwd !== undefined) params["cwd"] = cwd;
+    if (Object.keys(env).length > 0) params["env"] = env;
     if (tty) params["tty"] = true;
     if (options.size !== undefined) params["size"] = options.size;
     if (options.detached) params["detach"] = true;
 
-    const wanted = { stdin: stdin === "pipe", stdout: options.stdout !== "ignore", stderr: !tty && options.stderr !== "ignore" };
     const connection: Connection = {
-      // In base64, with some room for what is around it.
-      chunk: () => Math.min(CHUNK, Math.floor(this.#maxMessage / 2)),
+      // The message has to hold it as base64.
+      chunk: () => Math.min(MAX_WRITE_BYTES, Math.floor(this.#maxMessage / 2)),
       call: (method, more) => this.#call(method, { processHandle: handle, ...more }),
+      list: () => this.list(),
       changeUnread: (bytes) => {
         this.#unread += bytes;
         this.#flow();
       },
+      ref: (wanted) => {
+        if (!wanted) this.#refs.delete(handle);
+        else if (this.#live.has(handle)) this.#refs.add(handle);
+        this.#hold();
+      },
     };
-    const started = new Process(connection, [command, ...args], wanted);
+    const plan: Plan = { handle, argv, cwd, tty, stdio, encoding, signal, timeout: kept ? 0 : timeout, killSignal };
+    const started = new Process<null>(connection, plan);
     this.#live.set(handle, started);
+    this.#refs.add(handle);
     this.#request("process/spawn", params, {
-      resolve: (result) => queueMicrotask(() => started._started((result as { pid?: number } | null)?.pid)),
+      resolve: (result) => queueMicrotask(() => started._started(isObject(result) ? result["pid"] : undefined)),
       reject: (error) => {
-        this.#live.delete(handle);
+        this.#forget(handle);
         queueMicrotask(() => started._failed(error));
       },
     });
@@ -310,7 +460,9 @@ export class Server {
 
   /** What is running, oldest first. */
   async list(): Promise<Listed[]> {
-    return ((await this.#call("process/list", {})) as { processes: Listed[] }).processes;
+    const result = await this.#call("process/list", {});
+    if (!isObject(result) || !Array.isArray(result["processes"])) throw new TypeError(`${this.#name} sent no list of processes`);
+    return result["processes"] as Listed[];
   }
 
   /** Ends the connection: everything it has started is killed. Waits until the server has ended. */
@@ -318,10 +470,32 @@ export class Server {
     this.#closing = this.#ending = true;
     this.#flow();
     this.#input.end();
-    // The server needs three seconds at most.
-    const timer = setTimeout(() => this.#child.kill("SIGKILL"), 10_000);
+    const timer = setTimeout(() => this.#child.kill("SIGKILL"), CLOSE_TIMEOUT_MS);
     await this.ended;
     clearTimeout(timer);
+  }
+
+  /** As `close`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #greet(timeoutMs: number): Promise<Info> {
+    const seconds = timeoutMs / 1000;
+    // The timer need not keep this program running, because the request does. A longer one cannot be set.
+    const timer =
+      timeoutMs > 0 && timeoutMs < 2 ** 31
+        ? setTimeout(() => this.#break(`did not answer the handshake within ${seconds} s`), timeoutMs).unref()
+        : undefined;
+    try {
+      const info = await this.#call("initialize", { clientInfo: { name: "procwire.ts", version: "1" } });
+      const limits = isObject(info) ? info["limits"] : undefined;
+      const limit = isObject(limits) ? limits["maxMessageBytes"] : undefined;
+      if (typeof limit === "number" && limit > 0) this.#maxMessage = limit;
+      return (isObject(info) ? info : {}) as Info;
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   #call(method: string, params: Record<string, unknown>): Promise<unknown> {
@@ -342,14 +516,28 @@ export class Server {
     this.#calls.set(id, call);
     this.#input.write(line);
     this.#flow();
+    this.#hold();
   }
 
-  /** Reads the connection, or does not. An answer that is waited for is read whatever lies unread. */
+  /** Stops reading the connection while too much output lies unread. */
   #flow(): void {
-    const stop = this.#unread > this.#maxUnread && this.#calls.size === 0 && !this.#ending;
+    const most = this.#maxUnread + (this.#calls.size > 0 ? ANSWER_SLACK_BYTES : 0);
+    const stop = this.#unread > most && !this.#ending;
     if (stop !== this.#output.isPaused()) {
       if (stop) this.#output.pause();
       else this.#output.resume();
+    }
+  }
+
+  /** Keeps this program running while there is a reason. */
+  #hold(): void {
+    const busy = this.#calls.size > 0 || this.#refs.size > 0;
+    const held = !this.#over && (busy || this.#gone !== undefined || this.#closing || this.#awaited);
+    if (held === this.#held) return;
+    this.#held = held;
+    for (const part of [this.#child, this.#input, this.#output] as { ref?(): void; unref?(): void }[]) {
+      if (held) part.ref?.();
+      else part.unref?.();
     }
   }
 
@@ -359,228 +547,457 @@ export class Server {
       this.#partial.push(chunk.subarray(start, end));
       const line = this.#partial.length === 1 ? this.#partial[0]! : Buffer.concat(this.#partial);
       this.#partial = [];
+      this.#partialBytes = 0;
       start = end + 1;
       this.#take(line.toString("utf8"));
     }
-    if (start < chunk.length) this.#partial.push(chunk.subarray(start));
+    if (this.#gone === undefined && start < chunk.length) {
+      this.#partial.push(chunk.subarray(start));
+      this.#partialBytes += chunk.length - start;
+      if (this.#partialBytes > MAX_MESSAGE_BYTES) this.#break(`sent a message of more than ${MAX_MESSAGE_BYTES} bytes`);
+    }
+    // Possible only while the server ends, when reading does not stop for unread output.
+    if (this.#unread > this.#maxUnread + 2 * ANSWER_SLACK_BYTES) this.#break("sent more output at its end than can be kept");
     this.#flow();
+    this.#hold();
   }
 
   #take(line: string): void {
-    let message: Message;
+    let message: unknown;
     try {
-      message = JSON.parse(line) as Message;
-      if (message === null || typeof message !== "object") throw new SyntaxError("not an object");
+      message = JSON.parse(line);
     } catch {
-      this.#break(`it said what is no message of the protocol: ${JSON.stringify(line.slice(0, 200))}`);
+      message = undefined;
+    }
+    if (!isObject(message)) {
+      this.#break(`sent a line that is not a JSON-RPC message: "${quote(line)}"`);
       return;
     }
-    if (message.method === undefined) {
-      // It could not read a request, and whose that was nobody knows.
-      if (message.error !== undefined && message.id === null) this.#break(`the server says: ${message.error.message}`);
-      const call = this.#calls.get(message.id ?? 0);
-      if (call === undefined) return;
-      this.#calls.delete(message.id ?? 0);
-      if (message.error === undefined) call.resolve(message.result);
-      else call.reject(new RpcError(message.error.code, message.error.message, message.error.data));
+    const { id, method, error } = message;
+    if (typeof method === "string") {
+      this.#notify(method, isObject(message["params"]) ? message["params"] : {});
       return;
     }
-    const params = message.params ?? {};
+    const failure = isObject(error) ? new RpcError(number(error["code"]), quote(error["message"]), error["data"]) : undefined;
+    if (failure !== undefined && typeof id !== "number" && typeof id !== "string") {
+      // The server could not read a request, and does not know which.
+      this.#break(`could not read a request: ${failure.message}`);
+      return;
+    }
+    const call = this.#calls.get(id as number);
+    if (call === undefined) return;
+    this.#calls.delete(id as number);
+    if (failure === undefined) call.resolve(message["result"]);
+    else call.reject(failure);
+  }
+
+  #notify(method: string, params: Untrusted): void {
     const handle = String(params["processHandle"]);
     const running = this.#live.get(handle);
     if (running === undefined) return;
-    // A program is told everything in a microtask of its own: in the order of the messages, behind the
-    // promises of the answers before it, and what a listener throws keeps nobody else from being told.
-    if (message.method === "process/outputDelta") {
-      const stream = params["stream"] === "stderr" ? "stderr" : "stdout";
-      queueMicrotask(() => running._output(stream, String(params["deltaBase64"])));
-    } else if (message.method === "process/exited") {
-      this.#live.delete(handle);
-      queueMicrotask(() => running._exited({ ...UNTOLD, ...(params as unknown as ExitedParams) }));
+    // Each message is delivered in its own microtask: in order, after the promises of earlier answers, and
+    // so that an exception of one listener does not stop the delivery of other messages.
+    if (method === "process/outputDelta") {
+      queueMicrotask(() => running._output(params));
+    } else if (method === "process/exited") {
+      this.#forget(handle);
+      queueMicrotask(() => running._exited(params));
     }
+  }
+
+  #forget(handle: string): void {
+    this.#live.delete(handle);
+    this.#refs.delete(handle);
+    this.#hold();
   }
 
   #break(reason: string): void {
     this.#end(reason);
+    this.#partial = [];
     this.#child.kill();
+    setTimeout(() => this.#over || this.#child.kill("SIGKILL"), SERVER_EXIT_WAIT_MS).unref();
   }
 
   #end(reason: string): void {
     if (this.#gone !== undefined) return;
-    const gone = new ServerGone(this.#closing ? "the connection is closed" : reason);
+    const gone = new ServerGone(this.#closing ? "the connection is closed" : `${this.#name} ${reason}`);
     this.#gone = gone;
     for (const call of this.#calls.values()) call.reject(gone);
     this.#calls.clear();
     for (const running of this.#live.values()) {
-      // Whoever closes the connection need not be told.
+      // The caller of `close` expects it.
       if (this.#closing) running.exited.catch(() => {});
       queueMicrotask(() => running._failed(gone));
     }
     this.#live.clear();
+    this.#refs.clear();
+    this.#hold();
   }
 }
 
-/** What a program has of its server. */
+/** What a process needs of its server. */
 interface Connection {
   /** How many bytes one write may carry. */
   chunk(): number;
   call(method: string, params: Record<string, unknown>): Promise<unknown>;
+  list(): Promise<Listed[]>;
   changeUnread(bytes: number): void;
+  ref(wanted: boolean): void;
+}
+
+/** Where a stream of a program goes. */
+interface Wiring {
+  entry: "pipe" | "ignore" | Readable | Writable;
+  /** Ignored by an option of ours: the process has a stream that has ended, and not null. */
+  ended: boolean;
+}
+
+/** What a process is started with. */
+interface Plan {
+  handle: string;
+  argv: string[];
+  cwd: string | undefined;
+  tty: boolean;
+  stdio: [Wiring, Wiring, Wiring];
+  encoding: BufferEncoding | undefined;
+  signal: AbortSignal | undefined;
+  timeout: number;
+  killSignal: string | number;
 }
 
 interface ProcessEvents {
-  /** It runs, and `pid` is known. */
+  /** It runs, and `pid` is set. */
   spawn: [];
-  /** It could not be started, or its server is gone. */
+  /** It could not be started, a signal could not be sent, its `signal` was aborted, or its server is gone. */
   error: [error: Error];
   /** It has ended; its streams may still hold output. */
   exit: [code: number | null, signal: string | null];
-  /** It has ended, and its output has been read. Follows "error" too; `code` is its `errno` if it could not be started. */
+  /** It has ended, and so have its streams. Also follows "error"; `code` is the `errno` if it could not be started. */
   close: [code: number | null, signal: string | null];
 }
 
-/** A program that has been started; in use like a `ChildProcess`. */
-export class Process extends EventEmitter {
-  readonly spawnargs: readonly string[];
+type StreamName = "stdout" | "stderr";
+
+/** A program on a server, used like a `ChildProcess`. With `stdio`, streams may be null. */
+export class Process<Missing extends null = never> extends EventEmitter {
+  readonly spawnfile: string;
+  readonly spawnargs: string[];
   /** Writes wait until the program has read enough. Ended from the start with `stdin: "ignore"`. */
-  readonly stdin: Writable;
-  /** At its end at once with `stdout: "ignore"`. */
-  readonly stdout: Readable;
-  /** At its end at once with `stderr: "ignore"`, and on a terminal. */
-  readonly stderr: Readable;
-  /** How it ended. Rejects if it could not be started, or its server is gone. */
+  readonly stdin: Writable | Missing;
+  /**
+   * Ended from the start with `stdout: "ignore"`. If the program writes after this was destroyed, its
+   * process group gets SIGPIPE (on a terminal SIGHUP). If it still writes a second later, it and everything
+   * it started is killed. The protocol has no way to close an output.
+   */
+  readonly stdout: Readable | Missing;
+  /** As `stdout`. Ended from the start on a terminal. */
+  readonly stderr: Readable | Missing;
+  /** `stdin`, `stdout` and `stderr`. */
+  readonly stdio: [Writable | Missing, Readable | Missing, Readable | Missing];
+  /** How it ended. Rejects if it could not be started, was aborted, or its server is gone. */
   readonly exited: Promise<Exit>;
+  /** Known from "spawn" on. */
   pid: number | undefined;
   /** null while it runs, and if a signal has ended it; negative if it could not be started. */
   exitCode: number | null = null;
   signalCode: string | null = null;
-  /** Whether a signal of ours has been sent. */
+  /** Whether this client sent it a signal. */
   killed = false;
+  /** There is no IPC channel. */
+  readonly connected = false;
 
   readonly #connection: Connection;
-  readonly #outputs: { stdout: Output | undefined; stderr: Output | undefined };
+  readonly #plan: Plan;
+  readonly #input: Input;
+  readonly #outputs: Record<StreamName, Output | undefined>;
   #over = false;
+  #timedOut = false;
+  /** Removes timers and listeners when it ends. */
+  #unwatch: () => void = () => {};
   #resolve!: (exit: Exit) => void;
   #reject!: (error: Error) => void;
 
   /** Use `Server.spawn`. */
-  constructor(
-    connection: Connection,
-    spawnargs: readonly string[],
-    wanted: { stdin: boolean; stdout: boolean; stderr: boolean },
-  ) {
+  constructor(connection: Connection, plan: Plan) {
     super();
     this.#connection = connection;
-    this.spawnargs = spawnargs;
-    this.stdin = new Input(connection, () => this.#over);
-    const output = (): Output => new Output((bytes) => this.#over || connection.changeUnread(bytes));
-    this.#outputs = { stdout: wanted.stdout ? output() : undefined, stderr: wanted.stderr ? output() : undefined };
-    this.stdout = this.#outputs.stdout ?? Readable.from([]);
-    this.stderr = this.#outputs.stderr ?? Readable.from([]);
-    if (!wanted.stdin) this.stdin.destroy();
+    this.#plan = plan;
+    this.spawnfile = plan.argv[0] ?? "";
+    this.spawnargs = plan.argv;
     this.exited = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
     });
+    const [stdin, stdout, stderr] = plan.stdio;
+    this.#input = new Input(connection, () => this.#over || stdin.entry === "ignore");
+    if (stdin.entry === "ignore") this.#input.destroy();
+    this.#outputs = { stdout: this.#connect("stdout", stdout), stderr: plan.tty ? undefined : this.#connect("stderr", stderr) };
+    const shown = (wiring: Wiring, output: Output | undefined): Readable | null => {
+      if (wiring.entry === "pipe") return output ?? Readable.from([]);
+      return wiring.ended ? Readable.from([]) : null;
+    };
+    const all = [
+      stdin.entry === "pipe" || stdin.ended ? this.#input : null,
+      shown(stdout, this.#outputs.stdout),
+      shown(stderr, this.#outputs.stderr),
+    ] as [Writable | Missing, Readable | Missing, Readable | Missing];
+    this.stdio = all;
+    [this.stdin, this.stdout, this.stderr] = all;
+    if (typeof stdin.entry !== "string") this.#feedFrom(stdin.entry as Readable);
+    if (plan.signal !== undefined) this.#watch(plan.signal);
   }
 
   /**
-   * Sends a signal to its process group: a name or a number. Left out, it and everything it has
-   * started is killed. With `graceMs` that follows if it is still there then. False if it has ended.
+   * Sends a signal to its process group, by default SIGTERM: a name, or a number of the server's machine.
+   * Returns true if the program has not ended yet; 0 sends nothing. It does not wait for the server: "exit"
+   * follows if the program ends, and "error" if the signal cannot be sent.
    */
-  async kill(signal?: string | number, graceMs?: number): Promise<boolean> {
+  kill(signal: string | number = "SIGTERM"): boolean {
+    const wanted = toSignal(signal);
     if (this.#over) return false;
-    try {
-      await this.#connection.call("process/kill", { signal, graceMs });
-    } catch (error) {
-      if (isEnded(error)) return false;
-      throw error;
-    }
+    if (wanted === 0) return true;
     this.killed = true;
+    this.#signal({ signal: wanted }).catch((error: unknown) => {
+      const data = error instanceof RpcError ? errnoOf(error.data) : undefined;
+      const { code = "UNKNOWN", errno = 0 } = data ?? {};
+      const failure = Object.assign(new Error(`kill ${code}`, { cause: error }), { code, errno: -errno, syscall: "kill" });
+      if (this.listenerCount("error") > 0) this.emit("error", failure);
+    });
     return true;
   }
 
+  /**
+   * Kills it and everything it started. With `graceMs`, its group gets `signal` first, and that many
+   * milliseconds to end. Resolves to true when the server has done so, to false if it or the server had ended.
+   */
+  killTree(graceMs?: number, signal: string | number = "SIGTERM"): Promise<boolean> {
+    const params = graceMs === undefined ? {} : { signal: toSignal(signal), graceMs };
+    if (!this.#over) this.killed = true;
+    return quiet(this.#signal(params));
+  }
+
   /** Resizes its terminal. */
-  async resize(rows: number, cols: number): Promise<void> {
-    await this.#connection.call("process/resizePty", { size: { rows, cols } });
+  resize(rows: number, cols: number): Promise<void> {
+    return quiet(this.#connection.call("process/resizePty", { size: { rows, cols } }).then(() => {}));
+  }
+
+  /** Lets this program end while it runs. That ends the connection, which kills it unless it is `detached`. */
+  unref(): void {
+    this.#connection.ref(false);
+  }
+
+  /** Keeps this program running until it has ended, which is the default. */
+  ref(): void {
+    this.#connection.ref(true);
+  }
+
+  /** Sends SIGTERM, unless a signal was sent before. */
+  [Symbol.dispose](): void {
+    if (!this.killed) this.kill();
+  }
+
+  /** Kills it and everything it started, and waits until it has ended. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.killTree();
+    await this.exited.catch(() => {});
   }
 
   /** @internal */
-  _started(pid: number | undefined): void {
-    this.pid = pid;
+  _started(pid: unknown): void {
+    if (typeof pid === "number") this.pid = pid;
+    const { timeout, killSignal } = this.#plan;
+    if (timeout > 0) {
+      const timer = setTimeout(() => (this.#timedOut = this.kill(killSignal)), Math.min(timeout, 2 ** 31 - 1)).unref();
+      const before = this.#unwatch;
+      this.#unwatch = () => {
+        before();
+        clearTimeout(timer);
+      };
+    }
     this.emit("spawn");
   }
 
   /** @internal */
-  _output(name: "stdout" | "stderr", base64: string): void {
-    this.#outputs[name]?.feed(Buffer.from(base64, "base64"));
+  _output(params: Untrusted): void {
+    const name = params["stream"] === "stderr" ? "stderr" : "stdout";
+    const output = this.#outputs[name];
+    if (output === undefined) return;
+    const base64 = params["deltaBase64"];
+    const chunk = Buffer.from(typeof base64 === "string" ? base64 : "", "base64");
+    if (!output.destroyed) output.feed(chunk);
+    else if (chunk.length > 0) this.#refuse(output, number(params["offset"], Infinity) + chunk.length);
   }
 
   /** @internal */
-  _exited(params: ExitedParams): void {
-    const { signal, usage } = params;
-    const code = signal === null ? params.exitCode : null;
+  _exited(params: Untrusted): void {
+    const usage = isObject(params["usage"]) ? params["usage"] : {};
+    const signal = typeof params["signal"] === "string" ? quote(params["signal"]) : null;
+    const code = signal === null ? number(params["exitCode"]) : null;
+    const timedOut = this.#timedOut || params["timedOut"] === true;
     this.#finish();
     this.exitCode = code;
     this.signalCode = signal;
-    for (const output of [this.#outputs.stdout, this.#outputs.stderr]) output?.finish();
-    // A write that the program did not read has been refused, and its error ends the stream.
-    if (this.stdin.writableLength === 0) this.stdin.destroy();
+    if (timedOut) this.killed = true;
+    for (const output of Object.values(this.#outputs)) output?.finish();
+    // If a write is left, the server refuses it, and that error ends the stream.
+    if (this.#input.writableLength === 0) this.#input.destroy();
+    // A codex app-server sends the code alone.
     this.#resolve({
       code,
       signal,
-      coreDumped: params.coreDumped,
-      timedOut: params.timedOut,
-      durationMs: params.durationMs,
-      userMs: usage.userMs,
-      systemMs: usage.systemMs,
-      maxRssBytes: usage.maxRssBytes,
-      stdoutBytes: params.stdoutBytes,
-      stderrBytes: params.stderrBytes,
-      drainTimedOut: params.outputDrainTimedOut,
+      coreDumped: params["coreDumped"] === true,
+      timedOut,
+      durationMs: number(params["durationMs"]),
+      userMs: number(usage["userMs"]),
+      systemMs: number(usage["systemMs"]),
+      maxRssBytes: number(usage["maxRssBytes"]),
+      stdoutBytes: number(params["stdoutBytes"]),
+      stderrBytes: number(params["stderrBytes"]),
+      drainTimedOut: params["outputDrainTimedOut"] === true,
     });
     this.#closeWhenRead();
+    this.#dropUnread();
     this.emit("exit", code, signal);
   }
 
   /** @internal */
   _failed(error: Error): void {
-    const failure = error instanceof RpcError && isSpawnFailure(error.data) ? new SpawnError(error.message, error.data) : error;
+    const data = error instanceof RpcError ? errnoOf(error.data) : undefined;
+    const failure = data === undefined ? error : new SpawnError(this.#plan.argv, data, this.#plan.cwd, error);
     this.#finish();
-    // Whoever writes gets to know by "error" of the program: what is piped in listens, but does not handle.
-    this.stdin.destroy();
-    for (const stream of [this.stdout, this.stderr]) {
-      // Whoever reads gets to know that this is no end of file; but a stream that nobody listens to is silent.
-      stream.destroy(stream.listenerCount("error") > 0 ? failure : undefined);
+    // Without an error: "error" of the process has it, and a source that is piped in does not handle one.
+    this.#input.destroy();
+    for (const stream of new Set([this.stdout, this.stderr, this.#outputs.stdout, this.#outputs.stderr])) {
+      // A reader must not take this for the end of the output. Without a listener the error would be thrown.
+      stream?.destroy(stream.listenerCount("error") > 0 ? failure : undefined);
     }
     if (failure instanceof SpawnError) this.exitCode = failure.errno;
     this.#closeWhenRead();
+    this.#tell(failure);
+  }
+
+  /** As in Node, an error without a listener is thrown, here by `exited`; with one, it is not thrown again. */
+  #tell(failure: Error): void {
     this.#reject(failure);
-    // As with a child process, what nobody handles is thrown; once is enough.
     if (this.listenerCount("error") > 0) {
       this.exited.catch(() => {});
       this.emit("error", failure);
     }
   }
 
-  /** Comes before "exit" and "error" are told, of which a listener may throw. */
+  /** Resolves to false if the process or its server has ended. */
+  async #signal(params: Record<string, unknown>): Promise<boolean> {
+    if (this.#over) return false;
+    try {
+      await this.#connection.call("process/kill", params);
+      return true;
+    } catch (error) {
+      if (isOver(error)) return false;
+      throw error;
+    }
+  }
+
+  #watch(signal: AbortSignal): void {
+    const abort = (): void => {
+      if (this.kill(this.#plan.killSignal)) this.#tell(new AbortError(signal.reason));
+    };
+    if (signal.aborted) {
+      process.nextTick(abort);
+      return;
+    }
+    signal.addEventListener("abort", abort, { once: true });
+    this.#unwatch = () => signal.removeEventListener("abort", abort);
+  }
+
+  /** Pipes a stream into the program until the program ends. */
+  #feedFrom(source: Readable): void {
+    const end = (): void => void this.#input.end();
+    this.#input.on("error", () => {}); // As with a descriptor, a broken pipe is the program's affair.
+    if (source.readableEnded || source.destroyed) return end();
+    source.pipe(this.#input);
+    source.once("close", end);
+    this.#unwatch = () => {
+      source.unpipe(this.#input);
+      source.off("close", end);
+    };
+  }
+
+  #connect(name: StreamName, { entry }: Wiring): Output | undefined {
+    if (entry === "ignore") return undefined;
+    const output = new Output(
+      (bytes) => this.#over || this.#connection.changeUnread(bytes),
+      () => this.#measure(name),
+    );
+    if (typeof entry !== "string") output.pipe(entry as Writable, { end: false });
+    else if (this.#plan.encoding !== undefined) output.setEncoding(this.#plan.encoding);
+    return output;
+  }
+
+  /** An output was destroyed: asks how much the program had written by then, which is not a reason to signal it. */
+  async #measure(name: StreamName): Promise<void> {
+    const output = this.#outputs[name];
+    if (this.#over || output === undefined) return;
+    output.ownedBytes = Infinity;
+    try {
+      const listed = (await this.#connection.list()).find(({ processHandle }) => processHandle === this.#plan.handle);
+      output.ownedBytes = number(listed?.[`${name}Bytes`]);
+    } catch (error) {
+      if (isOver(error)) return;
+      output.ownedBytes = 0; // The server has no `process/list`.
+    }
+    this.#refuse(output, output.lastByte);
+  }
+
+  /** A destroyed output has got data up to `lastByte`: signals the program if it wrote after the destroy. */
+  #refuse(output: Output, lastByte: number): void {
+    output.lastByte = Math.max(output.lastByte, lastByte);
+    if (this.#over || output.lastByte <= output.ownedBytes) return;
+    const { warned } = output;
+    output.warned = true;
+    void quiet(this.#signal(warned ? {} : { signal: this.#plan.tty ? "SIGHUP" : "SIGPIPE" }));
+    // What comes until then was written before the signal arrived; anything later is a reason to kill.
+    output.ownedBytes = Infinity;
+    setTimeout(() => (output.ownedBytes = -1), SIGPIPE_WAIT_MS).unref();
+  }
+
+  /** Called before "exit" and "error" are emitted, because their listeners may throw. */
   #closeWhenRead(): void {
     const close = (): boolean => this.emit("close", this.exitCode, this.signalCode);
-    const open = [this.#outputs.stdout, this.#outputs.stderr].filter((output) => output && !output.closed);
+    const open = Object.values(this.#outputs).filter((output) => output !== undefined && !output.closed);
     let left = open.length;
     if (left === 0) process.nextTick(close);
     for (const output of open) output?.once("close", () => --left === 0 && close());
   }
 
-  /** What is left to be read grows no more, so it does not count any more. */
+  /**
+   * Drops output that is not read, as Node does at the exit, so that "close" and "end" come; but only where
+   * there is a listener for them. Otherwise it is kept for a later reader.
+   */
+  #dropUnread(): void {
+    const outputs = Object.values(this.#outputs).filter((output) => output !== undefined && !output.readableEnded);
+    if (outputs.length === 0) return;
+    // Later than the promise of the exit, so that its handlers can start to read.
+    const drop = (): void =>
+      void setImmediate(() => {
+        for (const output of outputs) {
+          const ends = (output?.listenerCount("end") ?? 0) > 0;
+          if (ends || this.listenerCount("close") > 0) output?.resume();
+        }
+      });
+    drop();
+    (this as EventEmitter).on("newListener", (event) => event === "close" && drop());
+  }
+
+  /** Its unread output does not grow any more, and is not counted any more. */
   #finish(): void {
     const unread = (this.#outputs.stdout?.unread ?? 0) + (this.#outputs.stderr?.unread ?? 0);
     this.#connection.changeUnread(-unread);
     this.#over = true;
+    this.#unwatch();
   }
 }
 
-export interface Process {
+export interface Process<Missing extends null = never> {
   on<K extends keyof ProcessEvents>(event: K, listener: (...args: ProcessEvents[K]) => void): this;
   once<K extends keyof ProcessEvents>(event: K, listener: (...args: ProcessEvents[K]) => void): this;
   off<K extends keyof ProcessEvents>(event: K, listener: (...args: ProcessEvents[K]) => void): this;
@@ -589,22 +1006,30 @@ export interface Process {
 
 /** A stream that a program writes. */
 class Output extends Readable {
-  /** What has come and was not read. */
+  /** Bytes that were received and not read, with their overhead. */
   unread = 0;
+  /** After a `destroy`: how many bytes the program may write without a signal; those from before it. */
+  ownedBytes = Infinity;
+  /** After a `destroy`: the position up to which output was received. */
+  lastByte = 0;
+  /** The program got a signal because of that. */
+  warned = false;
   readonly #changeUnread: (bytes: number) => void;
+  readonly #onDestroyed: () => void;
   readonly #chunks: Buffer[] = [];
   #wanted = false;
   #finished = false;
 
-  constructor(changeUnread: (bytes: number) => void) {
+  constructor(changeUnread: (bytes: number) => void, onDestroyed: () => void) {
     super();
     this.#changeUnread = changeUnread;
+    this.#onDestroyed = onDestroyed;
   }
 
   feed(chunk: Buffer): void {
-    if (this.destroyed || chunk.length === 0) return;
+    if (chunk.length === 0) return;
     this.#chunks.push(chunk);
-    this.#count(chunk.length);
+    this.#count(chunk.length + CHUNK_OVERHEAD_BYTES);
     this.#serve();
   }
 
@@ -621,19 +1046,20 @@ class Output extends Readable {
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
     this.#chunks.length = 0;
     this.#count(-this.unread);
+    this.#onDestroyed();
     callback(error);
   }
 
   #serve(): void {
     while (this.#wanted && this.#chunks.length > 0) {
       const chunk = this.#chunks.shift()!;
-      this.#count(-chunk.length);
+      this.#count(-chunk.length - CHUNK_OVERHEAD_BYTES);
       this.#wanted = this.push(chunk);
     }
     if (this.#finished && this.#chunks.length === 0 && !this.readableEnded && !this.destroyed) {
       this.#wanted = false;
       this.push(null);
-      // There is nothing to be read, so the end needs no reader.
+      // An empty stream ends without a reader.
       if (this.readableLength === 0) this.resume();
     }
   }
@@ -646,11 +1072,13 @@ class Output extends Readable {
 
 /** The stdin of a program. */
 class Input extends Writable {
+  /** As in Node, where this is a socket. */
+  readonly readable = false;
   readonly #connection: Connection;
   readonly #over: () => boolean;
 
   constructor(connection: Connection, over: () => boolean) {
-    super({ highWaterMark: CHUNK, decodeStrings: true });
+    super({ highWaterMark: MAX_WRITE_BYTES, decodeStrings: true });
     this.#connection = connection;
     this.#over = over;
   }
@@ -669,8 +1097,14 @@ class Input extends Writable {
   override _final(callback: (error?: Error | null) => void): void {
     this.#call({ closeStdin: true }).then(
       () => callback(),
-      () => callback(), // It is closed.
+      () => callback(), // It is closed already.
     );
+  }
+
+  override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
+    // As with a pipe, the program gets end-of-file after what was written.
+    if (!this.writableFinished && !this.#over()) this.#call({ closeStdin: true }).catch(() => {});
+    callback(error);
   }
 
   async #send(bytes: Buffer): Promise<void> {
@@ -682,19 +1116,329 @@ class Input extends Writable {
 
   async #call(params: Record<string, unknown>): Promise<void> {
     try {
-      if (this.#over()) throw new RpcError(-32600, "the program has ended");
+      if (this.#over()) throw new RpcError(INVALID_REQUEST, "the program has ended");
       await this.#connection.call("process/writeStdin", params);
     } catch (error) {
       if (!(error instanceof RpcError)) throw error;
-      throw Object.assign(new Error(`write EPIPE: ${error.message}`), { code: "EPIPE", syscall: "write" });
+      throw Object.assign(new Error("write EPIPE", { cause: error }), { code: "EPIPE", errno: -32, syscall: "write" });
     }
   }
 }
 
-function isEnded(error: unknown): boolean {
-  return error instanceof RpcError && error.code === -32600 && error.message.startsWith("no active process");
+/** The options of a spawn, after they were checked. */
+interface Checked {
+  cwd: string | undefined;
+  env: Record<string, string | null>;
+  stdio: [Wiring, Wiring, Wiring];
+  tty: boolean;
+  size: Size | undefined;
+  timeout: number;
+  killSignal: string | number;
+  signal: AbortSignal | undefined;
+  outputCap: number | undefined;
+  detached: boolean;
+  encoding: BufferEncoding | undefined;
 }
 
-function isSpawnFailure(data: unknown): data is { errno: number; code: string; stage: string; program: string } {
-  return typeof data === "object" && data !== null && "errno" in data && "stage" in data;
+/** Checks the arguments of `spawn`, with Node's errors. */
+function readArguments(command: unknown, second: unknown, third: unknown): { argv: string[]; options: Checked } {
+  if (typeof command !== "string") throw wrongType("file", "of type string", command);
+  if (command === "") throw wrongValue("The argument 'file' cannot be empty", command);
+  noNul("The argument 'file'", command);
+  const isOptions = second != null && !Array.isArray(second);
+  if (isOptions && typeof second !== "object") throw wrongType("args", "an array", second);
+  const given = isOptions ? second : third === undefined ? {} : third;
+  if (!isObject(given)) throw wrongType("options", "of type object", given);
+  checkNames(given, SPAWN_OPTIONS);
+  const args = Array.isArray(second) ? second.map(String) : [];
+  args.forEach((arg, index) => noNul(`The argument 'args[${index}]'`, arg));
+  // A property of Object.prototype is not an option.
+  const options = Object.assign(Object.create(null), given) as SpawnOptions;
+  const { shell, signal, encoding } = options;
+  if (shell != null && typeof shell !== "boolean" && typeof shell !== "string") {
+    throw wrongType("options.shell", "of type boolean or string", shell);
+  }
+  if (typeof shell === "string") noNul("The property 'options.shell'", shell);
+  if (signal !== undefined && (typeof signal !== "object" || signal === null || !("aborted" in signal))) {
+    throw wrongType("options.signal", "an AbortSignal", signal);
+  }
+  if (options.detached != null && typeof options.detached !== "boolean") {
+    throw wrongType("options.detached", "of type boolean", options.detached);
+  }
+  const file = shell === true ? "/bin/sh" : shell;
+  const cwd = readCwd(options.cwd);
+  const tty = options.tty ?? false;
+  return {
+    argv: file ? [file, "-c", [command, ...args].join(" ")] : [command, ...args],
+    options: {
+      cwd,
+      env: readEnv(options.env, tty, cwd),
+      stdio: readStdio(options),
+      tty,
+      size: options.size,
+      timeout: readTimeout(options.timeout),
+      killSignal: readKillSignal(options.killSignal),
+      signal,
+      outputCap: options.outputCap,
+      detached: options.detached ?? false,
+      encoding: Buffer.isEncoding(encoding as string) ? (encoding as BufferEncoding) : undefined,
+    },
+  };
+}
+
+/** Options of `child_process` that are not supported, and why. */
+const REFUSED: Record<string, string> = {
+  uid: "programs run as the server's user",
+  gid: "programs run with the server's group",
+  argv0: "a program's argv[0] is its name",
+  serialization: "there is no channel for messages",
+};
+
+function checkNames(options: object, known: object): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (Object.hasOwn(known, name) || value == null) continue;
+    const reason = Object.hasOwn(REFUSED, name) ? `is not supported: ${REFUSED[name]}` : "is not known";
+    const isId = name === "uid" || name === "gid";
+    const code = isId && value !== ((value as number) | 0) ? "ERR_INVALID_ARG_TYPE" : "ERR_INVALID_ARG_VALUE";
+    throw nodeError(TypeError, code, `The property 'options.${name}' ${reason}. Received ${inspect(value)}`);
+  }
+}
+
+function readCwd(cwd: unknown): string | undefined {
+  if (cwd == null || cwd === "") return undefined;
+  const path = cwd instanceof URL ? fileURLToPath(cwd) : cwd;
+  if (typeof path !== "string") throw wrongType("options.cwd", "of type string or an instance of URL", cwd);
+  noNul("The property 'options.cwd'", path);
+  return path;
+}
+
+/** Also keeps variables with our terminal's size and our directory's name from the program. */
+function readEnv(given: unknown, tty: boolean, cwd: string | undefined): Record<string, string | null> {
+  const env = Object.create(null) as Record<string, string | null>;
+  if (tty) env["COLUMNS"] = env["LINES"] = null;
+  if (cwd !== undefined) env["PWD"] = cwd;
+  if (given == null) return env;
+  if (!isObject(given)) throw wrongType("options.env", "of type object", given);
+  for (const name in given) {
+    const value = given[name];
+    noNul("A name in 'options.env'", name);
+    if (value != null) noNul(`The property 'options.env['${name}']'`, String(value));
+    env[name] = value == null ? null : String(value);
+  }
+  return env;
+}
+
+function readStdio({ stdio, stdin, stdout, stderr }: SpawnOptions): [Wiring, Wiring, Wiring] {
+  const own = [stdin, stdout, stderr];
+  if (stdio == null) {
+    return own.map((entry, index) => {
+      if (entry != null && entry !== "pipe" && entry !== "ignore") {
+        throw wrongValue(`The property 'options.${["stdin", "stdout", "stderr"][index]}' must be "pipe" or "ignore"`, entry);
+      }
+      return { entry: entry ?? "pipe", ended: entry === "ignore" };
+    }) as [Wiring, Wiring, Wiring];
+  }
+  if (own.some((entry) => entry != null)) throw wrongValue("The property 'options.stdio' excludes stdin, stdout and stderr", stdio);
+  const named = ["pipe", "overlapped", "ignore", "inherit"];
+  if (!Array.isArray(stdio) && !named.includes(stdio as string)) throw wrongValue("The property 'options.stdio' is invalid", stdio);
+  const entries = (Array.isArray(stdio) ? stdio : [stdio, stdio, stdio]) as unknown[];
+  if (entries.filter((entry) => entry === "ipc").length > 1) {
+    throw nodeError(Error, "ERR_IPC_ONE_PIPE", "Child process can have only one IPC pipe");
+  }
+  if (entries.length > 3) throw wrongValue("The property 'options.stdio' can have three entries: there are no other descriptors", stdio);
+  const streams = (): unknown[] => [process.stdin, process.stdout, process.stderr];
+  return [0, 1, 2].map((index) => {
+    let entry: unknown = entries[index] ?? "pipe";
+    if (entry === "inherit") entry = streams()[index];
+    else if (entry === 0 || entry === 1 || entry === 2) entry = streams()[entry];
+    else if (entry === "overlapped") entry = "pipe";
+    const fits = isObject(entry) && typeof entry[index === 0 ? "pipe" : "write"] === "function";
+    if (!fits && entry !== "pipe" && entry !== "ignore") {
+      throw wrongValue(`The property 'options.stdio[${index}]' is not supported: descriptors and messages do not reach a server`, entry);
+    }
+    return { entry: entry as Wiring["entry"], ended: false };
+  }) as [Wiring, Wiring, Wiring];
+}
+
+function readTimeout(timeout: unknown): number {
+  if (timeout == null) return 0;
+  if (typeof timeout === "number" && Number.isInteger(timeout) && timeout >= 0) return timeout;
+  throw nodeError(RangeError, "ERR_OUT_OF_RANGE", `The value of "timeout" is out of range. It must be an unsigned integer. Received ${inspect(timeout)}`);
+}
+
+function readKillSignal(signal: unknown): string | number {
+  if (signal == null) return "SIGTERM";
+  if (typeof signal !== "string" && typeof signal !== "number") throw wrongType("options.killSignal", "of type string or number", signal);
+  return toSignal(signal);
+}
+
+/** A signal as the protocol has it. */
+function toSignal(signal: unknown): string | number {
+  if (typeof signal === "number" && Number.isInteger(signal) && signal >= 0 && signal <= 64) {
+    return signal === 9 ? "SIGKILL" : signal;
+  }
+  const name = String(signal).toUpperCase().replace(/^SIG/, "");
+  const same = name === "IOT" ? "ABRT" : name === "POLL" ? "IO" : name;
+  if (typeof signal === "string" && SIGNALS.has(same)) return `SIG${same}`;
+  throw nodeError(TypeError, "ERR_UNKNOWN_SIGNAL", `Unknown signal: ${String(signal)}`);
+}
+
+function makeExec(server: Server): Exec {
+  const exec = (command: unknown, ...rest: unknown[]): Process => {
+    if (typeof command !== "string") throw wrongType("command", "of type string", command);
+    const { options, callback } = splitExec([[], ...rest]);
+    return collect(server, command, [], { ...options, shell: options.shell || true }, callback);
+  };
+  return withPromise(exec) as Exec;
+}
+
+function makeExecFile(server: Server): ExecFile {
+  const execFile = (file: unknown, ...rest: unknown[]): Process => {
+    const { args, options, callback } = splitExec(rest);
+    return collect(server, file as string, args, options, callback);
+  };
+  return withPromise(execFile) as ExecFile;
+}
+
+/** The arguments of `execFile` after the program; each may be left out. */
+function splitExec(rest: readonly unknown[]): { args: unknown[]; options: ExecOptions; callback: ExecCallback | undefined } {
+  const left = [...rest];
+  const args = Array.isArray(left[0]) || left[0] == null ? (left.shift() ?? []) : [];
+  const options = typeof left[0] === "function" ? {} : (left.shift() ?? {});
+  if (!isObject(options)) throw wrongType("options", "of type object", options);
+  const callback = left.shift() ?? undefined;
+  if (callback !== undefined && typeof callback !== "function") throw wrongType("callback", "of type function", callback);
+  return { args: args as unknown[], options, callback: callback as ExecCallback | undefined };
+}
+
+function withPromise(run: (...args: unknown[]) => Process): object {
+  const promised = (...args: unknown[]): ExecPromise => {
+    let settle: ExecCallback = () => {};
+    const promise = new Promise<{ stdout: string; stderr: string }>((resolve, reject) => {
+      settle = (error, stdout, stderr) => {
+        if (error === null) resolve({ stdout, stderr } as { stdout: string; stderr: string });
+        else reject(Object.assign(error, { stdout, stderr }));
+      };
+    });
+    // Not inside the promise, because the caller must get what this throws.
+    return Object.assign(promise, { child: run(...args, settle) });
+  };
+  return Object.defineProperty(run, promisify.custom, { value: promised });
+}
+
+/** Starts a program, collects its output and calls back. */
+function collect(server: Server, file: string, args: unknown[], given: ExecOptions, callback?: ExecCallback): Process {
+  const { encoding, maxBuffer, ...options } = { encoding: "utf8" as const, maxBuffer: MAX_BUFFER_BYTES, ...given };
+  if (typeof maxBuffer !== "number" || !(maxBuffer >= 0)) {
+    throw nodeError(RangeError, "ERR_OUT_OF_RANGE", `The value of "options.maxBuffer" is out of range. It must be a positive number. Received ${inspect(maxBuffer)}`);
+  }
+  for (const name of ["stdio", "stdout", "stderr"]) {
+    if (name in options) throw wrongValue(`The property 'options.${name}' is not for what collects output`, name);
+  }
+  const text = Buffer.isEncoding(encoding as string);
+  const child: Process = server.spawn(file, args, { ...options, encoding });
+  const command = [file, ...args].join(" ");
+  const kept: Record<StreamName, (string | Buffer)[]> = { stdout: [], stderr: [] };
+  let failure: Error | undefined;
+  let told = false;
+
+  /** The caller may have set an encoding on the stream. */
+  const joined = (name: StreamName): string | Buffer => {
+    const pieces = kept[name];
+    return text || typeof pieces[0] === "string" ? pieces.join("") : Buffer.concat(pieces as Buffer[]);
+  };
+  const tell = (code: number | null, signal: string | null): void => {
+    if (told) return;
+    told = true;
+    const [stdout, stderr] = [joined("stdout"), joined("stderr")];
+    if (failure === undefined && code === 0 && signal === null) return callback?.(null, stdout, stderr);
+    failure ??= Object.assign(new Error(`Command failed: ${command}\n${stderr}`), {
+      code: code !== null && code < 0 ? getSystemErrorName(code) : code,
+      killed: child.killed,
+      signal,
+    });
+    callback?.(Object.assign(failure, { cmd: command }), stdout, stderr);
+  };
+  const fail = (error: Error): void => {
+    failure ??= error;
+    for (const stream of [child.stdout, child.stderr]) stream.destroy();
+  };
+
+  for (const name of ["stdout", "stderr"] as const) {
+    let length = 0;
+    child[name].on("data", (chunk: string | Buffer) => {
+      if (failure !== undefined) return;
+      const size = Buffer.byteLength(chunk);
+      length += size;
+      if (length <= maxBuffer) return void kept[name].push(chunk);
+      kept[name].push(chunk.slice(0, maxBuffer - (length - size)));
+      const error = nodeError(RangeError, "ERR_CHILD_PROCESS_STDIO_MAXBUFFER", `${name} maxBuffer length exceeded`);
+      child.kill(options.killSignal ?? "SIGTERM");
+      fail(error);
+    });
+  }
+  child.on("error", (error) => {
+    fail(error);
+    tell(null, null);
+  });
+  child.on("close", tell);
+  return child;
+}
+
+function isObject(value: unknown): value is Untrusted {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function number(value: unknown, otherwise = 0): number {
+  return typeof value === "number" && Number.isFinite(value) ? value : otherwise;
+}
+
+/** Makes a promise that may be ignored: its rejection is not an unhandled one. */
+function quiet<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => {});
+  return promise;
+}
+
+/** Text of the server for an error message: control and bidirectional characters escaped, cut at 200 characters. */
+function quote(text: unknown): string {
+  let quoted = "";
+  for (const character of String(text).slice(0, 2 * MAX_QUOTED)) {
+    const plain = !/[\p{C}\p{Zl}\p{Zp}]/u.test(character);
+    const piece = plain ? character : `\\u{${character.codePointAt(0)?.toString(16)}}`;
+    if (quoted.length + piece.length > MAX_QUOTED) return `${quoted}…`;
+    quoted += piece;
+  }
+  return quoted;
+}
+
+/** Whether a request failed because the process or its server has ended. */
+function isOver(error: unknown): boolean {
+  return error instanceof ServerGone || (error instanceof RpcError && error.code === INVALID_REQUEST);
+}
+
+/** The errno in the data of an error, if it has one. */
+function errnoOf(data: unknown): { errno: number; code: string; stage: string } | undefined {
+  if (!isObject(data) || typeof data["errno"] !== "number") return undefined;
+  const { errno, code, stage } = data;
+  return { errno, code: /^E[A-Z0-9]{1,30}$/.test(String(code)) ? String(code) : "UNKNOWN", stage: quote(stage ?? "") };
+}
+
+/** An error like Node's own, whose text includes the code. */
+function nodeError(Kind: ErrorConstructor, code: string, message: string): NodeJS.ErrnoException {
+  const error = Object.assign(new Kind(message), { code });
+  const toString = (): string => `${error.name} [${code}]: ${error.message}`;
+  return Object.defineProperty(error, "toString", { value: toString, enumerable: false });
+}
+
+function wrongType(name: string, wanted: string, value: unknown): Error {
+  const kind = name.includes(".") ? "property" : "argument";
+  return nodeError(TypeError, "ERR_INVALID_ARG_TYPE", `The "${name}" ${kind} must be ${wanted}. Received ${inspect(value)}`);
+}
+
+function wrongValue(what: string, value: unknown): Error {
+  return nodeError(TypeError, "ERR_INVALID_ARG_VALUE", `${what}. Received ${inspect(value)}`);
+}
+
+function noNul(what: string, value: string): void {
+  if (value.includes("\0")) throw wrongValue(`${what} must be a string without null bytes`, value);
 }

@@ -3,17 +3,18 @@
 //!
 //! `cargo run --example build_log -- make -j8`
 
-use std::process::Command;
 use std::time::Instant;
 
-use procwire::client::{Client, Event, Spawn};
+use procwire::client::{Client, Command, Event};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The binary, and not a server in this program: Ctrl-C ends the build and all it has started.
     let server = std::env::var_os("PROCWIRE").unwrap_or_else(|| "procwire".into());
-    let client = Client::launch(Command::new(server))?;
+    let client = Client::launch([server])?;
     let begun = Instant::now();
-    let mut build = client.spawn(Spawn::new(std::env::args().skip(1)).no_stdin())?;
+    let mut arguments = std::env::args_os().skip(1);
+    let program = arguments.next().ok_or("usage: build_log PROGRAM [ARGUMENT…]")?;
+    let mut build = client.spawn(Command::new(program).args(arguments).no_stdin())?;
 
     let show = |name: &str, line: &[u8]| {
         let text = String::from_utf8_lossy(line);
@@ -24,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (bytes, (name, line)) = match event? {
             Event::Stdout(bytes) => (bytes, &mut unfinished[0]),
             Event::Stderr(bytes) => (bytes, &mut unfinished[1]),
+            _ => continue,
         };
         // Output is cut anywhere, so what is behind the last line end waits for the rest of its line.
         line.extend_from_slice(&bytes);

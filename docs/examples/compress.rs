@@ -6,13 +6,15 @@
 use std::io::{self, Write};
 
 use procwire::Config;
-use procwire::client::{Client, Spawn};
+use procwire::client::{Client, Command};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let client = Client::in_process(Config::default())?;
-    let mut compressor = client.spawn(Spawn::new(std::env::args().skip(1)).wait_when_unread())?;
+    let mut arguments = std::env::args_os().skip(1);
+    let program = arguments.next().ok_or("usage: compress PROGRAM [ARGUMENT…]")?;
+    let mut compressor = client.spawn(Command::new(program).args(arguments).wait_when_unread())?;
     let (Some(mut input), Some(mut output)) = (compressor.stdin.take(), compressor.stdout.take()) else {
-        unreachable!("both are streamed unless the spawn says otherwise");
+        unreachable!("both are connected unless the command says otherwise");
     };
 
     // Dropped at its end, which is what tells the compressor that there is no more.

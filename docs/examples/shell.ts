@@ -1,8 +1,9 @@
 // A shell on a server, in your own terminal: every key goes there, and a resized window is resized
 // there. With a command that leads to another machine, it is a shell over there.
-//   npx tsx docs/examples/shell.ts [ssh host procwire]
+//   node docs/examples/shell.ts [ssh host procwire]
+// with Node 22.18 or newer, which runs TypeScript as it is, or with `npx tsx` in its place.
 
-import { Server, type Size } from "../clients/procwire.js";
+import { Server, type Size } from "../clients/procwire.ts";
 
 const command = process.argv.slice(2);
 const server = command.length > 0 ? new Server(command) : new Server();

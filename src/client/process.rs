@@ -1,427 +1,48 @@
-//! One process of a client: its streams, its end, and what can be done to it.
+//! One running program as its client sees it.
 //!
-//! **Thread:** whoever calls; `client-read` delivers output and the exit.
-//! **Owns:** output that was received and not yet read, within its limit.
-//! **Never:** keeps `client-read` waiting, unless the spawn asked for that.
+//! **Thread:** whichever calls.
+//! **Owns:** the three streams until they are taken, and the program's life unless it was told not to.
+//! **Never:** waits when it is dropped.
 
-use std::collections::VecDeque;
-use std::fmt;
-use std::io::{self, Read, Write};
-use std::ops::Deref;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Error, Link, lock};
-use crate::protocol::{
-    Exited, KillParams, PtySize, Request, ResizePtyParams, RpcError, SignalName, Stream, WriteStdinParams,
-    code,
-};
-
-/// What one request writes at most.
-const WRITE: usize = 256 * 1024;
-/// Deltas that follow each other are kept as one piece up to this.
-const PIECE: usize = 64 * 1024;
-/// What a piece costs beside its bytes, so that many tiny ones are bounded too.
-const PIECE_COST: usize = 64;
-
-/// What `client-read` and the readers of a process share.
-pub(super) struct Shared {
-    state: Mutex<State>,
-    /// Output has come or was read, the process has ended, or the connection.
-    changed: Condvar,
-    limit: usize,
-    wait: bool,
-}
-
-#[derive(Default)]
-struct State {
-    streams: [Unread; 2],
-    /// Bytes and costs of all pieces.
-    kept: usize,
-    /// Counts pieces, so that those of both streams have an order.
-    count: u64,
-    end: Option<End>,
-    /// The connection is being closed; nobody is waited for.
-    let_go: bool,
-}
-
-/// Output of one stream that waits to be read.
-#[derive(Default)]
-struct Unread {
-    pieces: VecDeque<Piece>,
-    /// What comes is not wanted: the reading end was dropped.
-    closed: bool,
-    /// Bytes were lost behind the pieces.
-    lost: bool,
-    /// Somebody has been told.
-    told: bool,
-}
-
-struct Piece {
-    number: u64,
-    bytes: Vec<u8>,
-    /// How much of it has been read.
-    read: usize,
-}
-
-enum End {
-    Exited(ExitStatus),
-    ConnectionEnded(Option<String>),
-}
-
-fn index(stream: Stream) -> usize {
-    match stream {
-        Stream::Stdout => 0,
-        Stream::Stderr => 1,
-    }
-}
-
-impl Shared {
-    pub(super) fn new(limit: usize, wait: bool) -> Shared {
-        Shared {
-            state: Mutex::default(),
-            changed: Condvar::new(),
-            limit,
-            wait,
-        }
-    }
-
-    // ---- for `client-read` ----
-
-    pub(super) fn deliver(&self, stream: Stream, bytes: Vec<u8>) {
-        let mut state = lock(&self.state);
-        let cost = bytes.len() + PIECE_COST;
-        if self.wait {
-            // Whoever reads, closes the stream or lets go ends this.
-            let full = |state: &mut State| {
-                state.kept > 0
-                    && state.kept + cost > self.limit
-                    && !state.streams[index(stream)].closed
-                    && !state.let_go
-            };
-            state = self
-                .changed
-                .wait_while(state, full)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        let state = &mut *state;
-        let unread = &mut state.streams[index(stream)];
-        if unread.closed || unread.lost || bytes.is_empty() {
-            return;
-        }
-        if !self.wait && state.kept + cost > self.limit {
-            unread.lost = true;
-        } else if let Some(last) = unread.pieces.back_mut()
-            && last.number == state.count
-            && last.bytes.len() + bytes.len() <= PIECE
-        {
-            state.kept += bytes.len();
-            last.bytes.extend_from_slice(&bytes);
-        } else {
-            state.kept += cost;
-            state.count += 1;
-            unread.pieces.push_back(Piece {
-                number: state.count,
-                bytes,
-                read: 0,
-            });
-        }
-        self.changed.notify_all();
-    }
-
-    pub(super) fn exited(&self, exited: Exited) {
-        self.end(End::Exited(ExitStatus(Arc::new(exited))));
-    }
-
-    pub(super) fn connection_ended(&self, reason: Option<String>) {
-        self.end(End::ConnectionEnded(reason));
-    }
-
-    fn end(&self, end: End) {
-        lock(&self.state).end = Some(end);
-        self.changed.notify_all();
-    }
-
-    // ---- for everybody else ----
-
-    pub(super) fn let_go(&self) {
-        lock(&self.state).let_go = true;
-        self.changed.notify_all();
-    }
-
-    fn status(&self) -> Option<ExitStatus> {
-        match &lock(&self.state).end {
-            Some(End::Exited(status)) => Some(status.clone()),
-            _ => None,
-        }
-    }
-
-    /// Waits for what `look` finds, until `deadline`; `None` if it has not found it by then.
-    fn wait_for<T>(
-        &self,
-        deadline: Option<Instant>,
-        mut look: impl FnMut(&mut State) -> Option<T>,
-    ) -> Option<T> {
-        let mut state = lock(&self.state);
-        loop {
-            if let Some(found) = look(&mut state) {
-                return Some(found);
-            }
-            state = match deadline {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return None;
-                    }
-                    let waited = self.changed.wait_timeout(state, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
-    }
-
-    fn wait(&self, deadline: Option<Instant>) -> Result<Option<ExitStatus>, Error> {
-        let outcome = self.wait_for(deadline, |state| match &state.end {
-            None => None,
-            Some(End::Exited(status)) => Some(Ok(status.clone())),
-            Some(End::ConnectionEnded(reason)) => Some(Err(Error::Ended(reason.clone()))),
-        });
-        outcome.transpose()
-    }
-
-    fn read(&self, stream: Stream, buffer: &mut [u8]) -> io::Result<usize> {
-        if buffer.is_empty() {
-            return Ok(0);
-        }
-        let n = self.wait_for(None, |state| {
-            let Some(piece) = state.streams[index(stream)].pieces.front_mut() else {
-                return state.at_end(stream).map(|end| end.map(|()| 0));
-            };
-            let unread = &piece.bytes[piece.read..];
-            let n = unread.len().min(buffer.len());
-            buffer[..n].copy_from_slice(&unread[..n]);
-            piece.read += n;
-            if piece.read == piece.bytes.len() {
-                state.take_front(stream);
-            }
-            Some(Ok(n))
-        });
-        self.changed.notify_all();
-        n.unwrap_or(Ok(0))
-    }
-
-    /// The next piece of those of `streams`, in the order they came; `Ok(None)` at the end of all.
-    fn next(&self, streams: &[Stream], deadline: Option<Instant>) -> Option<io::Result<Option<Event>>> {
-        let event = self.wait_for(deadline, |state| {
-            let first = streams
-                .iter()
-                .filter_map(|&stream| Some((state.streams[index(stream)].pieces.front()?.number, stream)))
-                .min_by_key(|(number, _)| *number);
-            if let Some((_, stream)) = first {
-                let mut piece = state.take_front(stream)?;
-                piece.bytes.drain(..piece.read);
-                return Some(Ok(Some(match stream {
-                    Stream::Stdout => Event::Stdout(piece.bytes),
-                    Stream::Stderr => Event::Stderr(piece.bytes),
-                })));
-            }
-            let mut all_ended = true;
-            for &stream in streams {
-                match state.at_end(stream) {
-                    Some(Err(error)) => return Some(Err(error)),
-                    Some(Ok(())) => {}
-                    None => all_ended = false,
-                }
-            }
-            all_ended.then_some(Ok(None))
-        });
-        self.changed.notify_all();
-        event
-    }
-
-    fn close(&self, stream: Stream) {
-        let mut state = lock(&self.state);
-        state.streams[index(stream)].closed = true;
-        while state.take_front(stream).is_some() {}
-        self.changed.notify_all();
-    }
-}
-
-impl State {
-    fn take_front(&mut self, stream: Stream) -> Option<Piece> {
-        let piece = self.streams[index(stream)].pieces.pop_front()?;
-        self.kept -= piece.bytes.len() + PIECE_COST;
-        Some(piece)
-    }
-
-    /// What a reader finds behind the last piece; `None` if there may be more.
-    fn at_end(&mut self, stream: Stream) -> Option<io::Result<()>> {
-        let unread = &mut self.streams[index(stream)];
-        if unread.lost && !unread.told {
-            unread.told = true;
-            return Some(Err(io::Error::other(OutputLost(()))));
-        }
-        match &self.end {
-            Some(End::Exited(_)) => Some(Ok(())),
-            Some(End::ConnectionEnded(reason)) => Some(Err(Error::Ended(reason.clone()).into())),
-            None => None,
-        }
-    }
-}
-
-/// Inside the [`io::Error`] of a read: output beyond [`Spawn::unread_limit`](super::Spawn::unread_limit)
-/// was dropped because nobody had read what came before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OutputLost(());
-
-impl fmt::Display for OutputLost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("output was lost here: more than the unread limit had not been read")
-    }
-}
-
-impl std::error::Error for OutputLost {}
-
-// ---- control ----
-
-/// What can be done to a process, from any thread. Kept from [`Process::control`].
-#[derive(Clone)]
-pub struct Control {
-    link: Arc<Link>,
-    handle: Arc<str>,
-    pid: u32,
-    shared: Arc<Shared>,
-}
-
-impl Control {
-    pub(super) fn new(link: Arc<Link>, handle: Arc<str>, pid: u32, shared: Arc<Shared>) -> Control {
-        Control {
-            link,
-            handle,
-            pid,
-            shared,
-        }
-    }
-
-    /// Its process id, on the server's machine.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// Its handle, as [`Client::list`](super::Client::list) shows it.
-    #[must_use]
-    pub fn handle(&self) -> &str {
-        &self.handle
-    }
-
-    /// Kills it and all it has started that can be found. One that has ended is no error.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Ended`] or [`Error::Io`] if there is no server any more.
-    pub fn kill(&self) -> Result<(), Error> {
-        self.end_with(self.kill_params(None, None))
-    }
-
-    /// Sends SIGTERM to its process group, and kills it as [`kill`](Self::kill) does if it is still
-    /// there after `grace`. Does not wait. One that has ended is no error.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Ended`] or [`Error::Io`] if there is no server any more.
-    pub fn terminate(&self, grace: Duration) -> Result<(), Error> {
-        self.end_with(self.kill_params(Some("TERM".into()), Some(grace)))
-    }
-
-    /// Sends a signal to its process group, by name (`"INT"` or `"SIGINT"`) or number.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Refused`] if there is no such signal, or no such process any more.
-    pub fn signal(&self, signal: impl Into<SignalName>) -> Result<(), Error> {
-        let params = self.kill_params(Some(signal.into()), None);
-        self.link.call(Request::Kill(params)).map(drop)
-    }
-
-    /// Changes the size of its terminal.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Refused`] if it has none, or has ended, or one of the numbers is zero.
-    pub fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
-        let params = self.resize_params(rows, cols);
-        self.link.call(Request::ResizePty(params)).map(drop)
-    }
-
-    /// Sends a signal without waiting for the answer, and so without learning of an error: for
-    /// whoever must not wait while output is held back. With `grace`, the process is killed if it is
-    /// still there then.
-    pub fn post_signal(&self, signal: impl Into<SignalName>, grace: Option<Duration>) {
-        let params = self.kill_params(Some(signal.into()), grace);
-        self.link.tell(Request::Kill(params));
-    }
-
-    /// Changes the size of its terminal as [`post_signal`](Self::post_signal) sends a signal.
-    pub fn post_resize(&self, rows: u16, cols: u16) {
-        self.link.tell(Request::ResizePty(self.resize_params(rows, cols)));
-    }
-
-    fn resize_params(&self, rows: u16, cols: u16) -> ResizePtyParams {
-        ResizePtyParams {
-            process_handle: self.handle.to_string(),
-            size: PtySize { rows, cols },
-        }
-    }
-
-    fn end_with(&self, params: KillParams) -> Result<(), Error> {
-        if self.shared.status().is_some() {
-            return Ok(());
-        }
-        match self.link.call(Request::Kill(params)) {
-            // It has ended meanwhile.
-            Err(Error::Refused(RpcError {
-                code: code::INVALID_REQUEST,
-                ..
-            })) => Ok(()),
-            outcome => outcome.map(drop),
-        }
-    }
-
-    fn kill_params(&self, signal: Option<SignalName>, grace: Option<Duration>) -> KillParams {
-        KillParams {
-            process_handle: self.handle.to_string(),
-            signal,
-            grace_ms: grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
-        }
-    }
-}
-
-impl fmt::Debug for Control {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Control { handle, pid, .. } = self;
-        f.debug_struct("Control")
-            .field("handle", handle)
-            .field("pid", pid)
-            .finish_non_exhaustive()
-    }
-}
-
-// ---- the process ----
+use super::Error;
+use super::control::Control;
+use super::status::{ExitStatus, Output};
+use super::streams::{Event, Events, Stderr, Stdin, Stdout};
+use crate::wire::protocol::SignalName;
 
 /// A running program, with the shape of [`std::process::Child`].
 ///
-/// Dropping it kills the program, unless [`Spawn::kill_on_drop`](super::Spawn::kill_on_drop) says
-/// otherwise; what can be done to it is on [`Control`], to which it dereferences.
+/// Dropping it kills the program and all it has started, unless
+/// [`Command::kill_on_drop`](super::Command::kill_on_drop) says otherwise. For other threads there is
+/// [`control`](Self::control).
+///
+/// ```
+/// # use procwire::client::{Client, Command};
+/// # use std::io::{Read, Write};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = Client::in_process(procwire::Config::default())?;
+/// let mut cat = client.spawn(Command::new("cat"))?;
+/// cat.stdin.take().expect("not taken yet").write_all(b"hello")?; // dropped: the end of input
+/// let mut text = String::new();
+/// cat.stdout.take().expect("not taken yet").read_to_string(&mut text)?;
+/// assert_eq!(text, "hello");
+/// assert!(cat.wait()?.success());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Process {
-    /// Its input. Dropping it is the end of input; on a terminal, end-of-file is typed. `None` if
-    /// the spawn wanted none.
+    /// Its input. `None` if the command wanted none, or it was taken.
     pub stdin: Option<Stdin>,
-    /// Its output, and on a terminal everything it prints.
+    /// Its output, and on a terminal everything it prints. `None` if it was taken.
+    ///
+    /// A program whose output is not wanted should have it dropped, so that it does not wait here to be
+    /// read: `drop(process.stdout.take())`.
     pub stdout: Option<Stdout>,
-    /// Its error output; on a terminal there is never any.
+    /// Its error output; on a terminal there is never any. `None` if it was taken.
     pub stderr: Option<Stderr>,
     control: Control,
     kill_on_drop: bool,
@@ -429,306 +50,254 @@ pub struct Process {
 
 impl Process {
     pub(super) fn new(control: Control, has_stdin: bool, kill_on_drop: bool) -> Process {
-        let reading = |stream| Reading {
-            control: control.clone(),
-            stream,
-        };
         Process {
-            stdin: has_stdin.then(|| Stdin(control.clone())),
-            stdout: Some(Stdout(reading(Stream::Stdout))),
-            stderr: Some(Stderr(reading(Stream::Stderr))),
+            stdin: has_stdin.then(|| Stdin::new(control.clone())),
+            stdout: Some(Stdout::new(control.clone())),
+            stderr: Some(Stderr::new(control.clone())),
             control,
             kill_on_drop,
         }
     }
 
-    /// Something to kill, signal and resize it with, from another thread for one.
+    /// Something to wait for, kill, signal and resize it with from other threads.
     #[must_use]
     pub fn control(&self) -> Control {
         self.control.clone()
     }
 
-    /// What it prints on both streams, in the order the server read it. Takes `stdout` and `stderr`.
+    /// What it prints on both streams, in the order the server read it. Takes `stdout` and `stderr`;
+    /// of a stream that was taken before there are no events.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command, Event};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut process = client.spawn(Command::shell("echo out; echo err >&2"))?;
+    /// let (mut out, mut err) = (Vec::new(), Vec::new());
+    /// for event in process.events() {
+    ///     match event? {
+    ///         Event::Stdout(bytes) => out.extend(bytes),
+    ///         Event::Stderr(bytes) => err.extend(bytes),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// assert_eq!((out, err), (b"out\n".to_vec(), b"err\n".to_vec()));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn events(&mut self) -> Events {
-        Events {
-            stdout: self.stdout.take(),
-            stderr: self.stderr.take(),
-            shared: Arc::clone(&self.control.shared),
-            over: false,
-        }
+        let shared = Arc::clone(self.control.shared());
+        Events::new(self.stdout.take(), self.stderr.take(), shared)
     }
 
-    /// Closes its stdin and waits for its end. Its output can be read before and after.
+    /// Closes its stdin and waits for its end. Its output can be read before and after, and need not be
+    /// read, except with [`Command::wait_when_unread`](super::Command::wait_when_unread). A program that
+    /// prints without end has no end, also if its output was dropped: kill it.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut yes = client.spawn(Command::new("yes"))?;
+    /// drop(yes.stdout.take()); // what it prints is thrown away from now on
+    /// yes.kill()?;
+    /// assert_eq!(yes.wait()?.signal(), Some("SIGKILL"));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
     /// [`Error::Ended`] if the connection ended first.
     pub fn wait(&mut self) -> Result<ExitStatus, Error> {
         drop(self.stdin.take());
-        let status = self.control.shared.wait(None)?;
-        status.ok_or(Error::Ended(None))
+        self.control.wait()
     }
 
-    /// As [`wait`](Self::wait), but no longer than `timeout`; `None` if it has not ended then.
+    /// As [`wait`](Self::wait), but no longer than `timeout`; `None` if it has not ended then. Closes
+    /// its stdin first, too.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut sleep = client.spawn(Command::new("sleep").arg("1000"))?;
+    /// if sleep.wait_timeout(Duration::from_millis(10))?.is_none() {
+    ///     sleep.terminate(Duration::from_secs(2))?;
+    /// }
+    /// assert_eq!(sleep.wait()?.signal(), Some("SIGTERM"));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
     /// [`Error::Ended`] if the connection ended first.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<ExitStatus>, Error> {
         drop(self.stdin.take());
-        self.control.shared.wait(Instant::now().checked_add(timeout))
+        self.control.wait_timeout(timeout)
     }
 
-    /// How it ended, if it has. Leaves stdin open.
+    /// How it ended, if it has. Does not wait, and leaves stdin open.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut cat = client.spawn(Command::new("cat"))?;
+    /// assert_eq!(cat.try_wait()?, None);
+    /// let status = cat.wait()?;
+    /// assert_eq!(cat.try_wait()?, Some(status));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
     /// [`Error::Ended`] if the connection ended first.
     pub fn try_wait(&mut self) -> Result<Option<ExitStatus>, Error> {
-        self.control.shared.wait(Some(Instant::now()))
+        self.control.try_wait()
     }
 
-    /// Closes its stdin, reads all that is left of its output, and waits for its end.
+    /// Closes its stdin, reads all that is left of its output, and waits for its end. The output is
+    /// kept whole, whatever [`Command::unread_limit`](super::Command::unread_limit) says; what bounds
+    /// it is [`Command::output_cap`](super::Command::output_cap).
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::io::Write;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut sort = client.spawn(Command::new("sort"))?;
+    /// sort.stdin.as_mut().expect("not taken").write_all(b"b\na\n")?;
+    /// assert_eq!(sort.wait_with_output()?.stdout, b"a\nb\n");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`Error::Ended`] if the connection ended first, [`Error::Io`] if output was lost.
+    /// [`Error::Ended`] if the connection ended first, [`Error::Io`] if output was lost before.
     pub fn wait_with_output(mut self) -> Result<Output, Error> {
         drop(self.stdin.take());
+        self.read_to_end()
+    }
+
+    /// Reads all that is left of its output and waits for its end. Leaves stdin to the thread that
+    /// writes it.
+    pub(super) fn read_to_end(&mut self) -> Result<Output, Error> {
+        self.control.shared().keep_all();
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         for event in self.events() {
-            match event? {
-                Event::Stdout(mut bytes) => stdout.append(&mut bytes),
-                Event::Stderr(mut bytes) => stderr.append(&mut bytes),
+            let (all, bytes) = match event {
+                Ok(Event::Stdout(bytes)) => (&mut stdout, bytes),
+                Ok(Event::Stderr(bytes)) => (&mut stderr, bytes),
+                Err(error) => return Err(Error::from_read(error)),
+            };
+            match all.is_empty() {
+                true => *all = bytes,
+                false => all.extend_from_slice(&bytes),
             }
         }
         Ok(Output {
-            status: self.wait()?,
+            status: self.control.wait()?,
             stdout,
             stderr,
         })
     }
-}
 
-impl Deref for Process {
-    type Target = Control;
+    /// As [`Control::id`].
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.control.id()
+    }
 
-    fn deref(&self) -> &Control {
-        &self.control
+    /// As [`Control::handle`].
+    #[must_use]
+    pub fn handle(&self) -> &str {
+        self.control.handle()
+    }
+
+    /// As [`Control::kill`]: kills it with all it has started that can be found, where std's kills one
+    /// process.
+    ///
+    /// # Errors
+    ///
+    /// As [`Control::kill`].
+    pub fn kill(&self) -> Result<(), Error> {
+        self.control.kill()
+    }
+
+    /// As [`Control::terminate`]: SIGTERM, and what `kill` does if it is still there after `grace`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Control::terminate`].
+    pub fn terminate(&self, grace: Duration) -> Result<(), Error> {
+        self.control.terminate(grace)
+    }
+
+    /// As [`Control::signal`].
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::io::Read;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let script = "trap 'exit 9' INT; echo ready; while :; do sleep 0.1; done";
+    /// let mut shell = client.spawn(Command::shell(script))?;
+    /// shell.stdout.as_mut().expect("not taken").read_exact(&mut [0; 6])?; // "ready\n"
+    /// shell.signal("INT")?;
+    /// assert_eq!(shell.wait()?.code(), Some(9));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Control::signal`].
+    pub fn signal(&self, signal: impl Into<SignalName>) -> Result<(), Error> {
+        self.control.signal(signal)
+    }
+
+    /// As [`Control::resize`].
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::io::Write;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut shell = client.spawn(Command::shell("read line; stty size").tty(24, 80))?;
+    /// shell.resize(50, 132)?;
+    /// shell.stdin.as_mut().expect("not taken").write_all(b"\n")?;
+    /// assert!(shell.wait_with_output()?.stdout.ends_with(b"50 132\r\n"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Control::resize`].
+    pub fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
+        self.control.resize(rows, cols)
+    }
+
+    /// As [`Control::post_signal`].
+    pub fn post_signal(&self, signal: impl Into<SignalName>, grace: Option<Duration>) {
+        self.control.post_signal(signal, grace);
+    }
+
+    /// As [`Control::post_resize`].
+    pub fn post_resize(&self, rows: u16, cols: u16) {
+        self.control.post_resize(rows, cols);
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.kill_on_drop && self.control.shared.status().is_none() {
-            let params = self.control.kill_params(None, None);
-            self.control.link.tell(Request::Kill(params));
+        if self.kill_on_drop && !self.control.has_ended() {
+            self.control.post_kill();
         }
-    }
-}
-
-/// How a process ended, with the shape of [`std::process::ExitStatus`]; everything else that is
-/// known of its end is on [`Exited`], to which it dereferences.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExitStatus(Arc<Exited>);
-
-impl ExitStatus {
-    /// Whether it ended by itself with exit code 0.
-    #[must_use]
-    pub fn success(&self) -> bool {
-        self.0.exit_code == 0
-    }
-
-    /// Its exit code; `None` if it was killed by a signal or because its time was up.
-    #[must_use]
-    pub fn code(&self) -> Option<i32> {
-        (self.0.signal.is_none() && !self.0.timed_out).then_some(self.0.exit_code)
-    }
-
-    /// The name of the signal that ended it, if one did.
-    #[must_use]
-    pub fn signal(&self) -> Option<&str> {
-        self.0.signal.as_deref()
-    }
-}
-
-impl Deref for ExitStatus {
-    type Target = Exited;
-
-    fn deref(&self) -> &Exited {
-        &self.0
-    }
-}
-
-impl fmt::Display for ExitStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.0.signal, self.0.timed_out) {
-            (_, true) => f.write_str("timed out"),
-            (Some(signal), _) => write!(f, "killed by {signal}"),
-            (None, _) => write!(f, "exit code {}", self.0.exit_code),
-        }
-    }
-}
-
-/// How a process ended and all it printed, with the shape of [`std::process::Output`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// All of its output that nobody had read.
-    pub stdout: Vec<u8>,
-    /// All of its error output that nobody had read.
-    pub stderr: Vec<u8>,
-}
-
-// ---- streams ----
-
-/// The input of a process.
-///
-/// Each write is answered, and waits for its answer while more than 1 MiB is pending that the
-/// process has not read, so a process that reads slowly slows whoever writes.
-#[derive(Debug)]
-pub struct Stdin(Control);
-
-impl Stdin {
-    fn request(&self, delta: Option<&[u8]>, close_stdin: bool) -> Request {
-        Request::WriteStdin(WriteStdinParams {
-            process_handle: self.0.handle.to_string(),
-            delta: delta.map(<[u8]>::to_vec),
-            close_stdin,
-        })
-    }
-}
-
-impl Write for Stdin {
-    /// Fails with [`io::ErrorKind::BrokenPipe`] when the process has closed its input or has ended.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.is_empty() {
-            return Ok(0);
-        }
-        let bytes = &bytes[..bytes.len().min(WRITE)];
-        match self.0.link.call(self.request(Some(bytes), false)) {
-            Ok(_) => Ok(bytes.len()),
-            Err(Error::Refused(e)) if e.code == code::INVALID_REQUEST => {
-                Err(io::Error::new(io::ErrorKind::BrokenPipe, e))
-            }
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    /// Nothing is held back here.
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for Stdin {
-    fn drop(&mut self) {
-        if self.0.shared.status().is_none() {
-            self.0.link.tell(self.request(None, true));
-        }
-    }
-}
-
-/// The reading end of one stream. Dropping it throws away what still comes.
-struct Reading {
-    control: Control,
-    stream: Stream,
-}
-
-impl Read for Reading {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.control.shared.read(self.stream, buffer)
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.control.shared.close(self.stream);
-    }
-}
-
-impl fmt::Debug for Reading {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {:?}", self.stream.name(), self.control.handle)
-    }
-}
-
-/// The output of a process. Reading waits until there is some, and ends with the process.
-///
-/// Dropping it throws away what still comes; the process does not notice.
-#[derive(Debug)]
-pub struct Stdout(Reading);
-
-impl Read for Stdout {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-/// The error output of a process, as [`Stdout`].
-#[derive(Debug)]
-pub struct Stderr(Reading);
-
-impl Read for Stderr {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-/// Output of one of the two streams.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The next bytes of stdout.
-    Stdout(Vec<u8>),
-    /// The next bytes of stderr.
-    Stderr(Vec<u8>),
-}
-
-/// What a process prints on both streams, in order: see [`Process::events`]. Ends with the process, or
-/// behind the error that tells the end of the connection.
-#[derive(Debug)]
-pub struct Events {
-    stdout: Option<Stdout>,
-    stderr: Option<Stderr>,
-    shared: Arc<Shared>,
-    /// The end of the connection has been told.
-    over: bool,
-}
-
-impl Events {
-    /// Waits for the next event, but no longer than `timeout`; `None` if there was none.
-    /// The end of the process is `Some(Ok(None))`.
-    pub fn next_timeout(&mut self, timeout: Duration) -> Option<io::Result<Option<Event>>> {
-        self.take(Instant::now().checked_add(timeout))
-    }
-
-    fn take(&mut self, deadline: Option<Instant>) -> Option<io::Result<Option<Event>>> {
-        if self.over {
-            return Some(Ok(None));
-        }
-        let stdout = self.stdout.as_ref().map(|_| Stream::Stdout);
-        let stderr = self.stderr.as_ref().map(|_| Stream::Stderr);
-        let streams: Vec<Stream> = stdout.into_iter().chain(stderr).collect();
-        let event = self.shared.next(&streams, deadline);
-        if let Some(Err(error)) = &event {
-            // Behind output that was lost there may be more.
-            self.over = !error.get_ref().is_some_and(|error| error.is::<OutputLost>());
-        }
-        event
-    }
-}
-
-impl Iterator for Events {
-    type Item = io::Result<Event>;
-
-    fn next(&mut self) -> Option<io::Result<Event>> {
-        self.take(None)?.transpose()
-    }
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Shared")
     }
 }

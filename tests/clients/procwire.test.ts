@@ -4,15 +4,24 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
-import { once } from "node:events";
+import { getEventListeners, once } from "node:events";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { test as nodeTest } from "node:test";
-import { PassThrough, Readable } from "node:stream";
+import { PassThrough, Readable, Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
-import { promisify } from "node:util";
+import { inspect, promisify } from "node:util";
 
-import { type Exit, type Process, RpcError, Server, ServerGone, type ServerOptions, SpawnError } from "./procwire.js";
+import {
+  type Exit,
+  Process,
+  RpcError,
+  Server,
+  ServerGone,
+  type ServerOptions,
+  SpawnError,
+  type SpawnOptions,
+} from "./procwire.ts";
 
 const PATIENCE = 30_000;
 const NEVER: [string, string[]] = ["sleep", ["1000"]];
@@ -77,14 +86,34 @@ function fake(requests: number, messages: object[]): string[] {
   return ["sh", "-c", script, "sh", ...messages.map((message) => JSON.stringify(message))];
 }
 
-nodeTest("the example runs as it is", { timeout: PATIENCE }, async () => {
+/** Runs a module that imports the client in a node of its own, and returns its output. Fails if that does. */
+async function script(body: string, options: { env?: NodeJS.ProcessEnv; input?: string } = {}): Promise<string> {
+  const client = JSON.stringify(new URL("./procwire.js", import.meta.url).href);
+  const source = `import { Server } from ${client};\n${body}`;
+  const running = promisify(execFile)(process.execPath, ["--input-type=module", "-e", source], {
+    env: { ...process.env, ...options.env },
+    timeout: PATIENCE / 2,
+  });
+  running.child.stdin?.end(options.input ?? "");
+  const { stdout, stderr } = await running;
+  assert.equal(stderr, "");
+  return stdout;
+}
+
+nodeTest("the examples run as they are written", { timeout: PATIENCE }, async () => {
+  const node = process.env["TYPE_STRIPPING_NODE"];
+  assert.ok(node !== undefined, "TYPE_STRIPPING_NODE has to name a node that runs TypeScript");
   const source = readFileSync(new URL("../src/procwire.ts", import.meta.url), "utf8");
-  const example = source.match(/(?:^ \* {5}.*\n)+/m)?.[0].replaceAll(/^ \* {5}/gm, "") ?? "";
-  assert.equal(example.trimEnd().split("\n").length, 5);
-  const file = new URL("./example.mjs", import.meta.url);
-  writeFileSync(file, example);
-  const { stdout, stderr } = await promisify(execFile)(process.execPath, [file.pathname]);
-  assert.deepEqual([stdout, stderr], ["hello\n", ""]);
+  const inSource = source.match(/(?:^ \* {5}.*\n)+/m)?.[0].replaceAll(/^ \* {5}/gm, "") ?? "";
+  const inReadme = /```ts\n(.*?)```/s.exec(readFileSync(new URL("../src/README.md", import.meta.url), "utf8"))?.[1] ?? "";
+  for (const example of [inSource, inReadme]) {
+    assert.match(example, /^\/\/ .*PROCWIRE/, "it says where the binary comes from");
+    assert.equal(example.trimEnd().split("\n").length, 6);
+    const file: string = new URL("../src/example.ts", import.meta.url).pathname;
+    writeFileSync(file, example);
+    const { stdout, stderr }: { stdout: string; stderr: string } = await promisify(execFile)(node, [file]);
+    assert.deepEqual([stdout, stderr], ["hello\n", ""]);
+  }
 });
 
 test("output and exit code of a program", async (server) => {
@@ -235,7 +264,7 @@ test("a program that does not read slows its writer alone", async (server) => {
   }
   assert.ok(((await server.list())[0]?.stdinPendingBytes ?? 0) < 2 << 20);
   assert.ok(child.stdin.writableNeedDrain);
-  assert.equal(await child.kill(), true);
+  assert.equal(await child.killTree(), true);
   const [error] = (await failure) as [NodeJS.ErrnoException];
   assert.equal(error.code, "EPIPE");
   assert.equal((await child.exited).signal, "SIGKILL");
@@ -273,11 +302,135 @@ test("an exit needs no reader", async (server) => {
   assert.equal((await bytes(child.stdout)).length, 3_000_000);
 });
 
+test("'close' comes though output lies unread", async (server) => {
+  type Listen = (child: Process) => void;
+  const listeners: Record<string, Listen> = {
+    nothing: () => {},
+    "one read": (child) => void child.stdout.read(),
+    paused: (child) => void child.stdout.pause(),
+    "a listener that is paused": (child) => {
+      let seen = 0;
+      child.stdout.on("data", (chunk: Buffer) => {
+        seen += chunk.length;
+        child.stdout.pause();
+        setTimeout(() => child.stdout.resume(), 1);
+      });
+      child.stdout.on("end", () => assert.equal(seen, 300_000, "that is still read to its end"));
+    },
+  };
+  for (const [name, listen] of Object.entries(listeners)) {
+    const child = server.spawn("sh", ["-c", "head -c 300000 /dev/zero; exit 3"]);
+    listen(child);
+    const [code] = await Promise.race([once(child, "close"), sleep(PATIENCE / 2, [`${name}: no 'close'`], { ref: false })]);
+    assert.equal(code, 3, name);
+  }
+  // Who comes when it is over.
+  const late = server.spawn("head", ["-c", "300000", "/dev/zero"]);
+  await late.exited;
+  await server.list();
+  await once(late, "close");
+  // The same for who waits for the end of a stream.
+  const ended = server.spawn("head", ["-c", "300000", "/dev/zero"]);
+  await once(ended.stdout, "end");
+});
+
+test("unread output is kept for a late reader if nothing waits for its end", async (server) => {
+  const children = Array.from({ length: 3 }, () => server.spawn("head", ["-c", "300000", "/dev/zero"]));
+  await Promise.all(children.map((child) => child.exited));
+  for (const child of children) {
+    await server.list();
+    assert.equal((await bytes(child.stdout)).length, 300_000);
+  }
+});
+
+test("slow iterators and pipes get all output, also with a listener for 'close'", async (server) => {
+  for (const read of [
+    async (stream: Readable) => {
+      let length = 0;
+      for await (const chunk of stream as AsyncIterable<Buffer>) {
+        length += chunk.length;
+        await sleep(1);
+      }
+      return length;
+    },
+    async (stream: Readable) => {
+      let length = 0;
+      const slow = new Writable({
+        highWaterMark: 1,
+        write: (chunk: Buffer, _encoding, callback) => {
+          length += chunk.length;
+          setTimeout(callback, 1);
+        },
+      });
+      await pipeline(stream, slow);
+      return length;
+    },
+  ]) {
+    const child = server.spawn("head", ["-c", "2000000", "/dev/zero"]);
+    child.on("close", () => {});
+    assert.equal(await read(child.stdout), 2_000_000);
+  }
+});
+
 test("output of a destroyed stream is dropped", async (server) => {
-  const child = server.spawn("sh", ["-c", "head -c 3000000 /dev/zero; echo done >&2"]);
+  const child = server.spawn("sh", ["-c", "echo out; read line; echo err >&2"]);
+  await line(child.stdout);
   child.stdout.destroy();
-  assert.equal(await text(child.stderr), "done\n");
-  assert.equal((await child.exited).code, 0);
+  child.stdin.end("\n");
+  assert.equal(await text(child.stderr), "err\n");
+  assert.equal((await child.exited).code, 0, "there was nothing to be written to it any more");
+});
+
+test("a program that writes to a destroyed stream gets SIGPIPE", async (server) => {
+  for (const [command, tty, signal] of [
+    ["exec yes", false, "SIGPIPE"],
+    ["while :; do echo y; sleep 0.1; done", false, "SIGPIPE"],
+    ["while :; do echo y; sleep 0.1; done", true, "SIGHUP"],
+    // As Python, Node, Go and Rust do by themselves.
+    ["trap '' PIPE; exec yes", false, "SIGKILL"],
+    ["trap '' PIPE; setsid sleep 1000 & while :; do echo y; sleep 0.1; done", false, "SIGKILL"],
+  ] as const) {
+    const child = server.spawn("sh", ["-c", command], { tty });
+    for await (const _ of child.stdout) break; // Destroys it
+    assert.deepEqual([(await child.exited).signal, command], [signal, command]);
+  }
+  const child = server.spawn("sh", ["-c", "while :; do echo y >&2; sleep 0.1; done"], { stdout: "ignore" });
+  await line(child.stderr);
+  child.stderr.destroy();
+  assert.equal((await child.exited).signal, "SIGPIPE");
+  // What was written before is not a reason.
+  const early = server.spawn("sh", ["-c", "head -c 500000 /dev/zero; echo 'written' >&2; read line; exit 3"]);
+  assert.equal(await line(early.stderr), "written\n");
+  early.stdout.destroy();
+  await server.list();
+  early.stdin.end("\n");
+  assert.equal((await early.exited).code, 3);
+});
+
+nodeTest("output from before a stream was destroyed is not a reason for SIGPIPE", { timeout: PATIENCE }, async () => {
+  const processHandle = "2";
+  const exited = (signal: string | null) => ({ method: "process/exited", params: { processHandle, exitCode: 0, signal } });
+  const messages = [
+    { id: 1, result: {} },
+    { id: 3, result: { pid: 7 } },
+    { method: "process/outputDelta", params: { processHandle, stream: "stdout", deltaBase64: "eA==", offset: 0 } },
+    { id: 4, result: { processes: [{ processHandle, stdoutBytes: 1 }] } },
+  ];
+  for (const late of [false, true]) {
+    // With the last delta it has written more by then.
+    const more = { method: "process/outputDelta", params: { processHandle, stream: "stdout", deltaBase64: "eA==", offset: 1 } };
+    const said = [...messages, ...(late ? [more] : [])].map((message) => JSON.stringify(message)).join("\n");
+    const script = `read a; read b; read c; echo "$1"; read x; case $x in *SIGPIPE*) echo "$2";; *) echo "$3";; esac; read end`;
+    const server = new Server(["sh", "-c", script, "sh", said, JSON.stringify(exited("SIGPIPE")), JSON.stringify(exited(null))]);
+    const child = server.spawn("x");
+    child.stdout.destroy();
+    await once(child, "spawn");
+    await new Promise(setImmediate); // The server sent all of it in one piece.
+    const asked = server.list().catch(() => {});
+    assert.equal((await child.exited).signal, late ? "SIGPIPE" : null);
+    await server.close();
+    await asked;
+  }
 });
 
 test("ending stdin is the end of file", async (server) => {
@@ -327,11 +480,15 @@ test("only a terminal can be resized", async (server) => {
 });
 
 test("signals", async (server) => {
-  const sends: [(child: Process) => Promise<boolean>, string][] = [
-    [(child) => child.kill(), "SIGKILL"],
-    [(child) => child.kill("SIGTERM"), "SIGTERM"],
-    [(child) => child.kill("INT"), "SIGINT"],
+  const sends: [(child: Process) => boolean | Promise<boolean>, string][] = [
+    [(child) => child.kill(), "SIGTERM"],
+    [(child) => child.kill("SIGKILL"), "SIGKILL"],
+    [(child) => child.kill("sigint"), "SIGINT"],
+    [(child) => child.kill("HUP"), "SIGHUP"],
     [(child) => child.kill(10), "SIGUSR1"],
+    [(child) => child.killTree(), "SIGKILL"],
+    [(child) => child.killTree(PATIENCE), "SIGTERM"],
+    [(child) => child.killTree(PATIENCE, "SIGQUIT"), "SIGQUIT"],
   ];
   for (const tty of [false, true]) {
     for (const [send, expected] of sends) {
@@ -346,26 +503,153 @@ test("signals", async (server) => {
   }
 });
 
+test("kill has the shape of node's", async (server) => {
+  const child = server.spawn(...NEVER);
+  assert.deepEqual([child.killed, child.kill(0), child.killed], [false, true, false]);
+  for (const signal of ["SIGNOTHING", "", 65, -1, 1.5]) {
+    assert.throws(() => child.kill(signal), { code: "ERR_UNKNOWN_SIGNAL", name: "TypeError" });
+  }
+  const exit = once(child, "exit");
+  assert.deepEqual([child.kill(), child.killed, child.kill("SIGTERM")], [true, true, true]);
+  assert.deepEqual(await exit, [null, "SIGTERM"]);
+  assert.deepEqual([child.kill(), child.kill(0), await child.killTree()], [false, false, false]);
+  const missing = server.spawn("no-such-program");
+  await assert.rejects(missing.exited);
+  assert.deepEqual([missing.kill(), missing.killed], [false, false]);
+});
+
+nodeTest("a signal that cannot be sent is an 'error' event", { timeout: PATIENCE }, async () => {
+  const refusal = { code: -32603, message: "no", data: { errno: 1, code: "EPERM" } };
+  const server = new Server(fake(4, [{ id: 1, result: {} }, { id: 3, result: {} }, { id: 4, error: refusal }, { id: 5, error: refusal }]));
+  const child = server.spawn("x");
+  const failure = once(child, "error", {}) as Promise<[Error]>;
+  assert.equal(child.kill(), true);
+  await assert.rejects(child.killTree(), { name: "RpcError", message: "no" });
+  const [error] = await failure;
+  const { message, code, errno, syscall } = error as NodeJS.ErrnoException;
+  assert.deepEqual([message, code, errno, syscall], ["kill EPERM", "EPERM", -1, "kill"]);
+  await server.close();
+});
+
+nodeTest("a request that is not awaited never ends this program", { timeout: PATIENCE }, async () => {
+  // It ends at the first request behind the spawn.
+  const command = fake(2, [
+    { id: 1, result: {} },
+    { id: 3, result: { pid: 7 } },
+  ]);
+  const printed = await script(`
+    const child = new Server(${JSON.stringify(command)}).spawn("x");
+    child.on("error", (error) => console.log(error.name));
+    const ask = () => {
+      child.kill();
+      child.killTree();
+      child.killTree(1000);
+      child.resize(3, 4);
+      child.stdin.end();
+      child.stdout.destroy();
+    };
+    child.on("spawn", ask);
+    child.on("close", ask);`);
+  assert.equal(printed, "ServerGone\n");
+  // And neither does a resize of what has no terminal, or has ended.
+  assert.equal(await script(`new Server().spawn("cat").on("spawn", function () { this.resize(3, 4); this.stdin.end(); });`), "");
+});
+
+test("an AbortSignal", async (server) => {
+  const reason = new Error("enough");
+  const controller = new AbortController();
+  const child = server.spawn(...NEVER, { signal: controller.signal });
+  assert.equal(getEventListeners(controller.signal, "abort").length, 1);
+  const exit = new Promise((resolve) => child.on("close", resolve));
+  const failure = once(child, "error", {}) as Promise<[Error]>;
+  controller.abort(reason);
+  assert.equal(child.killed, true);
+  const [error] = await failure;
+  assert.deepEqual([error.name, (error as NodeJS.ErrnoException).code, error.cause], ["AbortError", "ABORT_ERR", reason]);
+  await assert.rejects(child.exited, error);
+  await exit;
+  assert.deepEqual([child.exitCode, child.signalCode], [null, "SIGTERM"]);
+
+  const already = server.spawn(...NEVER, { signal: AbortSignal.abort(), killSignal: "SIGKILL" });
+  await assert.rejects(already.exited, { name: "AbortError" });
+  await until("it has ended", () => already.signalCode !== null);
+  assert.equal(already.signalCode, "SIGKILL");
+
+  const later = new AbortController();
+  await server.spawn("true", { signal: later.signal }).exited;
+  assert.equal(getEventListeners(later.signal, "abort").length, 0, "what has ended is not watched");
+  later.abort();
+  assert.throws(() => server.spawn("true", { signal: {} as AbortSignal }), { code: "ERR_INVALID_ARG_TYPE" });
+});
+
+test("a program can be disposed of", async (server) => {
+  const child = server.spawn(...NEVER);
+  child[Symbol.dispose]();
+  assert.equal(child.killed, true);
+  assert.equal((await child.exited).signal, "SIGTERM");
+  const other = server.spawn("sh", ["-c", "trap '' TERM; echo ready; while :; do sleep 1000; done"]);
+  await line(other.stdout);
+  await other[Symbol.asyncDispose]();
+  assert.equal(other.signalCode, "SIGKILL");
+  await server[Symbol.asyncDispose]();
+  await assert.rejects(server.list(), ServerGone);
+});
+
+nodeTest("a server keeps its program running only while it works", { timeout: PATIENCE }, async () => {
+  // Without a `close`.
+  assert.equal(await script(`new Server().spawn("echo", ["x"]).stdout.pipe(process.stdout);`), "x\n");
+  assert.equal(await script(`console.log((await new Server().list()).length);`), "0\n");
+  const unref = `const child = new Server().spawn("sleep", ["1000"]);
+    child.on("spawn", () => { console.log(child.pid); child.unref(); });`;
+  const pid = Number(await script(unref));
+  await until("the program is gone, which nothing kept", () => !isAlive(pid));
+  const ref = `const child = new Server().spawn("sh", ["-c", "read line; echo end"]);
+    child.unref();
+    child.ref();
+    child.stdout.pipe(process.stdout);
+    child.stdin.end();`;
+  assert.equal(await script(ref), "end\n");
+  // One that ends by itself, with nothing asked of it.
+  const command = ["sh", "-c", `read line; echo '{"id":1,"result":{}}'; exec sleep 0.3`];
+  const ended = `const server = new Server(${JSON.stringify(command)}); await server.info; console.log(await server.ended);`;
+  assert.equal(await script(ended), "true\n");
+});
+
 test("a signal with grace", async (server) => {
   const child = server.spawn("sh", ["-c", "trap '' TERM; echo ready; while :; do sleep 1000; done"]);
   await line(child.stdout);
-  await child.kill("SIGTERM", 100);
+  assert.equal(await child.killTree(100), true);
   assert.equal((await child.exited).signal, "SIGKILL");
-  await assert.rejects(server.spawn(...NEVER).kill("SIGNOTHING"), RpcError);
 });
 
-test("a timeout of the server", async (server) => {
-  assert.equal((await server.spawn(...NEVER, { timeout: 50 }).exited).timedOut, true);
+test("a timeout sends SIGTERM, or what killSignal says", async (server) => {
+  const told = async (options: SpawnOptions & { stdio?: undefined }, command = "exec sleep 1000"): Promise<unknown[]> => {
+    const child = server.spawn("sh", ["-c", command], options);
+    const { code, signal, timedOut } = await child.exited;
+    return [code, signal, timedOut, child.killed];
+  };
+  assert.deepEqual(await told({ timeout: 50 }), [null, "SIGTERM", true, true]);
+  assert.deepEqual(await told({ timeout: 50, killSignal: "SIGINT" }), [null, "SIGINT", true, true]);
+  assert.deepEqual(await told({ timeout: 50, killSignal: 9 }), [null, "SIGKILL", true, true]);
+  const trap = "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.1; done";
+  assert.deepEqual(await told({ timeout: 500 }, trap), [3, null, true, true]);
+  assert.deepEqual(await told({ timeout: 0 }, "exit 4"), [4, null, false, false]);
+  for (const timeout of [-1, 1.5, NaN, "soon"]) {
+    assert.throws(() => server.spawn("true", { timeout: timeout as number }), { code: "ERR_OUT_OF_RANGE", name: "RangeError" });
+  }
 });
 
 test("a program that is not there", async (server) => {
-  const child = server.spawn("no-such-program");
+  const child = server.spawn("no-such-program", ["-x", 3]);
   const [error] = (await once(child, "error", {})) as [SpawnError];
   assert.ok(error instanceof SpawnError);
   assert.deepEqual(
-    [error.code, error.errno, error.syscall, error.path, error.stage],
-    ["ENOENT", -2, "spawn no-such-program", "no-such-program", "lookup"],
+    [error.message, error.code, error.errno, error.syscall, error.path, error.stage],
+    ["spawn no-such-program ENOENT", "ENOENT", -2, "spawn no-such-program", "no-such-program", "lookup"],
   );
+  assert.deepEqual(error.spawnargs, ["-x", "3"]);
+  assert.deepEqual([child.spawnfile, child.spawnargs], ["no-such-program", ["no-such-program", "-x", "3"]]);
+  assert.match(String((error.cause as Error).message), /on the child's PATH/, "and what the server said");
   await assert.rejects(child.exited, error);
   assert.equal(await text(child.stdout).catch(() => "destroyed"), "destroyed");
 });
@@ -408,15 +692,191 @@ test("a program that cannot be run, and a directory that is not there", async (s
   for (const tty of [false, true]) {
     await assert.rejects(server.spawn("/etc/passwd", [], { tty }).exited, { code: "EACCES", stage: "exec" });
   }
-  await assert.rejects(server.spawn("true", [], { cwd: "/no/such" }).exited, { code: "ENOENT", stage: "cwd" });
+  await assert.rejects(server.spawn("true", [], { cwd: "/no/such" }).exited, {
+    code: "ENOENT",
+    stage: "cwd",
+    message: "spawn true ENOENT (directory /no/such)",
+  });
 });
 
 test("arguments that do not fit", async (server) => {
   await server.info;
-  await assert.rejects(server.spawn("").exited, { name: "RpcError", code: -32600 });
   await assert.rejects(server.spawn("true", [], { cwd: "relative" }).exited, { name: "RpcError", code: -32602 });
   await assert.rejects(server.spawn("true", ["x".repeat(17 << 20)]).exited, RangeError);
   assert.equal(await text(server.spawn("echo", ["x"]).stdout), "x\n");
+});
+
+test("arguments are read as node reads them", async (server) => {
+  const output = (child: Process): Promise<string> => text(child.stdout);
+  assert.equal(await output(server.spawn("pwd", { cwd: "/usr" })), "/usr\n");
+  assert.equal(await output(server.spawn("pwd", undefined, { cwd: new URL("file:///usr") })), "/usr\n");
+  assert.equal(await output(server.spawn("echo", [1, true])), "1 true\n");
+  assert.equal(await output(server.spawn("pwd", null, { cwd: null })), `${process.cwd()}\n`);
+  const shell = server.spawn("echo $0", ["&& echo", "two"], { shell: true });
+  assert.deepEqual([shell.spawnfile, shell.spawnargs], ["/bin/sh", ["/bin/sh", "-c", "echo $0 && echo two"]]);
+  assert.equal(await output(shell), "/bin/sh\ntwo\n");
+  assert.equal(await output(server.spawn("echo $0", { shell: "/bin/bash" })), "/bin/bash\n");
+  const told = server.spawn("echo", ["ü"], { encoding: "latin1" });
+  assert.deepEqual(await once(told.stdout, "data"), ["\u00c3\u00bc\n"]);
+  await told.exited;
+
+  const type = { code: "ERR_INVALID_ARG_TYPE", name: "TypeError" };
+  const value = { code: "ERR_INVALID_ARG_VALUE", name: "TypeError" };
+  const spawn = server.spawn.bind(server) as (...args: unknown[]) => Process;
+  for (const [args, error] of [
+    [[], type],
+    [[3], type],
+    [[""], value],
+    [["true", "args"], type],
+    [["true", [], null], type],
+    [["true", [], []], type],
+    [["a\0b"], value],
+    [["true", ["a\0b"]], value],
+    [["true", { cwd: "a\0b" }], value],
+    [["true", { cwd: 3 }], type],
+    [["true", { env: { A: "a\0b" } }], value],
+    [["true", { env: { "a\0b": "A" } }], value],
+    [["true", { env: "A=b" }], type],
+    [["true", { shell: 3 }], type],
+    [["true", { killSignal: {} }], type],
+    [["true", { killSignal: "SIGNOTHING" }], { code: "ERR_UNKNOWN_SIGNAL" }],
+  ] as [unknown[], object][]) {
+    assert.throws(() => spawn(...args), error, inspect(args));
+  }
+  // Text of the error as node's is, with its code.
+  assert.throws(() => spawn(""), /^TypeError \[ERR_INVALID_ARG_VALUE\]: The argument 'file' cannot be empty/);
+});
+
+test("options that are not known are refused, and not ignored", async (server) => {
+  const value = { code: "ERR_INVALID_ARG_VALUE", name: "TypeError" };
+  const spawn = server.spawn.bind(server) as (...args: unknown[]) => Process;
+  for (const [options, said] of [
+    [{ uid: 0 }, /'options.uid' is not supported: programs run as the server's user. Received 0/],
+    [{ gid: 0 }, /'options.gid' is not supported/],
+    [{ argv0: "x" }, /'options.argv0' is not supported/],
+    [{ serialization: "json" }, /'options.serialization' is not supported/],
+    [{ tmeout: 3 }, /'options.tmeout' is not known. Received 3/],
+    [{ stdio: "ipc" }, /'options.stdio' is invalid/],
+    [{ stdio: [3] }, /'options.stdio\[0\]' is not supported/],
+    [{ stdio: ["pipe", "pipe", "pipe", "pipe"] }, /three entries/],
+    [{ stdio: ["pipe", "ipc"] }, /'options.stdio\[1\]' is not supported/],
+    [{ stdio: [process.stdout.constructor] }, /'options.stdio\[0\]' is not supported/],
+    [{ stdio: "pipe", stdout: "pipe" }, /excludes/],
+    [{ stdout: "inherit" }, /'options.stdout' must be "pipe" or "ignore"/],
+  ] as [object, RegExp][]) {
+    assert.throws(() => spawn("true", options), { ...value, message: said });
+    assert.throws(() => spawn("true", [], options), value);
+  }
+  assert.throws(() => server.exec("true", { stdio: "ignore" } as object), value);
+  assert.throws(() => new Server(undefined, { timeout: 3 } as object), { ...value, message: /'options.timeout' is not known/ });
+  // What has no meaning on Linux, or no value, is taken.
+  await spawn("true", { windowsHide: true, windowsVerbatimArguments: false, uid: undefined, gid: null }).exited;
+  // Options are an object's own.
+  Object.defineProperty(Object.prototype, "cwd", { value: "/usr", configurable: true, enumerable: true });
+  try {
+    assert.equal(await text(server.spawn("pwd").stdout), `${process.cwd()}\n`);
+  } finally {
+    delete (Object.prototype as { cwd?: string }).cwd;
+  }
+});
+
+test("stdio is node's", async (server) => {
+  const ignored = server.spawn("sh", ["-c", "wc -c; echo err >&2"], { stdio: "ignore" });
+  assert.deepEqual([ignored.stdin, ignored.stdout, ignored.stderr, ignored.stdio], [null, null, null, [null, null, null]]);
+  const closed = once(ignored, "close");
+  assert.equal((await ignored.exited).code, 0);
+  await closed;
+  const some = server.spawn("cat", { stdio: ["pipe", "overlapped", "ignore"] });
+  assert.deepEqual([some.stdio, some.stderr], [[some.stdin, some.stdout, null], null]);
+  some.stdin?.end("x");
+  assert.equal(await text(some.stdout as Readable), "x");
+  const short = server.spawn("sh", ["-c", "echo err >&2"], { stdio: ["ignore"] });
+  assert.equal(await text(short.stderr as Readable), "err\n");
+
+  // Streams are piped from and to.
+  const source = new PassThrough();
+  const sink = new PassThrough();
+  const piped = server.spawn("sh", ["-c", "head -n 1; echo err >&2"], { stdio: [source, sink, sink] });
+  source.write("one\n");
+  assert.deepEqual([piped.stdin, piped.stdout, piped.stderr], [null, null, null]);
+  await once(piped, "close");
+  assert.equal(String(sink.read()), "one\nerr\n");
+  source.end("two\n");
+  assert.equal(await text(source), "two\n", "what comes later is not for the program");
+  const chain = server.spawn("cat", { stdio: [server.spawn("echo", ["x"]).stdout, "pipe", "inherit"] });
+  assert.equal(await text(chain.stdout as Readable), "x\n");
+});
+
+nodeTest("stdio is inherited", { timeout: PATIENCE }, async () => {
+  const body = `new Server().spawn("sh", ["-c", "cat; exit 3"], { stdio: "inherit" }).on("close", (code) => console.log(code));`;
+  assert.equal(await script(body, { input: "some input" }), "some input3\n");
+});
+
+test("stdin that is destroyed is at its end", async (server) => {
+  const child = server.spawn("sh", ["-c", "cat; echo end"]);
+  child.stdin.write("some ");
+  await until("that has come", () => child.stdin.writableLength === 0);
+  child.stdin.destroy();
+  assert.equal(await text(child.stdout), "some end\n");
+});
+
+nodeTest("the size and the directory of this program are not the program's", { timeout: PATIENCE }, async () => {
+  const env = { COLUMNS: "7", LINES: "8" };
+  const printed = await script(
+    `const server = new Server();
+    const show = async (options) => {
+      const child = server.spawn("/usr/bin/env", options);
+      let seen = "";
+      for await (const chunk of child.stdout) seen += chunk;
+      console.log(seen.split(/\\r?\\n/).filter((line) => /^(COLUMNS|LINES|PWD)=/.test(line)).sort().join());
+    };
+    await show({ cwd: "/usr" });
+    await show({ cwd: new URL("file:///usr"), tty: true });
+    await show({ cwd: "/usr", tty: true, env: { COLUMNS: "9", PWD: "/bin/../usr" } });`,
+    { env },
+  );
+  const expected = ["COLUMNS=7,LINES=8,PWD=/usr", "PWD=/usr", "COLUMNS=9,PWD=/bin/../usr"];
+  assert.deepEqual(printed.trimEnd().split("\n"), expected);
+});
+
+test("exec and execFile collect", async (server) => {
+  const [error, stdout, stderr] = await new Promise<unknown[]>((resolve) => {
+    const child = server.exec("echo out; echo err >&2; exit 3", (...result) => resolve(result));
+    assert.ok(child instanceof Process);
+  });
+  assert.deepEqual([stdout, stderr], ["out\n", "err\n"]);
+  const { message, code, killed, signal, cmd } = error as Error & Record<string, unknown>;
+  assert.equal(message, "Command failed: echo out; echo err >&2; exit 3\nerr\n");
+  assert.deepEqual([code, killed, signal, cmd], [3, false, null, "echo out; echo err >&2; exit 3"]);
+
+  const [exec, execFile] = [promisify(server.exec), promisify(server.execFile)];
+  assert.deepEqual(await exec("echo $A", { env: { A: "b" } }), { stdout: "b\n", stderr: "" });
+  assert.deepEqual(await execFile("echo", ["$A"]), { stdout: "$A\n", stderr: "" });
+  assert.deepEqual(await execFile("pwd", { cwd: "/usr" }), { stdout: "/usr\n", stderr: "" });
+  assert.deepEqual(await exec("echo x", { encoding: "buffer" }), { stdout: Buffer.from("x\n"), stderr: Buffer.alloc(0) });
+  await assert.rejects(execFile("no-such-program", ["x"]), {
+    message: "spawn no-such-program ENOENT",
+    code: "ENOENT",
+    cmd: "no-such-program x",
+    stdout: "",
+  });
+  await assert.rejects(exec("echo out; exec sleep 1000", { timeout: 200 }), {
+    killed: true,
+    signal: "SIGTERM",
+    code: null,
+    stdout: "out\n",
+  });
+  await assert.rejects(exec("yes", { maxBuffer: 5 }), {
+    name: "RangeError",
+    code: "ERR_CHILD_PROCESS_STDIO_MAXBUFFER",
+    message: "stdout maxBuffer length exceeded",
+    stdout: "y\ny\ny",
+  });
+  // A program that shrugs off what it gets is ended all the same.
+  await assert.rejects(exec("trap '' TERM PIPE; while :; do echo x; done", { maxBuffer: 5 }), /maxBuffer/);
+  const running = exec("exec sleep 1000", { signal: AbortSignal.timeout(50) });
+  await assert.rejects(running, { name: "AbortError", code: "ABORT_ERR" });
+  assert.throws(() => execFile("a\0b"), { code: "ERR_INVALID_ARG_VALUE" });
 });
 
 test("many programs at once", async (server) => {
@@ -458,11 +918,12 @@ test("the death of the server is noticed by all", async (server) => {
   await until("the program is gone as well", () => !isAlive(child.pid));
 });
 
-nodeTest("what is no server is noticed", { timeout: PATIENCE }, async () => {
+nodeTest("a command that is not a server is an error", { timeout: PATIENCE }, async () => {
   for (const [command, said] of [
-    ["echo hello", /no message of the protocol: "hello"/],
-    ["false", /ended with 1/],
-    [["/no/such/server"], /ENOENT/],
+    ["echo hello", /^the server "echo hello" sent a line that is not a JSON-RPC message: "hello"$/],
+    ["false", /^the server "false" exited with status 1$/],
+    [["sh", "-c", "kill -9 $$"], /^the server "sh -c kill -9 \$\$" was killed by SIGKILL$/],
+    [["/no/such/server", "-x"], /^the server "\/no\/such\/server -x" did not start: spawn \/no\/such\/server ENOENT$/],
   ] as const) {
     const server = new Server(command);
     await assert.rejects(server.info, (error) => error instanceof ServerGone && said.test(error.message));
@@ -524,7 +985,7 @@ nodeTest("a server that says less than procwire does", { timeout: PATIENCE }, as
 nodeTest("a server without an output is gone, though it lives", { timeout: PATIENCE }, async () => {
   const server = new Server(["sh", "-c", "exec >&-; exec sleep 1000"]);
   const child = server.spawn("true");
-  await assert.rejects(server.list(), { name: "ServerGone", message: "the server has closed its output" });
+  await assert.rejects(server.list(), { name: "ServerGone", message: 'the server "sh -c exec >&-; exec sleep 1000" closed its output' });
   await assert.rejects(child.exited, ServerGone);
   await server.close();
   assert.equal(isAlive(server.pid), false);
@@ -533,11 +994,130 @@ nodeTest("a server without an output is gone, though it lives", { timeout: PATIE
 nodeTest("a server that has ended is gone, though something holds its output", { timeout: PATIENCE }, async () => {
   const command = ["sh", "-c", `tail --pid=${process.pid} -f /dev/null & read line; read line; exit 3`];
   const server = new Server(command, { stderr: "ignore" });
-  await assert.rejects(server.list(), { name: "ServerGone", message: "the server has ended with 3" });
+  await assert.rejects(server.list(), { name: "ServerGone", message: /" exited with status 3$/ });
   await server.close();
   const closed = new Server(command, { stderr: "ignore" });
   await closed.close();
   await assert.rejects(closed.info, { message: "the connection is closed" });
+});
+
+nodeTest("a server has to answer the handshake in time", { timeout: PATIENCE }, async () => {
+  for (const command of ["cat", "sleep 1000", ["sh", "-c", "trap '' TERM; exec sleep 1000"]]) {
+    const server = new Server(command, { handshakeTimeout: 300 });
+    const child = server.spawn("true");
+    const name = typeof command === "string" ? command : command.join(" ");
+    const message = `the server "${name}" did not answer the handshake within 0.3 s`;
+    await assert.rejects(server.info, { name: "ServerGone", message });
+    await assert.rejects(child.exited, { message });
+    await server.close();
+    assert.equal(isAlive(server.pid), false);
+  }
+  const patient = new Server(fake(1, [{ id: 1, result: {} }]), { handshakeTimeout: 0 });
+  await patient.info;
+  await patient.close();
+  // What is left out is ten seconds.
+  const timers: number[] = [];
+  const original = globalThis.setTimeout;
+  globalThis.setTimeout = ((...args: Parameters<typeof original>) => {
+    timers.push(Number(args[1]));
+    return original(...args);
+  }) as typeof original;
+  const usual = new Server("sleep 1000");
+  globalThis.setTimeout = original;
+  assert.deepEqual(timers, [10_000]);
+  process.kill(usual.pid ?? 0);
+  await usual.close();
+});
+
+nodeTest("the memory for what a server sends is bounded", { timeout: 2 * PATIENCE }, async () => {
+  const endless = new Server("cat /dev/zero");
+  await assert.rejects(endless.info, /sent a message of more than 67108864 bytes$/);
+  await endless.close();
+  // Output that nobody reads, in large pieces and in small ones, while an answer never comes.
+  for (const [deltaBase64, least, most] of [
+    ["A".repeat(80_000), 60e6, 200e6],
+    ["eA==", 10e6, 60e6],
+  ] as const) {
+    const delta = { method: "process/outputDelta", params: { processHandle: "2", deltaBase64, offset: 0 } };
+    const script = `read a; read b; printf '%s\\n' "$1" "$2"; exec yes "$3"`;
+    const said = [{ id: 1, result: {} }, { id: 3, result: { pid: 7 } }, delta].map((message) => JSON.stringify(message));
+    const flood = new Server(["sh", "-c", script, "sh", ...said], { maxUnread: 1 << 20 });
+    const child = flood.spawn("x");
+    await once(child, "spawn");
+    const listed = assert.rejects(flood.list(), ServerGone);
+    let before = -1;
+    await until("it is read no further", async () => {
+      const now = Number(/wchar: (\d+)/.exec(readFileSync(`/proc/${flood.pid}/io`, "utf8"))?.[1]);
+      await sleep(300);
+      const waits = now === before;
+      before = now;
+      return waits;
+    });
+    assert.ok(before > least && before < most, `it has written ${before} bytes`);
+    await flood.close();
+    await listed;
+  }
+});
+
+nodeTest("the messages of a server are checked", { timeout: PATIENCE }, async () => {
+  const esc = "\u001b]0;pwned\u0007\u009b31m\u202e\u007f\r\n";
+  const shown = "\\u{1b}]0;pwned\\u{7}\\u{9b}31m\\u{202e}\\u{7f}\\u{d}\\u{a}";
+  const refusing = new Server(
+    fake(3, [
+      { id: 1, result: { limits: { maxMessageBytes: 0 } } },
+      { id: 3, error: { code: "x", message: `${esc}${"y".repeat(100_000)}` } },
+      { id: 4, error: { code: -32603, message: esc, data: { errno: 2, code: esc, stage: esc } } },
+    ]),
+  );
+  const child = refusing.spawn("x");
+  const listed = refusing.list();
+  await assert.rejects(child.exited, (error) => {
+    assert.ok(error instanceof RpcError && error.code === 0 && error.message.startsWith(`${shown}yyy`), String(error));
+    assert.ok(error.message.length <= 201 && error.message.endsWith("…"));
+    return true;
+  });
+  await assert.rejects(listed, { message: shown });
+  await refusing.close();
+
+  const failing = new Server(
+    fake(2, [
+      { id: 1, result: null },
+      { id: 3, error: { code: -32603, message: esc, data: { errno: 2, code: esc, stage: esc } } },
+    ]),
+  );
+  await assert.rejects(failing.spawn("x").exited, { message: "spawn x UNKNOWN", code: "UNKNOWN", stage: shown });
+  await failing.close();
+
+  // A line that is no message, and an error without an id, which end the connection.
+  for (const said of [`${esc.replace("\n", "")}`, JSON.stringify({ id: null, error: { code: 1, message: esc } })]) {
+    const server = new Server(["sh", "-c", 'printf "%s\\n" "$1"; read end', "sh", said]);
+    await assert.rejects(server.info, (error) => error instanceof ServerGone && !/[\p{C}]/u.test(error.message));
+    await server.close();
+  }
+
+  // Members that are missing, or of another type.
+  const odd = new Server(
+    fake(2, [
+      { id: 1, error: null, result: [3] },
+      { id: {}, result: 3 },
+      { id: 3, result: { pid: "seven" } },
+      { method: "process/outputDelta", params: null },
+      { method: "process/outputDelta", params: { processHandle: "2" } },
+      { method: "process/outputDelta", params: { processHandle: "2", stream: 3, deltaBase64: { length: 1e9 } } },
+      { method: "process/outputDelta", params: { processHandle: "2", deltaBase64: "eA==", offset: "x" } },
+      { method: 7 },
+      { method: "process/exited", params: { processHandle: "2", exitCode: null, signal: 9, usage: null, durationMs: {} } },
+    ]),
+  );
+  const started = odd.spawn("x");
+  assert.equal(await text(started.stdout), "x");
+  const { code, signal, durationMs, maxRssBytes } = await started.exited;
+  assert.deepEqual([started.pid, code, signal, durationMs, maxRssBytes], [undefined, 0, null, 0, 0]);
+  await odd.close();
+
+  const listing = new Server(fake(2, [{ id: 1, result: {} }, { id: 2, result: { processes: 3 } }]));
+  await assert.rejects(listing.list(), /sent no list of processes/);
+  await listing.close();
 });
 
 nodeTest("any command may lead to the server", { timeout: PATIENCE }, async () => {
@@ -573,7 +1153,7 @@ test("the shell of the examples says why it ends, and leaves the terminal as it 
       env: { PS1: "%" },
     });
   const missing = await text(shell("/no/such/server").stdout);
-  assert.match(missing, /^(\S+)\r\nspawn \/no\/such\/server ENOENT\r\ncode 1\r\n\1\r\n$/);
+  assert.match(missing, /^(\S+)\r\nthe server "\/no\/such\/server" did not start: spawn \/no\/such\/server ENOENT\r\ncode 1\r\n\1\r\n$/);
 
   const running = shell();
   let seen = "";
@@ -582,5 +1162,5 @@ test("the shell of the examples says why it ends, and leaves the terminal as it 
   const guard = firstChild(firstChild(running.pid));
   process.kill(firstChild(guard), "SIGKILL");
   await running.exited;
-  assert.match(seen, /^(\S+)\r\n%the server has ended with \w+\r\ncode 1\r\n\1\r\n$/);
+  assert.match(seen, /^(\S+)\r\n%the server ".*" exited with status 137\r\ncode 1\r\n\1\r\n$/);
 });

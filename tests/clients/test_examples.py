@@ -1,6 +1,6 @@
 """The examples of docs/examples that are written in Python and TypeScript, run as a person would.
 
-What they need is said by `run`: PROCWIRE names the server, SHELL_EXAMPLE the compiled shell.ts.
+What they need is said by `run`: PROCWIRE names the server, TYPE_STRIPPING_NODE a node for TypeScript.
 One line a check, as `run` wants them.
 """
 
@@ -51,7 +51,7 @@ def until(stream, pattern):
 def shell():
     """In a terminal that another server has made, which is resized while the shell runs."""
     with Server() as server:
-        node = ["node", os.environ["SHELL_EXAMPLE"]]
+        node = [os.environ["TYPE_STRIPPING_NODE"], str(DOCS / "examples" / "shell.ts")]
         environment = {"PS1": "% "}
         with server.popen(node, tty=True, size=(30, 90), env=environment, timeout=60) as process:
             until(process.stdout, "% $")

@@ -1,17 +1,23 @@
 """The Python client against the real server, which the variable PROCWIRE names."""
 
 import array
+import errno
 import hashlib
+import inspect
+import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
 import unittest
+import unittest.mock as mock
 from pathlib import Path
 
 CLIENTS = Path(__file__).resolve().parents[2] / "docs" / "clients"
@@ -87,8 +93,24 @@ def within(seconds, use):
 
 
 def says(line):
-    """A server that says this, and nothing else."""
-    return [sys.executable, "-c", "import sys; print(sys.argv[1], flush=True); sys.stdin.read()", line]
+    """A server that answers its first request with this, and says nothing else."""
+    return ["sh", "-c", 'read x; printf "%s\\n" "$1"; exec cat >/dev/null', "sh", line]
+
+
+def run_limited(script):
+    """As `run_script`, in less memory than a flood would take."""
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_DATA, (400 << 20,) * 2)\n"
+    return run_script(limit + textwrap.dedent(script))
+
+
+def copiers():
+    return [thread for thread in threading.enumerate() if thread.name == "procwire-copy"]
+
+
+def wait_for(ask):
+    """What it says once that is something."""
+    wait_until("there is an answer", lambda: ask() is not None)
+    return ask()
 
 
 class TestCase(unittest.TestCase):
@@ -168,10 +190,10 @@ class Programs(TestCase):
 
     def test_output_can_be_dropped_and_merged(self):
         process = self.popen(["sh", "-c", "echo out; echo err >&2"], stdout=DEVNULL, stderr=DEVNULL)
-        self.assertEqual(process.communicate(timeout=PATIENCE), (b"", b""))
+        self.assertEqual(process.communicate(timeout=PATIENCE), (None, None))
         self.assertEqual((process.stdout, process.stderr, process.exit.stdout_bytes), (None, None, 4))
         process = self.popen(["sh", "-c", "echo err >&2; echo out"], stdout=DEVNULL)
-        self.assertEqual(process.communicate(timeout=PATIENCE), (b"", b"err\n"))
+        self.assertEqual(process.communicate(timeout=PATIENCE), (None, b"err\n"))
         process = self.popen(["sh", "-c", "echo out; echo err >&2"], stderr=STDOUT)
         self.assertEqual(sorted(process.stdout.read().split()), [b"err", b"out"])
         process = self.popen(["head", "-c", "100000", "/dev/zero"], output_cap=1000)
@@ -245,16 +267,61 @@ class Bytes(TestCase):
             total = sum(len(piece) for piece in iter(lambda: process.stdout.read1(1 << 20), b""))
             self.assertEqual((total, process.wait(PATIENCE)), (100_000_000, 0))
 
+    def test_a_slow_reader_loses_nothing_while_the_end_is_waited_for(self):
+        with Server(max_unread=1 << 14) as server:
+            process = server.popen(["head", "-c", "3000000", "/dev/zero"])
+            raw = process.stdout.raw
+            total = []
+
+            def read():
+                wait_until("there is more than is kept", lambda: raw.unread() > procwire._FLOOD << 14)
+                total.append(len(process.stdout.read()))
+
+            reader = threading.Thread(target=read)
+            reader.start()
+            self.assertEqual(process.wait(PATIENCE), 0)
+            reader.join(PATIENCE)
+            self.assertEqual(total, [3_000_000])
+
+    def test_nothing_is_lost_between_a_fast_program_and_a_slow_one(self):
+        with mock.patch.object(procwire, "_FLOOD_WAIT", 2), Server(max_unread=1 << 12) as server:
+            source = server.popen(["head", "-c", "3000000", "/dev/zero"])
+            target = server.popen(["sh", "-c", "sleep 0.5; wc -c"], stdin=PIPE)
+
+            def copy():
+                for piece in iter(lambda: source.stdout.read1(1000), b""):
+                    target.stdin.write(piece)
+                target.stdin.close()
+
+            copier = threading.Thread(target=copy)
+            copier.start()
+            self.assertEqual(source.wait(PATIENCE), 0)
+            self.assertEqual(target.stdout.read(), b"3000000\n")
+            copier.join(PATIENCE)
+
+    def test_output_that_is_never_read_is_cut_off_in_the_end(self):
+        with mock.patch.object(procwire, "_FLOOD_WAIT", 0.1), Server(max_unread=1 << 14) as server:
+            process = server.popen(["yes"])
+            self.assertEqual(within(PATIENCE, process.wait), -signal.SIGPIPE)
+            kept = 0
+            with self.assertRaises(OSError) as caught:
+                while True:
+                    kept += len(process.stdout.read1(1 << 16))
+            self.assertEqual(caught.exception.errno, errno.ENOBUFS)
+            self.assertGreater(kept, 1 << 17)
+            self.assertEqual(server.run(["echo", "x"]).stdout, b"x\n")
+
     def test_wait_needs_no_reader(self):
         process = self.popen(["head", "-c", "3000000", "/dev/zero"])
         self.assertEqual(process.wait(PATIENCE), 0)
         self.assertEqual(len(process.stdout.read()), 3_000_000)
 
     def test_output_of_a_closed_stream_is_dropped(self):
-        process = self.popen(["sh", "-c", "head -c 3000000 /dev/zero; echo done >&2"])
-        process.stdout.close()
-        self.assertEqual(process.stderr.read(), b"done\n")
-        self.assertEqual(process.wait(PATIENCE), 0)
+        with mock.patch.object(procwire, "_CLOSE_GRACE", 1000):
+            process = self.popen(["sh", "-c", "head -c 3000000 /dev/zero; echo done >&2"])
+            process.stdout.close()
+            self.assertEqual(process.stderr.read(), b"done\n")
+            self.assertEqual(process.wait(PATIENCE), 0)
 
 
 class Input(TestCase):
@@ -458,7 +525,7 @@ class Refusals(TestCase):
         ]:
             with self.assertRaises(ValueError):
                 within(PATIENCE, lambda: self.popen(*arguments, **options))
-        for options in [{"encoding": "none"}, {"bufsize": None}]:
+        for options in [{"encoding": "none"}, {"bufsize": "1"}]:
             with self.assertRaises((LookupError, TypeError)):
                 self.popen(NEVER, **{"stdin": PIPE, "text": True, **options})
         self.assertEqual(self.server.list(), [])
@@ -468,6 +535,651 @@ class Refusals(TestCase):
             self.popen(["true", "x" * (17 << 20)])
         self.assertEqual(self.server._live, {})
         self.assertEqual(self.server.run(["echo", "x"]).stdout, b"x\n")
+
+
+class Shape(TestCase):
+    """What is done by `subprocess` and by the client, with the same outcome."""
+
+    def both(self):
+        yield subprocess.Popen
+        yield self.server.popen
+
+    def test_a_text_is_what_any_of_four_options_makes_it(self):
+        for options in [
+            {"text": True},
+            {"universal_newlines": True},
+            {"encoding": "utf-8"},
+            {"errors": "replace"},
+            {"encoding": "utf-8", "errors": "ignore"},
+            {"text": True, "universal_newlines": True},
+            {"text": False, "encoding": "utf-8"},
+        ]:
+            for start in self.both():
+                with start(["printf", r"a\r\nb\rc\n"], stdout=PIPE, **options) as process:
+                    self.assertEqual(process.stdout.read(), "a\nb\nc\n", options)
+        for options in [{}, {"text": False}, {"universal_newlines": False}, {"errors": ""}]:
+            for start in self.both():
+                with start(["printf", r"a\r\n"], stdout=PIPE, **options) as process:
+                    self.assertEqual(process.stdout.read(), b"a\r\n", options)
+        for start in self.both():
+            with self.assertRaises(procwire.SubprocessError):
+                start(["true"], text=True, universal_newlines=False)
+        self.assertEqual(self.server.run(["printf", r"\344"], encoding="latin-1").stdout, "ä")
+        self.assertEqual(self.server.run(["printf", r"\344"], errors="backslashreplace").stdout, "\\xe4")
+        with self.assertRaises(UnicodeDecodeError):
+            self.server.run(["printf", r"\344"], text=True)
+
+    def test_the_name_in_an_error_is_what_was_asked_for(self):
+        for args, options in [
+            (["true"], {"cwd": "/no/such/directory"}),
+            (["true"], {"cwd": b"/no/such/directory"}),
+            (["true"], {"cwd": Path("/no/such/directory")}),
+            (["true"], {"cwd": "/etc/passwd"}),
+            (["no-such-program"], {}),
+            ([b"no-such-program"], {}),
+            ([Path("/no/such/program"), "x"], {}),
+            (["true"], {"executable": "/no/such/program"}),
+            ("true", {"shell": True, "executable": b"/no/such/shell"}),
+            (["/etc/passwd"], {}),
+            ("/etc/passwd", {}),
+        ]:
+            seen = []
+            for start in self.both():
+                with self.assertRaises(OSError) as caught:
+                    start(args, **options)
+                error = caught.exception
+                self.assertIsInstance(error.filename, (str, bytes, Path))
+                # Newer versions of `subprocess` make a text of a path.
+                seen.append((error.errno, error.strerror, os.fspath(error.filename)))
+            self.assertEqual(seen[0], seen[1])
+
+    def test_arguments_may_be_bytes_and_paths(self):
+        for args, options in [
+            ([b"echo", "a", Path("b")], {}),
+            (b"echo a b", {"shell": True}),
+            ([b"echo $0 $1", b"a", Path("b")], {"shell": True}),
+            (["x", "-c", "echo a b"], {"executable": "/bin/sh"}),
+            (["x", "-c", "echo a b"], {"executable": b"sh"}),
+            (["x", "-c", "echo a b"], {"executable": Path("/bin/sh")}),
+            ("echo a b", {"shell": True, "executable": "/bin/bash"}),
+            (["echo", "a", "b"], {"cwd": b"/"}),
+        ]:
+            for start in self.both():
+                with start(args, stdout=PIPE, **options) as process:
+                    self.assertEqual(process.stdout.read(), b"a b\n", args)
+        for start in self.both():
+            with start("echo $0", shell=True, executable="/bin/bash", stdout=PIPE) as process:
+                self.assertEqual(process.stdout.read(), b"/bin/bash\n")
+            with start(Path("/bin/pwd"), stdout=PIPE, cwd="/") as process:
+                self.assertEqual(process.stdout.read(), b"/\n")
+            with self.assertRaises(TypeError):
+                start(Path("/bin/pwd"), shell=True)
+            for args in [5, ["echo", 5], ["echo", None]]:
+                with self.assertRaises(TypeError):
+                    start(args)
+        for args, options in [(["echo", b"\xff"], {}), (["true"], {"cwd": "/\udcff"}), ([b"\xff"], {})]:
+            with self.assertRaisesRegex(ValueError, r"(an argument|cwd) is not UTF-8.*(xff|udcff)"):
+                self.popen(args, **options)
+
+    def test_the_size_of_a_buffer_may_be_none(self):
+        for start in self.both():
+            with start(["echo", "x"], stdout=PIPE, bufsize=None) as process:
+                self.assertIsInstance(process.stdout, io.BufferedReader)
+            with start(["echo", "x"], stdout=PIPE, bufsize=0) as process:
+                self.assertIsInstance(process.stdout, io.RawIOBase)
+            with self.assertRaises(TypeError):
+                start(["echo", "x"], bufsize="1")
+            with self.assertWarnsRegex(RuntimeWarning, "line buffering"):
+                start(["cat"], stdin=PIPE, stdout=PIPE, bufsize=1).communicate()
+
+    def test_a_timeout_has_what_came_until_then(self):
+        script = "echo out; echo err >&2; echo begun > $0; exec sleep 1000"
+        for options in [{}, {"text": True}, {"bufsize": 0}]:
+            for start in self.both():
+                with tempfile.TemporaryDirectory() as folder:
+                    begun = Path(folder, "begun")
+                    with start(
+                        ["sh", "-c", script, str(begun)], stdout=PIPE, stderr=PIPE, **options
+                    ) as process:
+                        wait_until("it has begun", begun.exists)
+                        deadline = time.monotonic() + PATIENCE
+                        while True:
+                            with self.assertRaises(TimeoutExpired) as caught:
+                                process.communicate(timeout=0.1) if process.poll() is None else None
+                            expired = caught.exception
+                            if expired.stdout and expired.stderr or time.monotonic() > deadline:
+                                break
+                        self.assertEqual((expired.stdout, expired.stderr), (b"out\n", b"err\n"))
+                        self.assertIs(expired.output, expired.stdout)
+                        process.kill()
+                        whole = process.communicate()
+                        self.assertEqual(
+                            whole, ("out\n", "err\n") if options.get("text") else (b"out\n", b"err\n")
+                        )
+
+    def test_a_timeout_that_saw_nothing_has_none(self):
+        for start in self.both():
+            with start(NEVER, stdout=PIPE, stderr=PIPE) as process:
+                with self.assertRaises(TimeoutExpired) as caught:
+                    process.communicate(timeout=0.05)
+                self.assertEqual((caught.exception.stdout, caught.exception.stderr), (None, None))
+                process.kill()
+
+    def test_a_timeout_has_what_was_read_ahead(self):
+        with self.popen(["sh", "-c", "echo one; echo two; exec sleep 1000"]) as process:
+            self.assertEqual(process.stdout.readline(), b"one\n")
+            wait_until("the second line is there", lambda: process.stdout.peek().endswith(b"two\n"))
+            with self.assertRaises(TimeoutExpired) as caught:
+                process.communicate(timeout=0)
+            self.assertEqual(caught.exception.stdout, b"two\n")
+            process.kill()
+            self.assertEqual(process.communicate(), (b"two\n", b""))
+
+    def test_run_has_what_came_before_its_timeout(self):
+        for run in [subprocess.run, self.server.run]:
+            for text in [False, True]:
+                with self.assertRaises(TimeoutExpired) as caught:
+                    run(
+                        ["sh", "-c", "echo begun; exec sleep 1000"], timeout=2, capture_output=True, text=text
+                    )
+                self.assertEqual((caught.exception.stdout, caught.exception.stderr), (b"begun\n", None))
+
+    def test_leaving_a_with_statement_tells_a_broken_pipe(self):
+        for start in self.both():
+            # After its end, so that the first byte that is flushed has no reader.
+            process = start(["true"], stdin=PIPE)
+            process.wait(PATIENCE)
+            with self.assertRaises(BrokenPipeError), process:
+                process.stdin.write(b"x")
+            self.assertEqual((process.returncode, process.stdin.closed), (0, True))
+            # And while it runs: what it does not read is more than a pipe holds.
+            process = start(
+                ["sh", "-c", "exec <&-; echo closed; sleep 0.1; exit 3"],
+                stdin=PIPE,
+                stdout=PIPE,
+                bufsize=9 << 20,
+            )
+            self.assertEqual(process.stdout.readline(), b"closed\n")
+            with self.assertRaises(BrokenPipeError), process:
+                process.stdin.write(bytes(8 << 20))
+            self.assertEqual(process.returncode, 3)
+            # Communicate hides it.
+            process = start(["true"], stdin=PIPE)
+            process.wait(PATIENCE)
+            process.communicate(b"x")
+            # What was flushed, and was not read, is no error.
+            with start(["sleep", "0.1"], stdin=PIPE) as process:
+                process.stdin.write(b"x")
+                process.stdin.flush()
+
+    def test_arguments_that_exclude_each_other(self):
+        for module in [subprocess, self.server]:
+            for use in [
+                lambda: module.run(["cat"], input=b"x", stdin=PIPE),
+                lambda: module.run(["cat"], input=b"x", stdin=DEVNULL),
+                lambda: module.check_output(["cat"], input=b"x", stdin=DEVNULL),
+                lambda: module.run(["true"], capture_output=True, stdout=PIPE),
+                lambda: module.run(["true"], capture_output=True, stderr=STDOUT),
+                lambda: module.check_output(["true"], stdout=None),
+            ]:
+                with self.assertRaisesRegex(ValueError, "argument"):
+                    use()
+        # Older versions of `subprocess` have another error for this.
+        with self.assertRaisesRegex(ValueError, "check argument"):
+            self.server.check_output(["true"], check=False)
+        self.assertEqual(self.server.list(), [])
+
+    def test_the_functions_of_the_module(self):
+        for module in [subprocess, self.server]:
+            quiet = {"stdout": DEVNULL, "stderr": DEVNULL}
+            self.assertEqual(module.call(["sh", "-c", "exit 3"], **quiet), 3)
+            self.assertEqual(module.check_call(["true"], **quiet), 0)
+            with self.assertRaises(procwire.CalledProcessError) as caught:
+                module.check_call(["sh", "-c", "kill -9 $$"], **quiet)
+            self.assertEqual((caught.exception.returncode, caught.exception.cmd[0]), (-9, "sh"))
+            with self.assertRaises(TimeoutExpired):
+                module.call(NEVER, timeout=0.05, **quiet)
+            self.assertEqual(module.check_output(["cat"], input="x", text=True), "x")
+            self.assertEqual(module.check_output(["cat"], input=None, stderr=DEVNULL), b"")
+            self.assertEqual(module.check_output(["printf", "ü"], encoding="utf-8"), "ü")
+            with self.assertRaises(procwire.CalledProcessError) as caught:
+                module.check_output(["sh", "-c", "echo a; exit 5"])
+            self.assertEqual((caught.exception.returncode, caught.exception.output), (5, b"a\n"))
+            with self.assertRaises(TimeoutExpired) as caught:
+                module.check_output(["sh", "-c", "echo a; exec sleep 1000"], timeout=2)
+            self.assertEqual(caught.exception.output, b"a\n")
+            self.assertEqual(module.getoutput("echo a; echo; echo b >&2"), "a\n\nb")
+            self.assertEqual(module.getstatusoutput("printf a; exit 7"), (7, "a"))
+            done = module.run(["sh", "-c", "echo a; echo b >&2"], capture_output=True, text=True)
+            self.assertEqual((done.stdout, done.stderr, done.returncode), ("a\n", "b\n", 0))
+
+    def test_the_return_code_is_known_once_it_is_asked_for(self):
+        for start in self.both():
+            process = start(["sh", "-c", "exit 3"], stdout=DEVNULL)
+            wait_until("it has ended", lambda: not is_alive(process.pid))
+            self.assertIsNone(process.returncode)
+            self.assertEqual(wait_for(process.poll), 3)
+            self.assertEqual(process.returncode, 3)
+            self.assertEqual(repr(process), "<Popen: returncode: 3 args: ['sh', '-c', 'exit 3']>")
+            process = start(["sh", "-c", "exit 3", "x" * 100], stdout=DEVNULL)
+            self.assertEqual(
+                repr(process), f"<Popen: returncode: None args: ['sh', '-c', 'exit 3', '{'x' * 21}...>"
+            )
+            self.assertEqual(
+                process.communicate(), (None, None) if start is subprocess.Popen else (None, b"")
+            )
+
+    def test_signal_0_is_only_a_question(self):
+        for start in self.both():
+            process = start(["cat"], stdin=PIPE)
+            process.send_signal(0)
+            process.send_signal(signal.Signals(signal.SIGCONT))
+            process.communicate()
+            process.send_signal(0)
+            self.assertEqual(process.returncode, 0)
+        process = self.popen(NEVER)
+        self.server.close()
+        process.send_signal(0)
+        with Server() as server:
+            process = server.popen(NEVER)
+            server._gone = "it is gone"
+            with self.assertRaises(ServerGone):
+                process.send_signal(0)
+            server._gone = None
+
+
+class Environments(TestCase):
+    UNDECODABLE = {"PROCWIRE_TEST_ODD": "a\udcffb", "PROCWIRE_TEST_\udcfe": "x"}
+
+    def test_variables_that_are_not_utf_8_are_inherited(self):
+        script = [
+            sys.executable,
+            "-c",
+            "import os, sys; sys.stdout.buffer.write(os.environb[b'PROCWIRE_TEST_ODD'])",
+        ]
+        environment = {**os.environ, **self.UNDECODABLE}
+        with Server(env=environment) as server:
+            for env in [
+                {**environment, "A": "b"},
+                {os.fsencode(name): os.fsencode(value) for name, value in environment.items()},
+                {"PROCWIRE_TEST_ODD": "a\udcffb"},
+                {b"PROCWIRE_TEST_ODD": b"a\xffb"},
+            ]:
+                self.assertEqual(server.run(script, env=env).stdout, b"a\xffb")
+            # One that the server has not, or has otherwise.
+            for name, value in [
+                ("PROCWIRE_TEST_ODD", "\udcff"),
+                ("PROCWIRE_TEST_NEW", "a\udcffb"),
+                ("PROCWIRE_TEST_\udcfe", "y"),
+                ("PROCWIRE_TEST_\udcfe", None),
+                (b"PROCWIRE_TEST_NEW", b"\xff"),
+            ]:
+                with self.assertRaisesRegex(ValueError, "not UTF-8"):
+                    server.run(["true"], env={name: value})
+        self.server.run(["true"], env={"PROCWIRE_TEST_\udcfe": None})
+        with self.assertRaisesRegex(ValueError, "the variable PROCWIRE_TEST_ODD is not UTF-8"):
+            self.server.run(["true"], env=environment)
+        with self.assertRaises(TypeError):
+            self.server.run(["true"], env={"A": 1})
+
+    def test_the_environment_of_this_program_is_taken_as_it_is(self):
+        env = {**os.environ, "PROCWIRE_TEST_A": "ü", "PROCWIRE_TEST_EMPTY": ""}
+        done = self.server.run(["sh", "-c", 'echo "$PROCWIRE_TEST_A-${PROCWIRE_TEST_EMPTY-unset}"'], env=env)
+        self.assertEqual(done.stdout, "ü-\n".encode())
+        self.assertEqual(self.server.run(["sh", "-c", "echo $A"], env={b"A": Path("b")}).stdout, b"b\n")
+
+    def test_sizes_and_directories_of_this_program_are_not_inherited(self):
+        own = {"COLUMNS": "33", "LINES": "11", "PWD": "/nowhere"}
+        for name, value in own.items():
+            old = os.environ.get(name)
+            os.environ[name] = value
+            self.addCleanup(
+                lambda name=name, old=old: os.environ.pop(name) and old and os.environ.update({name: old})
+            )
+        script = ["/usr/bin/env"]
+
+        def seen(**options):
+            printed = server.run(script, text=True, **options).stdout
+            pairs = dict(line.split("=", 1) for line in printed.splitlines() if "=" in line)
+            return tuple(pairs.get(name) for name in own)
+
+        with Server() as server:
+            self.assertEqual(seen(), ("33", "11", "/nowhere"))
+            for env in [None, {}, dict(os.environ)]:
+                self.assertEqual(seen(env=env, tty=True), (None, None, "/nowhere"))
+                self.assertEqual(seen(env=env, cwd="/usr"), ("33", "11", "/usr"))
+                self.assertEqual(seen(env=env, cwd=b"/usr", tty=True, size=(5, 6)), (None, None, "/usr"))
+            given = {"COLUMNS": "44", "LINES": "12", "PWD": "/bin"}
+            self.assertEqual(seen(env=given, cwd="/usr", tty=True), ("44", "12", "/bin"))
+            self.assertEqual(seen(env={"PWD": None}, cwd="/usr"), ("33", "11", None))
+
+
+class Files(TestCase):
+    def test_streams_may_be_files_and_descriptors(self):
+        data = os.urandom(3_000_000)
+        with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            source.write(b"skipped" + data)
+            source.flush()
+            source.seek(7)
+            process = self.popen(
+                ["sh", "-c", "cat; echo err >&2; exit 3"], stdin=source, stdout=out.fileno(), stderr=err
+            )
+            self.assertEqual((process.stdin, process.stdout, process.stderr), (None, None, None))
+            # Those of this program may be closed: the program has its own.
+            self.assertEqual(process.wait(PATIENCE), 3)
+            for file in [out, err]:
+                file.seek(0)
+            self.assertEqual((out.read(), err.read()), (data, b"err\n"))
+            self.assertEqual(process.communicate(), (None, None))
+
+    def test_files_have_all_of_the_output_once_a_program_has_ended(self):
+        for _ in range(20):
+            with tempfile.TemporaryFile() as out:
+                process = self.popen(["head", "-c", "1000000", "/dev/zero"], stdout=out, stderr=STDOUT)
+                wait_for(process.poll)
+                self.assertEqual(os.fstat(out.fileno()).st_size, 1_000_000)
+
+    def test_both_outputs_may_go_to_one_file(self):
+        with tempfile.TemporaryFile() as out:
+            self.server.call(["sh", "-c", "echo out; echo err >&2"], stdout=out, stderr=STDOUT)
+            out.seek(0)
+            self.assertEqual(sorted(out.read().split()), [b"err", b"out"])
+
+    def test_none_is_what_this_program_has(self):
+        script = """
+            import os, sys
+            from procwire import Server
+            with Server() as server:
+                assert server.call(["sh", "-c", "echo out; echo err >&2; exit 4"]) == 4
+                server.check_call(["sh", "-c", "wc -c; echo more"])
+                os.close(1)
+                assert server.call(["echo", "lost"]) == 0
+            """
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", textwrap.dedent(script)],
+            cwd=CLIENTS,
+            input=b"not read",
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, b"out\n0\nmore\n", b"err\n"))
+
+    def test_programs_may_be_connected(self):
+        for close in [True, False]:
+            first = self.popen(["cat"], stdin=PIPE)
+            second = self.popen(["tr", "a-z", "A-Z"], stdin=first.stdout, text=True)
+            if close:
+                first.stdout.close()
+            first.stdin.write(b"abc" * 100_000)
+            first.stdin.close()
+            self.assertEqual(second.communicate(timeout=PATIENCE), ("ABC" * 100_000, ""))
+            self.assertEqual((first.wait(PATIENCE), second.returncode), (0, 0))
+        # One that could not be started takes nothing.
+        first = self.popen(["echo", "x"])
+        with self.assertRaises(FileNotFoundError):
+            self.popen(["no-such-program"], stdin=first.stdout)
+        self.assertEqual(first.stdout.read(), b"x\n")
+        # And what writes on is told that its reader has gone.
+        first = self.popen(["yes"], stderr=DEVNULL)
+        second = self.popen(["head", "-n", "2"], stdin=first.stdout)
+        first.stdout.close()
+        self.assertEqual(second.communicate(timeout=PATIENCE)[0], b"y\ny\n")
+        self.assertEqual(first.wait(PATIENCE), -signal.SIGPIPE)
+
+    def test_a_program_that_ends_leaves_its_input_to_others(self):
+        reader, writer = os.pipe()
+        with open(reader, "rb", buffering=0), open(writer, "wb", buffering=0) as end:
+            end.write(b"one\n")
+            process = self.popen(["sh", "-c", "read x; echo $x"], stdin=reader, text=True)
+            self.assertEqual(process.communicate(timeout=PATIENCE)[0], "one\n")
+            wait_until("nothing reads it any more", lambda: not copiers())
+            end.write(b"two\n")
+            self.assertEqual(os.read(reader, 100), b"two\n")
+
+    def test_a_file_that_takes_nothing_holds_up_nothing(self):
+        reader, writer = os.pipe()
+        try:
+            process = self.popen(["head", "-c", "1000000", "/dev/zero"], stdout=writer)
+            with self.assertRaises(TimeoutExpired):
+                process.wait(timeout=0.05)
+            process.kill()
+            self.assertIn(within(PATIENCE, process.wait), [0, -signal.SIGKILL])
+            self.assertIsNotNone(process.poll())
+        finally:
+            os.close(reader)
+            os.close(writer)
+        wait_until("the copier has noticed", lambda: not copiers())
+
+    def test_files_that_cannot_be_used(self):
+        with open(os.devnull) as closed:
+            pass
+        for options in [
+            {"stdin": STDOUT},
+            {"stdout": STDOUT},
+            {"stdout": -5},
+            {"stdin": closed},
+            {"stderr": io.BytesIO()},
+            {"stdout": 1 << 30},
+        ]:
+            with self.assertRaises((ValueError, OSError)):
+                self.popen(["true"], **options)
+        self.assertEqual((self.server.list(), self.server._live, copiers()), ([], {}, []))
+        with tempfile.TemporaryFile() as out, self.assertRaises(FileNotFoundError):
+            before = os.listdir("/proc/self/fd")
+            try:
+                self.popen(["no-such-program"], stdout=out, stderr=out, stdin=out)
+            finally:
+                self.assertEqual(os.listdir("/proc/self/fd"), before)
+
+
+class Closing(TestCase):
+    def test_a_closed_stream_ends_what_writes_it(self):
+        for command, options, expected in [
+            (["yes"], {}, "SIGPIPE"),
+            (["yes"], {"text": True, "bufsize": 1}, "SIGPIPE"),
+            (["yes"], {"bufsize": 0}, "SIGPIPE"),
+            (["sh", "-c", "yes"], {}, "SIGPIPE"),
+            (["sh", "-c", "yes | cat"], {}, "SIGPIPE"),
+            (["yes"], {"tty": True}, "SIGHUP"),
+            (["yes"], {"stderr": STDOUT}, "SIGPIPE"),
+            # What ignores the signal.
+            ([sys.executable, "-c", "while True: print('y')"], {}, "SIGKILL"),
+            (["sh", "-c", "trap '' PIPE; while :; do echo y 2>&-; done"], {}, "SIGKILL"),
+        ]:
+            with self.subTest(command=command, **options):
+
+                def leave():
+                    with self.popen(command, **options) as process:
+                        self.assertIn(process.stdout.readline().strip(), [b"y", "y"])
+                    return process
+
+                process = within(PATIENCE, leave)
+                self.assertEqual(process.exit.signal, expected)
+                self.assertEqual(process.returncode, -getattr(signal, expected))
+
+    def test_a_closed_stderr_ends_what_writes_it(self):
+        with self.popen(["sh", "-c", "yes >&2"]) as process:
+            process.stderr.readline()
+            process.stderr.close()
+            self.assertEqual(process.stdout.read(), b"")
+            self.assertEqual(within(PATIENCE, process.wait), -signal.SIGPIPE)
+
+    def test_a_stream_that_is_closed_unread_ends_what_writes_it_later(self):
+        with self.popen(["sh", "-c", "read x; while :; do echo y; done"], stdin=PIPE) as process:
+            process.stdout.close()
+            self.assertIsNone(process.poll())
+        self.assertEqual(process.returncode, -signal.SIGPIPE)
+
+    def test_what_was_written_before_the_close_ends_nothing(self):
+        script = "echo one; echo two; echo three; echo err >&2; read x; exit 7"
+        # However long the rest of it is on its way.
+        with mock.patch.object(procwire, "_CLOSE_GRACE", 1000):
+            with self.popen(["sh", "-c", script], stdin=PIPE) as process:
+                self.assertEqual(process.stdout.readline(), b"one\n")
+                process.stdout.close()
+                self.assertEqual(process.stderr.readline(), b"err\n")
+        self.assertEqual(process.returncode, 7)
+
+    def test_a_program_that_takes_the_signal_and_writes_no_more_goes_on(self):
+        script = "trap 'echo signal >&2' PIPE; read x; echo y; while read y; do :; done; exit 7"
+        with mock.patch.object(procwire, "_CLOSE_GRACE", 0):
+            with self.popen(["sh", "-c", script], stdin=PIPE, bufsize=0) as process:
+                process.stdout.close()
+                process.stdin.write(b"go\n")
+                self.assertEqual(process.stderr.readline(), b"signal\n")
+        self.assertEqual(process.returncode, 7)
+
+
+class Starting(unittest.TestCase):
+    """Servers that do not start, and servers that mean no good."""
+
+    def refused(self, *arguments, **options):
+        with self.assertRaises(ServerGone) as caught:
+            within(PATIENCE, lambda: Server(*arguments, **options))
+        text = str(caught.exception)
+        self.assertTrue(text.isprintable(), ascii(text))
+        return text
+
+    def test_the_error_names_the_command_and_how_it_ended(self):
+        for command, options, expected in [
+            (["sh", "-c", "exit 3"], {}, "sh -c 'exit 3' has ended with exit status 3"),
+            ("false", {}, "false has ended with exit status 1"),
+            ("true --flag", {}, "true --flag has ended with exit status 0"),
+            (["sh", "-c", "kill -9 $$"], {}, "sh -c 'kill -9 $$' has been ended by signal SIGKILL"),
+            (["printf", "no line"], {}, "printf 'no line' has ended with exit status 0"),
+            (
+                ["sh", "-c", r"echo first >&2; printf 'host: \033[31mno route\n\n' >&2; exit 255"],
+                {"stderr": PIPE},
+                r"has ended with exit status 255: host: \x1b[31mno route",
+            ),
+            (["sh", "-c", "exec >&-; exec sleep 1000"], {}, "has closed its output"),
+        ]:
+            self.assertIn(expected, self.refused(command, **options))
+        with self.assertRaises(FileNotFoundError) as caught:
+            Server(["/no/such/server"])
+        self.assertEqual(caught.exception.filename, "/no/such/server")
+        with self.assertRaises(PermissionError):
+            Server("/etc/passwd")
+
+    def test_a_server_that_is_not_installed_is_said_to_be_needed(self):
+        environment = dict(os.environ, PATH="/nowhere")
+        del environment["PROCWIRE"]
+        script = "import procwire\ntry: procwire.Server()\nexcept FileNotFoundError as error: print(error)"
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=CLIENTS, env=environment, capture_output=True, text=True
+        )
+        self.assertRegex(done.stdout, "cargo install.*PROCWIRE.*'procwire'", done)
+        self.assertIn("cargo install --path .", procwire.__doc__)
+
+    def test_a_server_that_never_speaks_is_given_up(self):
+        for command in [["sleep", "1000"], ["sh", "-c", "exec sleep 1000"], ["tail", "-f", "/dev/null"]]:
+            before = time.monotonic()
+            text = self.refused(command, handshake_timeout=0.2)
+            self.assertIn("has not answered in 0.2 s", text)
+            self.assertIn(command[0], text)
+            self.assertLess(time.monotonic() - before, 9)
+        # An echo is no answer.
+        self.assertIn("cat sent a line that is not a message of the protocol", self.refused("cat"))
+        default = inspect.signature(Server).parameters["handshake_timeout"].default
+        self.assertEqual(default, 10.0)
+
+    def test_a_handshake_may_take_its_time(self):
+        command = ["sh", "-c", 'sleep 0.5; exec "$@"', "sh", *procwire.shlex.split(os.environ["PROCWIRE"])]
+        for timeout in [PATIENCE, None]:
+            with Server(command, handshake_timeout=timeout) as server:
+                self.assertEqual(server.run(["echo", "x"]).stdout, b"x\n")
+
+    def test_answers_to_the_handshake_that_are_none(self):
+        for answer in [
+            {"result": None},
+            {"result": []},
+            {"result": {}},
+            {"result": {"limits": None}},
+            {"result": {"limits": {}}},
+            {"result": {"limits": {"maxMessageBytes": "1"}}},
+            {"result": {"limits": {"maxMessageBytes": 0}}},
+            {"error": 5},
+            {"error": {"code": "x", "message": "y"}},
+            {"error": {"code": 1, "message": ["y"]}},
+            {"error": {"code": 1, "message": "y", "data": [1]}},
+        ]:
+            self.refused(says(json.dumps({"id": 1, **answer})))
+
+    def test_what_a_server_says_is_quoted_in_part_and_escaped(self):
+        evil = "\x1b]0;pwned\x07\x1b[2J\u009b31m\u202e\r\n" + "x" * 10_000
+        answers = [
+            {"id": 1, "error": {"code": -32603, "message": evil}},
+            {"id": None, "error": {"code": -32600, "message": evil}},
+            {"id": 1, "result": evil},
+            {"method": evil},
+        ]
+        for answer in answers:
+            for ascii_only in [True, False]:
+                line = json.dumps(answer, ensure_ascii=ascii_only)
+                with self.assertRaises((ServerGone, RpcError)) as caught:
+                    within(PATIENCE, lambda: Server(says(line)))
+                text = str(caught.exception)
+                self.assertTrue(text.isprintable(), ascii(text))
+                self.assertLess(len(text), 600)
+                if "error" in answer:
+                    self.assertIn(r"\x1b]0;pwned\x07\x1b[2J\x9b31m\u202e\r\n", text)
+        raw = ["sh", "-c", r"printf '\033]0;pwned\007\n'; cat > /dev/null"]
+        self.assertIn(r"\x1b]0;pwned\x07", self.refused(raw))
+
+    def test_a_server_that_floods_is_given_up_in_bounded_memory(self):
+        delta = {"processHandle": "none", "stream": "stdout", "deltaBase64": "QUFB" * 16_000, "offset": 0}
+        message = json.dumps({"method": "process/outputDelta", "params": {**delta, "capReached": False}})
+        done = run_limited(f"""
+            import time
+            from procwire import Server, ServerGone
+            for command in [["cat", "/dev/zero"], ["yes"], ["yes", {message!r}]]:
+                try:
+                    Server(command, handshake_timeout=1)
+                except ServerGone as error:
+                    print(str(error)[:40])
+            """)
+        self.assertEqual(len(done.splitlines()), 3, done)
+
+    def test_a_server_that_floods_after_the_handshake_is_given_up_in_bounded_memory(self):
+        hello = json.dumps({"id": 1, "result": {"limits": {"maxMessageBytes": 1000}}})
+        spawned = json.dumps({"id": 3, "result": {"pid": 1}})
+        delta = json.dumps(
+            {
+                "method": "process/outputDelta",
+                "params": {"processHandle": "2", "stream": "stdout", "deltaBase64": "QQ==", "offset": 0},
+            }
+        )
+        many = [delta] * 1000
+        script = f"read x; echo {shlex.quote(hello)}; read x; echo {shlex.quote(spawned)};"
+        done = run_limited(f"""
+            import procwire, sys
+            from procwire import Server, ServerGone
+            procwire._FLOOD_WAIT = 0.1
+            # A line without an end.
+            server = Server(["sh", "-c", {script + "cat /dev/zero"!r}])
+            try:
+                server.popen(["x"]).wait()
+            except ServerGone as error:
+                print("longer than" in str(error))
+            server.close()
+            # Single bytes without an end, of a program that is waited for.
+            server = Server(["sh", "-c", {script!r} + {"while :; do echo '" + chr(10).join(many) + "'; done"!r}], max_unread=1 << 16)
+            process = server.popen(["x"])
+            while not process._process.outputs["stdout"].overflowed:
+                try:
+                    process.wait(timeout=0.1)
+                except Exception:
+                    pass
+            read = 0
+            try:
+                while True:
+                    read += len(process.stdout.read1(1))
+            except OSError as error:
+                print(1000 < read < 1 << 20, error.errno)
+            server._process.kill()
+            server.close()
+            """)
+        self.assertEqual(done, f"True\nTrue {errno.ENOBUFS}\n")
 
 
 class Connections(TestCase):
@@ -538,7 +1250,7 @@ class Connections(TestCase):
         wait_until("the program is gone as well", lambda: not is_alive(process.pid))
 
     def test_what_is_no_server_is_noticed(self):
-        with self.assertRaisesRegex(ServerGone, "no message of the protocol"):
+        with self.assertRaisesRegex(ServerGone, "not a message of the protocol"):
             Server(["echo", "hello"])
         with self.assertRaises(ServerGone):
             Server("false")
@@ -547,7 +1259,7 @@ class Connections(TestCase):
 
     def test_whatever_is_no_message_ends_the_connection(self):
         for line in ["1", "null", "[]", '"x"', "[" * 100_000, "{}", '{"id": []}', '{"method": "x"}']:
-            with self.assertRaisesRegex(ServerGone, "no message of the protocol"):
+            with self.assertRaisesRegex(ServerGone, "not a message of the protocol"):
                 within(PATIENCE, lambda: Server(says(line)))
 
     def test_a_request_that_the_server_could_not_read_ends_the_connection(self):
@@ -633,7 +1345,7 @@ class Connections(TestCase):
 # What a script begins with that stops and continues its server, and waits in a thread of its own,
 # so that a signal interrupts what it is about.
 STOPPED = """
-    import array, fcntl, os, signal, sys, termios, threading, time
+    import array, fcntl, os, pathlib, signal, sys, termios, threading, time
     import procwire
     from procwire import DEVNULL, PIPE, Server
 
@@ -653,7 +1365,23 @@ STOPPED = """
             fcntl.ioctl(server._process.stdin, termios.FIONREAD, held)
             time.sleep(0.001)
 
+    handled = []
+
+    def interrupt(number):
+        in_a_write()
+        # Python notices a signal that comes right before a wait only at its end, or with the next one.
+        while not handled:
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+
+    def is_stopped(pid):
+        tasks = [f"/proc/{pid}/task/{task}/stat" for task in os.listdir(f"/proc/{pid}/task")]
+        return all(pathlib.Path(task).read_bytes().rsplit(b") ", 1)[1][:1] == b"T" for task in tasks)
+
     send(signal.SIGSTOP)
+    # What is not yet stopped when its parent is killed is not continued by that either.
+    while not all(map(is_stopped, pids)):
+        time.sleep(0.001)
 """
 
 
@@ -715,15 +1443,13 @@ class Interruptions(unittest.TestCase):
         self.assertEqual(
             run_script(STOPPED + """
     def handler(*_):
-        send(signal.SIGCONT)
-        print(len(server.list()))
-
-    def interrupt():
-        in_a_write()
-        os.kill(os.getpid(), signal.SIGUSR1)
+        if not handled:
+            handled.append(True)
+            send(signal.SIGCONT)
+            print(len(server.list()))
 
     signal.signal(signal.SIGUSR1, handler)
-    threading.Thread(target=interrupt, daemon=True).start()
+    threading.Thread(target=interrupt, args=(signal.SIGUSR1,), daemon=True).start()
     print(cat.stdin.write(bytes(200_000)))
 """),
             "1\n200000\n",
@@ -732,12 +1458,13 @@ class Interruptions(unittest.TestCase):
     def test_an_interrupt_leaves_no_half_a_request(self):
         self.assertEqual(
             run_script(STOPPED + """
-    def interrupt():
-        in_a_write()
-        os.kill(os.getpid(), signal.SIGINT)
+    def handler(*_):
+        if not handled:
+            handled.append(True)
+            raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=interrupt, daemon=True).start()
+    signal.signal(signal.SIGINT, handler)
+    threading.Thread(target=interrupt, args=(signal.SIGINT,), daemon=True).start()
     try:
         cat.stdin.write(bytes(200_000))
     except KeyboardInterrupt:
@@ -797,6 +1524,12 @@ class Result(unittest.TestResult):
         super().addFailure(test, error)
         self._line("FAILED", test)
         print(textwrap.indent(self.failures[-1][1], "    "))
+
+    def addSubTest(self, test, subtest, error):
+        super().addSubTest(test, subtest, error)
+        if error is not None:
+            self._line("FAILED", test)
+            print(textwrap.indent((self.failures + self.errors)[-1][1], "    "))
 
     def addError(self, test, error):
         super().addError(test, error)

@@ -1,8 +1,8 @@
 //! The ends of a connection, and what stands at them: pipes, sockets, files, clients that stall or go away.
 
 use crate::harness::{
-    Client, Mode, PATIENCE, Proc, Scratch, Test, binary, both, encode, is_alive, processes, set_nonblocking,
-    test, times, wait, wait_until,
+    Client, HungProgram, Mode, PATIENCE, Proc, Scratch, Test, binary, both, encode, is_alive, processes,
+    set_nonblocking, test, times, wait, wait_until,
 };
 use procwire::{Config, Connection, End};
 use serde_json::{Value, json};
@@ -45,6 +45,7 @@ pub const TESTS: &[Test] = &[
     test!(any_reader_and_writer_serve),
     test!(failing_reader_is_the_end_of_input),
     test!(failing_writer_is_a_lost_output),
+    test!(program_that_does_not_start_leaves_no_request_unanswered),
 ];
 
 /// Far more than the three seconds in which a connection has ended: for a machine that is busy.
@@ -265,16 +266,7 @@ fn end_of_input_is_seen_behind_more_requests_than_may_wait() {
 /// Waits until a server has used no processor time for a while.
 pub(crate) fn must_come_to_rest(guard: u32) {
     let server = server_below(guard);
-    let used = || {
-        let stat = std::fs::read_to_string(format!("/proc/{server}/stat")).expect("the server runs");
-        let fields = stat
-            .rsplit(") ")
-            .next()
-            .into_iter()
-            .flat_map(|tail| tail.split(' '));
-        let ticks = fields.skip(11).take(2).filter_map(|f| f.parse::<u64>().ok());
-        ticks.sum::<u64>()
-    };
+    let used = || Proc::of(server).expect("the server runs").ticks;
     let mut last = (0, Instant::now());
     wait_until("the server has come to rest", || {
         let now = used();
@@ -1109,4 +1101,49 @@ fn failing_writer_is_a_lost_output() {
         // Its reader waits on until its own end.
         drop(writer);
     }
+}
+
+/// It is in the kernel, on a disk that does not answer: the end of the connection takes no longer for it,
+/// and answers its spawn and all that waits behind that.
+fn program_that_does_not_start_leaves_no_request_unanswered() {
+    let scratch = Scratch::new();
+    let Some(hung) = HungProgram::new(&scratch) else {
+        return;
+    };
+    for binary in [false, true] {
+        for tty in [false, true] {
+            let mut client = match binary {
+                false => Client::in_process(),
+                true => Client::binary(&[]),
+            };
+            client.spawn(Mode::Pipe.params("runs", &["sleep", "1000"]));
+            let mut spawn = Mode::Pipe.params("hung", &[&hung.path, "1000"]);
+            spawn["tty"] = json!(tty);
+            let mut asked = vec![
+                client.request("process/spawn", spawn.clone()),
+                client.request("process/kill", json!({"processHandle": "hung"})),
+                client.write("hung", b"x"),
+                client.request(
+                    "process/resizePty",
+                    json!({"processHandle": "hung", "size": {"rows": 1, "cols": 1}}),
+                ),
+                // Behind the first, and then another one.
+                client.request("process/spawn", spawn),
+                client.request("process/kill", json!({"processHandle": "hung", "signal": 0})),
+            ];
+            asked.extend((0..5).map(|_| client.request("process/list", json!({}))));
+            let began = Instant::now();
+            let (left, status) = client.finish();
+            let took = began.elapsed();
+            for id in asked {
+                assert_eq!(left.iter().filter(|m| m["id"] == id).count(), 1, "{id}: {left:?}");
+            }
+            let exits: Vec<_> = left.iter().filter(|m| m["method"] == "process/exited").collect();
+            assert_eq!(exits.len(), 1, "{left:?}");
+            assert_eq!(exits[0]["params"]["processHandle"], "runs");
+            assert_eq!(status.map(|status| status.code()), binary.then_some(Some(0)));
+            assert!(took < Duration::from_secs(10), "{took:?}");
+        }
+    }
+    drop(hung);
 }

@@ -73,23 +73,23 @@ const TRICKS: &[(&str, usize, &str)] = &[
     (
         "far forks",
         0,
-        "setsid sh -c 'i=0; while [ $i -lt 500 ]; do sleep 1000.% & sleep 0.00%; i=$((i+1)); done; \
-         wait' & echo ready; wait",
+        "setsid sh -c 'i=0; while [ $i -lt 500 ]; do sleep 1000.% & sleep 0.00%; i=$((i+1)); done; wait' & \
+         echo ready; wait",
     ),
 ];
 
 /// A number that no other process has among its arguments.
-fn marker() -> String {
+pub(crate) fn marker() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("31415{:07}{:03}", std::process::id(), COUNT.fetch_add(1, Relaxed))
 }
 
 /// Who is alive with `marker` among its arguments: pids and arguments.
-fn marked(marker: &str) -> Vec<(u32, String)> {
+pub(crate) fn marked(marker: &str) -> Vec<(u32, String)> {
     let mut found = Vec::new();
     for process in processes() {
         // A dead one has none.
-        let arguments = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+        let arguments = process.arguments();
         let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
         if arguments.contains(marker) {
             found.push((process.pid, arguments));
@@ -98,7 +98,7 @@ fn marked(marker: &str) -> Vec<(u32, String)> {
     found
 }
 
-fn must_die(marker: &str, after: &str) {
+pub(crate) fn must_die(marker: &str, after: &str) {
     let deadline = Instant::now() + DEAD;
     loop {
         let left = marked(marker);
@@ -111,7 +111,7 @@ fn must_die(marker: &str, after: &str) {
 }
 
 /// Waits until `count` processes with this marker sleep.
-fn must_sleep(marker: &str, count: usize) {
+pub(crate) fn must_sleep(marker: &str, count: usize) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let all = marked(marker);

@@ -12,6 +12,7 @@ pub const TESTS: &[Test] = &[
     both!(nothing_is_added_to_an_empty_environment),
     both!(variables_that_are_not_utf8_arrive_byte_for_byte),
     both!(names_and_values_are_not_interpreted),
+    both!(variables_that_name_the_servers_descriptors_are_not_inherited),
     both!(programs_are_found_along_the_childs_path),
     both!(path_of_the_server_counts_only_where_it_is_inherited),
     both!(relative_path_entries_start_at_the_childs_directory),
@@ -93,6 +94,46 @@ fn variables_are_the_servers_with_the_given_ones_laid_over(mode: Mode) {
         b"REPLACED=old",
     ];
     assert_eq!(variables(&printed), expected);
+    silent_to_the_end(client);
+}
+
+/// The descriptors are closed in every program, and some programs end at once where they are told of them.
+fn variables_that_name_the_servers_descriptors_are_not_inherited(mode: Mode) {
+    let named = [
+        ("NODE_CHANNEL_FD", "3"),
+        ("NODE_CHANNEL_SERIALIZATION_MODE", "json"),
+        ("NODE_UNIQUE_ID", "1"),
+        ("LISTEN_FDS", "1"),
+        ("LISTEN_PID", "1"),
+        ("LISTEN_FDNAMES", "web"),
+        ("LISTEN_PIDFDID", "1"),
+        ("UPSTART_FDS", "3"),
+        ("WAYLAND_SOCKET", "4"),
+        ("BASH_XTRACEFD", "5"),
+    ];
+    let mut server = binary();
+    server.env_clear().envs(named).envs([
+        ("LISTEN", "kept"),
+        ("MAKEFLAGS", "-j4 --jobserver-auth=3,4"),
+        ("NOTIFY_SOCKET", "/run/notify"),
+    ]);
+    let mut client = Client::command(server);
+    let printed = output(&mut client, mode.params("a", &["env", "-0"]));
+    let kept: [&[u8]; 3] = [
+        b"LISTEN=kept",
+        b"MAKEFLAGS=-j4 --jobserver-auth=3,4",
+        b"NOTIFY_SOCKET=/run/notify",
+    ];
+    assert_eq!(variables(&printed), kept);
+
+    // What a spawn sets is its own.
+    let own: std::collections::BTreeMap<_, _> = named.map(|(name, _)| (name, "own")).into();
+    let params = with(mode.params("a", &["env", "-0"]), "env", json!(own));
+    let printed = output(&mut client, params);
+    for (name, _) in named {
+        let definition = format!("{name}=own").into_bytes();
+        assert!(variables(&printed).contains(&definition.as_slice()), "{name}");
+    }
     silent_to_the_end(client);
 }
 

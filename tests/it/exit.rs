@@ -31,6 +31,7 @@ pub const TESTS: &[Test] = &[
     test!(library_refuses_to_serve_where_exits_cannot_be_seen),
     both!(output_held_open_delays_the_exit_by_the_drain_only),
     both!(output_of_the_drain_is_delivered),
+    both!(stream_at_its_cap_does_not_time_the_drain_out),
     test!(terminal_hangs_up_on_the_background),
     test!(daemon_that_writes_on_is_let_go),
     test!(pid_stays_taken_until_the_exit_is_told),
@@ -504,6 +505,55 @@ fn output_held_open_delays_the_exit_by_the_drain_only(mode: Mode) {
     client.finish();
 }
 
+/// Nothing more was wanted of it, though something holds it open; of any other stream there was.
+fn stream_at_its_cap_does_not_time_the_drain_out(mode: Mode) {
+    // Written to stdout and to stderr, whether stderr is held open as well, the cap, and what is told.
+    let cases = [
+        ("123456", "", false, json!(5), false),
+        ("12345", "", false, json!(5), false),
+        ("1234", "", false, json!(5), true),
+        ("123456", "", false, Value::Null, true),
+        ("", "", false, json!(0), false),
+        ("123456", "123456", true, json!(5), false),
+        ("123456", "1", true, json!(5), true),
+        ("1", "123456", true, json!(5), true),
+    ];
+    let mut client = Client::in_process();
+    // All at once: each takes the whole drain.
+    let mut expected = Vec::new();
+    for streamed in [false, true] {
+        for (stdout, stderr, hold, cap, told) in &cases {
+            if mode == Mode::Tty && *hold {
+                continue;
+            }
+            let handle = format!("{}", expected.len());
+            let to = if *hold || mode == Mode::Tty {
+                ""
+            } else {
+                "2>/dev/null"
+            };
+            let script = format!(
+                "stty -opost 2>/dev/null; trap '' HUP; (exec sleep 1000) {to} & printf '{stdout}'; printf '{stderr}' >&2; exit 6"
+            );
+            let mut params = collected(mode, &handle, &script);
+            params["streamStdoutStderr"] = json!(streamed);
+            params["outputBytesCap"] = cap.clone();
+            client.spawn(params);
+            expected.push((
+                handle,
+                *told,
+                format!("{stdout:?} {stderr:?} cap {cap} streamed {streamed}"),
+            ));
+        }
+    }
+    for (handle, told, what) in expected {
+        let exited = client.exited(&handle);
+        assert_eq!(exited["exitCode"], 6);
+        assert_eq!(exited["outputDrainTimedOut"], told, "{what}: {exited}");
+    }
+    client.finish();
+}
+
 /// What comes while the output is still held belongs to it, and its end ends the wait.
 fn output_of_the_drain_is_delivered(mode: Mode) {
     let mut client = Client::in_process();
@@ -586,7 +636,7 @@ fn daemon_that_writes_on_is_let_go() {
 fn pid_stays_taken_until_the_exit_is_told() {
     let mut client = Client::in_process();
     let pid = client.spawn(collected(Mode::Pipe, "a", "sleep 1000 & exit 6"));
-    let zombie = |p: &crate::harness::Proc| p.pid == pid && p.state == "Z";
+    let zombie = |p: &crate::harness::Proc| p.pid == pid && p.is_dead();
     wait_until("it has exited", || processes().iter().any(zombie));
     let list = client.call("process/list", json!({}));
     assert_eq!(list["processes"][0]["pid"], pid, "{list}");

@@ -28,6 +28,10 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 const WHOLE_TEST: Duration = Duration::from_secs(120);
 /// How many seconds the random sequences of `model.rs` are to last.
 pub const MODEL_SECONDS: &str = "PROCWIRE_MODEL_SECONDS";
+/// Makes a process of this program do what a test needs a program for; see [`help`].
+pub const HELPER: &str = "PROCWIRE_TEST_HELPER";
+/// A value of [`HELPER`]: the main thread ends, and another prints `ready`, reads a line and exits with 7.
+pub const MAIN_THREAD_EXITS: &str = "main_thread_exits";
 /// Names the test to run to a process of its own.
 pub const RUN_ONE: &str = "PROCWIRE_RUN_ONE_TEST";
 
@@ -107,6 +111,20 @@ pub fn model_seconds() -> Option<u64> {
 }
 
 // ---- one process a test ----
+
+/// Does what [`HELPER`] says.
+pub fn help(what: &str) {
+    assert_eq!(what, MAIN_THREAD_EXITS, "a helper of that name");
+    std::thread::spawn(|| {
+        print!("ready");
+        let _ = std::io::stdout().flush();
+        let mut line = String::new();
+        let _ = std::io::stdin().read_line(&mut line);
+        std::process::exit(7);
+    });
+    // SAFETY: ends this thread alone, which holds nothing that the other one needs.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+}
 
 /// Runs one test in a process of its own; what it printed is the error if it failed.
 pub fn run_in_own_process(name: &str) -> Result<(), String> {
@@ -211,59 +229,16 @@ pub fn descriptors(pid: &str) -> Vec<String> {
     all
 }
 
-/// One process of the machine: pid, parent, state and name.
-#[derive(Debug, Clone)]
-pub struct Proc {
-    pub pid: u32,
-    pub parent: u32,
-    pub group: u32,
-    pub session: u32,
-    pub state: String,
-    pub name: String,
-}
-
-/// All processes of the machine.
-pub fn processes() -> Vec<Proc> {
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir("/proc").expect("/proc is mounted").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
-            continue;
-        };
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-            continue;
-        };
-        let Some((head, tail)) = stat.rsplit_once(") ") else {
-            continue;
-        };
-        let fields: Vec<&str> = tail.split(' ').collect();
-        let number = |i: usize| {
-            fields
-                .get(i)
-                .and_then(|f: &&str| f.parse::<u32>().ok())
-                .unwrap_or(0)
-        };
-        all.push(Proc {
-            pid,
-            parent: number(1),
-            group: number(2),
-            session: number(3),
-            state: fields[0].to_owned(),
-            name: head.split_once('(').map_or("", |(_, n)| n).to_owned(),
-        });
-    }
-    all
-}
+pub use crate::proc::{Proc, processes};
 
 /// The children of `pid`, zombies included.
 pub fn children_of(pid: u32) -> Vec<Proc> {
     processes().into_iter().filter(|p| p.parent == pid).collect()
 }
 
-/// Whether `pid` is there and not a zombie.
+/// Whether `pid` is there and at least one thread of it runs.
 pub fn is_alive(pid: u32) -> bool {
-    processes()
-        .iter()
-        .any(|p| p.pid == pid && p.state != "Z" && p.state != "X")
+    Proc::of(pid).is_some_and(|p| !p.is_dead())
 }
 
 /// Waits until `condition` holds; fails with `what` if it does not.
@@ -352,6 +327,49 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A program whose exec does not come to an end while this lives, as on a disk that does not answer: the
+/// kernel asks this process whether it may be executed, and gets no answer.
+pub struct HungProgram {
+    pub path: String,
+    _questions: std::os::fd::OwnedFd,
+}
+
+impl HungProgram {
+    /// A copy of `sleep`; `None` where this user may not be asked, which is said.
+    pub fn new(scratch: &Scratch) -> Option<HungProgram> {
+        let path = scratch.path("hung");
+        std::fs::copy("/bin/sleep", &path).expect("a copy of sleep");
+        let file = std::ffi::CString::new(path.as_str()).expect("a path");
+        // SAFETY: the path is NUL-terminated, and the descriptor is checked before it is taken.
+        let questions = unsafe {
+            let fd = libc::fanotify_init(
+                libc::FAN_CLASS_CONTENT | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK,
+                libc::O_RDONLY as u32,
+            );
+            let marked = fd >= 0
+                && libc::fanotify_mark(
+                    fd,
+                    libc::FAN_MARK_ADD,
+                    libc::FAN_OPEN_EXEC_PERM,
+                    libc::AT_FDCWD,
+                    file.as_ptr(),
+                ) == 0;
+            if !marked {
+                println!(
+                    "not run: no exec can be made to hang here: {}",
+                    std::io::Error::last_os_error()
+                );
+                return None;
+            }
+            std::os::fd::FromRawFd::from_raw_fd(fd)
+        };
+        Some(HungProgram {
+            path,
+            _questions: questions,
+        })
     }
 }
 
@@ -871,11 +889,8 @@ pub fn resident() -> u64 {
 
 /// What all threads of this process have used of the CPU.
 pub fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc is mounted");
-    let (_, fields) = stat.rsplit_once(") ").expect("a name");
-    let ticks = fields.split(' ').skip(11).take(2);
-    let ticks: u64 = ticks.map(|t| t.parse::<u64>().expect("a number")).sum();
-    Duration::from_millis(ticks * 10)
+    let own = Proc::of(std::process::id()).expect("/proc is mounted");
+    Duration::from_millis(own.ticks * 10)
 }
 
 /// Ends a process that the server is not meant to end.

@@ -3,7 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Mode, Proc, Test, both, children_of, is_alive, processes, test, times, wait_until,
+    Client, HELPER, MAIN_THREAD_EXITS, Mode, Proc, Test, both, children_of, is_alive, kill_stray, processes,
+    test, times, wait_until,
+};
+use procwire::protocol::{
+    KillParams, PtySize, Request, RequestId, ResizePtyParams, ServerMessage, SpawnParams, WriteStdinParams,
 };
 use serde_json::{Value, json};
 
@@ -28,6 +32,13 @@ pub const TESTS: &[Test] = &[
     test!(the_shortest_grace_counts),
     test!(malformed_grace_is_refused),
     both!(a_kill_behind_its_spawn),
+    both!(null_signal_asks_whether_it_lives),
+    both!(flood_is_answered_in_order_and_delays_no_exit),
+    test!(of_another_users_process_is_refused),
+    test!(what_cannot_be_ended_leaves_no_request_unanswered),
+    both!(of_a_zombie_held_by_a_tracer_is_answered),
+    test!(zombie_held_by_a_tracer_leaves_no_request_unanswered),
+    both!(ends_threads_that_outlive_the_main_thread),
 ];
 
 fn script(mode: Mode, handle: &str, script: &str) -> Value {
@@ -43,7 +54,7 @@ fn signal(client: &mut Client, handle: &str, signal: impl Into<Value>) {
 /// The living members of the group `pgid`.
 fn members(pgid: u32) -> Vec<Proc> {
     let all = processes().into_iter();
-    all.filter(|p| p.group == pgid && p.state != "Z").collect()
+    all.filter(|p| p.group == pgid && !p.is_dead()).collect()
 }
 
 fn check_killed(exited: &Value) {
@@ -305,7 +316,7 @@ fn malformed_signals_are_refused_and_do_nothing() {
     let mut client = Client::in_process();
     let pid = client.spawn_ready(script(Mode::Pipe, "c", "printf ready; sleep 1000"));
     for malformed in [
-        json!(0),
+        json!(-1),
         json!(-9),
         json!(65),
         json!(1.5),
@@ -315,6 +326,7 @@ fn malformed_signals_are_refused_and_do_nothing() {
         json!("SIGNOPE"),
         json!("SIGSIGINT"),
         json!("9"),
+        json!("SIG0"),
         json!(true),
         json!(["SIGINT"]),
     ] {
@@ -467,6 +479,325 @@ fn a_kill_behind_its_spawn(mode: Mode) {
         let exited = client.exited("c");
         assert_eq!(client.result(spawn)["pid"], exited["pid"]);
         check_killed(&exited);
+    }
+    client.finish();
+}
+
+/// As kill(2) has it: `{}` while the process is there, and nothing is sent.
+fn null_signal_asks_whether_it_lives(mode: Mode) {
+    let mut client = Client::in_process();
+    let pid = client.spawn_ready(script(
+        mode,
+        "c",
+        "for s in HUP INT QUIT TERM USR1 USR2 CONT; do trap 'echo heard' $s; done; printf ready; read line; exit 3",
+    ));
+    for null in [json!(0), json!("0")] {
+        signal(&mut client, "c", null);
+    }
+    assert!(is_alive(pid));
+    client.write("c", b"\n");
+    let (stdout, _, exited) = client.streamed("c");
+    assert!(!String::from_utf8_lossy(&stdout).contains("heard"));
+    assert_eq!(exited["exitCode"], 3);
+    assert_eq!(exited["signal"], Value::Null);
+    let (code, _) = client.refuse("process/kill", json!({"processHandle": "c", "signal": 0}));
+    assert_eq!(code, -32600, "there is no such process any more");
+
+    // During the drain it is as late as any other kill.
+    let pid = client.spawn_ready(script(
+        mode,
+        "c",
+        "trap '' HUP; sleep 1000 & printf ready; exit 4",
+    ));
+    wait_until("the leader is gone", || !is_alive(pid));
+    signal(&mut client, "c", 0);
+    client.kill("c");
+    assert_eq!(client.exited("c")["exitCode"], 4);
+    client.finish();
+}
+
+/// Twenty thousand requests of one handle, each of which looks at all processes if it is done alone.
+fn flood_is_answered_in_order_and_delays_no_exit(mode: Mode) {
+    const COUNT: i64 = 20_000;
+    let spawn = |handle: &str| {
+        Request::Spawn(SpawnParams {
+            command: vec!["sleep".into(), "1000".into()],
+            process_handle: handle.into(),
+            tty: mode == Mode::Tty,
+            stream_stdin: true,
+            ..SpawnParams::default()
+        })
+    };
+    let kill = |handle: &str, signal: Option<i32>| {
+        Request::Kill(KillParams {
+            process_handle: handle.into(),
+            signal: signal.map(Into::into),
+            grace_ms: None,
+        })
+    };
+    // Kills alone, and kills between everything else.
+    for mixed in [false, true] {
+        let (connection, mut client) = procwire::Connection::memory();
+        let server = std::thread::spawn(move || procwire::serve(connection, procwire::Config::default()));
+        client.send(0, spawn("c")).expect("it is sent");
+        for id in 1..=COUNT {
+            let handle = || "c".to_owned();
+            let request = match id % 5 {
+                1 if mixed => Request::ResizePty(ResizePtyParams {
+                    process_handle: handle(),
+                    size: PtySize::default(),
+                }),
+                2 if mixed => Request::WriteStdin(WriteStdinParams {
+                    process_handle: handle(),
+                    delta: Some(b"x".to_vec()),
+                    close_stdin: true,
+                }),
+                3 if mixed => kill("c", Some(libc::SIGCONT)),
+                _ => kill("c", None),
+            };
+            client.send(id, request).expect("it is sent");
+        }
+        let began = Instant::now();
+        let (mut next, mut exits) = (0, 0);
+        while next <= COUNT || exits == 0 {
+            match client.recv().expect("the server is there") {
+                ServerMessage::Response { id, .. } => {
+                    assert_eq!(id, Some(RequestId::Signed(next)), "answers are in order");
+                    next += 1;
+                }
+                ServerMessage::Exited(_) => {
+                    exits += 1;
+                    let late = began.elapsed();
+                    assert!(late < Duration::from_secs(20), "the exit came after {late:?}");
+                }
+                ServerMessage::OutputDelta(_) => {}
+            }
+        }
+        assert_eq!(exits, 1);
+        drop(client);
+        server.join().expect("it does not panic").expect("it serves");
+    }
+}
+
+/// Gives up the right of root to signal everybody, for this thread and those it starts.
+fn give_up_cap_kill() {
+    const VERSION_3: u32 = 0x2008_0522;
+    const CAP_KILL: u32 = 5;
+    let header = [VERSION_3, 0];
+    let mut sets = [[0u32; 3]; 2];
+    // SAFETY: the header and the two structs are as capget(2) has them; only this thread changes.
+    unsafe {
+        // A program that root executes would have it again.
+        assert_eq!(libc::prctl(libc::PR_CAPBSET_DROP, CAP_KILL, 0, 0, 0), 0);
+        assert_eq!(
+            libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()),
+            0
+        );
+        for set in &mut sets[0] {
+            *set &= !(1 << CAP_KILL);
+        }
+        assert_eq!(libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()), 0);
+    }
+}
+
+/// A program that has become another user, as sudo does, may be out of reach: that is told, as for any signal.
+fn of_another_users_process_is_refused() {
+    // SAFETY: a plain call.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("not run: only root can start a process of another user");
+        return;
+    }
+    let client = std::thread::spawn(|| {
+        give_up_cap_kill();
+        Client::in_process()
+    });
+    let mut client = client.join().expect("a server");
+    let become_other = "setpriv --reuid=54321 --clear-groups sh -c 'echo ready; read line'";
+    let kills = [
+        json!({"processHandle": "c"}),
+        json!({"processHandle": "c", "signal": "KILL"}),
+        json!({"processHandle": "c", "signal": "TERM"}),
+        json!({"processHandle": "c", "signal": 0}),
+    ];
+
+    client.spawn_ready(script(Mode::Pipe, "c", &format!("exec {become_other}")));
+    for kill in &kills {
+        let (code, message) = client.refuse("process/kill", kill.clone());
+        assert_eq!(code, -32603, "{kill}: {message}");
+        assert!(message.contains("Operation not permitted"), "{kill}: {message}");
+    }
+    client.write("c", b"\n");
+    assert_eq!(client.exited("c")["exitCode"], 0);
+
+    // Where one could be signalled, the kill has done what it could.
+    for (what, script_text) in [
+        (
+            "a child of ours below another's leader",
+            format!("sleep 1000 & exec {become_other}"),
+        ),
+        (
+            "a session of ours below another's leader",
+            format!("setsid sleep 1000 & exec {become_other}"),
+        ),
+    ] {
+        client.spawn_ready(script(Mode::Pipe, "c", &script_text));
+        let result = client.call("process/kill", kills[0].clone());
+        assert_eq!(result, json!({}), "{what}");
+        client.write("c", b"\n");
+        assert_eq!(client.exited("c")["exitCode"], 0, "{what}");
+    }
+    client.spawn_ready(script(
+        Mode::Pipe,
+        "c",
+        &format!("exec 3<&0; {become_other} <&3 3<&- & wait"),
+    ));
+    client.kill("c");
+    client.write("c", b"\n");
+    check_killed_by(&client.exited("c"), "SIGKILL");
+    client.finish();
+}
+
+/// At the end of the connection its writes have waited for long enough.
+fn what_cannot_be_ended_leaves_no_request_unanswered() {
+    // SAFETY: a plain call.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("not run: only root can start a process of another user");
+        return;
+    }
+    let client = std::thread::spawn(|| {
+        give_up_cap_kill();
+        Client::binary(&[])
+    });
+    let mut client = client.join().expect("a server");
+    let script_text = "exec setpriv --reuid=54321 --clear-groups sh -c 'echo ready; exec sleep 1000'";
+    let pid = client.spawn_ready(script(Mode::Pipe, "c", script_text));
+    let mut asked: Vec<i64> = (0..3)
+        .map(|_| client.write("c", &vec![b'x'; 1024 * 1024]))
+        .collect();
+    asked.push(client.request("process/kill", json!({"processHandle": "c"})));
+    client.end_input();
+    for id in asked {
+        client.response(id);
+    }
+    kill_stray(pid);
+    client.finish_anyhow();
+}
+
+fn check_killed_by(exited: &Value, signal: &str) {
+    assert_eq!(exited["signal"], signal, "{exited}");
+}
+
+/// Makes this thread the tracer of `pid`, which neither stops nor notices; it gets the end of it first.
+fn trace(pid: u32) {
+    const PTRACE_SEIZE: libc::c_uint = 0x4206;
+    // SAFETY: no memory is involved.
+    let result = unsafe { libc::ptrace(PTRACE_SEIZE, pid as libc::pid_t, 0, 0) };
+    assert_eq!(
+        result,
+        0,
+        "this test needs the right to trace below itself: {}",
+        std::io::Error::last_os_error()
+    );
+}
+
+/// Lets go of a zombie that this thread traces.
+fn let_go(pid: u32) {
+    // SAFETY: no status is asked for.
+    let result = unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), libc::__WALL) };
+    assert_eq!(result, pid as libc::pid_t);
+}
+
+fn is_zombie(pid: u32) -> bool {
+    processes().iter().any(|p| p.pid == pid && p.state == "Z")
+}
+
+/// It cannot be reaped until the tracer lets go; its thread still answers what comes for it.
+fn of_a_zombie_held_by_a_tracer_is_answered(mode: Mode) {
+    let mut client = Client::binary(&[]);
+    let pid = client.spawn_ready(script(mode, "c", "printf ready; exec sleep 1000"));
+    trace(pid);
+    client.kill("c");
+    wait_until("it has ended", || is_zombie(pid));
+    for kill in [json!(null), json!("TERM"), json!(0), json!(9)] {
+        signal(&mut client, "c", kill);
+    }
+    let (code, _) = client.refuse(
+        "process/writeStdin",
+        json!({"processHandle": "c", "closeStdin": true}),
+    );
+    assert_eq!(code, -32600);
+    let resize = json!({"processHandle": "c", "size": {"rows": 1, "cols": 1}});
+    match mode {
+        Mode::Pipe => assert_eq!(client.refuse("process/resizePty", resize).0, -32600),
+        Mode::Tty => assert_eq!(client.call("process/resizePty", resize), json!({})),
+    }
+    let list = client.call("process/list", json!({}));
+    assert_eq!(
+        list["processes"][0]["pid"], pid,
+        "it has not exited to its parent: {list}"
+    );
+    let_go(pid);
+    let exited = client.exited("c");
+    check_killed_by(&exited, "SIGKILL");
+    assert_eq!(exited["exitCode"], 137);
+    client.finish();
+}
+
+fn zombie_held_by_a_tracer_leaves_no_request_unanswered() {
+    let mut client = Client::binary(&[]);
+    let pid = client.spawn_ready(script(Mode::Pipe, "c", "printf ready; exec sleep 1000"));
+    trace(pid);
+    client.kill("c");
+    wait_until("it has ended", || is_zombie(pid));
+    let asked = [
+        client.request("process/kill", json!({"processHandle": "c"})),
+        client.request("process/list", json!({})),
+        client.request("process/kill", json!({"processHandle": "c", "signal": "TERM"})),
+    ];
+    let (left, _) = client.finish();
+    for id in asked {
+        assert_eq!(left.iter().filter(|m| m["id"] == id).count(), 1, "{id}: {left:?}");
+    }
+    let exits = left.iter().filter(|m| m["method"] == "process/exited").count();
+    assert_eq!(exits, 1, "{left:?}");
+    let_go(pid);
+}
+
+/// The main thread is gone and the process is not: to `ps` it is a zombie.
+fn ends_threads_that_outlive_the_main_thread(mode: Mode) {
+    let own = std::env::current_exe().expect("a running program has a file");
+    let mut params = mode.params("c", &[own.to_str().expect("its path is UTF-8")]);
+    params["env"] = json!({HELPER: MAIN_THREAD_EXITS});
+    let mut client = Client::in_process();
+    for ending in ["kill", "signal", "timeout", "itself"] {
+        params["timeoutMs"] = if ending == "timeout" {
+            json!(1_500)
+        } else {
+            Value::Null
+        };
+        let pid = client.spawn_ready(params.clone());
+        wait_until("its main thread has ended", || is_zombie(pid));
+        match ending {
+            "kill" => client.kill("c"),
+            "signal" => signal(&mut client, "c", "TERM"),
+            "timeout" => {}
+            _ => {
+                signal(&mut client, "c", 0);
+                client.write("c", b"\n");
+            }
+        }
+        let exited = client.exited("c");
+        let told = (&exited["exitCode"], &exited["signal"], &exited["timedOut"]);
+        match ending {
+            "kill" => assert_eq!(told, (&json!(137), &json!("SIGKILL"), &json!(false))),
+            "signal" => assert_eq!(told, (&json!(143), &json!("SIGTERM"), &json!(false))),
+            "timeout" => assert_eq!(told, (&json!(124), &json!("SIGKILL"), &json!(true))),
+            _ => assert_eq!(told, (&json!(7), &Value::Null, &json!(false))),
+        }
+        assert!(
+            !processes().iter().any(|p| p.pid == pid),
+            "{ending}: it is reaped"
+        );
     }
     client.finish();
 }

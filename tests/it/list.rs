@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use crate::harness::{Client, Mode, Scratch, Test, both, test, times, wait_until};
+use crate::harness::{Client, HungProgram, Mode, Scratch, Test, both, test, times, wait_until};
 use crate::spawn::silent_to_the_end;
 use serde_json::{Value, json};
 
@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     test!(a_spawn_behind_one_that_failed_is_in_it),
     test!(spawns_that_come_later_do_not_delay_it),
     test!(what_has_exited_is_not_in_it),
+    test!(program_that_does_not_start_does_not_hold_it_up),
     test!(a_name_used_again_is_listed_with_its_new_process),
 ];
 
@@ -237,4 +238,33 @@ fn a_name_used_again_is_listed_with_its_new_process() {
         client.exited("a");
     }
     silent_to_the_end(client);
+}
+
+/// A list is of what runs; a program on a disk that does not answer is left out after a while.
+fn program_that_does_not_start_does_not_hold_it_up() {
+    let scratch = Scratch::new();
+    let Some(hung) = HungProgram::new(&scratch) else {
+        return;
+    };
+    let mut client = Client::in_process();
+    let before = client.spawn(Mode::Pipe.params("before", &["cat"]));
+    let spawn = client.request("process/spawn", Mode::Pipe.params("hung", &[&hung.path, "1000"]));
+    let first = client.request("process/list", json!({}));
+    let after = client.spawn(Mode::Pipe.params("after", &["cat"]));
+    let processes = listed(&client.result(first));
+    assert_eq!(handles(&processes)[0], "before");
+    assert!(!handles(&processes).contains(&"hung"));
+    assert_eq!(processes[0]["pid"], before);
+    // It has been waited for once, and lists that come later do not wait for it again.
+    let last = client.request("process/spawn", Mode::Pipe.params("last", &["cat"]));
+    let processes = list(&mut client);
+    assert_eq!(handles(&processes), ["before", "after", "last"]);
+    assert_eq!(processes[1]["pid"], after);
+    client.result(last);
+    assert!(!client.is_answered(spawn));
+    // It starts once the disk answers, and is listed.
+    drop(hung);
+    client.result(spawn);
+    assert_eq!(handles(&list(&mut client)), ["before", "hung", "after", "last"]);
+    client.finish();
 }

@@ -7,14 +7,19 @@
 //! Races and soaks run longer with `PROCWIRE_TEST_FACTOR=10`.
 
 mod harness;
+mod proc;
 
 // Clients of ours.
+mod check;
 mod client;
 mod command_line;
+mod completions;
+mod run;
 
 // What the documents say.
 mod documents;
 mod examples;
+mod layers;
 mod schema;
 
 // The bytes between.
@@ -41,8 +46,10 @@ mod start_state;
 // A whole connection.
 mod connection;
 mod ends;
+mod refused;
 mod remote;
 mod resources;
+mod sweep;
 
 // Everything at once.
 mod model;
@@ -54,9 +61,15 @@ use libtest_mimic::{Arguments, Trial};
 const SUBJECTS: &[(&str, &[Test])] = &[
     ("documents", documents::TESTS),
     ("examples", examples::TESTS),
+    ("layers", layers::TESTS),
     ("schema", schema::TESTS),
     ("client", client::TESTS),
+    ("client::as_std", client::as_std::TESTS),
+    ("client::hostile", client::hostile::TESTS),
     ("command_line", command_line::TESTS),
+    ("run", run::TESTS),
+    ("check", check::TESTS),
+    ("completions", completions::TESTS),
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),
@@ -74,12 +87,21 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("memory", memory::TESTS),
     ("connection", connection::TESTS),
     ("ends", ends::TESTS),
+    ("sweep", sweep::TESTS),
     ("remote", remote::TESTS),
     ("resources", resources::TESTS),
+    ("refused", refused::TESTS),
     ("model", model::TESTS),
 ];
 
 fn main() {
+    refused::session::launch_if_asked();
+    if std::env::args().nth(1).as_deref() == Some(sweep::PLAY) {
+        sweep::play(std::env::args().skip(2));
+    }
+    if let Some(what) = std::env::var_os(harness::HELPER) {
+        return harness::help(what.to_str().expect("helpers' names are ASCII"));
+    }
     if let Some(name) = std::env::var_os(harness::RUN_ONE) {
         let name = name.into_string().expect("test names are ASCII");
         let (_, run) = all()
@@ -92,7 +114,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let trials = all().into_iter().map(|(name, _)| {
         let own_name = name.clone();
-        let missing = remote::missing(&name);
+        let missing = remote::missing(&name).or_else(|| completions::missing(&name));
         let trial = Trial::test(name, move || {
             harness::run_in_own_process(&own_name).map_err(Into::into)
         });

@@ -1,7 +1,7 @@
 //! Connections inside one program: typed messages with raw bytes, the stopper, several servers, and
 //! what is bounded while nobody receives.
 
-use crate::harness::{PATIENCE, Scratch, Test, children_of, is_alive, test, times, wait_until};
+use crate::harness::{PATIENCE, Proc, Scratch, Test, children_of, is_alive, test, times, wait_until};
 use procwire::protocol::{
     Capabilities, ClientInfo, Exited, InitializeParams, KillParams, Limit, PtySize, Reply, Request,
     RequestId, ResizePtyParams, RpcError, ServerMessage, SignalName, SpawnParams, Stage, Stream,
@@ -604,17 +604,7 @@ fn flood_waits_for_its_receiver() {
         streamed("a", &["head", "-c", "1000000000", "/dev/zero"]),
     );
     // It is stopped by the full pipe: it uses no more processor time.
-    let used = || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it waits");
-        let fields: Vec<u64> = stat
-            .rsplit(") ")
-            .next()
-            .into_iter()
-            .flat_map(|tail| tail.split(' '))
-            .map(|f| f.parse().unwrap_or(0))
-            .collect();
-        fields[11] + fields[12]
-    };
+    let used = || Proc::of(pid).expect("it waits").ticks;
     let mut last = (used(), Instant::now());
     wait_until("the flood has stopped", || {
         let now = used();
@@ -740,16 +730,16 @@ fn long_lists_wait_for_their_receiver() {
 fn long_handles_are_forgotten() {
     let (mut client, server) = serve(Config::default());
     let mut before = 0;
-    for n in 0..50 {
-        let handle = long("handle", n, 2_000_000);
+    for n in 0..1_500 {
+        let handle = long("handle", n, 4_000);
         spawn(&mut client, params(&handle, &["true"]));
         collect(&mut client, &handle, Stream::Stdout);
-        if n == 9 {
+        if n == 99 {
             before = resident_bytes();
         }
     }
     let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 50 << 20, "{grown} bytes of processes that have ended");
+    assert!(grown < 6 << 20, "{grown} bytes of processes that have ended");
     drop(client);
     assert_eq!(ended(server), End::InputEnded);
 }
@@ -834,7 +824,7 @@ fn long_spawns_that_are_held_back_wait_for_their_receiver() {
     let requests = (0..500).map(move |n| {
         let spawn = SpawnParams {
             // Each second one waits behind another of its handle.
-            process_handle: long("h", n & !1, 200_000),
+            process_handle: long("h", n & !1, 4_000),
             ..long_spawn.clone()
         };
         (n.into(), Request::Spawn(spawn))

@@ -616,7 +616,7 @@ fn a_client_that_does_not_read_slows_only_writers(mode: Mode) {
         client.request("process/kill", json!({"processHandle": handle}));
     }
     wait_until("all are dead, though their exits are not read", || {
-        crate::harness::children_of(own).iter().all(|p| p.state == "Z")
+        crate::harness::children_of(own).iter().all(|p| p.is_dead())
     });
     client.read_again();
     for handle in &handles {

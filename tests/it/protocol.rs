@@ -12,6 +12,9 @@ pub const TESTS: &[Test] = &[
     test!(members_may_come_in_any_order_and_escaped),
     test!(pieces_of_any_size_make_the_same_lines),
     both!(jsonrpc_is_written_exactly_when_the_first_message_had_it),
+    test!(the_first_message_that_can_be_read_decides),
+    test!(another_version_is_refused),
+    test!(handshake_tells_a_home_for_codex),
     test!(ids_come_back_as_sent),
     test!(other_ids_are_refused),
     test!(same_id_twice_is_answered_twice),
@@ -35,6 +38,8 @@ pub const TESTS: &[Test] = &[
     both!(exits_can_be_opted_out_of),
     test!(only_exact_names_opt_out),
     test!(every_line_gets_exactly_one_answer),
+    test!(handles_have_a_limit),
+    test!(errors_quote_two_hundred_characters_at_most),
 ];
 
 /// Whatever came before it, the server still answers.
@@ -196,6 +201,109 @@ fn jsonrpc_is_written_exactly_when_the_first_message_had_it(mode: Mode) {
                 "{first} then {message}"
             );
         }
+        client.finish();
+    }
+}
+
+/// What is no message says nothing about those behind it, not even that they come without a version.
+fn the_first_message_that_can_be_read_decides() {
+    let unreadable: [&[u8]; 5] = [
+        b"nonsense\n",
+        b"5\n",
+        b"[{\"jsonrpc\":\"2.0\"}]\n",
+        b"\xff\n",
+        b"{\"jsonrpc\":\"2.0\"\n",
+    ];
+    for first in unreadable {
+        for with in [true, false] {
+            let mut client = Client::in_process();
+            client.send_raw(first);
+            let error = client.response(Value::Null);
+            assert_eq!(error.get("jsonrpc"), None, "{error}");
+            let mut message = json!({"id": 1, "method": "process/list"});
+            if with {
+                message["jsonrpc"] = json!("2.0");
+            }
+            client.send(&message);
+            assert_eq!(client.response(1).get("jsonrpc").is_some(), with, "{first:?}");
+            client.send(&json!({"jsonrpc": "2.0", "id": 2, "method": "process/list"}));
+            assert_eq!(client.response(2).get("jsonrpc").is_some(), with, "{first:?}");
+            client.finish();
+        }
+    }
+}
+
+/// In every kind of message; nothing of it is done.
+fn another_version_is_refused() {
+    let mut client = Client::in_process();
+    client.spawn(json!({"processHandle": "a", "command": ["cat"], "streamStdin": true, "timeoutMs": null}));
+    let versions = [
+        json!(null),
+        json!("1.0"),
+        json!("2"),
+        json!("2.0 "),
+        json!(""),
+        json!(2.0),
+        json!(2),
+        json!(true),
+        json!(["2.0"]),
+        json!({}),
+    ];
+    for version in versions {
+        for (method, params) in [
+            ("process/list", json!({})),
+            ("process/kill", json!({"processHandle": "a"})),
+            (
+                "process/writeStdin",
+                json!({"processHandle": "a", "deltaBase64": "aGkK", "closeStdin": true}),
+            ),
+            (
+                "process/spawn",
+                json!({"processHandle": "b", "command": ["true"]}),
+            ),
+            ("no/such", json!({})),
+        ] {
+            client.send(&json!({"jsonrpc": version, "id": "x", "method": method, "params": params}));
+            let error = client.response("x")["error"].clone();
+            assert_eq!(error["code"], -32600, "{version} {method}: {error}");
+            assert!(
+                error["message"].as_str().is_some_and(|m| m.contains("jsonrpc")),
+                "{error}"
+            );
+        }
+        // One that asks for no answer cannot be told apart from one whose id is missing.
+        client.send(&json!({"jsonrpc": version, "method": "initialized"}));
+        assert_eq!(client.response(Value::Null)["error"]["code"], -32600);
+    }
+    client.send_raw(b"{\"jsonrpc\":\"2\\u002e0\",\"id\":1,\"method\":\"process/list\"}\n");
+    let live = client.response(1)["result"]["processes"].clone();
+    assert_eq!(live.as_array().map(Vec::len), Some(1), "{live}");
+    assert_eq!(live[0]["stdinPendingBytes"], 0);
+    client.kill("a");
+    assert_eq!(client.exited("a")["stdout"], "");
+    client.finish();
+}
+
+/// As codex finds it; a client that was written for that insists on it.
+fn handshake_tells_a_home_for_codex() {
+    for (codex, home, told) in [
+        (Some("/over/there"), Some("/home/me"), "/over/there"),
+        (Some("relative"), Some("/home/me"), "/home/me/.codex"),
+        (Some(""), Some("/home/me/"), "/home/me/.codex"),
+        (None, Some("/"), "/.codex"),
+        (None, Some("relative"), "/"),
+        (None, None, "/"),
+    ] {
+        let mut command = crate::harness::binary();
+        for (name, value) in [("CODEX_HOME", codex), ("HOME", home)] {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let mut client = Client::command(command);
+        let reply = client.call("initialize", json!({"clientInfo": {"name": "t", "version": "1"}}));
+        assert_eq!(reply["codexHome"], told, "{codex:?} {home:?}");
         client.finish();
     }
 }
@@ -532,6 +640,26 @@ fn unknown_methods_are_told_apart_from_bad_params() {
             json!({"processHandle": "a", "closeStdin": 1}),
             "closeStdin",
         ),
+        (
+            "process/spawn",
+            json!({"command": ["true"], "processHandle": "a", "tty": true, "terminalModes": {"erase": 256}}),
+            "terminalModes.erase",
+        ),
+        (
+            "process/spawn",
+            json!({"command": ["true"], "processHandle": "a", "tty": true, "terminalModes": {"ixon": 2}}),
+            "ixon",
+        ),
+        (
+            "process/spawn",
+            json!({"command": ["true"], "processHandle": "a", "tty": true, "terminalModes": {"fly": 1}}),
+            "fly",
+        ),
+        (
+            "process/spawn",
+            json!({"command": ["true"], "processHandle": "a", "terminalModes": {"ixon": 1}}),
+            "tty",
+        ),
         ("process/resizePty", json!({"processHandle": "a"}), "size"),
         (
             "process/resizePty",
@@ -723,6 +851,7 @@ fn handshake_tells_every_limit_in_force() {
     let hello = json!({"clientInfo": {"name": "t"}});
     let defaults = json!({
         "maxMessageBytes": 16_777_216,
+        "maxProcessHandleBytes": 4_096,
         "defaultTimeoutMs": 10_000,
         "defaultOutputBytesCap": 1_048_576,
         "freePendingStdinBytes": 1_048_576,
@@ -893,4 +1022,94 @@ fn every_line_gets_exactly_one_answer() {
         (answer["id"].clone(), answer["error"]["code"].as_i64())
     });
     assert_eq!(answers.collect::<Vec<_>>(), expected);
+}
+
+/// 4 KiB of UTF-8, for every method that names one.
+fn handles_have_a_limit() {
+    let mut client = Client::in_process();
+    let longest = "é".repeat(2_048);
+    let too_long = format!("{longest}x");
+    client.spawn(Mode::Pipe.params(&longest, &["cat"]));
+    for (method, mut params) in [
+        ("process/spawn", json!({"command": ["cat"]})),
+        ("process/writeStdin", json!({"deltaBase64": "aGk="})),
+        ("process/resizePty", json!({"size": {"rows": 1, "cols": 1}})),
+        ("process/kill", json!({})),
+    ] {
+        params["processHandle"] = json!(too_long);
+        let (code, message) = client.refuse(method, params);
+        assert_eq!(code, -32602, "{method}: {message}");
+        assert!(
+            message.contains("processHandle") && message.contains("4096"),
+            "{message}"
+        );
+    }
+    let list = client.call("process/list", json!({}));
+    assert_eq!(list["processes"].as_array().map(Vec::len), Some(1));
+    assert_eq!(list["processes"][0]["processHandle"], longest);
+    client.kill(&longest);
+    assert_eq!(client.exited(&longest)["processHandle"], longest);
+    client.finish();
+}
+
+/// A megabyte that comes back in an error would be sent and held for nothing.
+fn errors_quote_two_hundred_characters_at_most() {
+    let mut client = Client::in_process();
+    let long = "é".repeat(100_000);
+    let spawn = |member: &str, value: Value| {
+        let mut params = json!({"command": ["true"], "processHandle": "a"});
+        params[member] = value;
+        ("process/spawn".to_owned(), params)
+    };
+    let handle: String = "é".repeat(2_000);
+    client.spawn(json!({"command": ["sleep", "1000"], "processHandle": handle, "timeoutMs": null}));
+    let cases = [
+        (long.clone(), json!({})),
+        spawn("command", json!([long])),
+        spawn("command", json!([format!("/{long}")])),
+        spawn("command", json!(long)),
+        spawn("cwd", json!(long)),
+        spawn("cwd", json!(format!("/{long}"))),
+        spawn("env", json!({(long.clone()): 7})),
+        spawn("env", json!({(format!("{long}=")): "x"})),
+        spawn("env", json!({(long.clone()): "\0"})),
+        spawn("timeoutMs", json!(long)),
+        spawn("tty", json!(format!("{long}, expected {long}"))),
+        spawn("processHandle", json!(handle)),
+        ("process/kill".to_owned(), json!({"processHandle": long})),
+        (
+            "process/kill".to_owned(),
+            json!({"processHandle": format!("x{}", "é".repeat(2_000))}),
+        ),
+        (
+            "process/kill".to_owned(),
+            json!({"processHandle": handle, "signal": long}),
+        ),
+        (
+            "process/resizePty".to_owned(),
+            json!({"processHandle": handle, "size": long}),
+        ),
+        (
+            "process/writeStdin".to_owned(),
+            json!({"processHandle": handle, "closeStdin": long}),
+        ),
+    ];
+    for (index, (method, params)) in cases.into_iter().enumerate() {
+        let id = client.request(&method, params);
+        let response = client.response(id);
+        let error = response["error"].to_string();
+        assert!(response["error"]["code"].is_i64(), "case {index} is an error");
+        // The program is in the message and in its data.
+        let data = response["error"]["data"]["program"].as_str().unwrap_or_default();
+        assert!(data.chars().count() <= 201, "case {index}: {error}");
+        let message = response["error"]["message"].as_str().expect("a message");
+        let quoted = message.chars().filter(|c| *c == 'é').count();
+        assert!(
+            quoted <= 400 && message.chars().count() < 600,
+            "case {index}: {message}"
+        );
+    }
+    client.kill(&handle);
+    client.exited(&handle);
+    client.finish();
 }

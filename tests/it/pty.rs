@@ -28,6 +28,7 @@ pub const TESTS: &[Test] = &[
     test!(children_have_nothing_of_each_other),
     test!(nothing_is_left_of_many),
     test!(ignoring_the_hang_up_does_not_survive_the_connection),
+    test!(erasing_takes_whole_characters),
 ];
 
 fn script(handle: &str, script: &str) -> Value {
@@ -463,4 +464,17 @@ fn ignoring_the_hang_up_does_not_survive_the_connection() {
     );
     assert_eq!(status.and_then(|s| s.code()), Some(0));
     assert!(!is_alive(pid) && !is_alive(below));
+}
+
+/// The wire is UTF-8, and half a character is none.
+fn erasing_takes_whole_characters() {
+    let mut client = Client::in_process();
+    let script = "stty -a | grep -o -e -*iutf8; stty -echo; printf ready; head -n1 | od -An -tx1";
+    client.spawn(Mode::Tty.params("c", &["sh", "-c", script]));
+    let printed = client.until("c", "ready");
+    assert!(printed.starts_with("iutf8"), "{printed}");
+    client.write("c", "caf\u{e9}\x7fe\n".as_bytes());
+    let (stdout, _, _) = client.streamed("c");
+    assert_eq!(String::from_utf8_lossy(&stdout).trim(), "63 61 66 65 0a");
+    client.finish();
 }

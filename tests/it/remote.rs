@@ -12,7 +12,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use procwire::client::{self, Spawn};
+use procwire::client;
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -263,7 +263,8 @@ fn replayed(server: &str, scratch: &Scratch) -> BTreeMap<String, Vec<String>> {
     let server = format!("{server} | tee '{got}'");
     let mut lines = BTreeMap::<String, Vec<String>>::new();
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/protocol.md"));
-    let sessions = procwire::transcript::parse("protocol.md", &text.expect("it is there")).expect("sessions");
+    let sessions =
+        procwire::cli::transcript::parse("protocol.md", &text.expect("it is there")).expect("sessions");
     for session in sessions {
         let mut command = Command::new("sh");
         command.args(["-c", &server]);
@@ -328,13 +329,13 @@ fn the_rust_client_works_over_ssh() {
     let mut ssh = Command::new("ssh");
     ssh.args(["-F", &sshd.scratch.path("ssh_config"), "box", PROCWIRE]);
     let client = client::Client::launch(ssh).expect("ssh starts");
-    let output = client.output(Spawn::new(["sh", "-c", "echo $SSH_CONNECTION; exit 3"]));
+    let output = client.output(client::Command::shell("echo $SSH_CONNECTION; exit 3"));
     let output = output.expect("it runs over there");
     assert!(output.stdout.starts_with(b"127.0.0.1 "), "{output:?}");
     assert_eq!(output.status.code(), Some(3));
 
     let mut shell = client
-        .spawn(Spawn::new(["sh"]).tty(30, 100).env("PS1", "% "))
+        .spawn(client::Command::new("sh").tty(30, 100).env("PS1", "% "))
         .expect("it runs over there");
     let mut stdin = shell.stdin.take().expect("a terminal takes input");
     stdin.write_all(b"stty size; exit 4\n").expect("it is read");
@@ -400,7 +401,7 @@ fn a_static_binary_serves_in_an_empty_root() {
     assert!(output.status.success(), "{output:?}");
     assert!(output.stdout.starts_with(b"{\n"), "{output:?}");
 
-    // Killed, it leaves nothing of what is in its programs' groups.
+    // Killed, it leaves nothing.
     let mut client = Client::command(enter(&[]));
     let inner = client.spawn(Mode::Pipe.params("inner", &["/procwire"]));
     // SAFETY: no memory is involved; it is the server this test has started.

@@ -11,6 +11,8 @@ pub const TESTS: &[Test] = &[
     test!(copies_are_what_the_binary_prints),
     test!(documented_sessions_follow_the_schema),
     test!(it_accepts_exactly_what_the_server_accepts),
+    test!(every_number_has_the_range_that_the_server_takes),
+    test!(it_says_nothing_that_a_strict_validator_does_not_know),
     test!(openrpc_names_exactly_the_methods_of_the_server),
     test!(every_reference_leads_somewhere),
 ];
@@ -151,7 +153,9 @@ fn borders() -> Vec<Value> {
             "true"
         ])),
     );
-    spawned("processHandle", and(json!(["x", "\0", " "])));
+    let longest = "x".repeat(4_096);
+    let too_long = format!("{longest}x");
+    spawned("processHandle", and(json!(["x", "\0", " ", longest, too_long])));
     spawned(
         "cwd",
         and(json!(["/", "relative", "/\0", "/no/such/directory", "/\n"])),
@@ -176,6 +180,13 @@ fn borders() -> Vec<Value> {
             {"rows": 1, "cols": 1, "pixels": 3}, [1, 1]
         ])),
     );
+    spawned(
+        "terminalModes",
+        and(json!([
+            {}, {"erase": 8, "ixon": 0}, {"erase": 255}, {"erase": 256}, {"erase": -1}, {"erase": null}, {"ixon": 1},
+            {"ixon": 2}, {"ixon": true}, {"fly": 1}, {"": 1}, [["erase", 8]]
+        ])),
+    );
     spawned("unknown", odd());
     let piped = json!({ "command": ["true"], "processHandle": "h" });
     with(
@@ -183,6 +194,12 @@ fn borders() -> Vec<Value> {
         piped.clone(),
         "size",
         vec![json!(null), json!({"rows": 1, "cols": 1})],
+    );
+    with(
+        "process/spawn",
+        piped.clone(),
+        "terminalModes",
+        vec![json!(null), json!({}), json!({"echo": 0})],
     );
     with(
         "process/spawn",
@@ -237,16 +254,25 @@ fn borders() -> Vec<Value> {
     );
 
     let kill = json!({ "processHandle": "h", "signal": "INT" });
-    with("process/kill", kill.clone(), "processHandle", and(json!(["x"])));
+    with(
+        "process/kill",
+        kill.clone(),
+        "processHandle",
+        and(json!(["x", "x".repeat(4_096), "x".repeat(4_097)])),
+    );
     with(
         "process/kill",
         kill.clone(),
         "signal",
         and(json!([
+            0,
             1,
             64,
             65,
             -1,
+            "0",
+            "00",
+            "SIG0",
             "SIGINT",
             "SIGSIGINT",
             "sigint",
@@ -372,6 +398,218 @@ fn it_accepts_exactly_what_the_server_accepts() {
         check(&server_message, &response);
     }
     client.finish();
+}
+
+/// A number of a request: where it is in there, and its range.
+struct Ranged {
+    path: String,
+    least: i128,
+    most: i128,
+}
+
+/// Finds every integer below `schema`, and fails at one without a range.
+fn integers(document: &Value, schema: &Value, path: &str, found: &mut Vec<Ranged>) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let target = reference.strip_prefix('#').expect("references are local");
+        integers(document, document.pointer(target).expect(reference), path, found);
+    }
+    for key in ["anyOf", "oneOf", "allOf"] {
+        for option in schema[key].as_array().into_iter().flatten() {
+            integers(document, option, path, found);
+        }
+    }
+    let kinds = match &schema["type"] {
+        Value::Array(kinds) => kinds.clone(),
+        kind => vec![kind.clone()],
+    };
+    assert!(
+        !kinds.contains(&json!("number")),
+        "{path}: a number that is no integer"
+    );
+    if kinds.contains(&json!("integer")) {
+        let limit = |name: &str| {
+            let limit = &schema[name];
+            let wide = limit.as_i64().map(i128::from).or(limit.as_u64().map(i128::from));
+            wide.unwrap_or_else(|| panic!("{path} has no {name}: {schema}"))
+        };
+        found.push(Ranged {
+            path: path.to_owned(),
+            least: limit("minimum"),
+            most: limit("maximum"),
+        });
+    }
+    for (name, member) in schema["properties"].as_object().into_iter().flatten() {
+        integers(document, member, &format!("{path}/{name}"), found);
+    }
+    for name in ["items", "additionalProperties"] {
+        if schema[name].is_object() {
+            integers(document, &schema[name], &format!("{path}/*"), found);
+        }
+    }
+}
+
+/// Both sides of both ends of every number, as the schema has them, sent to the server.
+fn every_number_has_the_range_that_the_server_takes() {
+    let schema = document(&[]);
+    let client_message = validator(&schema, "ClientMessage");
+    let mut client = Client::binary(&[]);
+    client.spawn(json!({"processHandle": "h", "command": ["sleep", "1000"], "tty": true, "timeoutMs": null}));
+    let bases = [
+        (
+            "SpawnRequest",
+            json!({ "method": "process/spawn", "params": {
+                "processHandle": "new", "command": ["true"], "tty": true, "size": {"rows": 1, "cols": 1},
+                "terminalModes": {}, "outputBytesCap": 1, "timeoutMs": 1 } }),
+        ),
+        (
+            "ResizePtyRequest",
+            json!({ "method": "process/resizePty", "params": {
+                "processHandle": "h", "size": {"rows": 1, "cols": 1} } }),
+        ),
+        (
+            "KillRequest",
+            json!({ "method": "process/kill", "params": {
+                "processHandle": "gone", "signal": 1, "graceMs": 1 } }),
+        ),
+        (
+            "WriteStdinRequest",
+            json!({ "method": "process/writeStdin", "params": {
+                "processHandle": "gone", "closeStdin": true } }),
+        ),
+        ("ListRequest", json!({ "method": "process/list" })),
+        (
+            "InitializeRequest",
+            json!({ "method": "initialize", "params": { "clientInfo": { "name": "t" } } }),
+        ),
+    ];
+    let definitions = schema["$defs"].as_object().expect("definitions");
+    let requests = definitions.keys().filter(|name| name.ends_with("Request"));
+    assert_eq!(requests.count(), bases.len(), "a request that is not tried");
+    let mut tried = 0;
+    for (name, base) in bases {
+        let mut found = Vec::new();
+        integers(&schema, &schema["$defs"][name], "", &mut found);
+        assert!(found.iter().any(|ranged| ranged.path == "/id"), "{name}");
+        for Ranged { path, least, most } in found {
+            // A number that no integer of this program holds is read as the double next to it.
+            let below = match least <= i128::from(i64::MIN) {
+                true => least - 2_048,
+                false => least - 1,
+            };
+            for number in [below, least, least + 1, most - 1, most, most + 1] {
+                let mut message = base.clone();
+                message["id"] = json!("tried");
+                let (parent, member) = path.rsplit_once('/').expect("a path");
+                let parent = message
+                    .pointer_mut(parent)
+                    .unwrap_or_else(|| panic!("{name} has no {parent} in which to try {member}"));
+                parent[member] = json!("THE NUMBER");
+                let line = message.to_string().replace("\"THE NUMBER\"", &number.to_string());
+                let as_read: Value = serde_json::from_str(&line).expect("it is JSON");
+                client.send_raw(format!("{line}\n").as_bytes());
+                let is_id = path == "/id";
+                // It may be one of two kinds of integer, and a number beyond one is of the other.
+                let range = match is_id {
+                    true => i128::from(i64::MIN)..=i128::from(u64::MAX),
+                    false => least..=most,
+                };
+                let inside = range.contains(&number);
+                let response = match is_id {
+                    true if inside => client.response(as_read["id"].clone()),
+                    true => client.response(Value::Null),
+                    false => client.response("tried"),
+                };
+                // The id that was refused, or params that were.
+                let code = response["error"]["code"].as_i64();
+                let taken = if is_id {
+                    !response["id"].is_null()
+                } else {
+                    code != Some(-32602)
+                };
+                let valid = client_message.is_valid(&as_read);
+                assert_eq!(valid, inside, "{name}{path} = {number}: the schema says {valid}");
+                assert_eq!(valid, taken, "{name}{path} = {number} was answered {response}");
+                tried += 1;
+                if !response["result"]["pid"].is_null() {
+                    client.exited("new");
+                }
+            }
+        }
+    }
+    assert!(tried > 60, "{tried}");
+    client.finish();
+}
+
+/// Ajv stops at a keyword or a format that it does not know.
+fn it_says_nothing_that_a_strict_validator_does_not_know() {
+    const KEYWORDS: &[&str] = &[
+        "$schema",
+        "$ref",
+        "$defs",
+        "title",
+        "description",
+        "default",
+        "type",
+        "const",
+        "enum",
+        "properties",
+        "required",
+        "additionalProperties",
+        "propertyNames",
+        "maxProperties",
+        "items",
+        "prefixItems",
+        "minItems",
+        "minLength",
+        "maxLength",
+        "pattern",
+        "contentEncoding",
+        "minimum",
+        "maximum",
+        "anyOf",
+        "oneOf",
+        "if",
+        "then",
+        "not",
+    ];
+    fn check(schema: &Value, path: &str) {
+        let Some(members) = schema.as_object() else {
+            assert!(schema.is_boolean(), "{path}: {schema} is no schema");
+            return;
+        };
+        for (keyword, value) in members {
+            assert!(KEYWORDS.contains(&keyword.as_str()), "{path}: {keyword}");
+            let path = format!("{path}/{keyword}");
+            match keyword.as_str() {
+                "properties" | "$defs" => {
+                    for (name, schema) in value.as_object().expect(&path) {
+                        check(schema, &format!("{path}/{name}"));
+                    }
+                }
+                "anyOf" | "oneOf" | "prefixItems" => {
+                    value
+                        .as_array()
+                        .expect(&path)
+                        .iter()
+                        .for_each(|schema| check(schema, &path));
+                }
+                "items" | "additionalProperties" | "propertyNames" | "if" | "then" | "not" => {
+                    check(value, &path)
+                }
+                _ => {}
+            }
+        }
+    }
+    check(&document(&[]), "");
+    let openrpc = document(&["--openrpc"]);
+    for (name, schema) in openrpc["components"]["schemas"].as_object().expect("schemas") {
+        check(schema, name);
+    }
+    // And whatever the server sends has a range as well.
+    let schema = document(&[]);
+    for definition in schema["$defs"].as_object().expect("definitions").values() {
+        integers(&schema, definition, "", &mut Vec::new());
+    }
 }
 
 fn openrpc_names_exactly_the_methods_of_the_server() {

@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     both!(directory_is_no_program),
     both!(missing_interpreter_is_an_error),
     both!(text_without_interpreter_line_runs_in_the_shell),
+    both!(binary_of_another_machine_is_not_given_to_the_shell),
     both!(one_argument_of_the_kernels_limit_passes_and_one_byte_more_is_an_error),
     both!(too_many_arguments_are_an_error),
     both!(program_held_open_for_writing_is_an_error_in_a_second),
@@ -41,9 +42,15 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Sends a spawn that the machine must refuse and checks the whole error: code, data, and a message that
-/// begins as clients know it, names what it is about and says what the system said.
+/// begins as clients know it, names what it is about, of a long name the beginning, and says what the system
+/// said.
 pub fn refused(client: &mut Client, params: Value, stage: &str, errno: i32, about: &str) {
-    let program = params["command"][0].clone();
+    let shortened = |text: &str| match text.char_indices().nth(200) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    };
+    let program = shortened(params["command"][0].as_str().expect("a program"));
+    let about = shortened(about);
     let id = client.request("process/spawn", params);
     let response = client.response(id);
     let error = &response["error"];
@@ -55,6 +62,7 @@ pub fn refused(client: &mut Client, params: Value, stage: &str, errno: i32, abou
         libc::ENAMETOOLONG => "ENAMETOOLONG",
         libc::E2BIG => "E2BIG",
         libc::ETXTBSY => "ETXTBSY",
+        libc::ENOEXEC => "ENOEXEC",
         libc::EMFILE => "EMFILE",
         other => panic!("no name for {other} in this test"),
     };
@@ -65,7 +73,7 @@ pub fn refused(client: &mut Client, params: Value, stage: &str, errno: i32, abou
     );
     let message = error["message"].as_str().expect("an error has a message");
     assert!(message.starts_with("failed to spawn process: "), "{message}");
-    assert!(message.contains(about), "{message} does not name {about}");
+    assert!(message.contains(&about), "{message} does not name {about}");
     let reason = std::io::Error::from_raw_os_error(errno).to_string();
     assert!(message.ends_with(&reason), "{message} does not say {reason}");
 }
@@ -218,6 +226,49 @@ fn text_without_interpreter_line_runs_in_the_shell(mode: Mode) {
     still_serves(client, mode);
 }
 
+/// The shell would take its bytes for commands, and its exit code for the program's.
+fn binary_of_another_machine_is_not_given_to_the_shell(mode: Mode) {
+    let scratch = Scratch::new();
+    let commands = b"\n echo hello > created\n";
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(18, 0);
+    // A machine that does not exist.
+    elf.extend(0x7e57u16.to_le_bytes());
+    elf.resize(64, 0);
+    let mach_o = b"\xcf\xfa\xed\xfe\x07\0\0\x01".to_vec();
+    let class = b"\xca\xfe\xba\xbe\0\0\0\x34".to_vec();
+    let windows = b"MZ\x90\0\x03\0\0\0".to_vec();
+    let short = b"\x7fELF".to_vec();
+    let mut client = Client::in_process();
+    for (name, mut content) in [
+        ("elf", elf),
+        ("mach-o", mach_o),
+        ("class", class),
+        ("windows", windows),
+        ("short", short),
+    ] {
+        content.extend(commands);
+        let path = scratch.file(name, 0o755, content);
+        let mut params = mode.params("a", &[&path]);
+        params["cwd"] = json!(scratch.path(""));
+        refused(&mut client, params, "exec", libc::ENOEXEC, &path);
+        // The same as a name on the PATH.
+        let mut params = mode.params("a", &[name]);
+        params["cwd"] = json!(scratch.path(""));
+        params["env"] = json!({"PATH": "."});
+        refused(&mut client, params, "exec", libc::ENOEXEC, name);
+    }
+    assert!(!std::path::Path::new(&scratch.path("created")).exists());
+
+    // A payload behind the commands makes no binary.
+    let archive = scratch.file("archive", 0o755, b"echo unpacked\nexit 3\n\0\0\0payload");
+    client.spawn(mode.params("a", &[&archive]));
+    let (stdout, _, exited) = client.streamed("a");
+    assert_eq!(String::from_utf8_lossy(&stdout), mode.printed("unpacked\n"));
+    assert_eq!(exited["exitCode"], 3);
+    still_serves(client, mode);
+}
+
 /// The kernel takes 131,072 bytes a string, its NUL included.
 fn one_argument_of_the_kernels_limit_passes_and_one_byte_more_is_an_error(mode: Mode) {
     const LONGEST: usize = 131_071;
@@ -339,8 +390,12 @@ fn many_programs_held_open_delay_no_other_handle() {
         client.spawn(Mode::Pipe.params(&format!("live {i}"), &["cat"]));
     }
     meanwhile(&mut client, 20, &script, |client| {
-        let exited = client.run(&["sh", "-c", "ls -l /proc/$$/fd | grep -c -e pipe: -e /dev/null"]);
-        assert_eq!(exited["stdout"], "3\n");
+        let exited = client.run(&["ls", "-l", "/proc/self/fd"]);
+        let listed = exited["stdout"].as_str().expect("a list");
+        let given = listed
+            .lines()
+            .filter(|l| l.contains("pipe:") || l.contains("/dev/null"));
+        assert_eq!(given.count(), 3, "{listed}");
     });
     drop(held);
     for i in 0..20 {

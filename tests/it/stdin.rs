@@ -31,6 +31,8 @@ pub const TESTS: &[Test] = &[
     test!(a_line_too_long_for_the_terminal_does_not_hang),
     test!(end_of_file_on_a_terminal_adds_nothing_to_the_input),
     test!(end_of_file_behind_an_unfinished_line),
+    test!(end_of_file_is_typed_as_often_as_the_terminals_settings_ask_for),
+    test!(end_of_file_behind_what_a_raw_program_took),
     test!(end_of_file_for_a_raw_terminal_is_one_character),
 ];
 
@@ -543,6 +545,66 @@ fn end_of_file_behind_an_unfinished_line() {
     let (stdout, _, exited) = client.streamed("c");
     assert_eq!(String::from_utf8_lossy(&stdout), "one\nno end");
     assert_eq!(exited["exitCode"], 0);
+    client.finish();
+}
+
+/// A line that was killed, erased or interrupted is not unfinished: a second end-of-file would end the next
+/// reader. What is left of the input when the first reader has ended shows as bytes in raw mode.
+fn end_of_file_is_typed_as_often_as_the_terminals_settings_ask_for() {
+    let rest = "cat; printf '|'; stty -icanon min 0 time 0; od -An -tx1; printf '|'";
+    let mut client = Client::in_process();
+    for (settings, input, read) in [
+        ("", "", ""),
+        ("", "line\n", "line\n"),
+        ("", "line\nabc", "line\nabc"),
+        ("", "line\nabc\x15", "line\n"),
+        ("", "line\nabc\x7f\x7f\x7f", "line\n"),
+        ("", "line\nabc\x7f\x7f", "line\na"),
+        ("", "caf\u{e9}\x7f\x7f\x7f\x7f", ""),
+        ("-iutf8", "\u{e9}\x7f\x7f", ""),
+        ("", "one two\x17\x17", ""),
+        ("", "one two\x17", "one "),
+        ("", "\x16\x04\x7f", ""),
+        ("", "\x16\n\x7f", ""),
+        ("", "a\x16", "a\x04"),
+        ("", "abc\x03", ""),
+        ("noflsh", "abc\x03", "abc"),
+        ("-isig", "abc\x03", "abc\x03"),
+        ("", "abc\r", "abc\n"),
+        ("-icrnl", "abc\r", "abc\r"),
+        ("igncr", "abc\r", "abc"),
+        ("inlcr -icrnl", "abc\n", "abc\r"),
+        ("eol x", "abcx", "abcx"),
+        ("eof ^A", "abc", "abc"),
+        ("kill ^B", "abc\x02", ""),
+        ("kill ^B", "abc\x15", "abc\x15"),
+        ("erase ^H", "a\x08", ""),
+    ] {
+        let script = format!("trap '' INT; stty -echo -opost {settings}; printf ready; {rest}");
+        client.spawn_ready(Mode::Tty.params("c", &["sh", "-c", &script]));
+        client.call(
+            "process/writeStdin",
+            json!({"processHandle": "c", "deltaBase64": encode(input.as_bytes()), "closeStdin": true}),
+        );
+        let (stdout, _, exited) = client.streamed("c");
+        let stdout = String::from_utf8_lossy(&stdout);
+        assert_eq!(stdout, format!("{read}||"), "{settings:?} {input:?}");
+        assert_eq!(exited["exitCode"], 0);
+    }
+    client.finish();
+}
+
+/// It was typed without a line's end, and nobody waits for one.
+fn end_of_file_behind_what_a_raw_program_took() {
+    let mut client = Client::in_process();
+    let script = "stty raw -echo; printf ready; head -c1; stty -raw -opost; printf lines; \
+                  cat; printf '|'; stty -icanon min 0 time 0; od -An -tx1; printf '|'";
+    client.spawn_ready(Mode::Tty.params("c", &["sh", "-c", script]));
+    client.write("c", b"x");
+    client.until("c", "lines");
+    client.close_stdin("c");
+    let (stdout, _, _) = client.streamed("c");
+    assert_eq!(String::from_utf8_lossy(&stdout), "||");
     client.finish();
 }
 

@@ -14,6 +14,9 @@
 //! The exit code is 0 if the last quarter of the rows, warm-up left out, holds no more than the
 //! first, no answer was lost, and no byte was wrong.
 
+#[path = "../it/proc.rs"]
+mod proc;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -27,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use base64_simd::STANDARD;
 use lexopt::prelude::{Long, Value as Word, ValueExt};
+use proc::Proc;
 use serde_json::{Value, json};
 
 /// How many scenarios run at the same time.
@@ -698,10 +702,7 @@ fn held(pid: u32) -> Held {
         let word = line.and_then(|l| l.split_whitespace().next());
         word.and_then(|w| w.parse::<u64>().ok()).unwrap_or(0)
     };
-    let is_zombie = |pid: &u32| {
-        fs::read_to_string(format!("/proc/{pid}/stat"))
-            .is_ok_and(|s| s.rsplit_once(") ").is_some_and(|(_, t)| t.starts_with('Z')))
-    };
+    let is_zombie = |pid: &u32| Proc::of(*pid).is_some_and(|p| p.is_dead());
     Held {
         resident: number("VmRSS:") * 1024,
         threads: number("Threads:"),

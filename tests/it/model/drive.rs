@@ -542,6 +542,11 @@ impl Run {
                     json!({"processHandle": 7}),
                 );
             }
+            Odd::LongHandle => {
+                let handle = "h".repeat(4_097);
+                let params = json!({"processHandle": handle, "command": ["true"]});
+                self.request(None, Ask::Error(-32602), "process/spawn", params);
+            }
             Odd::NotJson => null(self, -32700, b"{\"id\":1,\n"),
             Odd::NotUtf8 => null(self, -32700, b"{\"id\":1,\"method\":\"\xff\"}\n"),
             Odd::Number => null(self, -32600, b"42\n"),
@@ -763,7 +768,7 @@ fn nothing_is_left(before: &Footprint, known: &HashSet<u32>, sessions: bool) -> 
             .iter()
             .filter(|p| p.session == p.pid && !known.contains(&p.pid))
         {
-            if sessions && stray.state != "Z" {
+            if sessions && !stray.is_dead() {
                 kill_stray(stray.pid);
             }
         }

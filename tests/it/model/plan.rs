@@ -304,6 +304,8 @@ pub enum Signal {
     Stop,
     Cont,
     Winch,
+    /// Nothing is sent.
+    Null,
 }
 
 impl Signal {
@@ -319,6 +321,7 @@ impl Signal {
             Signal::Stop => json!("SIGSTOP"),
             Signal::Cont => json!("CONT"),
             Signal::Winch => json!(libc::SIGWINCH),
+            Signal::Null => json!(0),
         }
     }
 
@@ -330,7 +333,7 @@ impl Signal {
             Signal::Int => Some("SIGINT"),
             Signal::Hup => Some("SIGHUP"),
             Signal::Usr1 => Some("SIGUSR1"),
-            Signal::Stop | Signal::Cont | Signal::Winch => None,
+            Signal::Stop | Signal::Cont | Signal::Winch | Signal::Null => None,
         }
     }
 }
@@ -340,6 +343,7 @@ impl Signal {
 pub enum Odd {
     UnknownMethod,
     WrongParams,
+    LongHandle,
     NotJson,
     NotUtf8,
     Number,
@@ -483,6 +487,7 @@ fn signal() -> impl Strategy<Value = Signal> {
         1 => Just(Signal::Stop),
         1 => Just(Signal::Cont),
         1 => Just(Signal::Winch),
+        1 => Just(Signal::Null),
     ]
 }
 
@@ -490,6 +495,7 @@ fn odd() -> impl Strategy<Value = Odd> {
     prop::sample::select(vec![
         Odd::UnknownMethod,
         Odd::WrongParams,
+        Odd::LongHandle,
         Odd::NotJson,
         Odd::NotUtf8,
         Odd::Number,

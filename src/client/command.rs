@@ -1,0 +1,342 @@
+//! What to start, and how: the client's counterpart of [`std::process::Command`].
+//!
+//! **Thread:** whichever calls; plain data.
+//! **Owns:** what was asked for, as it was given, until it is turned into the params of a spawn.
+//! **Never:** starts anything; [`Client::spawn`](super::Client::spawn) does.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Error;
+use super::error::quoted;
+use crate::wire::modes;
+use crate::wire::protocol::{Limit, PtySize, SpawnParams};
+
+/// Unread output of a process that is kept, unless the command says otherwise.
+const UNREAD_BYTES: usize = 64 * 1024 * 1024;
+
+/// A program to start, with the shape of [`std::process::Command`].
+///
+/// What starts it is on the client: [`spawn`](super::Client::spawn), [`status`](super::Client::status),
+/// [`output`](super::Client::output), [`output_with_input`](super::Client::output_with_input). A
+/// command can be started any number of times.
+///
+/// Unless told otherwise, a process has stdin, stdout and stderr of its own, connected to
+/// [`Process`](super::Process) (std inherits them); the environment and working directory
+/// that the server had when it started; no timeout, and no cap on its output.
+///
+/// Text is UTF-8 on the wire. A program, an argument, a variable or a directory that is not, or has a
+/// NUL in it, is taken here, and refused with [`Error::Invalid`] where the command is started.
+///
+/// # What differs from std
+///
+/// There is no `stdin(Stdio)` and so on, only [`no_stdin`](Self::no_stdin); no `env_clear`, `arg0`,
+/// `uid`, `pre_exec` or `exec`; and no inherited descriptors. `TERM` is the server's, if it has one.
+/// With a terminal, `COLUMNS` and `LINES` are removed, and with a directory `PWD` is set, unless the
+/// command names them. An empty program is `InvalidInput` and not `NotFound`.
+///
+/// ```
+/// # use procwire::client::{Client, Command};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::in_process(procwire::Config::default())?;
+/// let mut list = Command::new("ls");
+/// list.arg("-d").args(["/", "/usr"]).env("LC_ALL", "C").current_dir("/");
+/// assert_eq!(client.output(&list)?.stdout, b"/\n/usr\n");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Command {
+    program: OsString,
+    arguments: Vec<OsString>,
+    environment: BTreeMap<OsString, Option<OsString>>,
+    directory: Option<PathBuf>,
+    size: Option<PtySize>,
+    modes: Option<BTreeMap<String, u8>>,
+    stdin: bool,
+    timeout: Limit,
+    output_cap: Limit,
+    detach: bool,
+    pub(super) unread_limit: usize,
+    pub(super) wait_when_unread: bool,
+    pub(super) kill_on_drop: bool,
+}
+
+impl Command {
+    /// A program without arguments. One without a slash in its name is looked up on the `PATH` of the
+    /// environment it gets. There is no shell.
+    #[must_use]
+    pub fn new(program: impl AsRef<OsStr>) -> Command {
+        Command {
+            program: program.as_ref().to_owned(),
+            arguments: Vec::new(),
+            environment: BTreeMap::new(),
+            directory: None,
+            size: None,
+            modes: None,
+            stdin: true,
+            timeout: Limit::Unlimited,
+            output_cap: Limit::Unlimited,
+            detach: false,
+            unread_limit: UNREAD_BYTES,
+            wait_when_unread: false,
+            kill_on_drop: true,
+        }
+    }
+
+    /// A line for `/bin/sh -c`.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let output = client.output(Command::shell("echo hello | tr a-z A-Z"))?;
+    /// assert_eq!(output.stdout, b"HELLO\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn shell(text: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(text);
+        command
+    }
+
+    /// Adds an argument.
+    pub fn arg(&mut self, argument: impl AsRef<OsStr>) -> &mut Command {
+        self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args<S: AsRef<OsStr>>(&mut self, arguments: impl IntoIterator<Item = S>) -> &mut Command {
+        for argument in arguments {
+            self.arg(argument);
+        }
+        self
+    }
+
+    /// Sets a variable of its environment.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut show = Command::shell("echo $GREETING ${HOME-none}");
+    /// show.env("GREETING", "hello").env_remove("HOME");
+    /// assert_eq!(client.output(&show)?.stdout, b"hello none\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn env(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Command {
+        let value = value.as_ref().to_owned();
+        self.environment.insert(name.as_ref().to_owned(), Some(value));
+        self
+    }
+
+    /// Sets variables of its environment.
+    pub fn envs<N: AsRef<OsStr>, V: AsRef<OsStr>>(
+        &mut self,
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> &mut Command {
+        for (name, value) in variables {
+            self.env(name, value);
+        }
+        self
+    }
+
+    /// Removes a variable from its environment, also one that the server has.
+    pub fn env_remove(&mut self, name: impl AsRef<OsStr>) -> &mut Command {
+        self.environment.insert(name.as_ref().to_owned(), None);
+        self
+    }
+
+    /// Sets its working directory: an absolute path on the server's machine. Its `PWD` is the same,
+    /// unless the command sets or removes that.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let output = client.output(Command::new("pwd").current_dir("/usr"))?;
+    /// assert_eq!(output.stdout, b"/usr\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn current_dir(&mut self, directory: impl AsRef<Path>) -> &mut Command {
+        self.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Gives it a terminal of this size in character cells. Everything it prints there is stdout.
+    /// `COLUMNS` and `LINES`, which would contradict the size, are removed from its environment, unless
+    /// the command sets them.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let output = client.output(Command::new("stty").arg("size").tty(30, 100))?;
+    /// assert_eq!(output.stdout, b"30 100\r\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn tty(&mut self, rows: u16, cols: u16) -> &mut Command {
+        self.size = Some(PtySize { rows, cols });
+        self
+    }
+
+    /// Gives its terminal the modes of another one, as ssh does: keys, echo, line ends and so on. Only
+    /// with [`tty`](Self::tty).
+    ///
+    /// # Errors
+    ///
+    /// What the system says if `terminal` is not one.
+    pub fn modes_of(&mut self, terminal: impl AsFd) -> io::Result<&mut Command> {
+        self.modes = Some(modes::of(terminal.as_fd())?);
+        Ok(self)
+    }
+
+    /// Gives it `/dev/null` as stdin. A process with a terminal can be typed at all the same.
+    pub fn no_stdin(&mut self) -> &mut Command {
+        self.stdin = false;
+        self
+    }
+
+    /// Kills it after this long, in whole milliseconds; [`ExitStatus::timed_out`](super::ExitStatus::timed_out)
+    /// is then true.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut sleep = Command::new("sleep");
+    /// sleep.arg("1000").timeout(Duration::from_millis(10));
+    /// assert!(client.status(&sleep)?.timed_out());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn timeout(&mut self, timeout: Duration) -> &mut Command {
+        self.timeout = Limit::Of(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        self
+    }
+
+    /// Bytes of each stream after which the server drops what it prints. The program runs on.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let output = client.output(Command::new("seq").arg("1000").output_cap(4))?;
+    /// assert_eq!(output.stdout, b"1\n2\n");
+    /// assert!(output.status.details().stdout.cap_reached);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn output_cap(&mut self, bytes: u64) -> &mut Command {
+        self.output_cap = Limit::Of(bytes);
+        self
+    }
+
+    /// Lets it and what it starts outlive the connection. Its pipes and its terminal do not.
+    pub fn detach(&mut self) -> &mut Command {
+        self.detach = true;
+        self
+    }
+
+    /// Whether it is killed when its [`Process`](super::Process) is dropped before it has ended
+    /// (yes; std's is not). If not, it runs on until the connection ends.
+    pub fn kill_on_drop(&mut self, kill: bool) -> &mut Command {
+        self.kill_on_drop = kill;
+        self
+    }
+
+    /// Bytes of its output, both streams together, that may wait here to be read (64 MiB). What it
+    /// prints beyond that is lost, which reading reports as [`OutputLost`](super::OutputLost).
+    pub fn unread_limit(&mut self, bytes: usize) -> &mut Command {
+        self.unread_limit = bytes;
+        self
+    }
+
+    /// At that limit, loses nothing and reads nothing more from the server until output is read here:
+    /// every other process and every answer of this client waits as well. For a client with one
+    /// process. [`Process::wait`](super::Process::wait) reads nothing.
+    pub fn wait_when_unread(&mut self) -> &mut Command {
+        self.wait_when_unread = true;
+        self
+    }
+
+    /// The params of its spawn. `directory` is where it starts if the command names none; `None`: in
+    /// the server's.
+    pub(super) fn params(&self, handle: &str, directory: Option<&Path>) -> Result<SpawnParams, Error> {
+        if self.program.is_empty() {
+            return Err(Error::Invalid("the program is empty".to_owned()));
+        }
+        let mut command = vec![text("the program", &self.program)?];
+        for (number, argument) in self.arguments.iter().enumerate() {
+            command.push(text(format_args!("argument {}", number + 1), argument)?);
+        }
+        let mut env = BTreeMap::new();
+        for (name, value) in &self.environment {
+            let name = text("the name of a variable", name)?;
+            let value = match value {
+                Some(value) => Some(text(
+                    format_args!("the variable {}", quoted(name.as_bytes())),
+                    value,
+                )?),
+                None => None,
+            };
+            env.insert(name, value);
+        }
+        let directory = match (&self.directory, directory) {
+            (Some(own), _) => {
+                let own = text("the directory", own.as_os_str())?;
+                env.entry("PWD".to_owned()).or_insert_with(|| Some(own.clone()));
+                Some(own)
+            }
+            (None, Some(other)) => Some(text("the directory", other.as_os_str())?),
+            (None, None) => None,
+        };
+        if self.size.is_some() {
+            for name in ["COLUMNS", "LINES"] {
+                env.entry(name.to_owned()).or_insert(None);
+            }
+        }
+        Ok(SpawnParams {
+            command,
+            process_handle: handle.to_owned(),
+            cwd: directory,
+            env: (!env.is_empty()).then_some(env),
+            tty: self.size.is_some(),
+            size: self.size,
+            terminal_modes: self.modes.clone(),
+            stream_stdin: self.stdin,
+            stream_stdout_stderr: true,
+            output_bytes_cap: self.output_cap,
+            timeout_ms: self.timeout,
+            detach: self.detach,
+        })
+    }
+
+    pub(super) fn has_tty(&self) -> bool {
+        self.size.is_some()
+    }
+}
+
+/// What of a command is text on the wire, and can be given to a program.
+fn text(what: impl std::fmt::Display, value: &OsStr) -> Result<String, Error> {
+    let wrong = match value.to_str() {
+        Some(text) if !text.contains('\0') => return Ok(text.to_owned()),
+        Some(_) => "has a NUL in it",
+        None => "is not UTF-8",
+    };
+    Err(Error::Invalid(format!(
+        "{what} {wrong}: {}",
+        quoted(value.as_encoded_bytes())
+    )))
+}

@@ -1,0 +1,203 @@
+//! What can be done to a process, from any thread.
+//!
+//! **Thread:** whichever calls; any number at once.
+//! **Owns:** the handle; shares the connection and what is known of the process.
+//! **Never:** reads output, and never ends stdin.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::status::ExitStatus;
+use super::unread::Shared;
+use super::{Done, Error, Link};
+use crate::wire::protocol::{KillParams, PtySize, Request, ResizePtyParams, RpcError, SignalName, code};
+
+/// Something to wait for, kill, signal and resize a process with, from any number of threads: see
+/// [`Process::control`](super::Process::control). It keeps the connection, and not the process: that is
+/// killed when its [`Process`](super::Process) is dropped.
+///
+/// ```
+/// # use procwire::client::{Client, Command};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = Client::in_process(procwire::Config::default())?;
+/// let process = client.spawn(Command::new("sleep").arg("1000"))?;
+/// let (one, other) = (process.control(), process.control());
+/// let waiting = std::thread::spawn(move || one.wait());
+/// other.kill()?;
+/// let status = waiting.join().expect("waiting does not panic")?;
+/// assert_eq!(status.signal(), Some("SIGKILL"));
+/// assert_eq!(other.wait()?, status);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Control {
+    link: Arc<Link>,
+    handle: Arc<str>,
+    id: Option<u32>,
+    shared: Arc<Shared>,
+}
+
+impl Control {
+    pub(super) fn new(link: Arc<Link>, handle: Arc<str>, id: Option<u32>, shared: Arc<Shared>) -> Control {
+        Control {
+            link,
+            handle,
+            id,
+            shared,
+        }
+    }
+
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.shared.has_ended()
+    }
+
+    /// Its process id on the server's machine; `None` if the server did not tell it, as codex
+    /// app-server does not. As with [`std::process::Child::id`], another process may have it once this
+    /// one has ended.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.id
+    }
+
+    /// Its handle, as [`Client::list`](super::Client::list) shows it.
+    #[must_use]
+    pub fn handle(&self) -> &str {
+        &self.handle
+    }
+
+    /// Waits for its end, and leaves its stdin open.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`] if the connection ended first.
+    pub fn wait(&self) -> Result<ExitStatus, Error> {
+        self.shared.wait(None)?.ok_or(Error::Ended(None))
+    }
+
+    /// As [`wait`](Self::wait), but no longer than `timeout`; `None` if it has not ended then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`] if the connection ended first.
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>, Error> {
+        self.shared.wait(Instant::now().checked_add(timeout))
+    }
+
+    /// How it ended, if it has. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`] if the connection ended first.
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>, Error> {
+        self.shared.wait(Some(Instant::now()))
+    }
+
+    /// Kills it with SIGKILL, and all it has started that can be found. One that has ended is not an
+    /// error.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if the server may not kill it, [`Error::Ended`] or [`Error::Io`] if there is
+    /// no server any more.
+    pub fn kill(&self) -> Result<(), Error> {
+        self.end_with(self.kill_params(None, None))
+    }
+
+    /// Sends SIGTERM to its process group, and kills it as [`kill`](Self::kill) does if it is still
+    /// there after `grace`. Does not wait. One that has ended is not an error.
+    ///
+    /// # Errors
+    ///
+    /// As [`kill`](Self::kill).
+    pub fn terminate(&self, grace: Duration) -> Result<(), Error> {
+        self.end_with(self.kill_params(Some("TERM".into()), Some(grace)))
+    }
+
+    /// Sends a signal to its process group, by name (`"INT"` or `"SIGINT"`) or number.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if there is no such signal, or the process has ended; otherwise as
+    /// [`kill`](Self::kill).
+    pub fn signal(&self, signal: impl Into<SignalName>) -> Result<(), Error> {
+        let params = self.kill_params(Some(signal.into()), None);
+        self.link.call::<Done>(Request::Kill(params)).map(drop)
+    }
+
+    /// Changes the size of its terminal, in character cells.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if it has none, or has ended, or one of the numbers is zero.
+    pub fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
+        let params = self.resize_params(rows, cols);
+        self.link.call::<Done>(Request::ResizePty(params)).map(drop)
+    }
+
+    /// Sends a signal without waiting for the answer, and so without learning of an error: for a
+    /// thread that must not wait while output is held back. With `grace`, the process is killed if it
+    /// is still there then.
+    pub fn post_signal(&self, signal: impl Into<SignalName>, grace: Option<Duration>) {
+        let params = self.kill_params(Some(signal.into()), grace);
+        self.link.tell(Request::Kill(params));
+    }
+
+    /// Changes the size of its terminal as [`post_signal`](Self::post_signal) sends a signal.
+    pub fn post_resize(&self, rows: u16, cols: u16) {
+        self.link.tell(Request::ResizePty(self.resize_params(rows, cols)));
+    }
+
+    /// Kills it without waiting for the answer.
+    pub(super) fn post_kill(&self) {
+        self.link.tell(Request::Kill(self.kill_params(None, None)));
+    }
+
+    fn resize_params(&self, rows: u16, cols: u16) -> ResizePtyParams {
+        ResizePtyParams {
+            process_handle: self.handle.to_string(),
+            size: PtySize { rows, cols },
+        }
+    }
+
+    fn end_with(&self, params: KillParams) -> Result<(), Error> {
+        if self.has_ended() {
+            return Ok(());
+        }
+        match self.link.call::<Done>(Request::Kill(params)) {
+            // It has ended meanwhile.
+            Err(Error::Refused(RpcError {
+                code: code::INVALID_REQUEST,
+                ..
+            })) => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+
+    fn kill_params(&self, signal: Option<SignalName>, grace: Option<Duration>) -> KillParams {
+        KillParams {
+            process_handle: self.handle.to_string(),
+            signal,
+            grace_ms: grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Control { handle, id, .. } = self;
+        f.debug_struct("Control")
+            .field("handle", handle)
+            .field("id", id)
+            .finish_non_exhaustive()
+    }
+}

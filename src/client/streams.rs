@@ -1,0 +1,210 @@
+//! The three streams of a process, and the two outputs as one sequence of events.
+//!
+//! **Thread:** whichever calls.
+//! **Owns:** nothing but the right to read or write one stream.
+//! **Never:** holds bytes back: what is written is sent, and what has come is read.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::control::Control;
+use super::unread::{OutputLost, Shared};
+use super::{Done, Error};
+use crate::wire::protocol::{Request, Stream, WriteStdinParams, code};
+
+/// The input of a process, with the shape of [`std::process::ChildStdin`]. Dropping it ends the input;
+/// on a terminal, end-of-file is typed.
+///
+/// Each write is answered by the server, and waits for its answer while more than 1 MiB is pending that
+/// the process has not read. So a process that reads slowly slows the thread that writes.
+#[derive(Debug)]
+pub struct Stdin(Control);
+
+impl Stdin {
+    pub(super) fn new(control: Control) -> Stdin {
+        Stdin(control)
+    }
+
+    fn request(&self, delta: Option<&[u8]>, close_stdin: bool) -> Request {
+        Request::WriteStdin(WriteStdinParams {
+            process_handle: self.0.handle().to_owned(),
+            delta: delta.map(<[u8]>::to_vec),
+            close_stdin,
+        })
+    }
+}
+
+impl Write for Stdin {
+    /// Fails with [`io::ErrorKind::BrokenPipe`] when the process has closed its input or has ended, and
+    /// with [`io::ErrorKind::ConnectionAborted`] when the connection has ended.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let bytes = &bytes[..bytes.len().min(self.0.link().write_bytes())];
+        match self.0.link().call::<Done>(self.request(Some(bytes), false)) {
+            Ok(Done) => Ok(bytes.len()),
+            Err(Error::Refused(e)) if e.code == code::INVALID_REQUEST => {
+                Err(io::Error::new(io::ErrorKind::BrokenPipe, Error::Refused(e)))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Does nothing: nothing is held back.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Stdin {
+    fn drop(&mut self) {
+        if !self.0.has_ended() {
+            self.0.link().tell(self.request(None, true));
+        }
+    }
+}
+
+/// The reading end of one stream.
+struct Reading {
+    control: Control,
+    stream: Stream,
+}
+
+impl Read for Reading {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.control.shared().read(self.stream, buffer)
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.control.shared().close(self.stream);
+    }
+}
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {:?}", self.stream.name(), self.control.handle())
+    }
+}
+
+/// The output of a process, with the shape of [`std::process::ChildStdout`]. Reading waits until there
+/// is some, and ends when the process has ended.
+///
+/// Dropping it throws away what is there and what still comes. The process does not notice: where std's
+/// would be killed by SIGPIPE at its next write, a program that prints without end goes on until it is
+/// [killed](super::Process::kill).
+///
+/// Reading fails with [`OutputLost`] where output was dropped, and with
+/// [`io::ErrorKind::ConnectionAborted`] when the connection has ended.
+#[derive(Debug)]
+pub struct Stdout(Reading);
+
+impl Stdout {
+    pub(super) fn new(control: Control) -> Stdout {
+        let stream = Stream::Stdout;
+        Stdout(Reading { control, stream })
+    }
+}
+
+impl Read for Stdout {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+/// The error output of a process; as [`Stdout`], with the shape of [`std::process::ChildStderr`].
+#[derive(Debug)]
+pub struct Stderr(Reading);
+
+impl Stderr {
+    pub(super) fn new(control: Control) -> Stderr {
+        let stream = Stream::Stderr;
+        Stderr(Reading { control, stream })
+    }
+}
+
+impl Read for Stderr {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+/// Output of one of the two streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The next bytes of stdout; never empty.
+    Stdout(Vec<u8>),
+    /// The next bytes of stderr; never empty.
+    Stderr(Vec<u8>),
+}
+
+/// What a process prints on both streams, in order: see [`Process::events`](super::Process::events).
+/// Ends when the process has ended, or after the error that reports the end of the connection.
+/// Dropping it throws away what still comes.
+#[derive(Debug)]
+pub struct Events {
+    stdout: Option<Stdout>,
+    stderr: Option<Stderr>,
+    shared: Arc<Shared>,
+    /// The end of the connection has been reported.
+    over: bool,
+}
+
+impl Events {
+    pub(super) fn new(stdout: Option<Stdout>, stderr: Option<Stderr>, shared: Arc<Shared>) -> Events {
+        Events {
+            stdout,
+            stderr,
+            shared,
+            over: false,
+        }
+    }
+
+    /// Waits for the next event, but no longer than `timeout`; `None` if there was none.
+    /// The end of the process is `Some(Ok(None))`.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command, Event};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut quiet = client.spawn(Command::new("cat"))?;
+    /// let mut events = quiet.events();
+    /// assert!(events.next_timeout(Duration::from_millis(10)).is_none());
+    /// drop(quiet.stdin.take()); // the end of its input
+    /// assert!(matches!(events.next_timeout(Duration::from_secs(10)), Some(Ok(None))));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<io::Result<Option<Event>>> {
+        self.take(Instant::now().checked_add(timeout))
+    }
+
+    fn take(&mut self, deadline: Option<Instant>) -> Option<io::Result<Option<Event>>> {
+        if self.over {
+            return Some(Ok(None));
+        }
+        let stdout = self.stdout.as_ref().map(|_| Stream::Stdout);
+        let stderr = self.stderr.as_ref().map(|_| Stream::Stderr);
+        let streams: Vec<Stream> = stdout.into_iter().chain(stderr).collect();
+        let event = self.shared.next(&streams, deadline);
+        if let Some(Err(error)) = &event {
+            // After output that was lost there may be more.
+            self.over = !OutputLost::is(error);
+        }
+        event
+    }
+}
+
+impl Iterator for Events {
+    type Item = io::Result<Event>;
+
+    fn next(&mut self) -> Option<io::Result<Event>> {
+        self.take(None)?.transpose()
+    }
+}
