@@ -59,43 +59,26 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("procwire runs on Linux: it relies on pidfds, and has not been tried elsewhere");
 
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 pub mod client;
+
+mod outbox;
+mod process;
+mod server;
+mod sys;
+mod wire;
+
+pub use server::connection::{ClientEnd, ClientReceiver, ClientSender, Connection, ConnectionEnded, Stopper};
+pub use server::error::Error;
+pub use server::{Config, End, serve};
 #[cfg(fuzzing)]
 #[doc(hidden)]
-pub mod fuzzing;
-#[cfg(feature = "cli")]
-pub mod guard;
-pub mod protocol;
-#[cfg(feature = "cli")]
-#[doc(hidden)]
-pub mod quote;
+pub use wire::fuzzing;
+pub use wire::protocol;
 #[cfg(feature = "schema")]
-pub mod schema;
-#[cfg(feature = "cli")]
-pub mod transcript;
-
-mod connection;
-mod error;
-mod framing;
-mod message;
-mod modes;
-mod outbox;
-mod output;
-mod process;
-mod pty;
-mod server;
-mod signal;
-mod spawn;
-mod spin;
-mod stdin;
-mod sys;
-mod transport;
-mod tree;
-mod typed_line;
-
-pub use connection::{ClientEnd, ClientReceiver, ClientSender, Connection, ConnectionEnded, Stopper};
-pub use error::Error;
-pub use server::{Config, End, serve};
+pub use wire::schema;
 
 /// The example of the README, so that it is compiled and run.
 #[cfg(doctest)]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 
-use crate::protocol::{Limits, ProcessInfo, Reply};
+use crate::wire::protocol::{Limits, ProcessInfo, Reply};
 
 /// The result of an answer, not looked into yet.
 pub(super) enum Raw {

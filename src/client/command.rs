@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use super::Error;
 use super::error::quoted;
-use crate::modes;
-use crate::protocol::{Limit, PtySize, SpawnParams};
+use crate::wire::modes;
+use crate::wire::protocol::{Limit, PtySize, SpawnParams};
 
 /// Unread output of a process that is kept, unless the command says otherwise.
 const UNREAD_BYTES: usize = 64 * 1024 * 1024;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::status::ExitStatus;
 use super::unread::Shared;
 use super::{Done, Error, Link};
-use crate::protocol::{KillParams, PtySize, Request, ResizePtyParams, RpcError, SignalName, code};
+use crate::wire::protocol::{KillParams, PtySize, Request, ResizePtyParams, RpcError, SignalName, code};
 
 /// Something to wait for, kill, signal and resize a process with, from any number of threads: see
 /// [`Process::control`](super::Process::control). It keeps the connection, and not the process: that is

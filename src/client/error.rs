@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io;
 
-use crate::protocol::{RpcError, code};
+use crate::wire::protocol::{RpcError, code};
 
 /// How many characters of a text of the other side are shown.
 const QUOTED_CHARS: usize = 200;

@@ -11,7 +11,7 @@ use super::Error;
 use super::control::Control;
 use super::status::{ExitStatus, Output};
 use super::streams::{Event, Events, Stderr, Stdin, Stdout};
-use crate::protocol::SignalName;
+use crate::wire::protocol::SignalName;
 
 /// A running program, with the shape of [`std::process::Child`].
 ///

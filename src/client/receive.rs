@@ -17,11 +17,11 @@ use super::error::{excerpt, quoted};
 use super::launched::Server;
 use super::unread::Shared;
 use super::{Error, lock};
-use crate::connection::ClientReceiver;
-use crate::framing::{Frame, Frames};
-use crate::message::{self, FromServer};
-use crate::protocol::{Exited, OutputDelta, RequestId, RpcError, ServerMessage};
+use crate::server::connection::ClientReceiver;
 use crate::sys;
+use crate::wire::framing::{Frame, Frames};
+use crate::wire::message::{self, FromServer};
+use crate::wire::protocol::{Exited, OutputDelta, RequestId, RpcError, ServerMessage};
 
 pub(super) enum Incoming {
     Memory(ClientReceiver),

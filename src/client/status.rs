@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::error::excerpt;
-use crate::protocol::Exited;
+use crate::wire::protocol::Exited;
 
 /// How a process ended, with the shape of [`std::process::ExitStatus`].
 ///

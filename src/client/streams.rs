@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::control::Control;
 use super::unread::{OutputLost, Shared};
 use super::{Done, Error};
-use crate::protocol::{Request, Stream, WriteStdinParams, code};
+use crate::wire::protocol::{Request, Stream, WriteStdinParams, code};
 
 /// The input of a process, with the shape of [`std::process::ChildStdin`]. Dropping it ends the input;
 /// on a terminal, end-of-file is typed.

@@ -14,7 +14,7 @@ use std::time::Instant;
 use super::status::ExitStatus;
 use super::streams::Event;
 use super::{Error, lock};
-use crate::protocol::{Exited, Stream};
+use crate::wire::protocol::{Exited, Stream};
 
 /// Deltas that follow each other are kept as one piece up to this.
 const PIECE_BYTES: usize = 64 * 1024;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use procwire::transcript;
+use procwire::cli::transcript;
 use serde_json::Value;
 
 use crate::harness::{PATIENCE, Test, binary, decoded, test, wait};

@@ -646,7 +646,11 @@ fn of_another_users_process_is_refused() {
         client.write("c", b"\n");
         assert_eq!(client.exited("c")["exitCode"], 0, "{what}");
     }
-    client.spawn_ready(script(Mode::Pipe, "c", &format!("exec 3<&0; {become_other} <&3 3<&- & wait")));
+    client.spawn_ready(script(
+        Mode::Pipe,
+        "c",
+        &format!("exec 3<&0; {become_other} <&3 3<&- & wait"),
+    ));
     client.kill("c");
     client.write("c", b"\n");
     check_killed_by(&client.exited("c"), "SIGKILL");

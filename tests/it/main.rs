@@ -19,6 +19,7 @@ mod run;
 // What the documents say.
 mod documents;
 mod examples;
+mod layers;
 mod schema;
 
 // The bytes between.
@@ -60,6 +61,7 @@ use libtest_mimic::{Arguments, Trial};
 const SUBJECTS: &[(&str, &[Test])] = &[
     ("documents", documents::TESTS),
     ("examples", examples::TESTS),
+    ("layers", layers::TESTS),
     ("schema", schema::TESTS),
     ("client", client::TESTS),
     ("client::as_std", client::as_std::TESTS),

@@ -263,7 +263,8 @@ fn replayed(server: &str, scratch: &Scratch) -> BTreeMap<String, Vec<String>> {
     let server = format!("{server} | tee '{got}'");
     let mut lines = BTreeMap::<String, Vec<String>>::new();
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/protocol.md"));
-    let sessions = procwire::transcript::parse("protocol.md", &text.expect("it is there")).expect("sessions");
+    let sessions =
+        procwire::cli::transcript::parse("protocol.md", &text.expect("it is there")).expect("sessions");
     for session in sessions {
         let mut command = Command::new("sh");
         command.args(["-c", &server]);

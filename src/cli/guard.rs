@@ -1,0 +1,977 @@
+//! The guard: what makes sure that nothing outlives a server, even one that is killed with SIGKILL.
+//!
+//! For the binary only: everything here is process-wide, which a library must not be.
+//!
+//! **Thread:** the main thread of the guard, and the main thread of the server below it.
+//! **Owns:** the server as a child; the orphans of both.
+//! **Never:** reads a request or writes an answer.
+//!
+//! The process the client starts becomes the guard: tiny, and a child subreaper. It starts the
+//! server below itself, from the same file, with the same arguments and descriptors; the server is
+//! a child subreaper, too. So every orphan of a spawned program ends up below the server, and below
+//! the guard if there is no server any more. Whichever of the two dies first, the other sweeps:
+//!
+//! | what happens | who notices | what is done |
+//! | --- | --- | --- |
+//! | the connection ends | the server | it kills all that is below it, and exits; the guard exits with its code |
+//! | the server is killed | the guard, by SIGCHLD | it kills all that is below it, and exits |
+//! | the guard is killed | the server, by its parent-death signal | as at SIGTERM |
+//! | the server is told to end and does not | the guard, by the clock | it kills the server, and goes on as above |
+//!
+//! | the server is stopped, and the client goes away | the guard, by SIGCHLD and the client's pipe | it kills the server, and goes on as above |
+//!
+//! Processes that were spawned with `detach` are spared with all that is below them. The server
+//! tells the guard who they are through a pipe: pid and start time, because pids are used again.
+//!
+//! A process that has children already when it becomes procwire, as a shell that starts something and
+//! then execs it, does not become the guard: it starts the guard as one more child and waits for it.
+//! So what is below a guard has been started on its connection. docs/architecture.md has the table of
+//! what a sweep may signal, and of the times.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::process::tree::{self, Held, Picture, Seen};
+use crate::sys::{self, Interest, Pid, StringList};
+
+/// The argument by which the guard tells the server who guards it: `--guarded-by=PID,FD`.
+pub const GUARDED_BY: &str = "--guarded-by=";
+
+/// What makes orphans stay below a process, as it is called in errors.
+const SUBREAPER: &str = "prctl(PR_SET_CHILD_SUBREAPER)";
+
+// The three seconds that an end may take: 1.6 for the dispatcher (see server.rs), and these.
+
+/// The server's sweep, if there is a guard, whose sweep follows.
+const SERVER_SWEEP: Duration = Duration::from_millis(500);
+/// The last sweep, behind an end that the server has brought about by itself.
+const LAST_SWEEP: Duration = Duration::from_millis(700);
+/// All of an end that the guard has seen from its beginning.
+const WHOLE_END: Duration = Duration::from_millis(2_800);
+/// How long a sweep waits for the death of what it has killed before it looks again.
+const DEATH_WAIT: Duration = Duration::from_millis(400);
+/// How long the server may take to end once it has been told to: what it takes at most by itself, and
+/// some more. One that is stuck is killed then.
+const SERVER_END: Duration = Duration::from_millis(2_300);
+/// The same for a guard, where another process waits for that.
+const GUARD_END: Duration = Duration::from_millis(3_500);
+/// How long a server may be stopped while it is to end, in case it is continued.
+const STOPPED: Duration = Duration::from_millis(500);
+
+/// Whom the server has above it, if it is guarded.
+static GUARD: OnceLock<u32> = OnceLock::new();
+
+/// Who is not to be swept: pids, and when what they mean was started, or 0 where that is not known. The
+/// latest of a pid counts.
+type Spared = BTreeMap<Pid, u64>;
+
+/// There are children of earlier, and nothing tells who they are: no child may be ended for being one.
+static UNKNOWN_CHILDREN: AtomicBool = AtomicBool::new(false);
+
+/// What this server has spawned with `detach`, and what was there before it.
+static DETACHED: Mutex<Spared> = Mutex::new(BTreeMap::new());
+
+/// What the guard is told of a detached process, in one write: pid and start time.
+const DETACHED_BYTES: usize = size_of::<Pid>() + size_of::<u64>();
+
+/// The server's side of the guard.
+#[derive(Debug)]
+pub struct Guarded {
+    /// Where the guard reads of detached processes.
+    detached: Option<OwnedFd>,
+}
+
+/// Starts the server below this process and waits for its end; the exit code to end with.
+///
+/// With `drain`, the end of the input is not the end of the connection.
+///
+/// # Errors
+///
+/// Where the server cannot be started this way, it has to do without a guard.
+pub fn run(drain: bool) -> io::Result<i32> {
+    // With the terminal as input it must stay in the foreground; otherwise a signal to the client's
+    // whole group shall not reach both of us.
+    let own_group = !sys::is_terminal(io::stdin().as_fd());
+    reap_adopted();
+    if sys::has_children() {
+        // They are not ours to end, and what they leave is not ours to adopt.
+        let guard = start_guard(own_group)?;
+        if let Some((guard, signals)) = guard {
+            let ended = Watch::new(guard, own_group, GUARD_END, None).until_end(&signals, None);
+            return Ok(ended.code());
+        }
+    }
+    sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
+    // As it was when we were started; the server shall not see what the guard does to itself.
+    let waited_for = signals_of_guard();
+    let mask = sys::block_signals(&waited_for).map_err(sys::named("rt_sigprocmask"))?;
+    let restore = |e| {
+        sys::set_signal_mask(&mask);
+        e
+    };
+    sys::default_signal(libc::SIGCHLD);
+    let (reader, writer) = sys::pipe().map_err(sys::named("pipe2")).map_err(restore)?;
+    let client = Client::new(drain).map_err(restore)?;
+    // Last of what can fail: from here on there is a server, and this process is not another one.
+    let signals = sys::signal_fd(&waited_for)
+        .map_err(sys::named("signalfd4"))
+        .map_err(restore)?;
+    let server = start_server(writer, &mask, own_group).map_err(restore)?;
+    let _ = sys::set_nonblocking(&reader);
+    // The client must see the server's ends close, not ours.
+    let _ = sys::let_go_of_stdio();
+    // From here on the guard sleeps; it needs a tenth of the code that started it.
+    forget_code_pages();
+
+    let mut detached = Spared::new();
+    let watch = Watch::new(server, own_group, SERVER_END, Some(client));
+    let ended = watch.until_end(&signals, Some((&reader, &mut detached)));
+    read_detached(&reader, &mut detached);
+    // A server that ended by itself has swept already, and this finds what it had to leave.
+    let left = sweep_until(ended.sweep_until(), &detached, true);
+    // Only now: whatever a log line meets, a full disk for example, nothing is left.
+    if ended.stuck {
+        log::warn!("the server did not end, and was killed");
+    } else if ended.status.signal.is_some() {
+        log::warn!("the server was killed; what it had started has been ended");
+    }
+    tell(&left);
+    Ok(ended.code())
+}
+
+/// Makes a copy of this process that goes on as the guard: its pid and our signals, or `None` in the copy.
+fn start_guard(own_group: bool) -> io::Result<Option<(Pid, OwnedFd)>> {
+    let waited_for = signals_of_guard();
+    let mask = sys::block_signals(&waited_for).map_err(sys::named("rt_sigprocmask"))?;
+    let restore = |e| {
+        sys::set_signal_mask(&mask);
+        e
+    };
+    sys::default_signal(libc::SIGCHLD);
+    let signals = sys::signal_fd(&waited_for)
+        .map_err(sys::named("signalfd4"))
+        .map_err(restore)?;
+    let this = std::process::id();
+    // Nothing has started a thread so far: serving begins behind the guard.
+    if let Some(guard) = sys::fork().map_err(restore)? {
+        let _ = sys::let_go_of_stdio();
+        forget_code_pages();
+        return Ok(Some((guard, signals)));
+    }
+    drop(signals);
+    if own_group {
+        sys::leave_group()?;
+    }
+    sys::die_with_parent(libc::SIGTERM)?;
+    sys::set_signal_mask(&mask);
+    if std::os::unix::process::parent_id() != this {
+        std::process::exit(128 + libc::SIGTERM);
+    }
+    Ok(None)
+}
+
+/// What a guard knows of the client.
+struct Client {
+    /// A duplicate of stdin. It is never read; it tells when the client has let go of the other end.
+    stdin: Option<OwnedFd>,
+}
+
+impl Client {
+    fn new(drain: bool) -> io::Result<Client> {
+        // With `--drain` the input ends long before the connection.
+        let stdin = (!drain).then(|| io::stdin().as_fd().try_clone_to_owned());
+        Ok(Client {
+            stdin: stdin.transpose()?,
+        })
+    }
+}
+
+/// The server's output, to see when the client lets go of its other end. Held only while the server is
+/// stopped: a client waits for all writing ends to close. Only a pipe can be opened a second time.
+///
+/// # Errors
+///
+/// ENXIO where the client has let go of it already.
+fn output_of(server: Pid) -> io::Result<Option<File>> {
+    let path = format!("/proc/{server}/fd/1");
+    if !tree::shows_own_numbers() || !std::fs::metadata(&path)?.file_type().is_fifo() {
+        return Ok(None);
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_NONBLOCK);
+    options.open(path).map(Some)
+}
+
+/// Waiting for the end of a child, and passing signals on to it meanwhile.
+struct Watch {
+    child: Pid,
+    own_group: bool,
+    patience: Duration,
+    client: Option<Client>,
+    /// The first signal that was to end it, and when that came.
+    told: Option<(libc::c_int, Instant)>,
+    /// The child is stopped; with its output, if that can be watched.
+    stopped: Option<Option<File>>,
+    /// Since when it is stopped while it is to end.
+    stopped_at_end: Option<Instant>,
+    stuck: bool,
+}
+
+/// How that came about.
+struct Ended {
+    status: sys::Status,
+    told: Option<(libc::c_int, Instant)>,
+    /// When the end began, as far as the guard can know.
+    since: Instant,
+    /// The child did not end by itself, and was killed.
+    stuck: bool,
+}
+
+impl Ended {
+    fn code(&self) -> i32 {
+        match self.told {
+            // It was going to end with this.
+            Some((signal, _)) if self.status.signal == Some(libc::SIGKILL) => 128 + signal,
+            _ => self.status.code,
+        }
+    }
+
+    fn sweep_until(&self) -> Instant {
+        let last = Instant::now() + LAST_SWEEP;
+        match self.status.signal {
+            // This is the first sweep.
+            Some(_) => last.max(self.since + WHOLE_END),
+            None => last,
+        }
+    }
+}
+
+impl Watch {
+    fn new(child: Pid, own_group: bool, patience: Duration, client: Option<Client>) -> Watch {
+        Watch {
+            child,
+            own_group,
+            patience,
+            client,
+            told: None,
+            stopped: None,
+            stopped_at_end: None,
+            stuck: false,
+        }
+    }
+
+    fn until_end(mut self, signals: &OwnedFd, mut detached: Option<(&OwnedFd, &mut Spared)>) -> Ended {
+        let status = loop {
+            let pipe = detached
+                .as_ref()
+                .map_or(Interest::NONE, |(pipe, _)| Interest::read(pipe.as_raw_fd()));
+            let [input, output] = self.ends_of_client();
+            let mut interests = [Interest::read(signals.as_raw_fd()), pipe, input, output];
+            let left = self
+                .kill_at()
+                .map(|at| at.saturating_duration_since(Instant::now()));
+            if let Err(e) = sys::poll(&mut interests, left) {
+                // Without it an end is not noticed any more.
+                self.kill();
+                log::error!("the server cannot be watched, and was killed: ppoll: {e}");
+                if let Ok(status) = sys::reap(self.child) {
+                    break status;
+                }
+            }
+            if left == Some(Duration::ZERO) {
+                self.kill();
+            }
+            if interests[2].hung_up() || interests[3].hung_up() {
+                self.stopped_at_end.get_or_insert_with(Instant::now);
+            }
+            if let Some((pipe, detached)) = &mut detached
+                && interests[1].readable()
+            {
+                read_detached(pipe, detached);
+            }
+            if !interests[0].readable() {
+                if interests[1].hung_up() {
+                    // The server is gone or going; only its SIGCHLD is still to come.
+                    let _ = sys::poll(&mut [Interest::read(signals.as_raw_fd())], left);
+                }
+                continue;
+            }
+            match sys::next_signal(signals) {
+                // Where it cannot be read which signal it was, it may have been this one.
+                Some((libc::SIGCHLD, _)) | None => {
+                    if let Some(status) = reap_until(self.child) {
+                        break status;
+                    }
+                    self.look_whether_stopped();
+                }
+                Some((signal, from_terminal)) => self.pass_on(signal, from_terminal),
+            }
+        };
+        // The client's writes must fail as soon as the server is gone.
+        drop(self.client);
+        let begun = [self.told.map(|(_, at)| at), self.stopped_at_end];
+        Ended {
+            status,
+            told: self.told,
+            since: begun.into_iter().flatten().min().unwrap_or_else(Instant::now),
+            stuck: self.stuck,
+        }
+    }
+
+    fn pass_on(&mut self, signal: libc::c_int, from_terminal: bool) {
+        // A terminal tells its whole group, and to be asked twice means more.
+        if self.own_group || !from_terminal {
+            let _ = sys::kill(self.child, signal);
+        }
+        let now = Instant::now();
+        self.told.get_or_insert((signal, now));
+        if self.stopped.is_some() {
+            self.stopped_at_end.get_or_insert(now);
+        }
+    }
+
+    fn look_whether_stopped(&mut self) {
+        while let Some(stopped) = sys::stopped_or_continued(self.child) {
+            let output = if stopped { output_of(self.child) } else { Ok(None) };
+            let gone = matches!(&output, Err(e) if e.raw_os_error() == Some(libc::ENXIO));
+            self.stopped = stopped.then_some(output.unwrap_or_default());
+            // One that goes on ends by itself.
+            let is_to_end = stopped && (gone || self.told.is_some());
+            self.stopped_at_end = is_to_end.then(Instant::now);
+        }
+    }
+
+    /// What tells that the client is gone, looked at while the server is stopped and cannot do so itself.
+    fn ends_of_client(&self) -> [Interest; 2] {
+        let (None, Some(output), Some(client)) = (self.stopped_at_end, &self.stopped, &self.client) else {
+            return [Interest::NONE; 2];
+        };
+        let other_end = |fd: Option<RawFd>| fd.map_or(Interest::NONE, Interest::other_end);
+        [
+            other_end(client.stdin.as_ref().map(AsRawFd::as_raw_fd)),
+            other_end(output.as_ref().map(AsRawFd::as_raw_fd)),
+        ]
+    }
+
+    fn kill_at(&self) -> Option<Instant> {
+        if self.stuck {
+            return None;
+        }
+        let told = self.told.map(|(_, at)| at + self.patience);
+        let stopped = self.stopped_at_end.map(|at| at + STOPPED);
+        [told, stopped].into_iter().flatten().min()
+    }
+
+    fn kill(&mut self) {
+        let _ = sys::kill(self.child, libc::SIGKILL);
+        self.stuck = true;
+    }
+}
+
+/// Makes this process and all it starts survive a write behind the limit of a file's size, which is an
+/// error then and not a deadly signal. Spawned programs start with all signals at their defaults.
+pub fn survive_file_size_limit() {
+    sys::ignore_signal(libc::SIGXFSZ);
+}
+
+/// What the guard waits for. Whoever starts us under nohup wants us to live on without a terminal,
+/// so a hang-up that is ignored stays so.
+fn signals_of_guard() -> Vec<libc::c_int> {
+    let all = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+    let ignored = |signal: &libc::c_int| *signal == libc::SIGHUP && sys::is_ignored(libc::SIGHUP);
+    all.into_iter().filter(|signal| !ignored(signal)).collect()
+}
+
+fn start_server(detached: OwnedFd, mask: &sys::SignalMask, own_group: bool) -> io::Result<Pid> {
+    let c_string = |text: &OsString| CString::new(text.as_bytes()).map_err(io::Error::other);
+    let (file, mut command) = own_command();
+    // Inherited by number: the server takes it over.
+    sys::set_inheritable(&detached)?;
+    let guarded_by = format!("{GUARDED_BY}{},{}", std::process::id(), detached.as_raw_fd());
+    command.push(guarded_by.into());
+    command.extend(std::env::args_os().skip(1));
+    let arguments: Vec<CString> = command.iter().map(c_string).collect::<Result<_, _>>()?;
+    let environment: Vec<CString> = std::env::vars_os()
+        .map(|(name, value)| c_string(&[name, value].join(OsStr::new("="))))
+        .collect::<Result<_, _>>()?;
+    sys::spawn_server(
+        &c_string(&file)?,
+        &StringList::new(&arguments),
+        &StringList::new(&environment),
+        mask,
+        own_group,
+    )
+    .map_err(sys::named("posix_spawn"))
+}
+
+/// How to start this program again: the file to execute, and what stands before its own arguments.
+///
+/// That is the name it was started by, or, where it was started by way of the dynamic loader, all that
+/// the loader was given, because the file that is executed is the loader then.
+#[must_use]
+pub fn own_command() -> (OsString, Vec<OsString>) {
+    let mut file = OsString::from_vec(sys::own_file().to_bytes().to_vec());
+    if let Ok(named) = std::fs::read_link(&file)
+        && let (Ok(executed), Ok(there)) = (std::fs::metadata(&file), std::fs::metadata(&named))
+        && (executed.dev(), executed.ino()) != (there.dev(), there.ino())
+    {
+        // Under valgrind the file that is executed is valgrind's, and the link is made to name ours.
+        file = named.into();
+    }
+    let own: Vec<OsString> = std::env::args_os().collect();
+    let kernels = std::fs::read("/proc/self/cmdline").unwrap_or_default();
+    let kernels: Vec<&[u8]> = kernels.split_inclusive(|&b| b == 0).collect();
+    let command = match kernels.len().checked_sub(own.len()) {
+        Some(loaders @ 1..) if !own.is_empty() => {
+            // The loader's own arguments, and the program's file.
+            let arguments = kernels[..=loaders]
+                .iter()
+                .map(|a| a.strip_suffix(b"\0").unwrap_or(a));
+            arguments.map(|a| OsString::from_vec(a.to_vec())).collect()
+        }
+        _ => own.into_iter().take(1).collect(),
+    };
+    (file, command)
+}
+
+/// What a program may start here that is not found when it is to be killed, and why; `None` if all is.
+#[must_use]
+pub fn blindness() -> Option<String> {
+    tree::blindness()
+}
+
+fn read_detached(reader: &OwnedFd, detached: &mut Spared) {
+    let mut bytes = [0; DETACHED_BYTES];
+    // Written as many bytes at a time, so they are read so, too.
+    while let Ok(DETACHED_BYTES) = sys::read(reader.as_fd(), &mut bytes) {
+        if let Some((pid, started)) = bytes.split_first_chunk()
+            && let Ok(started) = started.try_into()
+        {
+            detached.insert(Pid::from_ne_bytes(*pid), u64::from_ne_bytes(started));
+        }
+    }
+}
+
+/// Reaps all that has ended; the status of `server` if it was among them.
+fn reap_until(server: Pid) -> Option<sys::Status> {
+    let mut found = None;
+    while let Some((pid, status)) = sys::reap_any() {
+        if pid == server {
+            found = Some(status);
+        }
+    }
+    found
+}
+
+impl Guarded {
+    /// Makes this process one that can sweep: a child subreaper that hears when its guard dies.
+    ///
+    /// `guarded_by` is the value of [`GUARDED_BY`]; without one there is no guard.
+    ///
+    /// # Errors
+    ///
+    /// Names what the system refused, or what was wrong with the value.
+    pub fn begin(guarded_by: Option<&str>) -> io::Result<Guarded> {
+        sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
+        sys::name_this_thread(c"procwire");
+        sys::default_signal(libc::SIGCHLD);
+        sys::unblock_all_signals();
+        spare_children();
+        let Some(value) = guarded_by else {
+            return Ok(Guarded { detached: None });
+        };
+        let malformed = || io::Error::new(io::ErrorKind::InvalidInput, "malformed --guarded-by");
+        let (guard, fd) = value.split_once(',').ok_or_else(malformed)?;
+        let guard: u32 = guard.parse().map_err(|_| malformed())?;
+        let fd: RawFd = fd.parse().map_err(|_| malformed())?;
+        sys::die_with_parent(libc::SIGTERM).map_err(sys::named("prctl(PR_SET_PDEATHSIG)"))?;
+        let parent = std::os::unix::process::parent_id();
+        if parent != guard {
+            // It has died already, as a rule.
+            let text = format!("the parent is process {parent}, and not the guard, {guard}");
+            return Err(io::Error::other(text));
+        }
+        let _ = GUARD.set(guard);
+        // SAFETY: the guard has opened it for us and told us its number; nobody else here knows it.
+        let detached = unsafe { OwnedFd::from_raw_fd(fd) };
+        sys::set_close_on_exec(&detached)?;
+        // A guard that does not read must not stop us.
+        sys::set_nonblocking(&detached)?;
+        Ok(Guarded {
+            detached: Some(detached),
+        })
+    }
+
+    /// What spares a detached process, here and in the guard, for
+    /// [`Config::on_detach`](crate::Config::on_detach).
+    pub fn detached(self) -> impl Fn(u32) + Send + Sync + 'static {
+        // It lives as long as the server, so that its closing means the server's end.
+        let fd = self.detached.map(IntoRawFd::into_raw_fd);
+        move |pid| {
+            let pid = pid.cast_signed();
+            // It has not been reaped yet.
+            let started = tree::started(pid).unwrap_or(0);
+            let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
+            detached.insert(pid, started);
+            if let Some(fd) = fd {
+                // SAFETY: given up above and never closed.
+                let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+                let _ = sys::write(fd, &[&pid.to_ne_bytes()[..], &started.to_ne_bytes()].concat());
+            }
+        }
+    }
+}
+
+/// Spares what this process has started before it became a server, or had when it was executed.
+fn spare_children() {
+    if sys::has_children() {
+        let own = own_pid();
+        let picture = Picture::take().unwrap_or_default();
+        let listed = picture.unlisted(vec![own]).unwrap_or_default();
+        let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
+        for child in picture.seen().iter().chain(&listed).filter(|p| p.parent == own) {
+            detached.insert(child.pid, child.started.unwrap_or(0));
+        }
+        if detached.is_empty() {
+            UNKNOWN_CHILDREN.store(true, Relaxed);
+        }
+    }
+}
+
+fn own_pid() -> Pid {
+    Pid::try_from(std::process::id()).unwrap_or(Pid::MAX)
+}
+
+/// Reaps the orphans that this process has adopted. Must be called by the main thread, whose children
+/// they are.
+pub fn reap_adopted() {
+    while sys::reap_any().is_some() {}
+}
+
+/// Kills everything below this process, but for what was detached and what is below or in the session
+/// of that: freeze, look, kill, until nothing is left or nothing more can be done. Must be called by
+/// the main thread.
+pub fn sweep() {
+    // The threads of processes that have not ended in time leave everything to this sweep.
+    tree::stop_looking();
+    let guarded = GUARD.get() == Some(&std::os::unix::process::parent_id());
+    let detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let now = Instant::now();
+    if guarded {
+        // What is left is left to the guard, which also tells of it.
+        sweep_until(now + SERVER_SWEEP, &detached, false);
+    } else {
+        tell(&sweep_until(now + SERVER_SWEEP + LAST_SWEEP, &detached, true));
+    }
+}
+
+/// Names what a sweep could not end.
+fn tell(left: &[Seen]) {
+    if !left.is_empty() {
+        let names: Vec<String> = left.iter().map(tree::describe).collect();
+        log::warn!(
+            "these processes could not be ended and are left: {}",
+            names.join(", ")
+        );
+    }
+}
+
+/// One process that is to be killed.
+enum Target {
+    Held(Held),
+    /// A child of this thread, where no pidfd is to be had. Its pid means it until we reap it.
+    Child(Pid),
+}
+
+impl Target {
+    fn take(seen: Seen) -> Option<Target> {
+        match Held::take(seen) {
+            Ok(held) => held.map(Target::Held),
+            Err(_) => sys::is_child(seen.pid).then_some(Target::Child(seen.pid)),
+        }
+    }
+
+    /// Whether it could be signalled, or is gone.
+    fn signal(&self, signal: libc::c_int) -> bool {
+        match self {
+            Target::Held(held) => held.signal(signal).is_ok(),
+            Target::Child(pid) => sys::kill(*pid, signal).is_ok(),
+        }
+    }
+
+    fn wait(&self, deadline: Instant) {
+        match self {
+            Target::Held(held) => held.wait(deadline),
+            Target::Child(pid) => {
+                // Only a pidfd could be waited for.
+                while !sys::has_ended(*pid) && Instant::now() < deadline {
+                    let _ = sys::poll(&mut [], Some(Duration::from_millis(5)));
+                }
+            }
+        }
+    }
+}
+
+/// Kills what is below this process until nothing is left, the rest cannot be killed, or it is
+/// `deadline`; what is left then. In the `last` sweep each round deals with all it has found, late or not.
+fn sweep_until(deadline: Instant, spared: &Spared, last: bool) -> Vec<Seen> {
+    let mut scan = Scan::default();
+    let mut before: Option<HashSet<Seen>> = None;
+    loop {
+        let mut found = HashSet::new();
+        let mut frozen_groups = HashSet::new();
+        let mut targets: Vec<Target> = Vec::new();
+        // Freeze until nobody new turns up, so that nobody can start another behind our back.
+        loop {
+            // Where descriptors are used up, the children that are left make the sweep go on.
+            let below = Below::look(spared, &mut scan, deadline);
+            let known = targets.len();
+            for group in below.groups {
+                // One that forks and exits all the time is gone before it can be held, but its child
+                // is in its group, and a group is stopped all at once.
+                if frozen_groups.insert(group) {
+                    let _ = sys::kill_group(group, libc::SIGSTOP);
+                }
+            }
+            for seen in below.processes {
+                // The rest is for the guard's sweep, if it is in no group that is killed here.
+                if !last && Instant::now() >= deadline {
+                    break;
+                }
+                if found.insert(seen)
+                    && !seen.dead
+                    && let Some(target) = Target::take(seen)
+                {
+                    target.signal(libc::SIGSTOP);
+                    targets.push(target);
+                }
+            }
+            if below.scanned || targets.len() == known || Instant::now() >= deadline {
+                break;
+            }
+        }
+        // One that belongs to another user is not waited for.
+        let count = targets.len();
+        targets.retain(|target| target.signal(libc::SIGKILL));
+        let refused = count - targets.len();
+        for group in frozen_groups {
+            let _ = sys::kill_group(group, libc::SIGKILL);
+        }
+        let wait_until = deadline.min(Instant::now() + DEATH_WAIT);
+        for target in &targets {
+            target.wait(wait_until);
+        }
+        drop(targets);
+        while sys::reap_any().is_some() {}
+        let alive = found.iter().any(|seen| !seen.dead);
+        // A picture may miss somebody; that there are no children is certain. Those that are spared
+        // are children, too, and leave only the picture.
+        let may_have_more = spared.is_empty() && sys::has_children();
+        if !alive && !may_have_more {
+            return Vec::new();
+        }
+        // All of them have been signalled, and none has gone: a death that a tracer holds back, a
+        // process of another user, one that waits for a disk.
+        let stuck = before.as_ref() == Some(&found);
+        if stuck || (refused > 0 && refused == found.len()) || Instant::now() >= deadline {
+            if !last {
+                // The guard looks for itself.
+                return Vec::new();
+            }
+            return still_there(found, spared, &mut scan, deadline);
+        }
+        before = Some(found);
+    }
+}
+
+/// Who of `found` is there now, other than what only waits to be reaped by its parent.
+fn still_there(found: HashSet<Seen>, spared: &Spared, scan: &mut Scan, deadline: Instant) -> Vec<Seen> {
+    let own = own_pid();
+    let now = Below::look(spared, scan, deadline).processes;
+    let is_left = |seen: &Seen| {
+        let was_there = |before: &Seen| (before.pid, before.started) == (seen.pid, seen.started);
+        found.iter().any(was_there) && (!seen.dead || seen.parent == own)
+    };
+    let mut left: Vec<Seen> = now.into_iter().filter(is_left).collect();
+    left.sort_by_key(|seen| seen.pid);
+    left
+}
+
+/// Finding the children of this thread without `/proc`, by asking for each number whether it is one.
+/// Children have been started after us, so most are found right behind our own number.
+#[derive(Default)]
+struct Scan {
+    /// Those that were found before. Where they are still children, they could not be ended.
+    tried: BTreeSet<Pid>,
+}
+
+impl Scan {
+    /// The largest number of a process that Linux gives.
+    const LAST: Pid = 4 * 1024 * 1024;
+    /// How many are asked about before there is another look at the clock: some milliseconds.
+    const SLICE: usize = 16 * 1024;
+
+    /// Those that were found before, and those in the next slice in which there are some that are not
+    /// `spared`.
+    fn children(&mut self, spared: &Spared, deadline: Instant) -> Vec<Seen> {
+        let own = own_pid();
+        self.tried.retain(|&pid| sys::is_child(pid));
+        let mut numbers = (own + 1..=Scan::LAST).chain(1..own).peekable();
+        let mut new = Vec::new();
+        while new.is_empty() && numbers.peek().is_some() {
+            let slice = numbers.by_ref().take(Scan::SLICE);
+            let is_new =
+                |pid: &Pid| sys::is_child(*pid) && !spared.contains_key(pid) && !self.tried.contains(pid);
+            new.extend(slice.filter(is_new));
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        self.tried.extend(new);
+        self.tried
+            .iter()
+            .filter_map(|&pid| tree::hidden(pid, own))
+            .collect()
+    }
+}
+
+/// Who is to be swept.
+struct Below {
+    /// The dead included.
+    processes: Vec<Seen>,
+    /// Groups that have nobody in them who is spared.
+    groups: HashSet<Pid>,
+    /// Found by asking number by number, for which a second look takes too long.
+    scanned: bool,
+}
+
+impl Below {
+    fn look(spared: &Spared, scan: &mut Scan, deadline: Instant) -> Below {
+        let own = own_pid();
+        let mut picture = Picture::take().unwrap_or_default();
+        let parents = picture.below([own]).iter().map(|p| p.pid).chain([own]).collect();
+        picture.add(picture.unlisted(parents).unwrap_or_default());
+        let below = Below::new(&picture, own, spared);
+        let unseen = || sys::has_children() && !tree::shows_own_children();
+        if below.processes.is_empty() && !UNKNOWN_CHILDREN.load(Relaxed) && unseen() {
+            picture.add(scan.children(spared, deadline));
+            return Below {
+                scanned: true,
+                ..Below::new(&picture, own, spared)
+            };
+        }
+        below
+    }
+
+    fn new(picture: &Picture, own: Pid, spared: &Spared) -> Below {
+        let all = picture.below([own]);
+        let is_other = |p: &&Seen| {
+            let known = spared.get(&p.pid).filter(|&&started| started != 0);
+            known
+                .zip(p.started)
+                .is_some_and(|(&spared, started)| spared != started)
+        };
+        let reused: HashSet<Pid> = picture.seen().iter().filter(is_other).map(|p| p.pid).collect();
+        let is_spared = |pid| spared.contains_key(&pid) && !reused.contains(&pid);
+        let roots = all.iter().filter(|p| is_spared(p.pid) || is_spared(p.session));
+        let mut kept: HashSet<Pid> = roots.map(|p| p.pid).collect();
+        kept.extend(picture.below(kept.iter().copied()).iter().map(|p| p.pid));
+        let (kept, processes): (Vec<Seen>, Vec<Seen>) = all.into_iter().partition(|p| kept.contains(&p.pid));
+        // One that is just being started is still in ours.
+        let alive = processes.iter().filter(|p| !p.dead);
+        let mut groups: HashSet<Pid> = alive.map(|p| p.group).filter(|&g| g > 1).collect();
+        groups.remove(&sys::own_group());
+        for process in kept {
+            groups.remove(&process.group);
+        }
+        Below {
+            processes,
+            groups,
+            scanned: false,
+        }
+    }
+}
+
+/// Whether `signal` is ignored, as nohup makes SIGHUP.
+#[must_use]
+pub fn is_ignored(signal: i32) -> bool {
+    sys::is_ignored(signal)
+}
+
+/// Keeps a terminal from stopping this thread, and so this process, where it is used from the
+/// background: reading fails then, and changing it succeeds.
+pub fn block_terminal_signals() {
+    let _ = sys::block_signals(&[libc::SIGTTIN, libc::SIGTTOU]);
+}
+
+/// Whether a short write to stderr would not wait for whoever reads it.
+#[must_use]
+pub fn stderr_has_room() -> bool {
+    let mut interest = [Interest::write(libc::STDERR_FILENO)];
+    // Where this cannot be known, what went wrong is rather said.
+    sys::poll(&mut interest, Some(Duration::ZERO)).is_err() || interest[0].writable()
+}
+
+/// Lets this process have as many descriptors as its hard limit allows, because a process of the
+/// server takes five; how many it could have before, which is what programs shall start with.
+///
+/// # Errors
+///
+/// Says what the system refused; then there are as many as before.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    sys::raise_descriptor_limit()
+}
+
+pub use crate::sys::Allocator;
+
+/// Puts memory by for what cannot do without, where [`Allocator`] is this program's.
+pub fn keep_reserve() {
+    sys::keep_reserve();
+}
+
+/// A thread of this program's.
+pub struct Thread<T>(sys::Thread<T>);
+
+impl<T> Thread<T> {
+    /// Waits until it has done its work.
+    ///
+    /// # Errors
+    ///
+    /// What it has panicked with.
+    pub fn join(self) -> std::thread::Result<T> {
+        self.0.join()
+    }
+}
+
+/// Signals that the main thread waits for, blocked in it and in every thread it starts.
+pub struct Signals(sys::Signals);
+
+impl Signals {
+    /// Begins to hear `signals`.
+    ///
+    /// # Errors
+    ///
+    /// Says what the system refused.
+    pub fn hear(signals: &[i32]) -> io::Result<Signals> {
+        sys::Signals::hear(signals)
+            .map(Signals)
+            .map_err(sys::named("rt_sigprocmask"))
+    }
+
+    /// Waits for the next one.
+    ///
+    /// # Errors
+    ///
+    /// Says what the system refused.
+    pub fn next_signal(&mut self) -> io::Result<i32> {
+        self.0.next().map_err(sys::named("rt_sigtimedwait"))
+    }
+}
+
+/// What ends the calling thread's wait for a signal, by a `SIGCHLD`.
+pub fn waker() -> impl Fn() + Send + 'static {
+    sys::waker()
+}
+
+/// Starts a thread; unlike the standard library's, it does not panic where there is no memory.
+///
+/// # Errors
+///
+/// Names it, and says what the system refused.
+pub fn start_thread<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Thread<T>> {
+    sys::start_thread(name, sys::STACK, body)
+        .map(Thread)
+        .map_err(|e| {
+            io::Error::new(
+                e.kind(),
+                format!(
+                    "the thread {name} could not be started: {}: {e}",
+                    sys::START_THREAD
+                ),
+            )
+        })
+}
+
+/// Gives the memory of code that has run back to the system; what runs again comes back by itself.
+pub fn forget_code_pages() {
+    sys::forget_code_pages();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(pid: Pid, parent: Pid, session: Pid, started: u64) -> Seen {
+        Seen {
+            pid,
+            parent,
+            group: session,
+            session,
+            started: Some(started),
+            dead: false,
+            entry: pid,
+        }
+    }
+
+    #[test]
+    fn a_pid_that_means_another_spares_nobody() {
+        let spared = Spared::from([(20, 5), (30, 5), (40, 5)]);
+        let picture = Picture::of(vec![
+            seen(10, 1, 10, 1),
+            // Detached, with a child that has left it, and one whose parent is gone.
+            seen(20, 10, 20, 5),
+            seen(21, 20, 21, 6),
+            seen(22, 10, 20, 7),
+            // Has got the pid of a detached one that is gone.
+            seen(30, 10, 30, 8),
+            seen(31, 30, 30, 9),
+            // Left by a detached one that is gone.
+            seen(41, 10, 40, 6),
+        ]);
+        let below = Below::new(&picture, 10, &spared);
+        let swept: Vec<Pid> = below.processes.iter().map(|p| p.pid).collect();
+        assert_eq!(swept, [30, 31]);
+        assert_eq!(below.groups, HashSet::from([30]));
+    }
+
+    #[test]
+    fn a_start_that_is_not_known_spares() {
+        let hidden = |process: Seen| Seen {
+            started: None,
+            ..process
+        };
+        let spared = Spared::from([(20, 5), (30, 0)]);
+        let picture = Picture::of(vec![
+            seen(10, 1, 10, 1),
+            hidden(seen(20, 10, 20, 5)),
+            seen(21, 20, 21, 6),
+            seen(30, 10, 30, 7),
+            hidden(seen(40, 10, 40, 8)),
+        ]);
+        let below = Below::new(&picture, 10, &spared);
+        let swept: Vec<Pid> = below.processes.iter().map(|p| p.pid).collect();
+        assert_eq!(swept, [40]);
+    }
+
+    #[test]
+    fn group_of_the_dead_alone_is_not_signalled() {
+        let dead = |process: Seen| Seen {
+            dead: true,
+            ..process
+        };
+        let picture = Picture::of(vec![dead(seen(20, 10, 20, 5)), seen(21, 20, 21, 6)]);
+        let below = Below::new(&picture, 10, &Spared::new());
+        assert_eq!(below.groups, HashSet::from([21]));
+    }
+}

@@ -1,0 +1,128 @@
+//! The program `procwire`: its commands, logger, guard and exit codes.
+//!
+//! **Thread:** main.
+//! **Owns:** everything that is process-wide, which the rest of the library leaves alone.
+//! **Never:** used by the layers below it.
+
+mod args;
+mod check;
+mod completions;
+pub(crate) mod guard;
+mod quote;
+mod run;
+mod serve;
+mod terminal;
+pub mod transcript;
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use signal_hook::consts::SIGPIPE;
+
+use self::args::Command;
+
+pub use self::guard::Allocator;
+
+/// Runs the `procwire` program with the arguments of this process, and returns its exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    guard::keep_reserve();
+    start_logging();
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == terminal::WATCH_TERMINAL)
+    {
+        return exit_code(terminal::watch());
+    }
+    let serve = match args::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Serve(serve)) => serve,
+        Ok(Command::Run(run)) => return exit_code(run::run(&run)),
+        Ok(Command::Check(check)) => return exit(check::check(&check), 2),
+        Ok(Command::Print(text)) => {
+            return exit(
+                io::stdout()
+                    .write_all(text.as_bytes())
+                    .map(|()| 0)
+                    .map_err(Into::into),
+                1,
+            );
+        }
+        Err(error) => return exit(Err(error.into()), 2),
+    };
+    guard::survive_file_size_limit();
+    if serve.guarded_by.is_none() {
+        if !serve.named && io::stdin().is_terminal() && io::stderr().is_terminal() {
+            let _ = writeln!(
+                io::stderr(),
+                "procwire: waiting for JSON-RPC lines on stdin; try 'procwire --help'"
+            );
+        }
+        match guard::run(serve.config.drain) {
+            Ok(code) => return exit_code(code),
+            Err(e) => log::warn!("serving without a guard, so a SIGKILL would leave processes: {e}"),
+        }
+    }
+    exit(serve::serve_stdio(serve), 1)
+}
+
+/// The exit code, or `failure` after printing the error. If stdout is closed, as in
+/// `procwire --help | head -1`, this process dies of SIGPIPE without a message, as others do.
+fn exit(outcome: Result<i32, Box<dyn std::error::Error>>, failure: i32) -> ExitCode {
+    exit_code(outcome.unwrap_or_else(|error| {
+        if is_broken_pipe(&*error) {
+            let _ = signal_hook::low_level::emulate_default_handler(SIGPIPE);
+            return 128 + SIGPIPE;
+        }
+        // If stderr is closed too, only the exit code is left.
+        let _ = writeln!(
+            io::stderr(),
+            "procwire: {}",
+            quote::escaped(&format!("{error}{}", reasons(&*error)))
+        );
+        failure
+    }))
+}
+
+/// What is behind an error, in the order it came about.
+fn reasons(error: &dyn std::error::Error) -> String {
+    let reasons = std::iter::successors(error.source(), |error| error.source());
+    reasons.map(|reason| format!(": {reason}")).collect()
+}
+
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+/// What is written of one log message.
+const LONGEST_LOG: usize = 4_000;
+
+/// Logs go to stderr, as `RUST_LOG` says, and are dropped where nobody reads them.
+fn start_logging() {
+    struct StderrIfRead;
+    impl Write for StderrIfRead {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // Room means one page of a pipe; more than that could wait after all.
+            if guard::stderr_has_room() {
+                let cut = &bytes[..bytes.len().min(LONGEST_LOG)];
+                let text = String::from_utf8_lossy(cut);
+                let text = quote::escaped(&text);
+                io::stderr().write_all(&text.as_bytes()[..text.len().min(LONGEST_LOG)])?;
+                if bytes.len().max(text.len()) > LONGEST_LOG {
+                    io::stderr().write_all(b"\n")?;
+                }
+            }
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
+        .target(env_logger::Target::Pipe(Box::new(StderrIfRead)))
+        .init();
+}

@@ -1,0 +1,549 @@
+//! `procwire run`: one program, as if it had been typed here.
+//!
+//! **Thread:** main prints what the program prints; `stdin` feeds it; what ends a run early has
+//! threads of its own, in `life.rs`.
+//! **Owns:** the client, the process, and the terminal while the program has one.
+//! **Never:** holds back output that somebody reads, and never leaves a program behind: it ends with
+//! the connection, and the connection with this process, whatever ends that. The exception is a
+//! program that was started with `--detach`.
+
+mod life;
+
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Component, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crate::cli::guard::{self, Guarded};
+use crate::client::{self, Client, Error, Event, ExitStatus, Process, Stdin};
+use crate::wire::protocol::Stage;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGINT, SIGPIPE, SIGWINCH};
+
+use crate::cli::quote::{escaped_json, escaped_line};
+use crate::cli::terminal::{self, Patient};
+use life::{Ending, Life, State, lock};
+
+/// Exit codes of our own, as `timeout`, `env` and shells have them.
+const TIMED_OUT: i32 = 124;
+const FAILED: i32 = 125;
+const CANNOT_EXECUTE: i32 = 126;
+const NOT_FOUND: i32 = 127;
+
+/// Output that waits to be printed; past it the program waits.
+const MAX_UNREAD_BYTES: usize = 4 * 1024 * 1024;
+/// How long a program may take to end when nobody reads its output any more.
+const UNHEARD_WAIT: Duration = Duration::from_millis(500);
+/// How often a process in the background looks whether it has come to the foreground. A shell that
+/// brings back a job that was running all the time does not tell it.
+const FOREGROUND_PAUSE: Duration = Duration::from_millis(200);
+
+/// Variables that name descriptors of this process, or of its server, which the program does not get.
+const NAMES_OF_DESCRIPTORS: [&str; 6] = [
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "NODE_CHANNEL_FD",
+    "NODE_CHANNEL_SERIALIZATION_MODE",
+];
+
+/// Whether the program has a terminal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Tty {
+    /// If stdin, stdout and stderr are one.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// What to run, and how.
+#[derive(Debug)]
+pub struct Run {
+    pub command: Vec<String>,
+    pub tty: Tty,
+    pub no_stdin: bool,
+    pub json: bool,
+    pub stats: bool,
+    pub detach: bool,
+    pub cwd: Option<PathBuf>,
+    pub env: Vec<(String, String)>,
+    pub unset: Vec<String>,
+    pub timeout: Option<Duration>,
+    pub grace: Duration,
+    pub connect_timeout: Option<Duration>,
+    pub server: Option<String>,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Run {
+            command: Vec::new(),
+            tty: Tty::Auto,
+            no_stdin: false,
+            json: false,
+            stats: false,
+            detach: false,
+            cwd: None,
+            env: Vec::new(),
+            unset: Vec::new(),
+            timeout: None,
+            grace: Duration::from_secs(2),
+            connect_timeout: None,
+            server: None,
+        }
+    }
+}
+
+impl Run {
+    fn wants_tty(&self) -> bool {
+        match self.tty {
+            Tty::Always => true,
+            Tty::Never => false,
+            Tty::Auto => {
+                !(self.json || self.no_stdin || self.detach)
+                    && io::stdin().is_terminal()
+                    && io::stdout().is_terminal()
+                    && io::stderr().is_terminal()
+            }
+        }
+    }
+
+    /// What the server is called in errors.
+    fn server_name(&self) -> String {
+        match &self.server {
+            None => "the server".to_owned(),
+            Some(command) => format!("the server '{}'", escaped_line(command)),
+        }
+    }
+
+    fn names(&self, variable: &str) -> bool {
+        let mut named = self.env.iter().map(|(name, _)| name).chain(&self.unset);
+        named.any(|name| name == variable)
+    }
+}
+
+/// A server to talk to: a shell command, or this program itself.
+pub fn server(command: Option<&str>) -> Command {
+    match command {
+        Some(command) => {
+            let mut shell = Command::new("sh");
+            // In our process group: ssh may ask for a password.
+            shell.arg("-c").arg(command);
+            shell
+        }
+        None => {
+            let mut own = own_program();
+            own.arg("serve").process_group(0);
+            own
+        }
+    }
+}
+
+/// This program itself.
+pub fn own_program() -> Command {
+    let (file, command) = guard::own_command();
+    let mut own = Command::new(file);
+    if let Some((name, loader)) = command.split_first() {
+        own.arg0(if loader.is_empty() {
+            OsStr::new("procwire")
+        } else {
+            name
+        });
+        own.args(loader);
+    }
+    own
+}
+
+/// Runs it, and dies of the signal that killed the program, if one did; otherwise the exit code to
+/// end with.
+pub fn run(run: &Run) -> i32 {
+    match try_run(run) {
+        Ok(ending) => ending.code(),
+        Err(error) => {
+            let _last = life::last_word();
+            terminal::clean_up();
+            let refused = match error.downcast_ref() {
+                Some(Error::Refused(refused)) => Some(refused),
+                _ => None,
+            };
+            match refused {
+                Some(refused) if run.json => {
+                    let error = refused.to_json();
+                    let _ = writeln!(Patient(io::stdout()), "{{\"error\":{}}}", escaped_json(&error));
+                }
+                // The codes of JSON-RPC are for programs.
+                Some(refused) => life::say(&refused.message),
+                None => life::say(&error.to_string()),
+            }
+            match refused.and_then(|refused| refused.data.as_ref()) {
+                Some(why) => match why.stage {
+                    Stage::Lookup | Stage::Exec if why.code == "ENOENT" => NOT_FOUND,
+                    Stage::Lookup | Stage::Exec => CANNOT_EXECUTE,
+                    _ => FAILED,
+                },
+                None => FAILED,
+            }
+        }
+    }
+}
+
+fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
+    let tty = run.wants_tty();
+    let has_input = has_input(run)?;
+    let spawn = spawn(run, tty, has_input)?;
+    // Before anything can change: no signal goes unheard from now on.
+    let life = life::heed_signals(tty, run.server.is_some())?;
+    life::watch_clock(run, &life)?;
+    if tty {
+        terminal::watch_over();
+    }
+    let client = connect(run, &life)?;
+    if run.detach {
+        return detach(run, &client, spawn);
+    }
+    let mut process = client.spawn(spawn)?;
+    lock(&life).state = State::Running(life::pass_on(process.control())?);
+    if tty {
+        terminal::take(has_input).map_err(|e| format!("the terminal here: {e}"))?;
+        // The terminal may have changed while the program was started.
+        life::resize(&process.control());
+    }
+    let input_error = Arc::new(Mutex::new(None));
+    if let (Some(stdin), true) = (process.stdin.take(), has_input) {
+        let pid = process.id().filter(|_| run.server.is_none());
+        feed(stdin, pid, Arc::clone(&input_error))?;
+    }
+    let (status, output) = match run.json {
+        true => {
+            let output = process.wait_with_output()?;
+            (output.status, Some((output.stdout, output.stderr)))
+        }
+        false => {
+            print(&mut process)?;
+            (process.wait()?, None)
+        }
+    };
+    let (timed_out, passed) = {
+        let life = lock(&life);
+        (life.timed_out || status.timed_out(), life.passed.clone())
+    };
+    let input_error = input_error.lock().ok().and_then(|mut error| error.take());
+    let signal = status.details().signal.as_deref().filter(|_| !timed_out);
+    let number =
+        signal.and_then(|name| life::signal_number(name, status.details().exit_code, run.server.is_none()));
+    let ending = match number {
+        _ if timed_out => Ending::Code(TIMED_OUT),
+        Some(number) => Ending::Signal(number),
+        None if status.details().exit_code == 0 && input_error.is_some() => Ending::Code(FAILED),
+        None => Ending::Code(status.details().exit_code),
+    };
+    lock(&life).state = State::Over(ending);
+    match ending == Ending::Code(status.details().exit_code) && !timed_out {
+        true => terminal::release(),
+        // It had no time to clean up.
+        false => terminal::clean_up(),
+    }
+    if let Some((stdout, stderr)) = output {
+        let mut exited = status.details().clone();
+        exited.stdout.bytes = stdout;
+        exited.stderr.bytes = stderr;
+        if timed_out {
+            (exited.timed_out, exited.exit_code) = (true, TIMED_OUT);
+        }
+        writeln!(Patient(io::stdout()), "{}", escaped_json(&exited.to_json()))
+            .map_err(|e| format!("stdout: {e}"))?;
+    }
+    if let Some(error) = input_error {
+        life::say(&format!("stdin: {error}"));
+    }
+    let known = number.is_some_and(|number| [SIGINT, SIGPIPE].contains(&number) || passed.contains(&number));
+    if run.stats || !run.json && (timed_out || signal.is_some() && !known) {
+        life::say(&last_words(run, &status, timed_out));
+    }
+    // What it has left running ends here; how the server ends makes no difference any more.
+    let _ = client.close();
+    // Its pid may be another process's from now on.
+    lock(&life).server = None;
+    Ok(ending)
+}
+
+/// Starts the server, and waits until it answers.
+fn connect(run: &Run, life: &Mutex<Life>) -> Result<Client, Error> {
+    // What is typed at our terminal is for the program, and not for its server.
+    let command = run
+        .server
+        .as_ref()
+        .map(|command| format!("trap '' INT QUIT TSTP\n{command}"));
+    if run.server.is_some() {
+        // What loses its parent becomes a child of ours, and is found if all is given up.
+        Guarded::begin(None)?;
+        terminal::remember();
+    }
+    let connecting = {
+        // A signal meanwhile waits, so that it finds the server.
+        let mut life = lock(life);
+        // The clock that was started before covers the handshake.
+        let connecting = Client::builder()
+            .handshake_timeout(Duration::MAX)
+            .server_name(run.server_name())
+            .start(server(command.as_deref()))?;
+        life.server = connecting.server_pid();
+        connecting
+    };
+    let client = connecting.finish()?;
+    lock(life).state = State::Starting;
+    Ok(client)
+}
+
+/// Whether there is input for the program: a closed stdin and `/dev/null` are none.
+fn has_input(run: &Run) -> Result<bool, String> {
+    let stdin = io::stdin();
+    if run.no_stdin || run.detach {
+        return Ok(false);
+    }
+    let failed = |e: &dyn std::fmt::Display| format!("stdin: {e}");
+    let file = std::fs::File::from(stdin.as_fd().try_clone_to_owned().map_err(|e| failed(&e))?);
+    let metadata = file.metadata().map_err(|e| failed(&e))?;
+    if metadata.file_type().is_char_device() {
+        let null = std::fs::metadata("/dev/null").map(|null| null.rdev());
+        return Ok(null.ok() != Some(metadata.rdev()));
+    }
+    // Told before anything is started: one that is not open for reading, and a directory.
+    match rustix::io::read(&stdin, &mut [0; 0][..]) {
+        Err(e @ (Errno::ISDIR | Errno::BADF)) => Err(failed(&io::Error::from(e))),
+        _ => Ok(true),
+    }
+}
+
+fn spawn(run: &Run, tty: bool, has_input: bool) -> Result<client::Command, String> {
+    let mut argv = run.command.iter().map(String::as_str);
+    let mut spawn = match run.detach {
+        true => {
+            let mut shell = client::Command::new("sh");
+            shell.args(["-c", START_AND_STAY]);
+            shell
+        }
+        false => client::Command::new(argv.next().unwrap_or_default()),
+    };
+    spawn
+        .args(argv)
+        .unread_limit(MAX_UNREAD_BYTES)
+        .wait_when_unread()
+        .envs(run.env.iter().map(|(name, value)| (name, value)));
+    for name in &run.unset {
+        spawn.env_remove(name);
+    }
+    if !has_input {
+        spawn.no_stdin();
+    }
+    if run.detach {
+        spawn.detach().kill_on_drop(false);
+    }
+    if tty {
+        let (rows, cols) = terminal::size().unwrap_or((24, 80));
+        spawn.tty(rows, cols);
+        if io::stdin().is_terminal() {
+            spawn
+                .modes_of(io::stdin())
+                .map_err(|e| format!("the terminal here: {e}"))?;
+        }
+        // A server elsewhere does not know what terminal this is.
+        if let (Some(_), false, Ok(term)) = (&run.server, run.names("TERM"), std::env::var("TERM")) {
+            spawn.env("TERM", term);
+        }
+    }
+    for variable in NAMES_OF_DESCRIPTORS {
+        if !run.names(variable) {
+            spawn.env_remove(variable);
+        }
+    }
+    if let Some(timeout) = life::server_timeout(run) {
+        spawn.timeout(timeout);
+    }
+    if let Some(cwd) = &run.cwd {
+        // Our own server is where we are.
+        let absolute = match run.server {
+            None => std::path::absolute(cwd).map_err(|e| format!("--cwd {}: {e}", cwd.display()))?,
+            Some(_) => cwd.clone(),
+        };
+        // The client sets PWD, which a shell believes only without `..`.
+        if !run.names("PWD") && absolute.components().any(|part| part == Component::ParentDir) {
+            match (absolute.canonicalize(), &run.server) {
+                (Ok(pwd), None) => spawn.env("PWD", pwd),
+                _ => spawn.env_remove("PWD"),
+            };
+        }
+        spawn.current_dir(absolute);
+    }
+    Ok(spawn)
+}
+
+// ---- what is said at the end ----
+
+/// One line about how the program ended, with `--stats` also what it has used.
+fn last_words(run: &Run, status: &ExitStatus, timed_out: bool) -> String {
+    let program = run.command.first().map_or("", String::as_str);
+    let status = status.details();
+    let mut how = match (&status.signal, timed_out) {
+        (Some(signal), _) => format!("killed by {signal}"),
+        (None, false) => format!("exit code {}", status.exit_code),
+        (None, true) => format!("ended by itself with exit code {}", status.exit_code),
+    };
+    if status.core_dumped {
+        how.push_str(" (core dumped)");
+    }
+    if timed_out {
+        let timeout = life::timeout(run).unwrap_or_default();
+        how = format!("timed out after {timeout:?}, {how}");
+    }
+    if run.stats {
+        let seconds = |time: Duration| format!("{:.3} s", time.as_secs_f64());
+        let usage = &status.usage;
+        let kib = usage.max_rss_bytes / 1024;
+        how.push_str(&format!(
+            ", {} real, {} user, {} system, {}.{} MiB memory",
+            seconds(status.duration),
+            seconds(usage.user),
+            seconds(usage.system),
+            kib / 1024,
+            kib % 1024 * 10 / 1024,
+        ));
+    }
+    format!("{program}: {how}")
+}
+
+// ---- a program that stays ----
+
+/// Starts the program with its output thrown away, and says that it is about to. The connection has
+/// only pipes to give, which would end with it.
+const START_AND_STAY: &str =
+    "command -v -- \"$0\" >/dev/null 2>&1 || exit 127; echo; exec \"$0\" \"$@\" >/dev/null 2>&1";
+
+/// Starts the program so that it outlives this one, and prints its pid.
+fn detach(run: &Run, client: &Client, spawn: client::Command) -> Result<Ending, Box<dyn std::error::Error>> {
+    let mut process = client.spawn(spawn)?;
+    let started = matches!(process.events().next().transpose()?, Some(Event::Stdout(_)));
+    if !started {
+        let status = process.wait()?;
+        let program = run.command.first().map_or("", String::as_str);
+        let code = status.details().exit_code;
+        life::say(&match code {
+            NOT_FOUND => format!("{program}: there is no such program"),
+            code => format!("{program}: it was not started: exit code {code}"),
+        });
+        return Ok(Ending::Code(match code {
+            NOT_FOUND => NOT_FOUND,
+            _ => FAILED,
+        }));
+    }
+    let pid = process.id().ok_or("the server does not tell the pid")?;
+    let line = if run.json {
+        format!("{{\"pid\":{pid}}}")
+    } else {
+        pid.to_string()
+    };
+    writeln!(Patient(io::stdout()), "{line}").map_err(|e| format!("stdout: {e}"))?;
+    Ok(Ending::Code(0))
+}
+
+// ---- streams ----
+
+/// Starts the thread that feeds the program, whose pid is given if it is on this machine. It ends
+/// with the input or with this program.
+fn feed(mut stdin: Stdin, pid: Option<u32>, failure: Arc<Mutex<Option<io::Error>>>) -> io::Result<()> {
+    guard::start_thread("stdin", move || {
+        let is_terminal = io::stdin().is_terminal();
+        if is_terminal {
+            // Reading from the background fails then, and does not stop us.
+            guard::block_terminal_signals();
+        }
+        let mut input = Patient(io::stdin());
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            if is_terminal {
+                wait_to_be_typed_at();
+            }
+            match input.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => {
+                    let stops = terminal::typed(&buffer[..n]) && pid.is_some_and(terminal::stops_at_key);
+                    if stdin.write_all(&buffer[..n]).is_err() {
+                        // It wants no more.
+                        break;
+                    }
+                    if stops {
+                        life::stop_all();
+                    }
+                }
+                Err(_) if is_terminal && !terminal::in_foreground() => {}
+                Err(e) => {
+                    // Told at the end, when the terminal takes lines again.
+                    if let Ok(mut failure) = failure.lock() {
+                        *failure = Some(e);
+                    }
+                    break;
+                }
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Waits until something is typed that is for us: from the background, what is typed is not read.
+fn wait_to_be_typed_at() {
+    loop {
+        if !terminal::in_foreground() {
+            while !terminal::in_foreground() {
+                thread::sleep(FOREGROUND_PAUSE);
+            }
+            terminal::enter();
+            // A new size is told to the foreground alone.
+            let _ = signal_hook::low_level::raise(SIGWINCH);
+        }
+        // Fails only for an interruption, behind which we look again.
+        let _ = poll(&mut [PollFd::new(&io::stdin(), PollFlags::IN)], None);
+        if terminal::in_foreground() {
+            return;
+        }
+    }
+}
+
+/// Prints what the program prints, until its end.
+fn print(process: &mut Process) -> Result<(), Box<dyn std::error::Error>> {
+    let mut stdout = Some(Patient(io::stdout()));
+    let mut failure = None;
+    for event in process.events() {
+        match event? {
+            Event::Stdout(bytes) => {
+                let print = || stdout.as_mut().map(|stdout| stdout.write_all(&bytes));
+                let (printed, stops) = terminal::printing(&bytes, print);
+                if let Some(Err(e)) = printed {
+                    stdout = None;
+                    // As it would have been told itself; and if it does not listen, it ends as well.
+                    process.post_signal("PIPE", Some(UNHEARD_WAIT));
+                    if e.kind() != io::ErrorKind::BrokenPipe {
+                        failure = Some(e);
+                    }
+                }
+                if stops {
+                    life::stop_all();
+                }
+            }
+            // Nobody can be told that nobody reads this.
+            Event::Stderr(bytes) => drop(Patient(io::stderr()).write_all(&bytes)),
+        }
+    }
+    match failure {
+        None => Ok(()),
+        Some(e) => Err(format!("stdout: {e}").into()),
+    }
+}

@@ -1,0 +1,383 @@
+//! What can end `procwire run` early, and how it ends: signals, the clock, and dying as the program
+//! died.
+//!
+//! **Thread:** `signals` hears signals and never waits for the server; `clock` waits for deadlines;
+//! `pass-on` tells the server, and may wait for it.
+//! **Owns:** what state the run is in.
+//! **Never:** signals a process of the program; the server does.
+
+use std::io::{self, Write};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::cli::guard;
+use crate::client::Control;
+use rustix::process::{
+    DumpableBehavior, Pid, Resource, Rlimit, Signal, getrlimit, kill_current_process_group, kill_process,
+    set_dumpable_behavior, setrlimit,
+};
+use signal_hook::consts::{
+    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGUSR1,
+    SIGUSR2, SIGWINCH,
+};
+use signal_hook::iterator::Signals;
+
+use super::{FAILED, Run, TIMED_OUT};
+use crate::cli::quote::escaped_line;
+use crate::cli::terminal;
+
+/// How `run` ends: as the program did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Code(i32),
+    /// By this signal, which has killed the program.
+    Signal(i32),
+}
+
+impl Ending {
+    /// Dies of the signal; the exit code to end with where that is not how to end.
+    pub fn code(self) -> i32 {
+        match self {
+            Ending::Code(code) => code,
+            Ending::Signal(signal) => {
+                die_of(signal);
+                128 + signal
+            }
+        }
+    }
+}
+
+/// Whether a process can die of it by default.
+fn is_deadly(signal: i32) -> bool {
+    ![
+        SIGCHLD, SIGCONT, SIGURG, SIGWINCH, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU,
+    ]
+    .contains(&signal)
+}
+
+/// Ends this process by `signal`, as its default action does, but for a core: what there is to see
+/// was in the program.
+fn die_of(signal: i32) {
+    // The first process of a container has no default actions.
+    if !is_deadly(signal) || std::process::id() == 1 {
+        return;
+    }
+    // The limit does not hold where cores are piped to a program.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let maximum = getrlimit(Resource::Core).maximum;
+    let none = Rlimit {
+        current: Some(0),
+        maximum,
+    };
+    let _ = setrlimit(Resource::Core, none);
+    if let (true, Some(named)) = (terminal::was_typed(signal), Signal::from_named_raw(signal)) {
+        // Typed at our terminal for the program alone. Without that terminal the whole foreground
+        // would have heard it, such as the script whose loop it is to end.
+        let _ = kill_current_process_group(named);
+    }
+    if signal_hook::low_level::emulate_default_handler(signal).is_err() {
+        // None that is handled here.
+        let _ = signal_hook::low_level::raise(signal);
+    }
+}
+
+/// The number of the signal that ended a program. Numbers differ between machines and names do not,
+/// so one that has no name here is known only where the server is on this machine.
+pub fn signal_number(name: &str, exit_code: i32, here: bool) -> Option<i32> {
+    let known = (1..=64).find(|number| signal_hook::low_level::signal_name(*number) == Some(name));
+    known.or_else(|| Some(exit_code - 128).filter(|number| here && (1..=64).contains(number)))
+}
+
+/// What a signal is for changes as the program comes and goes.
+pub enum State {
+    /// The server has not answered yet. A signal ends this, and the server.
+    Connecting,
+    /// It has, and there is no program yet. A signal does the same.
+    Starting,
+    /// It is for the program.
+    Running(SyncSender<Pass>),
+    /// The program has ended so. A signal ends the wait for its server.
+    Over(Ending),
+}
+
+pub struct Life {
+    pub server: Option<u32>,
+    /// The server is a command of the user's.
+    pub is_command: bool,
+    pub state: State,
+    /// The program's time is up.
+    pub timed_out: bool,
+    /// Signals that were passed on.
+    pub passed: Vec<i32>,
+}
+
+/// Something to pass on to the program.
+pub enum Pass {
+    Signal(i32),
+    /// To stop, and to say when it has been told.
+    Stop(SyncSender<()>),
+    /// To end, and to be killed if it has not ended that much later.
+    Terminate(Duration),
+    Size,
+}
+
+/// What may wait to be passed on, where the way to the server is blocked. More than that is lost.
+const MAX_PASSED: usize = 64;
+/// How long a stop of this process waits for the program to be told.
+const STOP_WAIT: Duration = Duration::from_millis(500);
+/// How long the server may take to tell of an end that it was asked for.
+const END_WAIT: Duration = Duration::from_secs(3);
+
+/// How long the server may take to answer at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same where a person may have to type a password first. sshd waits as long.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(120);
+
+pub fn lock(life: &Mutex<Life>) -> MutexGuard<'_, Life> {
+    life.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// ---- signals ----
+
+fn heeded(tty: bool) -> Vec<i32> {
+    let mut signals = vec![SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP];
+    // Whoever starts us under nohup, or in the background of a script, does not want us to hear them.
+    signals.retain(|signal| !guard::is_ignored(*signal));
+    signals.push(SIGCONT);
+    if tty {
+        signals.push(SIGWINCH);
+    }
+    signals
+}
+
+/// Starts the thread that hears signals. It never waits for the server, so that it hears the second.
+pub fn heed_signals(tty: bool, is_command: bool) -> io::Result<Arc<Mutex<Life>>> {
+    let mut signals = Signals::new(heeded(tty))?;
+    let life = Arc::new(Mutex::new(Life {
+        server: None,
+        is_command,
+        state: State::Connecting,
+        timed_out: false,
+        passed: Vec::new(),
+    }));
+    let its_life = Arc::clone(&life);
+    guard::start_thread("signals", move || {
+        for signal in signals.forever() {
+            heed(signal, &mut lock(&its_life));
+        }
+    })?;
+    Ok(life)
+}
+
+fn heed(signal: i32, life: &mut Life) {
+    match (signal, &life.state) {
+        (SIGWINCH, State::Running(program)) => drop(program.try_send(Pass::Size)),
+        (SIGCONT, State::Running(program)) => {
+            // A shell has had the terminal meanwhile, and the program may have been stopped, too.
+            terminal::enter();
+            let _ = program.try_send(Pass::Signal(SIGCONT));
+            let _ = program.try_send(Pass::Size);
+        }
+        (SIGWINCH | SIGCONT, _) => {}
+        (SIGTSTP, State::Running(program)) => {
+            let (told, telling) = sync_channel(1);
+            if program.try_send(Pass::Stop(told)).is_ok() {
+                let _ = telling.recv_timeout(STOP_WAIT);
+            }
+            terminal::restored_while(stop);
+            let _ = program.try_send(Pass::Signal(SIGCONT));
+            // Another has had the screen.
+            let _ = program.try_send(Pass::Signal(SIGWINCH));
+        }
+        (SIGTSTP, _) => stop(),
+        // Asked twice: the server ends the program when we are gone.
+        (SIGTERM | SIGHUP, State::Running(_)) if life.passed.contains(&signal) => {
+            leave(Ending::Signal(signal));
+        }
+        (_, State::Running(program)) => {
+            let _ = program.try_send(Pass::Signal(signal));
+            if !life.passed.contains(&signal) {
+                life.passed.push(signal);
+            }
+        }
+        (_, State::Connecting | State::Starting) => {
+            let _last = last_word();
+            give_up(life);
+            leave(Ending::Signal(signal))
+        }
+        (_, State::Over(ending)) => {
+            end_server(life);
+            leave(*ending)
+        }
+    }
+}
+
+/// Stops this process, its program and all others of its job, as the key on a terminal does.
+pub fn stop_all() {
+    let _ = kill_current_process_group(Signal::TSTP);
+}
+
+/// Stops this process; returns when it goes on. By a signal that nobody hears and that the system
+/// drops, as it would have dropped SIGTSTP, where no shell could let this process go on.
+fn stop() {
+    let _ = signal_hook::low_level::raise(SIGTTOU);
+}
+
+/// It may be an ssh that asks for a password or waits for a host, and does not look at its stdin.
+fn end_server(life: &Life) {
+    let pid = life.server.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    if let Some(pid) = pid {
+        // Fails only for one that has ended.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+}
+
+/// Ends a server that has not answered, with all that its command has started.
+fn give_up(life: &Life) {
+    end_server(life);
+    if life.is_command {
+        guard::sweep();
+    }
+}
+
+/// Whoever has this ends the process, and no other thread says anything any more.
+pub fn last_word() -> MutexGuard<'static, ()> {
+    static LAST_WORD: Mutex<()> = Mutex::new(());
+    LAST_WORD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends this process at once, from any thread.
+fn leave(ending: Ending) {
+    terminal::clean_up();
+    std::process::exit(ending.code());
+}
+
+/// Starts the thread that passes on what the program is to hear, and may wait for the server.
+pub fn pass_on(control: Control) -> io::Result<SyncSender<Pass>> {
+    let (sender, receiver) = sync_channel(MAX_PASSED);
+    guard::start_thread("pass-on", move || {
+        for pass in receiver {
+            match pass {
+                Pass::Signal(signal) => control.post_signal(signal, None),
+                Pass::Stop(told) => {
+                    control.post_signal("STOP", None);
+                    let _ = told.try_send(());
+                }
+                Pass::Terminate(grace) => {
+                    control.post_signal("TERM", Some(grace));
+                    // One that is stopped hears nothing before it goes on.
+                    control.post_signal("CONT", None);
+                }
+                Pass::Size => resize(&control),
+            }
+        }
+    })?;
+    Ok(sender)
+}
+
+pub fn resize(control: &Control) {
+    if let Some((rows, cols)) = terminal::size() {
+        control.post_resize(rows, cols);
+    }
+}
+
+// ---- the clock ----
+
+/// The timeout, if there is one.
+pub fn timeout(run: &Run) -> Option<Duration> {
+    run.timeout.filter(|timeout| !timeout.is_zero())
+}
+
+/// The timeout that the server itself keeps, in case that nothing reaches it any more.
+pub fn server_timeout(run: &Run) -> Option<Duration> {
+    Some(timeout(run)?.saturating_add(run.grace).saturating_add(END_WAIT))
+}
+
+fn connect_timeout(run: &Run) -> Duration {
+    run.connect_timeout.unwrap_or_else(|| {
+        let terminal = || std::fs::File::open("/dev/tty").is_ok();
+        match run.server.is_some() && terminal() {
+            true => LOGIN_TIMEOUT,
+            false => CONNECT_TIMEOUT,
+        }
+    })
+}
+
+/// Starts the thread that waits for the deadlines: of the server's first answer, and of everything.
+/// Time runs from here on.
+pub fn watch_clock(run: &Run, life: &Arc<Mutex<Life>>) -> io::Result<()> {
+    let started = Instant::now();
+    let connect = connect_timeout(run);
+    let (timeout, grace) = (timeout(run), run.grace);
+    let server = run.server_name();
+    let life = Arc::clone(life);
+    guard::start_thread("clock", move || {
+        let fail = |life: &Life, text: String, code| {
+            let _last = last_word();
+            let _ = writeln!(io::stderr(), "procwire: {text}");
+            give_up(life);
+            leave(Ending::Code(code));
+        };
+        if timeout.is_none_or(|timeout| connect < timeout) {
+            sleep_until(started, connect);
+            let life = lock(&life);
+            if let State::Connecting = life.state {
+                let text = format!("{server} has not answered within {connect:?} (see --connect-timeout)");
+                fail(&life, text, FAILED);
+            }
+        }
+        let Some(timeout) = timeout else { return };
+        sleep_until(started, timeout);
+        {
+            let mut life = lock(&life);
+            match &life.state {
+                State::Connecting => fail(
+                    &life,
+                    format!("timed out after {timeout:?}: {server} has not answered"),
+                    TIMED_OUT,
+                ),
+                State::Starting => fail(
+                    &life,
+                    format!("timed out after {timeout:?}: {server} has not started the program"),
+                    TIMED_OUT,
+                ),
+                State::Running(program) => {
+                    let _ = program.try_send(Pass::Terminate(grace));
+                    life.timed_out = true;
+                }
+                State::Over(_) => {}
+            }
+        }
+        sleep_until(started, timeout.saturating_add(grace).saturating_add(END_WAIT));
+        let life = lock(&life);
+        match life.state {
+            // It is waited for no longer.
+            State::Over(ending) => leave(ending),
+            _ => fail(
+                &life,
+                format!(
+                    "timed out after {timeout:?}: waited in vain for {server} or for its output to be read"
+                ),
+                TIMED_OUT,
+            ),
+        }
+    })?;
+    Ok(())
+}
+
+/// Sleeps until `after` has passed since `started`, however often this process is stopped meanwhile.
+fn sleep_until(started: Instant, after: Duration) {
+    while let Some(left) = after
+        .checked_sub(started.elapsed())
+        .filter(|left| !left.is_zero())
+    {
+        thread::sleep(left);
+    }
+}
+
+/// What `text` says of the other side, on stderr.
+pub fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "procwire: {}", escaped_line(text));
+}

@@ -1,0 +1,91 @@
+//! `procwire serve`: one connection over stdin and stdout, and everything that is process-wide about it.
+//!
+//! **Thread:** main reads signals and reaps adopted orphans, while `dispatch` serves.
+//! **Owns:** the signals of the process, its limit of descriptors, and the sweep at its end.
+//! **Never:** writes to stdout while it serves, which is the protocol's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+
+use crate::cli::args::Serve;
+use crate::cli::guard::{self, Guarded, Signals};
+use crate::{Connection, End};
+
+/// Serves stdio until the connection ends or a signal says so; the exit code.
+pub(super) fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
+    let Serve {
+        mut config,
+        guarded_by,
+        ..
+    } = serve;
+    let guarded = Guarded::begin(guarded_by.as_deref())?;
+    if let Some(why) = guard::blindness() {
+        log::warn!(
+            "{why}: what leaves the process group of its program may outlive a kill, until the connection ends"
+        );
+    }
+    let mut signals = Signals::hear(&handled_signals())?;
+
+    // A soft limit of 1,024, as is usual, would be two hundred processes.
+    match guard::raise_descriptor_limit() {
+        Ok(before) => config.child_descriptor_limit = Some(before),
+        Err(e) => log::debug!("the limit of descriptors stays as it is: {e}"),
+    }
+
+    config.on_detach = Some(Arc::new(guarded.detached()));
+
+    let connection = Connection::stdio();
+    let stopper = connection.stopper();
+    let served = Arc::new(AtomicBool::new(false));
+    let its_served = Arc::clone(&served);
+    let wake = guard::waker();
+    let dispatcher = guard::start_thread("dispatch", move || {
+        let result = crate::serve(connection, config);
+        its_served.store(true, SeqCst);
+        wake();
+        result
+    })?;
+
+    // Most of the code that has run so far runs once.
+    guard::forget_code_pages();
+    let mut first = None;
+    while !served.load(SeqCst) {
+        let signal = match signals.next_signal() {
+            Ok(signal) => signal,
+            Err(e) => {
+                log::error!("signals are not heard: {e}");
+                break;
+            }
+        };
+        if signal == SIGCHLD {
+            guard::reap_adopted();
+            continue;
+        }
+        stopper.stop();
+        if first.is_some() {
+            // Asked twice: do not wait for anybody any more.
+            break;
+        }
+        first = Some(signal);
+    }
+    let end = match first {
+        Some(_) if !served.load(SeqCst) => Ok(End::Stopped),
+        _ => dispatcher.join().map_err(|_| "the dispatcher has panicked")?,
+    };
+    guard::sweep();
+    match (end?, first) {
+        (End::Stopped, Some(signal)) => Ok(128 + signal),
+        _ => Ok(0),
+    }
+}
+
+fn handled_signals() -> Vec<i32> {
+    let mut signals = vec![SIGCHLD, SIGTERM, SIGINT];
+    // Whoever starts us under nohup wants us to live on without a terminal.
+    if !guard::is_ignored(SIGHUP) {
+        signals.push(SIGHUP);
+    }
+    signals
+}

@@ -1,0 +1,245 @@
+//! A process's stdin: the queue of bytes, and of the writes that are not answered yet.
+//!
+//! **Thread:** the process thread.
+//! **Owns:** our end of the child's stdin, and what the child has not taken yet.
+//! **Never:** waits. What the child does not take now stays queued, and `poll` tells when it will.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
+
+use crate::outbox::Outbox;
+use crate::process::output::LOOK_AGAIN;
+use crate::process::typed_line::TypedLine;
+use crate::sys;
+use crate::wire::protocol::{Reply, RequestId, RpcError};
+
+/// Up to this many pending bytes a write is answered at once.
+pub(crate) const FREE: u64 = 1024 * 1024;
+/// The pipe is asked to hold this much once it has carried [`BUSY`].
+const BUSY_PIPE: libc::c_int = 256 * 1024;
+const BUSY: u64 = 1024 * 1024;
+
+/// What a write counts at least while it is not answered, which is more than most ids are long.
+pub(crate) const UNANSWERED_COST: usize = 64;
+
+/// What a write counts while it is not answered: by its id, which is all that is kept of one without bytes.
+pub(crate) fn unanswered_cost(id: &RequestId) -> usize {
+    id.len().max(UNANSWERED_COST)
+}
+
+pub(crate) struct Stdin {
+    /// `None` once it is closed, or if it never was open to the client.
+    sink: Option<Rc<OwnedFd>>,
+    terminal: bool,
+    queue: VecDeque<Vec<u8>>,
+    /// How much of the first in the queue has been written.
+    at: usize,
+    /// Queued bytes; the dispatcher adds, this thread subtracts.
+    pending: Arc<AtomicU64>,
+    unanswered: VecDeque<RequestId>,
+    /// How many of those, the oldest, wait for the child: they no longer count as in flight, so
+    /// that a child that does not read holds up no other request.
+    parked: usize,
+    /// What the writes that are not answered yet count, those on their way here included.
+    all_unanswered: Arc<AtomicUsize>,
+    /// The client has closed it; the queue is still written.
+    closing: bool,
+    /// What was typed at a terminal and is not the end of a line.
+    line: TypedLine,
+    /// End-of-file waits in the queue of a terminal whose input is full.
+    end_queued: bool,
+    written: u64,
+    /// A terminal that nobody has open takes nothing; it is tried again then.
+    look_again_at: Option<Instant>,
+    outbox: Outbox,
+}
+
+impl Stdin {
+    pub(crate) fn new(
+        sink: Option<Rc<OwnedFd>>,
+        terminal: bool,
+        pending: Arc<AtomicU64>,
+        all_unanswered: Arc<AtomicUsize>,
+        outbox: Outbox,
+    ) -> Self {
+        Stdin {
+            sink,
+            terminal,
+            queue: VecDeque::new(),
+            at: 0,
+            pending,
+            unanswered: VecDeque::new(),
+            parked: 0,
+            all_unanswered,
+            closing: false,
+            line: TypedLine::default(),
+            end_queued: false,
+            written: 0,
+            look_again_at: None,
+            outbox,
+        }
+    }
+
+    /// The descriptor to wait for until it can be written, if there is anything to write.
+    pub(crate) fn interest(&self) -> Option<RawFd> {
+        match &self.sink {
+            Some(sink) if !self.queue.is_empty() && self.look_again_at.is_none() => Some(sink.as_raw_fd()),
+            _ => None,
+        }
+    }
+
+    /// When a terminal that nobody had open is to be tried again.
+    pub(crate) fn look_again_at(&self) -> Option<Instant> {
+        self.look_again_at
+    }
+
+    /// Tries a terminal again that nobody had open, if it is time to.
+    pub(crate) fn look_again(&mut self, now: Instant) {
+        if self.look_again_at.is_some_and(|at| at <= now) {
+            self.look_again_at = None;
+        }
+    }
+
+    /// Looks whether the program has switched its terminal to raw mode, which hands over what was typed.
+    pub(crate) fn observe(&mut self) {
+        if let (false, Some(sink)) = (self.line.is_empty(), &self.sink)
+            && let Ok(settings) = sys::terminal_settings(sink.as_fd())
+        {
+            self.line.observe(&settings);
+        }
+    }
+
+    /// Queues `bytes`, which the dispatcher has counted as pending, and answers when it is time to.
+    pub(crate) fn write(&mut self, id: RequestId, bytes: Vec<u8>, close: bool) {
+        if self.sink.is_none() || self.closing {
+            self.taken(bytes.len());
+            let error = match self.closing {
+                true => "stdin is already closed",
+                false => "stdin was closed by the process",
+            };
+            self.answer(id, Err(RpcError::invalid_request(error)));
+            return;
+        }
+        if !bytes.is_empty() {
+            self.queue.push_back(bytes);
+        }
+        self.closing = close;
+        self.unanswered.push_back(id);
+        self.pump();
+        while self.parked < self.unanswered.len() {
+            self.outbox.retract();
+            self.parked += 1;
+        }
+    }
+
+    /// Writes what the child takes now.
+    pub(crate) fn pump(&mut self) {
+        while let (Some(sink), Some(bytes)) = (&self.sink, self.queue.front()) {
+            // As they are now, because the kernel takes them into account when it takes the bytes.
+            let settings = self.terminal.then(|| sys::terminal_settings(sink.as_fd()));
+            match sys::write(sink.as_fd(), &bytes[self.at..]) {
+                Ok(n) => {
+                    if let Some(Ok(settings)) = settings {
+                        self.line.typed(&bytes[self.at..self.at + n], &settings);
+                    }
+                    self.at += n;
+                    let before = self.written;
+                    self.written += n as u64;
+                    if before < BUSY && self.written >= BUSY && !self.terminal {
+                        // Refused where the user's pipes hold too much already; then it is slower.
+                        let _ = sys::set_pipe_size(sink.as_fd(), BUSY_PIPE);
+                    }
+                    if self.at == bytes.len() {
+                        self.queue.pop_front();
+                        self.at = 0;
+                    }
+                    self.taken(n);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if self.is_full(&e) => {
+                    // A terminal that nobody has open may be opened again; its process decides.
+                    // Until then poll reports the hang-up without end.
+                    if self.terminal && sys::is_hung_up(sink) {
+                        self.look_again_at = Some(Instant::now() + LOOK_AGAIN);
+                    }
+                    break;
+                }
+                Err(_) => {
+                    self.fail("stdin was closed by the process");
+                    return;
+                }
+            }
+        }
+        if self.closing && self.queue.is_empty() {
+            self.close();
+        }
+        if self.pending.load(Relaxed) <= FREE || self.queue.is_empty() {
+            self.answer_all(&Ok(Reply::Done));
+        }
+    }
+
+    /// Whether a write that failed may succeed later.
+    fn is_full(&self, error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::WouldBlock || self.terminal && error.raw_os_error() == Some(libc::EIO)
+    }
+
+    /// Everything before the end has been written: ends a pipe, types end-of-file at a terminal.
+    fn close(&mut self) {
+        let Some(sink) = self.sink.take() else { return };
+        if !self.terminal || self.end_queued {
+            return;
+        }
+        let typed = sys::terminal_settings(sink.as_fd()).map(|settings| {
+            self.line.observe(&settings);
+            self.line.end_of_file(&settings)
+        });
+        // A terminal whose settings cannot be read takes no input either.
+        let typed = &typed.unwrap_or_default()[..];
+        let left = match sys::write(sink.as_fd(), typed) {
+            Ok(n) => &typed[n..],
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => typed,
+            Err(_) => &[],
+        };
+        if !left.is_empty() {
+            // The terminal's input is full: type it when there is room.
+            self.pending.fetch_add(left.len() as u64, Relaxed);
+            self.queue.push_back(left.to_vec());
+            self.end_queued = true;
+            self.sink = Some(sink);
+        }
+    }
+
+    /// Gives up: nothing will be read any more.
+    pub(crate) fn fail(&mut self, why: &str) {
+        let left: usize = self.queue.iter().map(Vec::len).sum();
+        self.taken(left - self.at);
+        self.queue.clear();
+        self.at = 0;
+        self.sink = None;
+        self.answer_all(&Err(RpcError::invalid_request(why)));
+    }
+
+    fn answer_all(&mut self, outcome: &Result<Reply, RpcError>) {
+        while let Some(id) = self.unanswered.pop_front() {
+            if self.parked > 0 {
+                self.parked -= 1;
+                self.outbox.admit();
+            }
+            self.answer(id, outcome.clone());
+        }
+    }
+
+    fn answer(&self, id: RequestId, outcome: Result<Reply, RpcError>) {
+        self.all_unanswered.fetch_sub(unanswered_cost(&id), Relaxed);
+        self.outbox.answer(Some(id), outcome);
+    }
+
+    fn taken(&self, n: usize) {
+        self.pending.fetch_sub(n as u64, Relaxed);
+    }
+}

@@ -1,0 +1,322 @@
+//! The line that is being typed at a terminal and that its program has not been given yet.
+//!
+//! **Thread:** the process thread whose terminal it is.
+//! **Owns:** a copy of that line, kept as the kernel's line discipline (`n_tty.c`) keeps it.
+//! **Never:** asks the kernel for the line: no call tells it. `FIONREAD` counts finished lines only, and
+//! what a first end-of-file hands over may be read before it can be counted.
+//!
+//! End-of-file is a character. Behind an unfinished line it hands that line over, and only the next one
+//! ends the input, so whether there is such a line decides how often it is typed.
+
+use libc::termios;
+
+/// A terminal keeps this much of a line; each further byte takes the place of the last.
+const MAX_LINE_BYTES: usize = 4_095;
+
+/// The unfinished line of one terminal.
+#[derive(Default)]
+pub(crate) struct TypedLine {
+    bytes: Vec<u8>,
+    /// The next byte is taken as it is, because VLNEXT was typed.
+    quoting: bool,
+}
+
+/// Whether input is edited and handed over by lines.
+fn is_canonical(settings: &termios) -> bool {
+    settings.c_lflag & libc::ICANON != 0 && settings.c_lflag & libc::EXTPROC == 0
+}
+
+/// Whether `byte` is the character at `index`; NUL there switches it off.
+fn is(settings: &termios, index: usize, byte: u8) -> bool {
+    byte != 0 && settings.c_cc[index] == byte
+}
+
+impl TypedLine {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && !self.quoting
+    }
+
+    /// Takes in the settings of this moment: a switch to raw mode hands over what was typed.
+    pub(crate) fn observe(&mut self, settings: &termios) {
+        if !is_canonical(settings) {
+            self.bytes.clear();
+            self.quoting = false;
+        }
+    }
+
+    /// Takes what was typed while these settings were in force.
+    pub(crate) fn typed(&mut self, bytes: &[u8], settings: &termios) {
+        self.observe(settings);
+        if is_canonical(settings) {
+            for byte in bytes {
+                self.take(*byte, settings);
+            }
+        }
+    }
+
+    /// What ends the input of a program that reads lines. In raw mode, end-of-file is data like any other.
+    pub(crate) fn end_of_file(&self, settings: &termios) -> Vec<u8> {
+        let character = settings.c_cc[libc::VEOF];
+        let count = match (character, is_canonical(settings)) {
+            // Switched off: nothing that could be typed means the end.
+            (0, _) => 0,
+            (_, false) => 1,
+            // The first is quoted, and so part of the line.
+            (_, true) if self.quoting => 3,
+            (_, true) if !self.bytes.is_empty() => 2,
+            (_, true) => 1,
+        };
+        vec![character; count]
+    }
+
+    fn take(&mut self, byte: u8, settings: &termios) {
+        let input = |flag| settings.c_iflag & flag != 0;
+        let local = |flag| settings.c_lflag & flag != 0;
+        let mut byte = byte;
+        if input(libc::ISTRIP) {
+            byte &= 0x7f;
+        }
+        if input(libc::IUCLC) && local(libc::IEXTEN) {
+            byte = byte.to_ascii_lowercase();
+        }
+        if std::mem::take(&mut self.quoting) {
+            return self.put(byte, settings);
+        }
+        if input(libc::IXON) && (is(settings, libc::VSTART, byte) || is(settings, libc::VSTOP, byte)) {
+            return;
+        }
+        let signals = [libc::VINTR, libc::VQUIT, libc::VSUSP];
+        if local(libc::ISIG) && signals.iter().any(|&index| is(settings, index, byte)) {
+            if !local(libc::NOFLSH) {
+                self.bytes.clear();
+            }
+            return;
+        }
+        match byte {
+            b'\r' if input(libc::IGNCR) => return,
+            b'\r' if input(libc::ICRNL) => byte = b'\n',
+            b'\n' if input(libc::INLCR) => byte = b'\r',
+            _ => {}
+        }
+        let extended = |index| local(libc::IEXTEN) && is(settings, index, byte);
+        if is(settings, libc::VERASE, byte) {
+            self.erase_character(settings);
+        } else if is(settings, libc::VKILL, byte) {
+            self.bytes.clear();
+        } else if extended(libc::VWERASE) {
+            self.erase_word(settings);
+        } else if extended(libc::VLNEXT) {
+            self.quoting = true;
+        } else if extended(libc::VREPRINT) && local(libc::ECHO) {
+            // The line is shown again.
+        } else if byte == b'\n'
+            || is(settings, libc::VEOF, byte)
+            || is(settings, libc::VEOL, byte)
+            || extended(libc::VEOL2)
+        {
+            self.bytes.clear();
+        } else {
+            self.put(byte, settings);
+        }
+    }
+
+    fn put(&mut self, byte: u8, settings: &termios) {
+        let doubled = byte == 0xff && settings.c_iflag & libc::PARMRK != 0;
+        for _ in 0..=usize::from(doubled) {
+            if self.bytes.len() == MAX_LINE_BYTES {
+                self.bytes.pop();
+            }
+            self.bytes.push(byte);
+        }
+    }
+
+    /// Where the last character begins, and its first byte.
+    fn last_character(&self, settings: &termios) -> Option<(usize, u8)> {
+        let continues = |byte: u8| settings.c_iflag & libc::IUTF8 != 0 && byte & 0xc0 == 0x80;
+        let start = self.bytes.iter().rposition(|&byte| !continues(byte))?;
+        Some((start, self.bytes[start]))
+    }
+
+    fn erase_character(&mut self, settings: &termios) {
+        if let Some((start, _)) = self.last_character(settings) {
+            self.bytes.truncate(start);
+        }
+    }
+
+    /// Erases what is no letter, and then letters.
+    fn erase_word(&mut self, settings: &termios) {
+        let mut inside_word = false;
+        while let Some((start, first)) = self.last_character(settings) {
+            // The kernel's letters are those of Latin-1.
+            let latin = first >= 0xc0 && first != 0xd7 && first != 0xf7;
+            if first.is_ascii_alphanumeric() || first == b'_' || latin {
+                inside_word = true;
+            } else if inside_word {
+                break;
+            }
+            self.bytes.truncate(start);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::io::Read;
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use proptest::test_runner::TestRunner;
+
+    use super::*;
+    use crate::process::pty::FreshTerminal;
+    use crate::sys::{self, Interest};
+    use crate::wire::protocol::PtySize;
+
+    const LAST_LINE: &[u8] = b"END\n";
+
+    /// What ends a line, edits it or means a signal, and what does not; no end-of-file.
+    const KEYS: &[&[u8]] = &[
+        b"a",
+        b"bc_",
+        b" ",
+        b".",
+        b"\xc3\xa9",
+        b"\xe2\x82\xac",
+        b"\xa9",
+        b"\xff",
+        b"A",
+        b"\x08",
+        b"\x7f",
+        b"\x15",
+        b"\x17",
+        b"\x16",
+        b"\x12",
+        b"\x03",
+        b"\x1c",
+        b"\x1a",
+        b"\x11",
+        b"\x13",
+        b"\r",
+        b"\n",
+        b"\0",
+        b"!",
+        b"@",
+        b"\x85",
+    ];
+
+    /// Flags that change what becomes of a byte, each on or off.
+    const INPUT: [libc::tcflag_t; 8] = [
+        libc::IUTF8,
+        libc::ICRNL,
+        libc::IGNCR,
+        libc::INLCR,
+        libc::ISTRIP,
+        libc::IUCLC,
+        libc::IXON,
+        libc::PARMRK,
+    ];
+    const LOCAL: [libc::tcflag_t; 7] = [
+        libc::ISIG,
+        libc::IEXTEN,
+        libc::NOFLSH,
+        libc::ECHO,
+        libc::ECHOE,
+        libc::ECHOK,
+        libc::ECHOKE,
+    ];
+
+    fn switched(flags: &mut libc::tcflag_t, each: &[libc::tcflag_t], on: u8) {
+        for (index, flag) in each.iter().enumerate() {
+            *flags = if on >> index & 1 == 1 {
+                *flags | flag
+            } else {
+                *flags & !flag
+            };
+        }
+    }
+
+    /// Whatever is typed under whatever settings, the program's input ends exactly once.
+    #[test]
+    fn the_kernel_sees_one_end_of_file() {
+        let terminal = FreshTerminal::open(PtySize::default(), None).unwrap();
+        let master = &terminal.descriptor;
+        let slave = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
+            .open(terminal.name.to_str().unwrap())
+            .unwrap();
+        let usual = sys::terminal_settings(master.as_fd()).unwrap();
+        let keys = prop::collection::vec(0..KEYS.len(), 0..24);
+        let characters = prop::collection::vec(0..6usize, 3);
+        let cases = (keys, any::<u8>(), any::<u8>(), characters);
+        let mut runner = TestRunner::new(ProptestConfig::with_cases(2_000));
+        let result = runner.run(&cases, |(keys, input, local, characters)| {
+            let mut settings = usual;
+            switched(&mut settings.c_iflag, &INPUT, input);
+            switched(&mut settings.c_lflag, &LOCAL, local);
+            let [eol, eol2, kill] = [characters[0], characters[1], characters[2]];
+            settings.c_cc[libc::VEOL] = if eol == 0 { b'!' } else { 0 };
+            settings.c_cc[libc::VEOL2] = if eol2 == 0 { b'@' } else { 0 };
+            settings.c_cc[libc::VKILL] = if kill == 0 { 0 } else { usual.c_cc[libc::VKILL] };
+            sys::set_terminal_settings(master.as_fd(), &settings).unwrap();
+
+            let mut typed: Vec<u8> = keys.iter().flat_map(|&key| KEYS[key]).copied().collect();
+            let mut line = TypedLine::default();
+            line.typed(&typed, &settings);
+            typed.extend(line.end_of_file(&settings));
+            prop_assert_eq!(sys::write(master.as_fd(), &typed).unwrap(), typed.len());
+            let mut ends = 0;
+            let mut buffer = [0; 4_096];
+            while ends == 0 {
+                let mut wait = [Interest::read(slave.as_raw_fd())];
+                sys::poll(&mut wait, Some(Duration::from_secs(20))).unwrap();
+                prop_assert!(wait[0].readable(), "no end of {:?}", typed);
+                let n = (&slave).read(&mut buffer).unwrap();
+                ends += usize::from(n == 0);
+            }
+            // With other settings, such as INLCR, the last line would not end.
+            sys::set_terminal_settings(master.as_fd(), &usual).unwrap();
+            prop_assert_eq!(sys::write(master.as_fd(), LAST_LINE).unwrap(), LAST_LINE.len());
+            let mut wait = [Interest::read(slave.as_raw_fd())];
+            sys::poll(&mut wait, Some(Duration::from_secs(20))).unwrap();
+            let n = (&slave).read(&mut buffer).unwrap();
+            prop_assert_eq!(&buffer[..n], LAST_LINE, "two ends of {:?}", typed);
+            // What was echoed, so that the terminal does not fill up.
+            while sys::read(master.as_fd(), &mut buffer).is_ok() {}
+            Ok(())
+        });
+        result.unwrap();
+    }
+
+    #[test]
+    fn raw_mode_takes_over_what_was_typed() {
+        let terminal = FreshTerminal::open(PtySize::default(), None).unwrap();
+        let lines = sys::terminal_settings(terminal.descriptor.as_fd()).unwrap();
+        let mut raw = lines;
+        raw.c_lflag &= !libc::ICANON;
+        let mut line = TypedLine::default();
+        line.typed(b"abc", &lines);
+        assert_eq!(line.end_of_file(&lines), [4, 4]);
+        line.typed(b"def", &raw);
+        assert_eq!(line.end_of_file(&raw), [4]);
+        assert_eq!(line.end_of_file(&lines), [4]);
+
+        let mut without = lines;
+        without.c_cc[libc::VEOF] = 0;
+        assert!(line.end_of_file(&without).is_empty());
+    }
+
+    #[test]
+    fn line_is_no_longer_than_the_terminals() {
+        let terminal = FreshTerminal::open(PtySize::default(), None).unwrap();
+        let settings = sys::terminal_settings(terminal.descriptor.as_fd()).unwrap();
+        let mut line = TypedLine::default();
+        line.typed(&vec![b'x'; 10_000], &settings);
+        assert_eq!(line.bytes.len(), MAX_LINE_BYTES);
+        line.typed(&vec![0x7f; MAX_LINE_BYTES], &settings);
+        assert!(line.is_empty());
+    }
+}

@@ -1,0 +1,251 @@
+//! A connection: where requests come from and answers go to.
+//!
+//! **Thread:** built by the caller; `serve` takes it apart.
+//! **Owns:** the two ends of an in-memory connection, or the reader and writer of any other.
+//! **Never:** reads or writes by itself; that is the work of `transport.rs`.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use crate::outbox::{NoMessage, Notice, Outbox, OutboxReceiver, outbox};
+use crate::server::transport::{Inbound, Stdio};
+use crate::wire::message::ClientMessage;
+use crate::wire::protocol::{Request, RequestId, ServerMessage};
+
+/// Messages that may wait for the dispatcher.
+pub(crate) const INBOX: usize = 64;
+
+/// One client's connection, to be given to [`serve`](crate::serve).
+pub struct Connection {
+    pub(crate) kind: Kind,
+    pub(crate) notices: Receiver<Notice>,
+    pub(crate) notify: Sender<Notice>,
+}
+
+pub(crate) enum Kind {
+    Memory {
+        inbox: Receiver<Inbound>,
+        outbox: Outbox,
+    },
+    Io {
+        reader: Box<dyn Read + Send>,
+        writer: Box<dyn Write + Send>,
+    },
+    Stdio,
+}
+
+impl Connection {
+    /// A connection inside this program: typed messages that carry raw bytes, with neither JSON nor
+    /// base64 in between. Give the first half to [`serve`](crate::serve) on a thread of its own and
+    /// keep the other.
+    pub fn memory() -> (Connection, ClientEnd) {
+        let (notify, notices) = unbounded();
+        let (sender, inbox) = bounded(INBOX);
+        let (outbox, receiver) = outbox(notify.clone());
+        let connection = Connection {
+            kind: Kind::Memory { inbox, outbox },
+            notices,
+            notify,
+        };
+        let client = ClientEnd {
+            sender: ClientSender(sender),
+            receiver: ClientReceiver(receiver),
+        };
+        (connection, client)
+    }
+
+    /// JSON-RPC over any reader and writer, as lines or with headers: the client's first bytes decide.
+    ///
+    /// `serve` starts a thread for each. They end with their ends: the reader's at end of input, the
+    /// writer's when everything is written. Where a connection is stopped from inside and the reader
+    /// keeps waiting, its thread waits on after `serve` has returned, until the reader ends.
+    pub fn from_io(reader: impl Read + Send + 'static, writer: impl Write + Send + 'static) -> Connection {
+        let (notify, notices) = unbounded();
+        Connection {
+            kind: Kind::Io {
+                reader: Box::new(reader),
+                writer: Box::new(writer),
+            },
+            notices,
+            notify,
+        }
+    }
+
+    /// The same over this program's stdin and stdout, which nothing else may use meanwhile.
+    ///
+    /// Reads and writes descriptors 0 and 1 themselves, in blocking or non-blocking mode as they
+    /// are, and notices a client that has closed its end even while nothing is written.
+    pub fn stdio() -> Connection {
+        let (notify, notices) = unbounded();
+        Connection {
+            kind: Kind::Stdio,
+            notices,
+            notify,
+        }
+    }
+
+    /// Something that ends this connection from another thread, a signal's for one.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.notify.clone())
+    }
+}
+
+impl Kind {
+    pub(crate) fn into_io(self) -> Result<Io, (Receiver<Inbound>, Outbox)> {
+        match self {
+            Kind::Memory { inbox, outbox } => Err((inbox, outbox)),
+            Kind::Io { reader, writer } => Ok(Io::Any { reader, writer }),
+            Kind::Stdio => Ok(Io::Stdio),
+        }
+    }
+}
+
+/// A connection that needs the two transport threads.
+pub(crate) enum Io {
+    Any {
+        reader: Box<dyn Read + Send>,
+        writer: Box<dyn Write + Send>,
+    },
+    Stdio,
+}
+
+impl Io {
+    /// Its reader and its writer, and what ends the reader's waiting where anything can.
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn open(
+        self,
+    ) -> std::io::Result<(
+        Box<dyn Read + Send>,
+        Box<dyn Write + Send>,
+        Option<crate::server::transport::Wake>,
+    )> {
+        match self {
+            Io::Any { reader, writer } => Ok((reader, writer, None)),
+            Io::Stdio => {
+                let (reader, writer, wake) = Stdio::open()?;
+                Ok((Box::new(reader), Box::new(writer), Some(wake)))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            Kind::Memory { .. } => "Connection(memory)",
+            Kind::Io { .. } => "Connection(io)",
+            Kind::Stdio => "Connection(stdio)",
+        })
+    }
+}
+
+/// Ends a connection: see [`Connection::stopper`].
+#[derive(Debug, Clone)]
+pub struct Stopper(Sender<Notice>);
+
+impl Stopper {
+    /// Asks for the end of the connection: every process is killed, what is known is sent, and
+    /// `serve` returns. Returns at once; a second call changes nothing.
+    pub fn stop(&self) {
+        let _ = self.0.send(Notice::Stop);
+    }
+}
+
+/// The client's end of a connection in memory. Dropping it ends the connection.
+#[derive(Debug)]
+pub struct ClientEnd {
+    sender: ClientSender,
+    receiver: ClientReceiver,
+}
+
+impl ClientEnd {
+    /// Sends a request: see [`ClientSender::send`].
+    pub fn send(&self, id: impl Into<RequestId>, request: Request) -> Result<(), ConnectionEnded> {
+        self.sender.send(id, request)
+    }
+
+    /// Waits for the next message: see [`ClientReceiver::recv`].
+    pub fn recv(&mut self) -> Result<ServerMessage, ConnectionEnded> {
+        self.receiver.recv()
+    }
+
+    /// Waits no longer than `timeout`: see [`ClientReceiver::recv_timeout`].
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<ServerMessage>, ConnectionEnded> {
+        self.receiver.recv_timeout(timeout)
+    }
+
+    /// The two halves, for two threads. Dropping the sender is the end of input.
+    pub fn split(self) -> (ClientSender, ClientReceiver) {
+        (self.sender, self.receiver)
+    }
+}
+
+/// The half of a [`ClientEnd`] that sends requests.
+#[derive(Debug, Clone)]
+pub struct ClientSender(Sender<Inbound>);
+
+impl ClientSender {
+    /// Sends a request. Waits while the server is busy with earlier ones, which it is only for long
+    /// if answers are not received: receive on another thread, or before sending tens of thousands.
+    pub fn send(&self, id: impl Into<RequestId>, request: Request) -> Result<(), ConnectionEnded> {
+        let message = ClientMessage::Request {
+            id: id.into(),
+            request,
+        };
+        self.0
+            .send(Inbound::Message(message, None))
+            .map_err(|_| ConnectionEnded)
+    }
+}
+
+/// The half of a [`ClientEnd`] that receives what the server sends.
+pub struct ClientReceiver(OutboxReceiver);
+
+impl ClientReceiver {
+    /// Waits for the next message.
+    pub fn recv(&mut self) -> Result<ServerMessage, ConnectionEnded> {
+        match self.0.next(None) {
+            Ok(taken) => Ok(taken.into_message()),
+            Err(NoMessage::Ended | NoMessage::NotYet) => Err(ConnectionEnded),
+        }
+    }
+
+    /// Waits for the next message, but no longer than `timeout`; `None` if there was none.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<ServerMessage>, ConnectionEnded> {
+        let deadline = Instant::now().checked_add(timeout);
+        match self.0.next(deadline) {
+            Ok(taken) => Ok(Some(taken.into_message())),
+            Err(NoMessage::NotYet) => Ok(None),
+            Err(NoMessage::Ended) => Err(ConnectionEnded),
+        }
+    }
+}
+
+impl Iterator for ClientReceiver {
+    type Item = ServerMessage;
+
+    fn next(&mut self) -> Option<ServerMessage> {
+        self.recv().ok()
+    }
+}
+
+impl fmt::Debug for ClientReceiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientReceiver")
+    }
+}
+
+/// The server has ended the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionEnded;
+
+impl fmt::Display for ConnectionEnded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the server has ended the connection")
+    }
+}
+
+impl std::error::Error for ConnectionEnded {}

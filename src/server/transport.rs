@@ -1,0 +1,335 @@
+//! The two threads between bytes and messages.
+//!
+//! **Thread:** `rpc-read` runs [`read_messages`], `rpc-write` runs [`write_messages`].
+//! **Owns:** the client's input; the client's output with its encode buffer.
+//! **Never:** knows what a request means. A reader that waits is ended by its end of input or, on
+//! stdio, by the [`Wake`]; a writer that waits is ended by its queue or by its client.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+
+use crate::outbox::{NoMessage, OutboxReceiver};
+use crate::server::spin::Spin;
+use crate::sys::{self, EventFd, Interest};
+use crate::wire::framing::{self, Frame, Frames};
+use crate::wire::message::{self, ClientMessage};
+
+/// The encode buffer is written out when it holds this much, or when there is nothing to add.
+const BATCH: usize = 64 * 1024;
+/// The pipe from the client, and the one to it, is asked to hold this much once it has carried [`BUSY`].
+const PIPE: libc::c_int = 256 * 1024;
+const BUSY: u64 = 1024 * 1024;
+
+/// What comes from the client.
+// There is one OutputGone a connection, so its size does not matter.
+#[allow(clippy::large_enum_variant)]
+pub(crate) enum Inbound {
+    Message(ClientMessage, Option<Weight>),
+    /// The client has closed its end of the output.
+    OutputGone,
+}
+
+/// How this connection's messages look, which the client's first one decides.
+#[derive(Default)]
+pub(crate) struct Dialect {
+    /// Whether they carry `"jsonrpc":"2.0"`.
+    jsonrpc: AtomicBool,
+    /// Whether they have headers, and are no lines.
+    headers: AtomicBool,
+}
+
+// ---- reading ----
+
+/// Bounds the bytes of the messages that wait for the dispatcher.
+pub(crate) struct Gate {
+    used: Mutex<usize>,
+    room: Condvar,
+    limit: usize,
+}
+
+/// A message's share of a [`Gate`], given back when the dispatcher has taken the message.
+pub(crate) struct Weight {
+    gate: Arc<Gate>,
+    bytes: usize,
+}
+
+impl Gate {
+    fn new(limit: usize) -> Arc<Gate> {
+        Arc::new(Gate {
+            used: Mutex::new(0),
+            room: Condvar::new(),
+            limit,
+        })
+    }
+
+    /// Waits until there is room; the dispatcher makes it. One message is always let in.
+    fn enter(self: &Arc<Self>, bytes: usize) -> Weight {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        while *used > 0 && *used + bytes > self.limit {
+            used = self.room.wait(used).unwrap_or_else(PoisonError::into_inner);
+        }
+        *used += bytes;
+        Weight {
+            gate: Arc::clone(self),
+            bytes,
+        }
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        *self.gate.used.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+        self.gate.room.notify_one();
+    }
+}
+
+/// Reads messages for `inbox`, until the input ends or nobody takes them.
+/// The end of input is told by dropping `inbox`.
+pub(crate) fn read_messages(
+    reader: Box<dyn Read + Send>,
+    inbox: Sender<Inbound>,
+    dialect: &Dialect,
+    limit: usize,
+) {
+    sys::block_signals_for_this_thread();
+    let gate = Gate::new(limit.saturating_mul(2));
+    let mut frames = Frames::new(reader, limit);
+    let mut first = true;
+    loop {
+        let inbound = match frames.next() {
+            Ok(Frame::Message(text)) => {
+                let parsed = message::parse(text);
+                if let (true, Some(jsonrpc)) = (first, parsed.jsonrpc) {
+                    first = false;
+                    dialect.jsonrpc.store(jsonrpc, SeqCst);
+                }
+                if parsed.message == ClientMessage::Notification {
+                    continue;
+                }
+                Inbound::Message(parsed.message, Some(gate.enter(text.len())))
+            }
+            Ok(Frame::Invalid(error)) => Inbound::Message(ClientMessage::Invalid { id: None, error }, None),
+            Ok(Frame::Headers) => {
+                dialect.headers.store(true, SeqCst);
+                continue;
+            }
+            Ok(Frame::End) => return,
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Inbound::OutputGone,
+            Err(e) => {
+                log::warn!("reading requests failed, which ends the connection: {e}");
+                return;
+            }
+        };
+        let over = matches!(inbound, Inbound::OutputGone);
+        if inbox.send(inbound).is_err() || over {
+            return;
+        }
+    }
+}
+
+// ---- writing ----
+
+/// Writes what the outbox holds, until all its senders are gone.
+/// Small messages share a write, which is made as soon as there is nothing to add to it.
+pub(crate) fn write_messages(
+    mut outbox: OutboxReceiver,
+    mut writer: Box<dyn Write + Send>,
+    dialect: &Dialect,
+    spin: &Spin,
+) {
+    sys::block_signals_for_this_thread();
+    let mut buffer = Vec::with_capacity(2 * BATCH);
+    let mut gone = false;
+    loop {
+        let next = match outbox.try_next() {
+            Err(NoMessage::NotYet) if buffer.is_empty() => match spin.wait(|| outbox.try_next().ok()) {
+                Some(taken) => Ok(taken),
+                None => outbox.next(None),
+            },
+            next => next,
+        };
+        match next {
+            Ok(taken) => {
+                if !gone {
+                    let start = buffer.len();
+                    message::encode(&mut buffer, &taken.message, dialect.jsonrpc.load(SeqCst));
+                    if dialect.headers.load(SeqCst) {
+                        // Its length says where it ends, and not a line end.
+                        buffer.pop();
+                        framing::put_header(&mut buffer, start);
+                    }
+                }
+                taken.recycle();
+                if buffer.len() < BATCH {
+                    continue;
+                }
+            }
+            Err(NoMessage::NotYet) => {}
+            Err(NoMessage::Ended) => return,
+        }
+        // After a failure the queue is still emptied, so that credit flows and nobody waits.
+        if !gone && let Err(e) = writer.write_all(&buffer).and_then(|()| writer.flush()) {
+            log::debug!("writing to the client failed: {e}");
+            gone = true;
+            outbox.output_gone();
+        }
+        buffer.clear();
+        if buffer.capacity() > 8 * BATCH {
+            buffer.shrink_to(2 * BATCH);
+        }
+    }
+}
+
+// ---- stdio ----
+
+/// Ends the waiting of a [`StdioReader`], for good.
+#[derive(Clone)]
+pub(crate) struct Wake(Arc<EventFd>);
+
+impl Wake {
+    pub(crate) fn wake(&self) {
+        self.0.set();
+    }
+
+    /// Waits until nobody reads descriptor 1 any more; false if it was woken before.
+    pub(crate) fn output_hangs_up(&self) -> bool {
+        loop {
+            let mut interests = [
+                Interest::hangup(io::stdout().as_raw_fd()),
+                Interest::read(self.0.raw()),
+            ];
+            if sys::poll(&mut interests, None).is_err() || interests[1].readable() {
+                return false;
+            }
+            if interests[0].hung_up() {
+                return true;
+            }
+        }
+    }
+}
+
+/// Whether nobody can write to descriptor 0 any more, whatever of it has not been read yet.
+pub(crate) fn stdin_hung_up() -> bool {
+    let mut interest = [Interest::hangup(io::stdin().as_raw_fd())];
+    sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].hung_up()
+}
+
+/// Descriptors 0 and 1, in whatever mode they are in. That mode is shared with whoever else has
+/// them open, a terminal's shell for one, so it is never changed.
+pub(crate) struct Stdio;
+
+impl Stdio {
+    pub(crate) fn open() -> io::Result<(StdioReader, StdioWriter, Wake)> {
+        let wake = Arc::new(EventFd::new().map_err(sys::named("eventfd2"))?);
+        let reader = StdioReader {
+            input: io::stdin(),
+            output: io::stdout(),
+            wake: Arc::clone(&wake),
+            traffic: Traffic::default(),
+        };
+        let writer = StdioWriter {
+            output: io::stdout(),
+            traffic: Traffic::default(),
+        };
+        Ok((reader, writer, Wake(wake)))
+    }
+}
+
+/// What has gone through descriptor 0 or 1.
+#[derive(Default)]
+struct Traffic(u64);
+
+impl Traffic {
+    /// Counts `n` bytes more, and has the pipe hold more once it is busy.
+    fn carried(&mut self, n: usize, fd: BorrowedFd<'_>) {
+        let before = self.0;
+        self.0 += n as u64;
+        if before < BUSY && self.0 >= BUSY {
+            // Refused where the user's pipes hold too much already; then it is slower.
+            let _ = sys::set_pipe_size(fd, PIPE);
+        }
+    }
+}
+
+/// Reads descriptor 0, and watches descriptor 1 for a client that has gone away.
+pub(crate) struct StdioReader {
+    input: io::Stdin,
+    output: io::Stdout,
+    wake: Arc<EventFd>,
+    traffic: Traffic,
+}
+
+impl Read for StdioReader {
+    /// `BrokenPipe` means that the client has closed its end of the output.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut interests = [
+                Interest::read(self.input.as_raw_fd()),
+                Interest::hangup(self.output.as_raw_fd()),
+                Interest::read(self.wake.raw()),
+            ];
+            sys::poll(&mut interests, None)?;
+            let [input, output, wake] = interests;
+            if wake.readable() {
+                return Ok(0);
+            }
+            if input.readable() {
+                match sys::read(self.input.as_fd(), buffer) {
+                    Err(e) if would_block(&e) => {}
+                    Err(e) => return Err(e),
+                    Ok(n) => {
+                        self.traffic.carried(n, self.input.as_fd());
+                        return Ok(n);
+                    }
+                }
+            } else if output.hung_up() {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+        }
+    }
+}
+
+/// Writes descriptor 1.
+pub(crate) struct StdioWriter {
+    output: io::Stdout,
+    traffic: Traffic,
+}
+
+impl StdioWriter {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.output.as_fd()
+    }
+}
+
+impl Write for StdioWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match sys::write(self.fd(), bytes) {
+                Err(e) if would_block(&e) => {
+                    sys::poll(&mut [Interest::write(self.output.as_raw_fd())], None)?;
+                }
+                Ok(n) => {
+                    self.traffic.carried(n, self.output.as_fd());
+                    return Ok(n);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn would_block(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}

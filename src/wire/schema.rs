@@ -1,0 +1,586 @@
+//! The protocol as a machine reads it: JSON Schema of every message, and OpenRPC of every method.
+//!
+//! **Thread:** the caller's; pure functions.
+//! **Owns:** what the types alone do not say: which params and which result belong to a method, and
+//! what a string may hold.
+//! **Never:** describes a member by hand that a type of `protocol.rs` or `message.rs` has.
+//!
+//! Two contracts meet here. What a client sends is described as the server reads it: a member that
+//! may be left out is optional. What the server sends is described as it is written: a member that
+//! is always there is required. A test sends the server what stands on either side of every border,
+//! and compares.
+
+use std::borrow::Cow;
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::{Map, Value, json};
+
+use crate::wire::message::{DeltaMembers, Done, ErrorForm, ExitedForm, ListReply, NoParams, SpawnReply};
+use crate::wire::modes;
+use crate::wire::protocol::{
+    InitializeParams, InitializeReply, KillParams, Limit, RequestId, ResizePtyParams, SignalName,
+    SpawnParams, WriteStdinParams, code, notification,
+};
+use crate::wire::signal;
+
+const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
+const OPENRPC: &str = "1.3.2";
+
+/// Every error code, with when it is sent.
+const CODES: [(i64, &str); 6] = [
+    (
+        code::PARSE_ERROR,
+        "The message is not JSON or not UTF-8, or its headers are none.",
+    ),
+    (
+        code::INVALID_REQUEST,
+        "No request, or one that cannot be carried out now: a handle in use or not live, stdin closed.",
+    ),
+    (code::METHOD_NOT_FOUND, "There is no such method."),
+    (
+        code::INVALID_PARAMS,
+        "The params do not fit; the message names the member.",
+    ),
+    (
+        code::INTERNAL_ERROR,
+        "The machine refused; for a spawn, data says why.",
+    ),
+    (code::OVERLOADED, "Too much stdin is pending already."),
+];
+
+type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+/// One method of the server.
+struct Method {
+    name: &'static str,
+    /// What its definitions are called.
+    title: &'static str,
+    about: &'static str,
+    params: SchemaOf,
+    /// Whether a request without params is refused.
+    params_required: bool,
+    result: SchemaOf,
+    /// The errors it can be answered with, beyond those of every method.
+    errors: &'static [i64],
+}
+
+fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+const METHODS: [Method; 6] = [
+    Method {
+        name: "initialize",
+        title: "Initialize",
+        about: "Optional handshake; tells who serves, and every default and limit in force.",
+        params: of::<InitializeParams>,
+        params_required: true,
+        result: of::<InitializeReply>,
+        errors: &[],
+    },
+    Method {
+        name: "process/spawn",
+        title: "Spawn",
+        about: "Starts a program. Answered once it runs; process/exited follows when it has ended.",
+        params: of::<SpawnParams>,
+        params_required: true,
+        result: of::<SpawnReply>,
+        errors: &[code::INTERNAL_ERROR],
+    },
+    Method {
+        name: "process/writeStdin",
+        title: "WriteStdin",
+        about: "Feeds a program, or ends its input. Answered at once while little is pending.",
+        params: of::<WriteStdinParams>,
+        params_required: true,
+        result: of::<Done>,
+        errors: &[code::OVERLOADED],
+    },
+    Method {
+        name: "process/resizePty",
+        title: "ResizePty",
+        about: "Changes the size of a terminal.",
+        params: of::<ResizePtyParams>,
+        params_required: true,
+        result: of::<Done>,
+        errors: &[code::INTERNAL_ERROR],
+    },
+    Method {
+        name: "process/kill",
+        title: "Kill",
+        about: "Signals a process, or kills it with all it has started.",
+        params: of::<KillParams>,
+        params_required: true,
+        result: of::<Done>,
+        errors: &[],
+    },
+    Method {
+        name: "process/list",
+        title: "List",
+        about: "Tells what is running.",
+        params: of::<Option<NoParams>>,
+        params_required: false,
+        result: of::<ListReply<'_>>,
+        errors: &[],
+    },
+];
+
+/// One notification of the server.
+struct Notification {
+    name: &'static str,
+    title: &'static str,
+    about: &'static str,
+    params: SchemaOf,
+}
+
+const NOTIFICATIONS: [Notification; 2] = [
+    Notification {
+        name: notification::OUTPUT_DELTA,
+        title: "OutputDelta",
+        about: "The next bytes of a stream, in order and without a gap.",
+        params: of::<DeltaMembers<'_>>,
+    },
+    Notification {
+        name: notification::EXITED,
+        title: "Exited",
+        about: "The last word on a handle: how its process ended.",
+        params: of::<ExitedForm<'_>>,
+    },
+];
+
+/// The JSON Schema (draft 2020-12) of every message, as one document. Point a validator at
+/// `#/$defs/ClientMessage` for what a client sends, and at `#/$defs/ServerMessage` for what it gets.
+#[must_use]
+pub fn json_schema() -> Value {
+    let mut sent = generator("/$defs", SchemaSettings::for_deserialize);
+    let mut got = generator("/$defs", SchemaSettings::for_serialize);
+    let mut messages = Map::new();
+
+    let mut requests = Vec::new();
+    let mut results = Vec::new();
+    for method in &METHODS {
+        let mut required = vec!["id", "method"];
+        if method.params_required {
+            required.push("params");
+        }
+        let request = json!({
+            "description": method.about,
+            "type": "object",
+            "properties": {
+                "jsonrpc": { "$ref": "#/$defs/Version" },
+                "id": sent.subschema_for::<RequestId>(),
+                "method": { "const": method.name },
+                "params": (method.params)(&mut sent),
+            },
+            "required": required,
+        });
+        define(
+            &mut messages,
+            &format!("{}Request", method.title),
+            request,
+            &mut requests,
+        );
+        let result = json!((method.result)(&mut got));
+        if !results.contains(&result) {
+            results.push(result);
+        }
+    }
+    let ignored = json!({
+        "description": "initialized is accepted and ignored, as is any other notification of a client.",
+        "type": "object",
+        "properties": {
+            "jsonrpc": { "$ref": "#/$defs/Version" },
+            "method": { "type": "string" },
+        },
+        "required": ["method"],
+        "not": { "required": ["id"] },
+    });
+    define(&mut messages, "ClientNotification", ignored, &mut requests);
+
+    let mut answers = Vec::new();
+    let response = json!({
+        "description": "The one answer to a request that succeeded.",
+        "type": "object",
+        "properties": {
+            "jsonrpc": { "$ref": "#/$defs/Version" },
+            "id": got.subschema_for::<RequestId>(),
+            "result": { "anyOf": results },
+        },
+        "required": ["id", "result"],
+    });
+    define(&mut messages, "Response", response, &mut answers);
+    let failure = json!({
+        "description": "The one answer to a request that failed; the id is null where none could be read.",
+        "type": "object",
+        "properties": {
+            "jsonrpc": { "$ref": "#/$defs/Version" },
+            "id": got.subschema_for::<Option<RequestId>>(),
+            "error": got.subschema_for::<ErrorForm<'_>>(),
+        },
+        "required": ["id", "error"],
+    });
+    define(&mut messages, "ErrorResponse", failure, &mut answers);
+    for notification in &NOTIFICATIONS {
+        let message = json!({
+            "description": notification.about,
+            "type": "object",
+            "properties": {
+                "jsonrpc": { "$ref": "#/$defs/Version" },
+                "method": { "const": notification.name },
+                "params": (notification.params)(&mut got),
+            },
+            "required": ["method", "params"],
+        });
+        let name = format!("{}Notification", notification.title);
+        define(&mut messages, &name, message, &mut answers);
+    }
+    messages.insert(
+        "Version".to_owned(),
+        json!({
+            "description": "May be left out. The server writes it exactly if the connection's first message carried it.",
+            "const": "2.0",
+        }),
+    );
+    messages.insert(
+        "ClientMessage".to_owned(),
+        json!({ "description": "What a client sends.", "anyOf": requests }),
+    );
+    messages.insert(
+        "ServerMessage".to_owned(),
+        json!({ "description": "What a client gets.", "anyOf": answers }),
+    );
+    messages.extend(definitions(sent));
+    messages.extend(definitions(got));
+    tell_ranges(json!({
+        "$schema": DIALECT,
+        "title": "procwire",
+        "description": "Every message of procwire's protocol: ClientMessage is what a client sends, ServerMessage what it gets.",
+        "anyOf": [{ "$ref": "#/$defs/ClientMessage" }, { "$ref": "#/$defs/ServerMessage" }],
+        "$defs": messages,
+    }))
+}
+
+/// The OpenRPC document of every method. OpenRPC has no notifications of a server; they stand under
+/// `x-notifications`, in the form of methods.
+#[must_use]
+pub fn openrpc() -> Value {
+    let mut sent = generator("/components/schemas", SchemaSettings::for_deserialize);
+    let mut got = generator("/components/schemas", SchemaSettings::for_serialize);
+    let methods: Vec<Value> = METHODS
+        .iter()
+        .map(|method| {
+            let params = (method.params)(&mut sent);
+            let errors = [code::INVALID_REQUEST, code::INVALID_PARAMS];
+            let errors: Vec<Value> = CODES
+                .iter()
+                .filter(|(code, _)| errors.contains(code) || method.errors.contains(code))
+                .map(|(code, message)| json!({ "code": code, "message": message }))
+                .collect();
+            json!({
+                "name": method.name,
+                "summary": method.about,
+                "paramStructure": "by-name",
+                "params": by_name(&params, sent.definitions()),
+                "x-params": params,
+                "result": {
+                    "name": format!("{}Result", method.title),
+                    "schema": (method.result)(&mut got),
+                },
+                "errors": errors,
+            })
+        })
+        .chain([json!({
+            "name": "initialized",
+            "summary": "A notification; accepted and ignored.",
+            "params": [],
+        })])
+        .collect();
+    let notifications: Vec<Value> = NOTIFICATIONS
+        .iter()
+        .map(|notification| {
+            let params = (notification.params)(&mut got);
+            json!({
+                "name": notification.name,
+                "summary": notification.about,
+                "paramStructure": "by-name",
+                "params": by_name(&params, got.definitions()),
+                "x-params": params,
+            })
+        })
+        .collect();
+    // What an error carries is in no method's result.
+    got.subschema_for::<ErrorForm<'_>>();
+    let mut schemas = definitions(sent);
+    schemas.extend(definitions(got));
+    tell_ranges(json!({
+        "openrpc": OPENRPC,
+        "info": {
+            "title": "procwire",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": env!("CARGO_PKG_DESCRIPTION"),
+            "license": { "name": env!("CARGO_PKG_LICENSE") },
+        },
+        "methods": methods,
+        "x-notifications": notifications,
+        "components": { "schemas": schemas },
+    }))
+}
+
+/// What the width of a number means, as numbers: validators do not know its name, and some stop at it.
+fn tell_ranges(mut schema: Value) -> Value {
+    fn tell(value: &mut Value) {
+        match value {
+            Value::Array(items) => items.iter_mut().for_each(tell),
+            Value::Object(members) => {
+                members.values_mut().for_each(tell);
+                let range = match members.get("format").and_then(Value::as_str) {
+                    Some("int32") => (json!(i32::MIN), json!(i32::MAX)),
+                    Some("int64") => (json!(i64::MIN), json!(i64::MAX)),
+                    Some("uint16") => (json!(u16::MIN), json!(u16::MAX)),
+                    Some("uint32") => (json!(u32::MIN), json!(u32::MAX)),
+                    Some("uint64") => (json!(u64::MIN), json!(u64::MAX)),
+                    _ => return,
+                };
+                members.remove("format");
+                members.entry("minimum").or_insert(range.0);
+                members.entry("maximum").or_insert(range.1);
+            }
+            _ => {}
+        }
+    }
+    tell(&mut schema);
+    schema
+}
+
+fn generator(definitions: &'static str, contract: fn(SchemaSettings) -> SchemaSettings) -> SchemaGenerator {
+    let settings = SchemaSettings::draft2020_12().with(|s| s.definitions_path = definitions.into());
+    contract(settings).into_generator()
+}
+
+fn definitions(mut generator: SchemaGenerator) -> Map<String, Value> {
+    let mut definitions = generator.take_definitions(true);
+    if generator.contract().is_deserialize() {
+        definitions.values_mut().for_each(tell_defaults);
+    } else {
+        definitions.values_mut().for_each(forget_defaults);
+    }
+    definitions
+}
+
+/// A flag that may be left out is false then; that is what all of ours mean.
+fn tell_defaults(definition: &mut Value) {
+    let required = definition.get("required").cloned().unwrap_or_default();
+    let is_required = |name: &str| required.as_array().is_some_and(|r| r.iter().any(|n| n == name));
+    let Some(Value::Object(properties)) = definition.get_mut("properties") else {
+        return;
+    };
+    for (name, property) in properties {
+        if property["type"] == "boolean" && !is_required(name) {
+            property["default"] = json!(false);
+        }
+    }
+}
+
+/// What the server sends is there; a client of ours that does without concerns nobody else.
+fn forget_defaults(definition: &mut Value) {
+    if let Some(Value::Object(properties)) = definition.get_mut("properties") {
+        for property in properties.values_mut().filter_map(Value::as_object_mut) {
+            property.remove("default");
+        }
+    }
+}
+
+/// Adds a definition, and a reference to it to `list`.
+fn define(definitions: &mut Map<String, Value>, name: &str, schema: Value, list: &mut Vec<Value>) {
+    list.push(json!({ "$ref": format!("#/$defs/{name}") }));
+    definitions.insert(name.to_owned(), schema);
+}
+
+/// The members of an object as OpenRPC lists the params of a method.
+fn by_name(params: &Schema, definitions: &Map<String, Value>) -> Vec<Value> {
+    let name = params.get("$ref").and_then(Value::as_str).unwrap_or_default();
+    let object = name.rsplit('/').next().and_then(|name| definitions.get(name));
+    let mut object = object.cloned().unwrap_or_default();
+    tell_defaults(&mut object);
+    let required = object["required"].as_array().cloned().unwrap_or_default();
+    let members = object["properties"].as_object().cloned().unwrap_or_default();
+    let mut list: Vec<Value> = members
+        .into_iter()
+        .map(|(name, schema)| {
+            json!({
+                "name": name,
+                "required": required.contains(&json!(name)),
+                "schema": schema,
+            })
+        })
+        .collect();
+    // What must be there comes first, as OpenRPC wants it.
+    list.sort_by_key(|member| member["required"] != json!(true));
+    list
+}
+
+// ---- what the types do not say ----
+
+/// A string of base64, as it stands for bytes.
+pub(crate) struct Base64;
+
+impl JsonSchema for Base64 {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Base64".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "contentEncoding": "base64",
+            "pattern": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
+        })
+    }
+}
+
+/// What the system cannot be told contains a NUL.
+const NO_NUL: &str = "^[^\\u0000]*$";
+
+/// The argument vector.
+pub(crate) struct Argv;
+
+impl JsonSchema for Argv {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Argv".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "array",
+            "minItems": 1,
+            "prefixItems": [{ "type": "string", "minLength": 1, "pattern": NO_NUL }],
+            "items": { "type": "string", "pattern": NO_NUL },
+        })
+    }
+}
+
+/// The working directory.
+pub(crate) struct AbsolutePath;
+
+impl JsonSchema for AbsolutePath {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "AbsolutePath".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^/[^\\u0000]*$" })
+    }
+}
+
+/// What is laid over the server's environment.
+pub(crate) struct Environment;
+
+impl JsonSchema for Environment {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Environment".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[^=\\u0000]+$" },
+            "additionalProperties": { "type": ["string", "null"], "pattern": NO_NUL },
+        })
+    }
+}
+
+/// Modes of a terminal by name.
+pub(crate) struct TerminalModes;
+
+impl JsonSchema for TerminalModes {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "TerminalModes".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let mode = |(name, largest): (&str, u8)| {
+            (
+                name.to_owned(),
+                json!({ "type": "integer", "minimum": 0, "maximum": largest }),
+            )
+        };
+        let modes: Map<String, Value> = modes::names().map(mode).collect();
+        json_schema!({ "type": "object", "properties": modes, "additionalProperties": false })
+    }
+}
+
+impl JsonSchema for Limit {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Limit".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["integer", "null"], "minimum": 0, "maximum": u64::MAX })
+    }
+}
+
+impl JsonSchema for SignalName {
+    fn schema_name() -> Cow<'static, str> {
+        "SignalName".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let names: Vec<&str> = signal::bare_names().collect();
+        json_schema!({
+            "description": "A signal, by number or by name.",
+            "anyOf": [
+                { "type": "integer", "minimum": signal::NULL, "maximum": signal::LAST },
+                { "type": "string", "pattern": format!("^(?:(?:SIG)?(?:{})|{})$", names.join("|"), signal::NULL_NAME) },
+            ],
+        })
+    }
+}
+
+/// The codes of errors.
+pub(crate) struct ErrorCode;
+
+impl JsonSchema for ErrorCode {
+    fn schema_name() -> Cow<'static, str> {
+        "ErrorCode".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let codes = CODES.map(|(code, about)| json!({ "const": code, "description": about }));
+        json_schema!({ "oneOf": codes })
+    }
+}
+
+/// A size and modes are for a terminal.
+pub(crate) fn terminals_want_tty(schema: &mut Schema) {
+    let given = |name: &str| json!({ "properties": { name: { "type": "object" } }, "required": [name] });
+    schema.insert(
+        "if".to_owned(),
+        json!({ "anyOf": [given("size"), given("terminalModes")] }),
+    );
+    schema.insert(
+        "then".to_owned(),
+        json!({ "properties": { "tty": { "const": true } }, "required": ["tty"] }),
+    );
+}
+
+/// A write has something to do.
+pub(crate) fn delta_or_close(schema: &mut Schema) {
+    schema.insert(
+        "anyOf".to_owned(),
+        json!([
+            { "properties": { "deltaBase64": { "type": "string" } }, "required": ["deltaBase64"] },
+            { "properties": { "closeStdin": { "const": true } }, "required": ["closeStdin"] },
+        ]),
+    );
+}

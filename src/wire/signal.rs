@@ -1,0 +1,127 @@
+//! Signal names and numbers.
+//!
+//! **Thread:** none of its own; pure functions.
+//! **Owns:** the table of names.
+//! **Never:** sends a signal.
+
+use crate::wire::protocol::{SignalName, shortened};
+
+const NAMES: [(i32, &str); 31] = [
+    (libc::SIGHUP, "SIGHUP"),
+    (libc::SIGINT, "SIGINT"),
+    (libc::SIGQUIT, "SIGQUIT"),
+    (libc::SIGILL, "SIGILL"),
+    (libc::SIGTRAP, "SIGTRAP"),
+    (libc::SIGABRT, "SIGABRT"),
+    (libc::SIGBUS, "SIGBUS"),
+    (libc::SIGFPE, "SIGFPE"),
+    (libc::SIGKILL, "SIGKILL"),
+    (libc::SIGUSR1, "SIGUSR1"),
+    (libc::SIGSEGV, "SIGSEGV"),
+    (libc::SIGUSR2, "SIGUSR2"),
+    (libc::SIGPIPE, "SIGPIPE"),
+    (libc::SIGALRM, "SIGALRM"),
+    (libc::SIGTERM, "SIGTERM"),
+    (libc::SIGSTKFLT, "SIGSTKFLT"),
+    (libc::SIGCHLD, "SIGCHLD"),
+    (libc::SIGCONT, "SIGCONT"),
+    (libc::SIGSTOP, "SIGSTOP"),
+    (libc::SIGTSTP, "SIGTSTP"),
+    (libc::SIGTTIN, "SIGTTIN"),
+    (libc::SIGTTOU, "SIGTTOU"),
+    (libc::SIGURG, "SIGURG"),
+    (libc::SIGXCPU, "SIGXCPU"),
+    (libc::SIGXFSZ, "SIGXFSZ"),
+    (libc::SIGVTALRM, "SIGVTALRM"),
+    (libc::SIGPROF, "SIGPROF"),
+    (libc::SIGWINCH, "SIGWINCH"),
+    (libc::SIGIO, "SIGIO"),
+    (libc::SIGPWR, "SIGPWR"),
+    (libc::SIGSYS, "SIGSYS"),
+];
+
+/// The null signal: nothing is sent, and what would refuse a signal refuses it.
+pub(crate) const NULL: i32 = 0;
+/// The name of [`NULL`], as kill(1) of POSIX has it.
+pub(crate) const NULL_NAME: &str = "0";
+/// The highest number the kernel knows.
+pub(crate) const LAST: i32 = 64;
+
+/// The names without `SIG`.
+#[cfg(feature = "schema")]
+pub(crate) fn bare_names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().filter_map(|(_, name)| name.strip_prefix("SIG"))
+}
+
+/// The number a client means, or a sentence that says why it means none.
+pub(crate) fn number(signal: &SignalName) -> Result<i32, String> {
+    match signal {
+        SignalName::Number(n) if (NULL..=LAST).contains(n) => Ok(*n),
+        SignalName::Number(n) => Err(format!("signal must be {NULL}..{LAST} or a name, got {n}")),
+        SignalName::Name(name) if name == NULL_NAME => Ok(NULL),
+        SignalName::Name(name) => {
+            let bare = name.strip_prefix("SIG").unwrap_or(name);
+            NAMES
+                .iter()
+                .find(|(_, known)| known.strip_prefix("SIG") == Some(bare))
+                .map(|(n, _)| *n)
+                .ok_or_else(|| {
+                    let name = shortened(name);
+                    format!(
+                        "unknown signal {name:?}: use a name such as \"SIGTERM\" or \"TERM\", or a number"
+                    )
+                })
+        }
+    }
+}
+
+/// The name of signal `n`; real-time signals count from SIGRTMIN.
+pub(crate) fn name(n: i32) -> String {
+    match NAMES.iter().find(|(known, _)| *known == n) {
+        Some((_, name)) => (*name).to_owned(),
+        None if n == NULL => "signal 0".to_owned(),
+        None if n == libc::SIGRTMIN() => "SIGRTMIN".to_owned(),
+        None if n > libc::SIGRTMIN() => format!("SIGRTMIN+{}", n - libc::SIGRTMIN()),
+        None => format!("SIG{n}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_and_without_prefix_and_numbers_agree() {
+        for (n, full) in NAMES {
+            let bare = full.strip_prefix("SIG").unwrap();
+            assert_eq!(number(&SignalName::Name(full.into())), Ok(n));
+            assert_eq!(number(&SignalName::Name(bare.into())), Ok(n));
+            assert_eq!(number(&SignalName::Number(n)), Ok(n));
+            assert_eq!(name(n), full);
+        }
+    }
+
+    #[test]
+    fn the_null_signal_has_a_number_and_a_name() {
+        assert_eq!(number(&SignalName::Number(0)), Ok(NULL));
+        assert_eq!(number(&SignalName::Name("0".into())), Ok(NULL));
+    }
+
+    #[test]
+    fn what_is_not_a_signal_is_refused_by_name() {
+        for bad in [
+            SignalName::Number(-1),
+            SignalName::Number(65),
+            SignalName::Number(-9),
+        ] {
+            assert!(number(&bad).unwrap_err().contains("0..64"));
+        }
+        for bad in ["", "SIG", "sigterm", "SIGSIGTERM", "9", "SIG0", "00"] {
+            assert!(
+                number(&SignalName::Name(bad.into()))
+                    .unwrap_err()
+                    .contains(&format!("{bad:?}"))
+            );
+        }
+    }
+}

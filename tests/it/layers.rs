@@ -1,0 +1,61 @@
+//! The folders of `src` are layers: each may use those below it, and no other.
+
+use crate::harness::{Test, test};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+pub const TESTS: &[Test] = &[test!(no_import_runs_upward)];
+
+/// From the top down.
+const LAYERS: [&str; 7] = ["cli", "client", "server", "process", "outbox", "wire", "sys"];
+
+fn no_import_runs_upward() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let folders = std::fs::read_dir(&src).expect("the sources").flatten();
+    let folders: Vec<String> = folders
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().into_string().expect("ASCII"))
+        .collect();
+    for folder in &folders {
+        assert!(LAYERS.contains(&folder.as_str()), "src/{folder} is not a layer");
+    }
+    assert_eq!(folders.len(), LAYERS.len(), "{folders:?}");
+    let mut upward = Vec::new();
+    let mut arrows = HashSet::new();
+    for (rank, folder) in LAYERS.iter().enumerate() {
+        for file in files(&src.join(folder)) {
+            let text = std::fs::read_to_string(&file).expect("a source file");
+            for (number, line) in text.lines().enumerate() {
+                let code = line.split("//").next().unwrap_or_default();
+                for used in code.split("crate::").skip(1) {
+                    let name = used.split(|c: char| !c.is_alphanumeric() && c != '_').next();
+                    let Some(other) = LAYERS.iter().position(|layer| Some(*layer) == name) else {
+                        continue;
+                    };
+                    arrows.insert((rank, other));
+                    if other < rank {
+                        upward.push(format!("{}:{}: {}", file.display(), number + 1, line.trim()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(upward.is_empty(), "these run upward:\n{}", upward.join("\n"));
+    // Otherwise nothing was looked at.
+    for (rank, layer) in LAYERS.iter().enumerate().take(LAYERS.len() - 1) {
+        let down = arrows.iter().any(|&(from, to)| from == rank && to > rank);
+        assert!(down, "{layer} uses nothing below it");
+    }
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => found.push(path),
+        }
+    }
+    found
+}
