@@ -9,8 +9,8 @@
 //! that sleeps, and to wake a core takes longer than everything else there is to do: an echo of 16
 //! bytes takes 110 µs with sleeping threads and 50 with these two awake, on a small virtual machine.
 //!
-//! A spin gives its core away at every turn. Where somebody takes it, that may be for a whole time
-//! slice, so then there is none for some time: cores that others use are awake anyway.
+//! A spin gives its core away at every turn. Where another thread takes it, that may be for a whole time
+//! slice, so then there is no spin for some time: cores that others use are awake anyway.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

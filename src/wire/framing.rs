@@ -5,9 +5,9 @@
 //! **Never:** looks into a message, or stores one that is too long.
 //!
 //! There are two framings, and the first bytes of the input decide: lines, or headers as the
-//! Language Server Protocol has them. Where headers cannot be understood, nobody knows where their
-//! message ends. Then everything is skipped up to the next line that ends in `Content-Length: N`:
-//! there is none inside of a message, because a JSON string holds no line end.
+//! Language Server Protocol has them. Where headers cannot be understood, it is not known where
+//! their message ends. Then everything is skipped up to the next line that ends in `Content-Length: N`:
+//! no message contains one, because a JSON string holds no line end.
 
 use std::fmt;
 use std::io::{self, Read};

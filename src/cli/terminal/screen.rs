@@ -1,7 +1,7 @@
 //! What a program has switched on in a terminal, followed through what it prints, so that it can be
 //! switched off if the program cannot do that itself any more, and on again when it goes on.
 //!
-//! **Thread:** whoever prints the program's output.
+//! **Thread:** the one that prints the program's output.
 //! **Owns:** the modes that differ from what a terminal starts with.
 //! **Never:** changes what is printed.
 

@@ -1,6 +1,6 @@
 //! A conversation that is being held: a server, what has been sent to it and what has come.
 //!
-//! **Thread:** whoever calls.
+//! **Thread:** the caller's.
 //! **Owns:** the server, from its start to its end.
 //! **Never:** waits longer than it was told to, whatever the server does, or keeps all that one says
 //! that says too much.
