@@ -1,4 +1,4 @@
-//! A process server: spawn programs, stream what they print, feed their stdin, resize their
+//! Starts and controls programs: spawn them, stream what they print, feed their stdin, resize their
 //! terminals, kill them, and learn how they ended, over lines of JSON-RPC or inside one program.
 //!
 //! A program that starts others has to get a hundred things right: output that is read before it

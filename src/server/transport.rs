@@ -220,7 +220,7 @@ pub(crate) fn stdin_hung_up() -> bool {
 }
 
 /// Descriptors 0 and 1, in whatever mode they are in. That mode is shared with whoever else has
-/// them open, a terminal's shell for one, so it is never changed.
+/// them open, a terminal's shell for example, so it is never changed.
 pub(crate) struct Stdio;
 
 impl Stdio {
