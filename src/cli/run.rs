@@ -39,7 +39,7 @@ const NOT_FOUND: i32 = 127;
 
 /// Output that waits to be printed; past it the program waits.
 const MAX_UNREAD_BYTES: usize = 4 * 1024 * 1024;
-/// How long a program may take to end when nobody reads its output any more.
+/// How long a program may take to end once its output has lost its reader.
 const UNHEARD_WAIT: Duration = Duration::from_millis(500);
 /// How often a process in the background looks whether it has come to the foreground. A shell that
 /// brings back a job that was running all the time does not tell it.
@@ -538,7 +538,7 @@ fn print(process: &mut Process) -> Result<(), Box<dyn std::error::Error>> {
                     life::stop_all();
                 }
             }
-            // Nobody can be told that nobody reads this.
+            // Where stderr is not read, there is no place left to say so.
             Event::Stderr(bytes) => drop(Patient(io::stderr()).write_all(&bytes)),
         }
     }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_micros(250);
 /// How many requests in a row have to.
 const STREAK: u8 = 4;
-/// How long there is no spin once somebody else has had the core: the first time, and at most. It
+/// How long there is no spin once another thread has had the core: the first time, and at most. It
 /// doubles where it happens again within [`CALM`] requests.
 const REST: Duration = Duration::from_millis(10);
 const LONGEST_REST: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ pub(crate) struct Pace {
     rest: Duration,
     /// Requests since the last rest.
     calm: u32,
-    /// A single core has nobody to spin beside; and in a program of somebody else's nobody spins.
+    /// On a single core there is no other thread to wait for, and in an embedder's program there is no spin.
     allowed: bool,
 }
 

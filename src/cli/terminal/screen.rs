@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-/// Private modes (`CSI ? n h`) that are off in a terminal nobody has changed: application cursor
+/// Private modes (`CSI ? n h`) that are off in an unchanged terminal: application cursor
 /// keys, reverse video, origin, mouse reports of every kind, keypad, margins, alternate screens,
 /// bracketed paste, synchronized output, colour and size reports.
 const OFF_AT_FIRST: [u16; 22] = [
@@ -224,7 +224,7 @@ impl Screen {
     }
 
     /// What switches on again what [`reset`](Self::reset) switches off, but for colours and
-    /// character sets, which whoever paints the screen again chooses anew.
+    /// character sets, which the program that paints the screen again chooses anew.
     pub fn set(&self) -> Vec<u8> {
         let mut text = String::new();
         let push = |text: &mut String, stack: &[u16]| {

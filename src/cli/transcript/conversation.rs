@@ -63,7 +63,7 @@ pub(super) struct Conversation {
     hung_up: bool,
 }
 
-/// The server's output, which never waits. Each read is put off once, so that whoever asks looks at
+/// The server's output, which never waits. Each read is put off once, so that the caller looks at
 /// the clock in between, however much there is.
 struct Output {
     pipe: Rc<File>,
