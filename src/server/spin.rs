@@ -73,7 +73,7 @@ pub(crate) struct Pace {
     rest: Duration,
     /// Requests since the last rest.
     calm: u32,
-    /// On a single core there is no other thread to wait for, and in an embedder's program there is no spin.
+    /// On a single core there is no other thread to wait for, and a connection in memory does not spin.
     allowed: bool,
 }
 
