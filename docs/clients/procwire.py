@@ -6,10 +6,11 @@
         with server.popen(["tr", "a-z", "A-Z"], stdin=PIPE, text=True) as shout:
             print(shout.communicate("hello\\n")[0], end="")
 
-`Server()` starts `procwire` from PATH, where `cargo install --path .` in procwire's sources puts it,
-or the command in the variable PROCWIRE; `Server(["ssh", "host", "procwire"])` starts programs on
-another machine. One server carries any number of programs, from any number of threads. When it is
-closed, or this program ends, everything it has started is gone.
+`Server()` starts the command in the variable PROCWIRE, or the binary that the package has, or
+`procwire` from PATH, where `cargo install --path .` in procwire's sources puts it.
+`Server(["ssh", "host", "procwire"])` starts programs on another machine. One server carries any
+number of programs, from any number of threads. When it is closed, or this program ends, everything
+it has started is gone.
 
 One file, standard library only, Python 3.9 or newer: copy it into your project.
 """
@@ -118,6 +119,8 @@ class Options(TypedDict, total=False):
 
 # What one write to a program's stdin carries at most. The server answers a write when there is room
 # for the next one, so a program that does not read slows the thread that writes, and no other.
+# The binary of the package that this file comes in; a copied file has none beside it.
+_PACKAGED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bin", "procwire")
 _CHUNK = 256 * 1024
 # How long a server that is closed, or that has stopped reading, may take to end. It needs three seconds.
 _PATIENCE = 10.0
@@ -249,7 +252,7 @@ class Server:
         output is read, or something is waited for."""
         by_default = command is None and not os.environ.get("PROCWIRE")
         if command is None:
-            command = os.environ.get("PROCWIRE") or "procwire"
+            command = os.environ.get("PROCWIRE") or [_PACKAGED if os.path.exists(_PACKAGED) else "procwire"]
         self.command: List[str] = shlex.split(command) if isinstance(command, str) else list(command)
         self._name = _quoted(" ".join(shlex.quote(os.fsdecode(word)) for word in self.command))
         # There are no locks here: a signal handler may use the server in the middle of anything that
