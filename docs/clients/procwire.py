@@ -117,10 +117,10 @@ class Options(TypedDict, total=False):
     detach: bool
 
 
-# What one write to a program's stdin carries at most. The server answers a write when there is room
-# for the next one, so a program that does not read slows the thread that writes, and no other.
 # The binary of the package that this file comes in; a copied file has none beside it.
 _PACKAGED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bin", "procwire")
+# What one write to a program's stdin carries at most. The server answers a write when there is room
+# for the next one, so a program that does not read slows the thread that writes, and no other.
 _CHUNK = 256 * 1024
 # How long a server that is closed, or that has stopped reading, may take to end. It needs three seconds.
 _PATIENCE = 10.0
