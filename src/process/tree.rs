@@ -511,8 +511,8 @@ impl Held {
     pub(crate) fn take(seen: Seen) -> io::Result<Option<Held>> {
         let pidfd = match sys::pidfd_open(seen.pid) {
             Ok(pidfd) => Some(pidfd),
-            Err(e) if sys::is_refused(&e) => None,
             Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => return Ok(None),
+            Err(e) if sys::may_be_refused(&e) => None,
             Err(e) => return Err(e),
         };
         // What is there now was there when the pidfd was opened. Otherwise the pidfd is of one that is
@@ -539,7 +539,7 @@ impl Held {
             None => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
         };
         match sent {
-            Err(e) if sys::is_refused(&e) && self.is_there()? => sys::kill(self.seen.pid, signal),
+            Err(e) if sys::may_be_refused(&e) && self.is_there()? => sys::kill(self.seen.pid, signal),
             sent => sent,
         }
     }
@@ -576,7 +576,7 @@ pub(crate) fn kill(leader: Pid, camera: &Camera) -> Killed {
     // Only what SIGKILL is refused for counts.
     let stopped = sys::kill_group(leader, libc::SIGSTOP);
     // Where no group may be signalled, its members are, one by one.
-    let one_by_one = stopped.is_err_and(|error| sys::is_refused(&error));
+    let one_by_one = stopped.is_err_and(|error| sys::may_be_refused(&error));
     let mut held = Vec::new();
     let mut any_killed = false;
     if freeze(leader, one_by_one, camera, &mut held).is_err() {

@@ -38,6 +38,16 @@ pub(crate) fn is_refused(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS))
 }
 
+/// [`is_refused`], and also where a sandbox answers with an error that it chose itself. Only for calls
+/// that the kernel answers so to nothing that is asked here, or where to ask in another way is harmless.
+pub(crate) fn may_be_refused(error: &io::Error) -> bool {
+    is_refused(error)
+        || matches!(
+            error.raw_os_error(),
+            Some(libc::EACCES | libc::EINVAL | libc::EOPNOTSUPP)
+        )
+}
+
 /// An error that says which call it is of. It no longer has its number.
 pub(crate) fn named(call: &'static str) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{call}: {error}"))
@@ -52,7 +62,7 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     // SAFETY: `ends` has room for the two descriptors that pipe2 writes.
     let made = check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) });
     let without_flags = match made {
-        Err(error) if is_refused(&error) => {
+        Err(error) if may_be_refused(&error) => {
             pipe_without_flags(&mut ends).map_err(|_| error)?;
             true
         }
@@ -158,7 +168,7 @@ fn can_access(directory: Option<&OwnedFd>, path: &CStr, mode: libc::c_int) -> io
     // SAFETY: `path` is a NUL-terminated string.
     let asked = check(unsafe { libc::faccessat(at, path.as_ptr(), mode, libc::AT_EACCESS) }).map(drop);
     let refused = match asked {
-        Err(error) if is_refused(&error) => error,
+        Err(error) if may_be_refused(&error) => error,
         asked => return asked,
     };
     // SAFETY: these cannot fail.
@@ -227,7 +237,7 @@ pub(crate) fn leave_table_of_descriptors() -> io::Result<()> {
     // SAFETY: closes only what this thread has got a copy of.
     let left = check_size(unsafe { close_range(3, libc::CLOSE_RANGE_UNSHARE) });
     match left {
-        Err(error) if is_refused(&error) => {
+        Err(error) if may_be_refused(&error) => {
             // SAFETY: no memory is involved.
             check(unsafe { libc::unshare(libc::CLONE_FILES) })?;
             close_all_above(2);
@@ -434,7 +444,7 @@ pub(crate) fn poll(interests: &mut [Interest], timeout: Option<Duration>) -> io:
     // SAFETY: Interest is a transparent pollfd, the length is the slice's, and `exact` is null or lives here.
     let polled = check(unsafe { libc::ppoll(first, count, exact, ptr::null()) });
     let polled = match polled {
-        Err(error) if is_refused(&error) => {
+        Err(error) if may_be_refused(&error) => {
             // Whole milliseconds, and never less than was asked for.
             let whole = timeout.map_or(-1, |t| {
                 libc::c_int::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
@@ -480,7 +490,7 @@ pub(crate) fn ends_by(child: &Child, deadline: Instant) -> io::Result<bool> {
 /// the child has ended.
 fn end_of_child(pid: Pid) -> io::Result<OwnedFd> {
     match pidfd_open(pid) {
-        Err(error) if is_refused(&error) => {}
+        Err(error) if may_be_refused(&error) => {}
         opened => return opened,
     }
     let (reader, writer) = pipe()?;
@@ -518,7 +528,7 @@ impl EventFd {
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: a plain call; the result is checked before it is taken.
         let fd = match check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }) {
-            Err(error) if is_refused(&error) => {
+            Err(error) if may_be_refused(&error) => {
                 let (fd, writer) = pipe()?;
                 set_nonblocking(&fd)?;
                 set_nonblocking(&writer)?;
@@ -828,7 +838,9 @@ fn wait(pid: Pid, options: libc::c_int) -> io::Result<(Pid, Status, libc::rusage
         let waited = check(unsafe { libc::wait4(pid, &mut status, options, usage.as_mut_ptr()) });
         let (pid, status) = match waited {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if is_refused(&error) => wait_by_id(pid, options, &mut usage).map_err(|_| error)?,
+            Err(error) if may_be_refused(&error) => {
+                wait_by_id(pid, options, &mut usage).map_err(|_| error)?
+            }
             waited => (waited?, Status::new(status)),
         };
         // SAFETY: zeroed, which is valid, and maybe filled.
@@ -1124,7 +1136,7 @@ mod process_wide {
                 // SAFETY: an initialised set; nothing is to be told about the signal.
                 match check(unsafe { libc::sigwaitinfo(&self.set, ptr::null_mut()) }) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) if is_refused(&error) => self.fd = Some(signal_fd_of(&self.set)?),
+                    Err(error) if may_be_refused(&error) => self.fd = Some(signal_fd_of(&self.set)?),
                     signal => return signal,
                 }
             }
@@ -1685,7 +1697,7 @@ pub(crate) fn spawn(
             Some(error) => {
                 let _ = reap(pid);
                 let call = Step::call(plan.step.load(Relaxed));
-                if call != LEAVE_DESCRIPTORS || plan.own_table || !is_refused(&error) {
+                if call != LEAVE_DESCRIPTORS || plan.own_table || !may_be_refused(&error) {
                     return refused(call, error);
                 }
                 plan.own_table = true;
@@ -1721,7 +1733,7 @@ fn start_child(plan: &Plan, stack: &mut ChildStack, birth: &Birth) -> io::Result
     };
     let started = match with_pidfd {
         // Some sandboxes look at the flags.
-        Err(error) if is_refused(&error) || error.raw_os_error() == Some(libc::EINVAL) => {
+        Err(error) if may_be_refused(&error) => {
             let without = start(0);
             if without.is_ok() {
                 NO_CLONE_PIDFD.store(true, Relaxed);

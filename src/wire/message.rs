@@ -97,7 +97,14 @@ pub(crate) fn parse_any(line: &[u8]) -> Parsed {
     let (jsonrpc, result) = match envelope(text) {
         Ok(envelope) => (Some(is_2_0(envelope.jsonrpc)), message(&envelope)),
         // What cannot be read says nothing about what is to come.
-        Err(error) => (None, Err((None, error))),
+        Err(error) if error.code == code::PARSE_ERROR => (None, Err((None, error))),
+        Err(error) => match head(text) {
+            Some(head) => {
+                let id = head.id.and_then(|id| request_id(id.get()));
+                (Some(is_2_0(head.jsonrpc)), Err((id, error)))
+            }
+            None => (None, Err((None, error))),
+        },
     };
     Parsed {
         message: result.unwrap_or_else(|(id, error)| ClientMessage::Invalid { id, error }),
@@ -143,6 +150,20 @@ fn envelope(text: &str) -> Result<Envelope<'_>, RpcError> {
         )),
         Ok(_) => Err(RpcError::invalid_request("a request must be a JSON object")),
     }
+}
+
+/// What can still be read of a message with a member that is there twice, unless it is one of these.
+#[derive(serde::Deserialize)]
+struct Head<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    jsonrpc: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    id: Option<&'a RawValue>,
+}
+
+fn head(text: &str) -> Option<Head<'_>> {
+    let is_object = text.trim_start().starts_with('{');
+    is_object.then(|| serde_json::from_str(text).ok()).flatten()
 }
 
 fn is_json(text: &str) -> bool {

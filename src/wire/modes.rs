@@ -13,6 +13,7 @@ use std::os::fd::BorrowedFd;
 use libc::tcflag_t;
 
 use crate::sys;
+use crate::wire::protocol::shortened;
 
 /// Where a mode stands in a `termios`.
 enum Place {
@@ -84,7 +85,7 @@ pub(crate) fn names() -> impl Iterator<Item = (&'static str, u8)> {
 pub(crate) fn refusal(modes: &BTreeMap<String, u8>) -> Option<String> {
     modes.iter().find_map(|(name, value)| {
         let Some((_, largest)) = names().find(|(known, _)| known == name) else {
-            return Some(format!("unknown mode {name:?}"));
+            return Some(format!("unknown mode {:?}", shortened(name)));
         };
         (*value > largest).then(|| format!("{name} must be 0 or 1, got {value}"))
     })

@@ -202,7 +202,8 @@ pub struct SpawnParams {
     /// The argument vector: program first, no shell.
     #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::Argv"))]
     pub command: Vec<String>,
-    /// The client's name for the process, unique among the connection's live processes.
+    /// The client's name for the process, unique among the connection's live processes: at most 4,096
+    /// bytes of UTF-8, where `maxLength` counts characters.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = MAX_HANDLE_BYTES)))]
     pub process_handle: String,
     /// Absolute working directory; the server's own where it is left out.
@@ -212,7 +213,7 @@ pub struct SpawnParams {
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// Laid over the server's environment; `None` unsets.
+    /// Laid over the server's environment; a variable without a value is unset.
     #[cfg_attr(
         feature = "schema",
         schemars(with = "Option<crate::wire::schema::Environment>")
@@ -276,7 +277,7 @@ impl Default for PtySize {
     }
 }
 
-/// Params of `process/writeStdin`. At least one of `delta` and `close_stdin` must be given.
+/// Params of `process/writeStdin`: bytes, or the end of the input, or both.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(
@@ -285,7 +286,7 @@ impl Default for PtySize {
     schemars(transform = crate::wire::schema::delta_or_close)
 )]
 pub struct WriteStdinParams {
-    /// Which process.
+    /// Which process: its name, at most 4,096 bytes of UTF-8, where `maxLength` counts characters.
     #[cfg_attr(feature = "schema", schemars(length(max = MAX_HANDLE_BYTES)))]
     pub process_handle: String,
     /// The bytes; base64 on the wire.
@@ -307,7 +308,7 @@ pub struct WriteStdinParams {
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ResizePtyParams {
-    /// Which process.
+    /// Which process: its name, at most 4,096 bytes of UTF-8, where `maxLength` counts characters.
     #[cfg_attr(feature = "schema", schemars(length(max = MAX_HANDLE_BYTES)))]
     pub process_handle: String,
     /// The new size.
@@ -320,7 +321,7 @@ pub struct ResizePtyParams {
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KillParams {
-    /// Which process.
+    /// Which process: its name, at most 4,096 bytes of UTF-8, where `maxLength` counts characters.
     #[cfg_attr(feature = "schema", schemars(length(max = MAX_HANDLE_BYTES)))]
     pub process_handle: String,
     /// The signal, SIGKILL where it is left out.
@@ -425,7 +426,8 @@ pub struct ServerInfo {
     pub version: String,
 }
 
-/// Every default and limit in force, as `initialize` tells them. Bytes and milliseconds; `None` means none.
+/// Every default and limit in force, as `initialize` tells them. Bytes and milliseconds;
+/// what has no value has no limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -463,7 +465,7 @@ pub struct ProcessInfo {
     pub pid: u32,
     /// The argument vector as sent.
     pub command: Vec<String>,
-    /// Its working directory at the start; `None` if it was left to the server.
+    /// Its working directory at the start; no value if it was left to the server.
     pub cwd: Option<String>,
     /// Whether it has a PTY.
     pub tty: bool,

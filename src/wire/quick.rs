@@ -113,7 +113,11 @@ impl<'a> Scanner<'a> {
             }
             self.at += 1;
         }
-        Some(self.line[start..self.at].trim_ascii_end())
+        let mut value = &self.line[start..self.at];
+        while let [rest @ .., b' ' | b'\t' | b'\r' | b'\n'] = value {
+            value = rest;
+        }
+        Some(value)
     }
 
     /// Goes from an opening quote to its closing one.
@@ -235,6 +239,8 @@ mod tests {
                     b":",
                     b"0",
                     b"\x01",
+                    // White space elsewhere, but not in JSON.
+                    b"\x0c",
                     b"\xff",
                     b"null",
                 ] {

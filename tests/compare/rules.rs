@@ -67,7 +67,7 @@ pub struct Rule {
 
 /// Every difference that is meant to be. A scenario names those it expects;
 /// in others they are differences like any other.
-pub const RULES: [Rule; 20] = [
+pub const RULES: [Rule; 21] = [
     Rule {
         name: "cap-exact",
         says: "`capReached` is also true at exactly the cap",
@@ -82,6 +82,11 @@ pub const RULES: [Rule; 20] = [
                 && is(&diff.a, 1)
                 && code.is_some_and(|code| (129..=128 + 64).contains(&code))
         },
+    },
+    Rule {
+        name: "pty-utf8",
+        says: "a PTY starts without IUTF8",
+        explains: |diff, _, _| is(&diff.a, "-iutf8\r\n") && is(&diff.b, "iutf8\r\n"),
     },
     Rule {
         name: "pty-interpreter",

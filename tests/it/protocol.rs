@@ -231,6 +231,15 @@ fn the_first_message_that_can_be_read_decides() {
             client.finish();
         }
     }
+    // One that is refused can still be read.
+    let mut client = Client::in_process();
+    client.send_raw(
+        b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"process/list\",\"method\":\"process/list\"}\n",
+    );
+    assert_eq!(client.response(1)["jsonrpc"], "2.0");
+    client.send(&json!({"id": 2, "method": "process/list"}));
+    assert_eq!(client.response(2)["jsonrpc"], "2.0");
+    client.finish();
 }
 
 /// In every kind of message; nothing of it is done.
@@ -699,10 +708,18 @@ fn members_given_twice_are_refused() {
     let mut client = Client::in_process();
     for line in [
         r#"{"id":1,"id":2,"method":"process/list"}"#,
-        r#"{"id":1,"method":"process/list","method":"no/such"}"#,
-        r#"{"id":1,"method":"process/list","params":{},"params":{}}"#,
+        r#"{"id":[],"method":"process/list","method":"process/list"}"#,
+        r#"{"jsonrpc":"2.0","id":1,"jsonrpc":"2.0","method":"process/list"}"#,
     ] {
         assert_eq!(code_of(&refused(&mut client, line.as_bytes())), -32600, "{line}");
+    }
+    // The client waits for the answer to an id that can be read.
+    for line in [
+        r#"{"id":"twice","method":"process/list","method":"no/such"}"#,
+        r#"{"id":"twice","method":"process/list","params":{},"params":{}}"#,
+    ] {
+        client.send_raw(format!("{line}\n").as_bytes());
+        assert_eq!(code_of(&client.response("twice")), -32600, "{line}");
     }
     client.send_raw(
         b"{\"id\":1,\"method\":\"process/spawn\",\"params\":{\"command\":[\"true\"],\"processHandle\":\"a\",\
@@ -1059,6 +1076,9 @@ fn errors_quote_two_hundred_characters_at_most() {
     let spawn = |member: &str, value: Value| {
         let mut params = json!({"command": ["true"], "processHandle": "a"});
         params[member] = value;
+        if member == "terminalModes" {
+            params["tty"] = json!(true);
+        }
         ("process/spawn".to_owned(), params)
     };
     let handle: String = "é".repeat(2_000);
@@ -1073,6 +1093,8 @@ fn errors_quote_two_hundred_characters_at_most() {
         spawn("env", json!({(long.clone()): 7})),
         spawn("env", json!({(format!("{long}=")): "x"})),
         spawn("env", json!({(long.clone()): "\0"})),
+        spawn("terminalModes", json!({(long.clone()): 1})),
+        spawn("terminalModes", json!({(long.clone()): "x"})),
         spawn("timeoutMs", json!(long)),
         spawn("tty", json!(format!("{long}, expected {long}"))),
         spawn("processHandle", json!(handle)),

@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = &[
     test!(a_call_that_is_not_allowed_hangs_nothing_and_is_named),
     test!(a_call_that_is_missing_hangs_nothing_and_is_named),
     test!(a_call_that_finds_a_table_full_hangs_nothing_and_is_named),
+    test!(a_sandbox_may_choose_its_error),
     test!(sandboxes_and_older_kernels_are_served),
     test!(every_call_is_in_the_table),
     test!(without_close_range_programs_get_three_descriptors),
@@ -98,6 +99,31 @@ fn a_call_that_finds_a_table_full_hangs_nothing_and_is_named() {
         ("ppoll", libc::ENOMEM),
     ];
     check_all(&tries.map(|(name, errno)| (session::named(&[name]), errno)));
+}
+
+/// EPERM is usual, and no more than that.
+fn a_sandbox_may_choose_its_error() {
+    for name in [
+        "clone with CLONE_PIDFD",
+        "close_range",
+        "dup2",
+        "eventfd2",
+        "faccessat2",
+        "kill",
+        "pidfd_send_signal",
+        "pipe2",
+        "ppoll",
+        "wait4",
+    ] {
+        for errno in [libc::EACCES, libc::EINVAL, libc::EOPNOTSUPP] {
+            let call = session::named(&[name]);
+            let outcome = session::run(server(), &call, errno);
+            assert!(
+                outcome.works && outcome.faults(&call[0]).is_empty() && outcome.status == Some(0),
+                "{name} with {errno}: {outcome:?}"
+            );
+        }
+    }
 }
 
 /// What is refused together.
