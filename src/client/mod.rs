@@ -869,10 +869,11 @@ impl Link {
             }
             Err(error) => {
                 // A server that reads no more is going, and `client-read` is about to hear why.
-                let _ = answer.recv_timeout(SERVER_END_WAIT);
+                let heard = answer.recv_timeout(SERVER_END_WAIT);
+                let has_ended = matches!(heard, Err(RecvTimeoutError::Disconnected));
                 self.routes.forget(id);
                 Err(match self.routes.reason() {
-                    None => error,
+                    None if !has_ended => error,
                     reason => Error::Ended(reason),
                 })
             }
