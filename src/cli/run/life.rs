@@ -190,8 +190,10 @@ fn ends_a_start(signal: i32) -> bool {
 /// well, and is the reason then: its thread is left to end this process.
 pub fn unless_interrupted(life: &Mutex<Life>, error: Error) -> Error {
     let interrupted = lock(life).interrupted.load(SeqCst);
-    while interrupted {
-        thread::park();
+    if interrupted {
+        loop {
+            thread::park();
+        }
     }
     error
 }
