@@ -290,8 +290,8 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "connect-timeout",
                 Takes::Value("DURATION", Completes::Nothing),
-                "how long the server may take to answer at all [default: 10s; 2m where a --server may ask \
-                 for a password]",
+                "how long the server may take to answer at all; 0 is no limit [default: 10s; 2m where a \
+                 --server may ask for a password]",
                 |s, given| duration(given.text()?, "s").map(|timeout| s.run.connect_timeout = Some(timeout)),
             ),
             SERVER,

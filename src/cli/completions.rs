@@ -296,7 +296,7 @@ fn fish_action(completes: Completes) -> String {
     match completes {
         Completes::Nothing => String::new(),
         Completes::Files => " -F".to_owned(),
-        Completes::Directories => " -a '(__fish_complete_directories)'".to_owned(),
+        Completes::Directories => " -a '(__procwire_complete_directories)'".to_owned(),
         Completes::Variables => " -a '(set -xn)'".to_owned(),
         Completes::Assignments => " -a '(set -xn)='".to_owned(),
         Completes::Programs => " -a '(__fish_complete_command)'".to_owned(),
@@ -359,6 +359,11 @@ function __procwire_complete_program
     else if not string match -q -- '-*' $token
         complete -C "$token"
     end
+end
+
+# A value behind a flag and an equals sign is completed without these two.
+function __procwire_complete_directories
+    __fish_complete_directories (string replace -r -- '^--[^=]*=' '' (commandline -ct))
 end
 
 complete -c procwire -f

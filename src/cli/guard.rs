@@ -381,12 +381,20 @@ pub fn survive_file_size_limit() {
     sys::ignore_signal(libc::SIGXFSZ);
 }
 
-/// What the guard waits for. Whoever starts us under nohup wants us to live on without a terminal,
-/// so a hang-up that is ignored stays so.
+/// What the guard waits for.
 fn signals_of_guard() -> Vec<libc::c_int> {
-    let all = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
-    let ignored = |signal: &libc::c_int| *signal == libc::SIGHUP && sys::is_ignored(libc::SIGHUP);
-    all.into_iter().filter(|signal| !ignored(signal)).collect()
+    [&[libc::SIGCHLD][..], &ending_signals()].concat()
+}
+
+/// The signals that end the server. Whoever starts it under nohup wants it to live on without a
+/// terminal, and a key on a terminal is not for what runs in the background or behind another program:
+/// what is ignored stays so.
+#[must_use]
+pub fn ending_signals() -> Vec<libc::c_int> {
+    let keeps = |signal: libc::c_int| signal == libc::SIGTERM || !sys::is_ignored(signal);
+    let mut signals = vec![libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+    signals.retain(|signal| keeps(*signal));
+    signals
 }
 
 fn start_server(detached: OwnedFd, mask: &sys::SignalMask, own_group: bool) -> io::Result<Pid> {

@@ -206,11 +206,12 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     if tty {
         terminal::watch_over();
     }
-    let client = connect(run, &life)?;
+    let client = connect(run, &life).map_err(|error| life::unless_interrupted(&life, error))?;
     if run.detach {
         return detach(run, &client, spawn);
     }
-    let mut process = client.spawn(spawn)?;
+    let started = client.spawn(spawn);
+    let mut process = started.map_err(|error| life::unless_interrupted(&life, error))?;
     lock(&life).state = State::Running(life::pass_on(process.control())?);
     if tty {
         terminal::take(has_input).map_err(|e| format!("the terminal here: {e}"))?;
@@ -328,7 +329,8 @@ fn spawn(run: &Run, tty: bool, has_input: bool) -> Result<client::Command, Strin
     let mut argv = run.command.iter().map(String::as_str);
     let mut spawn = match run.detach {
         true => {
-            let mut shell = client::Command::new("sh");
+            // The PATH of the program may have none.
+            let mut shell = client::Command::new("/bin/sh");
             shell.args(["-c", START_AND_STAY]);
             shell
         }
@@ -424,9 +426,23 @@ fn last_words(run: &Run, status: &ExitStatus, timed_out: bool) -> String {
 // ---- a program that stays ----
 
 /// Starts the program with its output thrown away, and says that it is about to. The connection has
-/// only pipes to give, which would end with it.
-const START_AND_STAY: &str =
-    "command -v -- \"$0\" >/dev/null 2>&1 || exit 127; echo; exec \"$0\" \"$@\" >/dev/null 2>&1";
+/// only pipes to give, which would end with it. So the program is looked for before that, in a shell
+/// of its own, which changes no variable.
+const START_AND_STAY: &str = r#"(
+    IFS=: name=$0 code=127
+    set -f
+    case $name in
+    */*) set -- "$name" ;;
+    *) set --; for directory in $PATH; do set -- "$@" "${directory:-.}/$name"; done ;;
+    esac
+    for file; do
+        if [ -f "$file" ] && [ -x "$file" ]; then exit 0; fi
+        if [ -e "$file" ]; then code=126; fi
+    done
+    exit $code
+) || exit
+echo
+exec "$0" "$@" >/dev/null 2>&1"#;
 
 /// Starts the program so that it outlives this one, and prints its pid.
 fn detach(run: &Run, client: &Client, spawn: client::Command) -> Result<Ending, Box<dyn std::error::Error>> {
@@ -436,14 +452,13 @@ fn detach(run: &Run, client: &Client, spawn: client::Command) -> Result<Ending, 
         let status = process.wait()?;
         let program = run.command.first().map_or("", String::as_str);
         let code = status.details().exit_code;
-        life::say(&match code {
-            NOT_FOUND => format!("{program}: there is no such program"),
-            code => format!("{program}: it was not started: exit code {code}"),
-        });
-        return Ok(Ending::Code(match code {
-            NOT_FOUND => NOT_FOUND,
-            _ => FAILED,
-        }));
+        let (why, code) = match code {
+            NOT_FOUND => ("there is no such program".to_owned(), NOT_FOUND),
+            CANNOT_EXECUTE => ("it cannot be executed".to_owned(), CANNOT_EXECUTE),
+            code => (format!("it was not started: exit code {code}"), FAILED),
+        };
+        life::say(&format!("{program}: {why}"));
+        return Ok(Ending::Code(code));
     }
     let pid = process.id().ok_or("the server does not tell the pid")?;
     let line = if run.json {

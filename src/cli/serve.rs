@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::SIGCHLD;
 
 use crate::cli::args::Serve;
 use crate::cli::guard::{self, Guarded, Signals};
@@ -26,7 +26,7 @@ pub(super) fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error
             "{why}: what leaves the process group of its program may outlive a kill, until the connection ends"
         );
     }
-    let mut signals = Signals::hear(&handled_signals())?;
+    let mut signals = Signals::hear(&[&[SIGCHLD][..], &guard::ending_signals()].concat())?;
 
     // A soft limit of 1,024, as is usual, would be two hundred processes.
     match guard::raise_descriptor_limit() {
@@ -79,13 +79,4 @@ pub(super) fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error
         (End::Stopped, Some(signal)) => Ok(128 + signal),
         _ => Ok(0),
     }
-}
-
-fn handled_signals() -> Vec<i32> {
-    let mut signals = vec![SIGCHLD, SIGTERM, SIGINT];
-    // Started under nohup, the server should live on without a terminal.
-    if !guard::is_ignored(SIGHUP) {
-        signals.push(SIGHUP);
-    }
-    signals
 }

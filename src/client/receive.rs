@@ -58,7 +58,9 @@ fn from_frames(mut frames: Frames<Box<dyn Read + Send>>, routes: &Routes) -> Res
         let text = match frames.next() {
             Ok(Frame::Message(text)) => text,
             Ok(Frame::Headers) => continue,
-            Ok(Frame::Invalid(error)) => return Err(format!("sent {}", excerpt(&error.message))),
+            Ok(Frame::Invalid(error)) => {
+                return Err(format!("sent what cannot be read: {}", excerpt(&error.message)));
+            }
             Ok(Frame::End) => return Ok(()),
             Err(e) => return Err(format!("cannot be read from: {e}")),
         };

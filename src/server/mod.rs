@@ -280,8 +280,9 @@ struct WaitingList {
 
 impl Entry {
     fn command(&self, command: Command) {
-        // Fails only when the process thread has gone without a word, which is a bug of ours.
-        if self.inbox.send(command).is_err() {
+        // Fails where it could not be started, of which the word is on its way. Otherwise the process
+        // thread has gone without one, which is a bug of ours.
+        if self.inbox.send(command).is_err() && self.starting.is_none() {
             log::error!("the thread of process {} is gone", self.serial);
         }
         self.wake.set();

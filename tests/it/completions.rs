@@ -389,4 +389,9 @@ fn fish_completes() {
     );
     let joined = exactly("procwire run --cwd=inn", &["--cwd=inner"]);
     assert_offered(&joined, &offered(joined.line));
+    let all = offered("procwire run --cwd=");
+    assert!(
+        all.iter().any(|(word, _)| word.starts_with("--cwd=inner")),
+        "{all:?}"
+    );
 }

@@ -95,6 +95,9 @@ const SUBJECTS: &[(&str, &[Test])] = &[
 ];
 
 fn main() {
+    // A server that is started with it ignored, as in the background of a script, keeps it so.
+    // SAFETY: no memory is involved, and there is no other thread yet.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
     refused::session::launch_if_asked();
     if std::env::args().nth(1).as_deref() == Some(sweep::PLAY) {
         sweep::play(std::env::args().skip(2));

@@ -1,7 +1,7 @@
 //! `procwire run` beside a program that was typed: how it ends, its input, its terminal, its job.
 
-use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
@@ -15,6 +15,8 @@ pub const TESTS: &[Test] = &[
     test!(it_dies_as_its_program_died),
     test!(a_signal_without_a_name_here_is_an_exit_code),
     test!(a_typed_interrupt_ends_the_loop_it_is_in),
+    test!(a_signal_to_the_server_as_well_is_what_ended_the_start),
+    test!(a_typed_interrupt_is_not_for_the_server),
     test!(no_input_is_dev_null),
     test!(input_that_cannot_be_read_is_an_error),
     test!(modes_of_the_terminal_are_carried_over),
@@ -232,6 +234,47 @@ fn a_typed_interrupt_ends_the_loop_it_is_in() {
 
 const KIND_OF_STDIN: &str = "if [ -p /dev/stdin ]; then echo pipe; elif [ -t 0 ]; then echo terminal; elif [ -c /dev/stdin ]; then echo null; fi";
 
+/// As a key on a terminal and `timeout` signal: the whole group.
+fn a_signal_to_the_server_as_well_is_what_ended_the_start() {
+    for (name, number) in [
+        ("INT", libc::SIGINT),
+        ("TERM", libc::SIGTERM),
+        ("HUP", libc::SIGHUP),
+    ] {
+        // Which of the two is heard first differs.
+        for _ in 0..30 {
+            let server = format!("kill -{name} 0; exit 3");
+            let mut command = binary();
+            command.args(["run", "--server", &server, "--", "true"]);
+            let output = command.process_group(0).stdin(Stdio::null()).output();
+            let output = output.expect("the binary starts");
+            assert_eq!(output.status.signal(), Some(number), "{name}: {output:?}");
+            assert_eq!(text(&output.stderr), "");
+        }
+    }
+}
+
+fn a_typed_interrupt_is_not_for_the_server() {
+    let script = "trap 'echo caught; exit 4' INT; echo on; sleep 1000 & wait";
+    let mut command = binary();
+    command.args(["run", "--server", PROCWIRE, "--", "sh", "-c", script]);
+    let mut child = command
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+    let mut line = String::new();
+    stdout.read_line(&mut line).expect("text");
+    assert_eq!(line, "on\n");
+    // SAFETY: no memory is involved; it is the group of this test's own child.
+    unsafe { libc::kill(-child.id().cast_signed(), libc::SIGINT) };
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).expect("text");
+    assert_eq!((rest.as_str(), wait(&mut child).code()), ("caught\n", Some(4)));
+}
+
 fn no_input_is_dev_null() {
     let server = format!("--server {PROCWIRE}");
     for flags in ["", "--json", &server] {
@@ -408,6 +451,8 @@ fn a_timeout_of_zero_is_none() {
     for zero in ["0", "0s", "0ms"] {
         let output = run(&["--timeout", zero, "--", "sh", "-c", "sleep 0.05; exit 3"]);
         assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+        let output = run(&["--connect-timeout", zero, "--", "sh", "-c", "exit 4"]);
+        assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
     }
 }
 
@@ -429,6 +474,14 @@ fn a_silent_server_is_not_waited_for() {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(125), "{stderr}");
     assert!(stderr.contains("'exec cat' is not a server"), "{stderr}");
+    // Whether it ends before it is written to differs.
+    for _ in 0..20 {
+        let stderr = text(&run(&["--server", "true", "--", "true"]).stderr);
+        assert_eq!(
+            stderr,
+            "procwire: the server 'true' ended before it answered initialize\n"
+        );
+    }
 }
 
 /// As an ssh that asks for a password: without echo, and with a child of its own. That nothing of it
@@ -773,6 +826,34 @@ fn a_detached_program_stays() {
         (Some(127), String::new())
     );
     assert!(text(&output.stderr).contains("no-such-program"), "{output:?}");
+    std::fs::write(&done, "echo no").expect("a file");
+    for (program, code, why) in [
+        (done.as_str(), 126, "it cannot be executed"),
+        ("/tmp", 126, "it cannot be executed"),
+        // Only the shell knows it.
+        ("shift", 127, "there is no such program"),
+        ("/no/such", 127, "there is no such program"),
+    ] {
+        let output = run(&["--detach", "--", program]);
+        assert_eq!(output.status.code(), Some(code), "{program}: {output:?}");
+        assert_eq!(text(&output.stdout), "");
+        assert_eq!(text(&output.stderr), format!("procwire: {program}: {why}\n"));
+    }
+    // One that is not where shells are; and no variable of it is changed.
+    let saved = scratch.path("saved");
+    let script = format!("env >{saved}.new; mv {saved}.new {saved}");
+    let sh = ["name=n", "code=c", "file=f", "PATH=/no/such:/bin:/usr/bin"];
+    let mut arguments = vec!["--detach"];
+    arguments.extend(sh.iter().flat_map(|variable| ["-e", variable]));
+    arguments.extend(["--", "sh", "-c", &script]);
+    assert!(run(&arguments).status.success());
+    wait_until("it has written", || std::fs::metadata(&saved).is_ok());
+    let variables = std::fs::read_to_string(&saved).expect("text");
+    for variable in sh {
+        assert!(variables.lines().any(|line| line == variable), "{variables}");
+    }
+    let output = run(&["--detach", "-e", "PATH=/no/such", "--", "/bin/true"]);
+    assert!(output.status.success(), "{output:?}");
     let output = run(&["--detach", "--tty", "--", "true"]);
     assert_eq!(output.status.code(), Some(2));
 }

@@ -1,9 +1,11 @@
 //! `process/spawn`: what starts a program, and what is refused.
 
+use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Mode, Scratch, Test, both, children_of, is_alive, test, wait_until};
+use crate::harness::{Client, Mode, Scratch, Test, binary, both, children_of, is_alive, test, wait_until};
 use serde_json::{Value, json};
 
 pub const TESTS: &[Test] = &[
@@ -27,6 +29,7 @@ pub const TESTS: &[Test] = &[
     test!(active_handle_is_refused_and_starts_nothing),
     test!(one_of_many_spawns_of_a_handle_wins),
     test!(failed_spawn_hands_the_handle_to_the_next_request),
+    test!(spawns_that_fail_at_the_end_are_answered_and_nothing_is_logged),
     test!(empty_names_are_invalid_requests),
     test!(params_that_do_not_fit_are_invalid_params),
     test!(null_and_absent_are_the_same_where_the_protocol_says_so),
@@ -984,4 +987,30 @@ fn silent_about_detached(client: Client) {
     let (left, _) = client.finish();
     let handles: Vec<&Value> = left.iter().map(|n| &n["params"]["processHandle"]).collect();
     assert_eq!(handles, ["b"], "{left:#?}");
+}
+
+/// The end comes while the dispatcher has not heard yet that they have failed.
+fn spawns_that_fail_at_the_end_are_answered_and_nothing_is_logged() {
+    const SPAWNS: usize = 64;
+    let spawn = |number| {
+        let params = json!({"command": ["no-such-program"], "processHandle": format!("a{number}")});
+        json!({"id": number, "method": "process/spawn", "params": params}).to_string() + "\n"
+    };
+    let input: String = (0..SPAWNS).map(spawn).collect();
+    // When it comes differs.
+    for _ in 0..10 {
+        let mut command = binary();
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary starts");
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin.write_all(input.as_bytes()).expect("it reads");
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        let answers = String::from_utf8(output.stdout).expect("text");
+        assert_eq!(answers.lines().count(), SPAWNS, "{answers}");
+    }
 }

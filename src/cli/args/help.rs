@@ -30,7 +30,8 @@ Methods:
   initialize          optional handshake; its answer lists every limit
 
 When stdin ends, when stdout is closed, or at SIGTERM, SIGINT or SIGHUP, the
-server kills every process and everything those have started.
+server kills every process and everything those have started. A SIGINT or SIGHUP
+that was ignored at the start stays so.
 
 Exit code: 0 after the end of input, 128 + n after signal n, 2 for a wrong
 command line.

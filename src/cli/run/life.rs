@@ -7,13 +7,14 @@
 //! **Never:** signals a process of the program; the server does.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cli::guard;
-use crate::client::Control;
+use crate::client::{Control, Error};
 use rustix::process::{
     DumpableBehavior, Pid, Resource, Rlimit, Signal, getrlimit, kill_current_process_group, kill_process,
     set_dumpable_behavior, setrlimit,
@@ -111,6 +112,9 @@ pub struct Life {
     pub timed_out: bool,
     /// Signals that were passed on.
     pub passed: Vec<i32>,
+    /// A signal has come that ends this process as long as there is no program. Set by the handler,
+    /// when the thread that heeds the signal may not have heard it yet.
+    interrupted: Arc<AtomicBool>,
 }
 
 /// Something to pass on to the program.
@@ -154,13 +158,20 @@ fn heeded(tty: bool) -> Vec<i32> {
 
 /// Starts the thread that hears signals. It never waits for the server, so that it hears the second.
 pub fn heed_signals(tty: bool, is_command: bool) -> io::Result<Arc<Mutex<Life>>> {
-    let mut signals = Signals::new(heeded(tty))?;
+    let heeded = heeded(tty);
+    let mut signals = Signals::new(&heeded)?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    // Behind that, so that none is noted here alone.
+    for signal in heeded.into_iter().filter(|signal| ends_a_start(*signal)) {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
     let life = Arc::new(Mutex::new(Life {
         server: None,
         is_command,
         state: State::Connecting,
         timed_out: false,
         passed: Vec::new(),
+        interrupted,
     }));
     let its_life = Arc::clone(&life);
     guard::start_thread("signals", move || {
@@ -169,6 +180,22 @@ pub fn heed_signals(tty: bool, is_command: bool) -> io::Result<Arc<Mutex<Life>>>
         }
     })?;
     Ok(life)
+}
+
+fn ends_a_start(signal: i32) -> bool {
+    ![SIGWINCH, SIGCONT, SIGTSTP].contains(&signal)
+}
+
+/// What went wrong before there was a program. A signal to the whole process group ends the server as
+/// well, and is the reason then: its thread is left to end this process.
+pub fn unless_interrupted(life: &Mutex<Life>, error: Error) -> Error {
+    let interrupted = lock(life).interrupted.load(SeqCst);
+    if interrupted {
+        loop {
+            thread::park();
+        }
+    }
+    error
 }
 
 fn heed(signal: i32, life: &mut Life) {
@@ -296,7 +323,11 @@ pub fn server_timeout(run: &Run) -> Option<Duration> {
 }
 
 fn connect_timeout(run: &Run) -> Duration {
-    run.connect_timeout.unwrap_or_else(|| {
+    let given = run.connect_timeout.map(|timeout| match timeout.is_zero() {
+        true => Duration::MAX,
+        false => timeout,
+    });
+    given.unwrap_or_else(|| {
         let terminal = || std::fs::File::open("/dev/tty").is_ok();
         match run.server.is_some() && terminal() {
             true => LOGIN_TIMEOUT,

@@ -185,7 +185,7 @@ fn what_is_not_a_server_is_named_with_what_it_did() {
         (&["echo", "[1]"], "\"[1]\""),
         (
             &["cat", "/dev/zero"],
-            "\"cat /dev/zero\" sent a line is longer than the limit",
+            "\"cat /dev/zero\" sent what cannot be read: a line is longer than the limit",
         ),
         (&["sh", "-c", "exec sleep 1000 >&-"], "closed its output"),
     ] {
