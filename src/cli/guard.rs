@@ -17,7 +17,8 @@
 //! | the server is killed | the guard, by SIGCHLD | it kills all that is below it, and exits |
 //! | the guard is killed | the server, by its parent-death signal | as at SIGTERM |
 //! | the server is told to end and does not | the guard, by the clock | it kills the server, and goes on as above |
-//! | the server is stopped, and the client goes away | the guard, by SIGCHLD and the client's pipe | it kills the server, and goes on as above |
+//! | the server is stopped, and the client goes away | the guard, by SIGCHLD or `/proc`, and the client's pipe | it kills the server, and goes on as above |
+//! | the guard is stopped, and the connection ends | the server | it continues the guard when it has swept |
 //!
 //! Processes that were spawned with `detach` are spared with all that is below them. The server
 //! tells the guard who they are through a pipe: pid and start time, because pids are used again.
@@ -64,8 +65,10 @@ const SERVER_END: Duration = Duration::from_millis(2_300);
 const GUARD_END: Duration = Duration::from_millis(3_500);
 /// How long a server may be stopped while it is to end, in case it is continued.
 const STOPPED: Duration = Duration::from_millis(500);
+/// How often a server that is to end is looked at, whether it is stopped: until it would have ended.
+const LOOKS: u32 = 4;
 
-/// Whom the server has above it, if it is guarded.
+/// Who waits for this process: the server's guard, or the process that has started the guard.
 static GUARD: OnceLock<u32> = OnceLock::new();
 
 /// Who is not to be swept: pids, and when what they mean was started, or 0 where that is not known. The
@@ -143,6 +146,7 @@ pub fn run(drain: bool) -> io::Result<i32> {
         log::warn!("the server was killed; what it had started has been ended");
     }
     tell(&left);
+    continue_waiting_process();
     Ok(ended.code())
 }
 
@@ -166,6 +170,7 @@ fn start_guard(own_group: bool) -> io::Result<Option<(Pid, OwnedFd)>> {
         return Ok(Some((guard, signals)));
     }
     drop(signals);
+    let _ = GUARD.set(this);
     if own_group {
         sys::leave_group()?;
     }
@@ -221,6 +226,10 @@ struct Watch {
     stopped: Option<Option<File>>,
     /// Since when it is stopped while it is to end.
     stopped_at_end: Option<Instant>,
+    /// When the client was seen to have let go of the input.
+    client_gone: Option<Instant>,
+    /// How often a child that is to end was looked at, whether it is stopped.
+    looks: u32,
     stuck: bool,
 }
 
@@ -263,6 +272,8 @@ impl Watch {
             told: None,
             stopped: None,
             stopped_at_end: None,
+            client_gone: None,
+            looks: 0,
             stuck: false,
         }
     }
@@ -274,9 +285,9 @@ impl Watch {
                 .map_or(Interest::NONE, |(pipe, _)| Interest::read(pipe.as_raw_fd()));
             let [input, output] = self.ends_of_client();
             let mut interests = [Interest::read(signals.as_raw_fd()), pipe, input, output];
-            let left = self
-                .kill_at()
-                .map(|at| at.saturating_duration_since(Instant::now()));
+            let (kill_at, look_at) = (self.kill_at(), self.look_at());
+            let next = [kill_at, look_at].into_iter().flatten().min();
+            let left = next.map(|at| at.saturating_duration_since(Instant::now()));
             if let Err(e) = sys::poll(&mut interests, left) {
                 // Without it an end is not noticed any more.
                 self.kill();
@@ -286,10 +297,17 @@ impl Watch {
                 }
             }
             if left == Some(Duration::ZERO) {
-                self.kill();
+                self.looks += 1;
+                if kill_at == next || tree::is_stopped(self.child) {
+                    self.kill();
+                }
             }
-            if interests[2].hung_up() || interests[3].hung_up() {
-                self.stopped_at_end.get_or_insert_with(Instant::now);
+            let now = Instant::now();
+            if interests[2].hung_up() {
+                self.client_gone.get_or_insert(now);
+            }
+            if self.stopped.is_some() && (interests[2].hung_up() || interests[3].hung_up()) {
+                self.stopped_at_end.get_or_insert(now);
             }
             if let Some((pipe, detached)) = &mut detached
                 && interests[1].readable()
@@ -314,13 +332,14 @@ impl Watch {
                 Some((signal, from_terminal)) => self.pass_on(signal, from_terminal),
             }
         };
+        let begun = [self.is_to_end_since(), self.stopped_at_end];
+        let begun = begun.into_iter().flatten().min();
         // The client's writes must fail as soon as the server is gone.
         drop(self.client);
-        let begun = [self.told.map(|(_, at)| at), self.stopped_at_end];
         Ended {
             status,
             told: self.told,
-            since: begun.into_iter().flatten().min().unwrap_or_else(Instant::now),
+            since: begun.unwrap_or_else(Instant::now),
             stuck: self.stuck,
         }
     }
@@ -343,21 +362,38 @@ impl Watch {
             let gone = matches!(&output, Err(e) if e.raw_os_error() == Some(libc::ENXIO));
             self.stopped = stopped.then_some(output.unwrap_or_default());
             // One that goes on ends by itself.
-            let is_to_end = stopped && (gone || self.told.is_some());
+            let is_to_end = stopped && (gone || self.is_to_end_since().is_some());
             self.stopped_at_end = is_to_end.then(Instant::now);
         }
     }
 
-    /// What tells that the client is gone, looked at while the server is stopped and cannot do so itself.
+    /// What tells that the client is gone, as long as that is not known: the input, and the output of a
+    /// server that is stopped.
     fn ends_of_client(&self) -> [Interest; 2] {
-        let (None, Some(output), Some(client)) = (self.stopped_at_end, &self.stopped, &self.client) else {
+        if self.client_gone.is_some() || self.stopped_at_end.is_some() {
             return [Interest::NONE; 2];
-        };
+        }
+        let input = self.client.as_ref().and_then(|client| client.stdin.as_ref());
+        let output = self.stopped.as_ref().and_then(Option::as_ref);
         let other_end = |fd: Option<RawFd>| fd.map_or(Interest::NONE, Interest::other_end);
         [
-            other_end(client.stdin.as_ref().map(AsRawFd::as_raw_fd)),
-            other_end(output.as_ref().map(AsRawFd::as_raw_fd)),
+            other_end(input.map(AsRawFd::as_raw_fd)),
+            other_end(output.map(AsRawFd::as_raw_fd)),
         ]
+    }
+
+    /// Since when the child has known, or would know if it were not stopped, that it is to end.
+    fn is_to_end_since(&self) -> Option<Instant> {
+        let told = self.told.map(|(_, at)| at);
+        [told, self.client_gone].into_iter().flatten().min()
+    }
+
+    /// When to look whether a child that is to end is stopped. As a rule SIGCHLD tells, but only when all
+    /// threads have stopped, and one that waits for a disk does not.
+    fn look_at(&self) -> Option<Instant> {
+        let known = self.stuck || self.stopped.is_some();
+        let since = self.is_to_end_since().filter(|_| !known && self.looks < LOOKS)?;
+        Some(since + STOPPED * (self.looks + 1))
     }
 
     fn kill_at(&self) -> Option<Instant> {
@@ -577,6 +613,16 @@ pub fn sweep() {
         sweep_until(now + SERVER_SWEEP, &detached, false);
     } else {
         tell(&sweep_until(now + SERVER_SWEEP + LAST_SWEEP, &detached, true));
+    }
+    continue_waiting_process();
+}
+
+/// Continues who waits for the end of this process, in case it was stopped: by one of the programs, for
+/// example. Otherwise the client would wait for its end for ever.
+fn continue_waiting_process() {
+    let parent = std::os::unix::process::parent_id();
+    if let (true, Ok(parent)) = (GUARD.get() == Some(&parent), Pid::try_from(parent)) {
+        let _ = sys::kill(parent, libc::SIGCONT);
     }
 }
 

@@ -165,6 +165,16 @@ pub(crate) fn shows_own_numbers() -> bool {
     View::look().is_ok_and(|view| view == View::Ours)
 }
 
+/// Whether `/proc` shows that the main thread of `pid` is stopped, be it alone.
+#[cfg(feature = "cli")]
+pub(crate) fn is_stopped(pid: Pid) -> bool {
+    let stat = shows_own_numbers().then(|| read_if_there(&format!("/proc/{pid}/stat")));
+    let stat = stat.and_then(|read| read.ok().flatten()).unwrap_or_default();
+    // Behind the name, which may hold anything.
+    stat.rsplit_once(')')
+        .is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
+}
+
 /// Whether `/proc` tells this thread's children, also those that it does not show otherwise.
 #[cfg(feature = "cli")]
 pub(crate) fn shows_own_children() -> bool {

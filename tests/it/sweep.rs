@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use crate::ends::{marked, marker, must_die, must_sleep};
 use crate::harness::{
-    Client, Mode, Proc, Scratch, Test, binary, children_of, is_alive, kill_stray, processes, reap_adopted,
-    test, wait, wait_until,
+    Client, HungProgram, Mode, Proc, Scratch, Test, binary, children_of, is_alive, kill_stray, processes,
+    reap_adopted, test, wait, wait_until,
 };
 use serde_json::json;
 
@@ -34,6 +34,8 @@ pub const TESTS: &[Test] = &[
     test!(limit_of_file_size_ends_neither_guard_nor_server),
     test!(stopped_server_is_ended_when_its_client_goes_away),
     test!(stopped_server_goes_on_when_it_is_continued),
+    test!(stopped_server_whose_thread_waits_for_a_disk_is_ended_when_its_client_goes_away),
+    test!(stopped_guard_is_continued_when_the_connection_has_ended),
     test!(starts_by_way_of_the_dynamic_loader),
 ];
 
@@ -849,6 +851,59 @@ fn stopped_server_goes_on_when_it_is_continued() {
     let (_, status) = server.client.finish_anyhow();
     assert_eq!(status.and_then(|s| s.code()), Some(0));
     must_die(&marker, "the end");
+}
+
+/// A thread in the kernel does not stop, and until all have stopped the parent is not told of it.
+fn stopped_server_whose_thread_waits_for_a_disk_is_ended_when_its_client_goes_away() {
+    let scratch = Scratch::new();
+    let Some(hung) = HungProgram::new(&scratch) else {
+        return;
+    };
+    let mut server = Server::start("exec \"$@\"");
+    let marker = marker();
+    let script = format!("setsid sleep 1000.{marker} & sleep 1001.{marker} & echo ready; wait");
+    server.spawn("a", &script);
+    must_sleep(&marker, 2);
+    let below = server.processes()[1];
+    let hung_up = Mode::Pipe.params("hung", &[&hung.path, "1000"]);
+    server.client.request("process/spawn", hung_up);
+    // Of a child that is being started, the server's name and arguments are seen.
+    wait_until("a thread waits for the program to run", || {
+        children_of(below)
+            .iter()
+            .any(|child| child.name.starts_with("proc"))
+    });
+    send(below, libc::SIGSTOP);
+    wait_until("it is stopped", || {
+        Proc::of(below).is_some_and(|p| p.state == "T")
+    });
+    let (_, took) = server.end();
+    assert!(took < IN_TIME, "it took {took:?}");
+    must_die(&marker, "the client's end");
+}
+
+/// One of its programs may stop it, too; and where a wrapper has children, there is one more above it.
+fn stopped_guard_is_continued_when_the_connection_has_ended() {
+    for (wrapper, above) in [
+        ("exec \"$@\"", 1),
+        ("sleep 1002.MARKER >/dev/null 2>&1 & exec \"$@\"", 2),
+    ] {
+        let (kept, marker) = (marker(), marker());
+        let mut server = Server::start(&wrapper.replace("MARKER", &kept));
+        let script = format!("setsid sleep 1000.{marker} & sleep 1001.{marker} & echo ready; wait");
+        server.spawn("a", &script);
+        must_sleep(&marker, 2);
+        let all = server.processes();
+        assert_eq!(all.len(), above + 1, "{all:?}");
+        for &pid in &all[..above] {
+            send(pid, libc::SIGSTOP);
+            wait_until("it is stopped", || Proc::of(pid).is_some_and(|p| p.state == "T"));
+        }
+        let (_, took) = server.end();
+        assert!(took < IN_TIME, "it took {took:?}");
+        must_die(&marker, "the end of the input");
+        clean_up(&kept);
+    }
 }
 
 /// As bundles do that bring a newer C library along: the file that is executed is the loader then.
