@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::outbox::{CHUNK, Credit, Outbox, Permit};
 use crate::sys;
+use crate::wire::message;
 use crate::wire::protocol::{Collected, OutputDelta, Stream};
 
 /// What a pipe is asked to hold once its stream is busy. More gains nothing: it no longer fits the cache.
@@ -267,7 +268,7 @@ impl Output {
             }
         }
         if !self.streamed {
-            self.collected.bytes.extend_from_slice(&bytes);
+            self.collect(&bytes);
             sink.outbox.buffers().give_back(bytes);
             return;
         }
@@ -292,8 +293,33 @@ impl Output {
         sink.outbox.delta(delta, permit);
     }
 
+    /// Keeps these bytes. What memory does not allow is dropped like what is beyond the cap, because a
+    /// server that aborts takes every other process with it.
+    fn collect(&mut self, bytes: &[u8]) {
+        match self.collected.bytes.try_reserve(bytes.len()) {
+            Ok(()) => self.collected.bytes.extend_from_slice(bytes),
+            Err(_) => self.keep_less(),
+        }
+    }
+
+    /// There is not enough memory for what was collected, or for the message that carries it.
+    fn keep_less(&mut self) {
+        log::warn!("there is no memory for all of {}", self.stream.name());
+        let kept = &mut self.collected.bytes;
+        kept.truncate(kept.len() / 4);
+        kept.shrink_to_fit();
+        self.collected.cap_reached = true;
+    }
+
     /// What was collected; empty but for the flag if the stream was sent as it came.
-    pub(crate) fn into_collected(self) -> Collected {
-        self.collected
+    pub(crate) fn into_collected(mut self) -> Collected {
+        loop {
+            let kept = &self.collected.bytes;
+            let is_there = |needed| Vec::<u8>::new().try_reserve_exact(needed).is_ok();
+            if kept.len() <= message::LARGE || is_there(message::needed_to_encode(kept)) {
+                return self.collected;
+            }
+            self.keep_less();
+        }
     }
 }

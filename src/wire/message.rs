@@ -24,6 +24,10 @@ use crate::wire::protocol::{
 };
 use crate::wire::quick;
 
+/// Above so many collected bytes, the memory for their message is asked for before it is written.
+pub(crate) const LARGE: usize = 256 * 1024;
+/// More than all the rest of such a message takes, its handle included.
+const BESIDE_OUTPUT: usize = 64 * 1024;
 pub(crate) const WRITE_STDIN: &str = "process/writeStdin";
 
 /// A line of the client, understood.
@@ -376,6 +380,12 @@ pub(crate) fn encode(out: &mut Vec<u8>, message: &ServerMessage, jsonrpc: bool) 
         }
         ServerMessage::OutputDelta(delta) => encode_delta(out, delta),
         ServerMessage::Exited(exited) => {
+            // At once where it is much, because growing takes more than what is needed in the end.
+            for collected in [&exited.stdout, &exited.stderr] {
+                if collected.bytes.len() > LARGE {
+                    out.reserve_exact(encoded_length(&collected.bytes));
+                }
+            }
             member(out, "method", &notification::EXITED);
             out.push(b',');
             member(out, "params", &ExitedForm::from(&**exited));
@@ -578,6 +588,33 @@ fn text(collected: &Collected) -> (Cow<'_, str>, Option<String>) {
             String::from_utf8_lossy(whole),
             Some(base64_simd::STANDARD.encode_to_string(bytes)),
         ),
+    }
+}
+
+/// How many bytes a message with this output takes, at most.
+fn encoded_length(collected: &[u8]) -> usize {
+    let in_json = |byte: &u8| match byte {
+        b'\n' | b'\r' | b'\t' | b'"' | b'\\' => 2,
+        0..b' ' => 6,
+        b' '..0x80 => 1,
+        // U+FFFD, if it is not part of a character.
+        0x80.. => 3,
+    };
+    let text = collected.iter().map(in_json).sum::<usize>();
+    let exact = match str::from_utf8(collected) {
+        Ok(_) => 0,
+        Err(_) => base64_simd::STANDARD.encoded_length(collected.len()),
+    };
+    text + exact + BESIDE_OUTPUT
+}
+
+/// How many bytes of memory it takes to write such a message, at most.
+pub(crate) fn needed_to_encode(collected: &[u8]) -> usize {
+    let length = encoded_length(collected);
+    match str::from_utf8(collected) {
+        Ok(_) => length,
+        // The text with its U+FFFD, which grows by doubling, and the exact bytes as base64.
+        Err(_) => length + 6 * collected.len(),
     }
 }
 

@@ -31,6 +31,7 @@ pub const TESTS: &[Test] = &[
     test!(without_pidfds_exits_are_seen_in_time),
     test!(a_thread_that_memory_does_not_allow_is_an_answer),
     test!(a_burst_with_little_memory_is_answered),
+    test!(output_that_memory_does_not_hold_is_dropped),
     test!(with_too_little_memory_to_start_it_says_so),
 ];
 
@@ -406,6 +407,32 @@ fn a_burst_with_little_memory_is_answered() {
         client.kill(&first);
         client.exited(&first);
         serves_and_ends(client, kib, live - 1);
+    }
+}
+
+/// The server that aborts takes all other processes with it.
+fn output_that_memory_does_not_hold_is_dropped() {
+    for mib in [40, 70] {
+        let mut client = Client::command(with_addresses(mib * 1024));
+        client.spawn(json!({"processHandle": "other", "command": ["sleep", "1000"], "timeoutMs": null}));
+        for program in [
+            "head -c 20000000 /dev/zero",
+            "head -c 20000000 /dev/zero | tr '\\0' x",
+            "head -c 20000000 /dev/zero | tr '\\0' '\\377'",
+        ] {
+            let exited = client.run_with(json!({
+                "processHandle": "a", "command": ["sh", "-c", program], "timeoutMs": null, "outputBytesCap": null,
+            }));
+            assert_eq!(exited["exitCode"], 0, "{mib} MiB, {program}");
+            assert_eq!(exited["stdoutBytes"], 20_000_000, "{mib} MiB, {program}");
+            let kept = exited["stdout"].as_str().expect("text").chars().count();
+            let whole = exited["stdoutCapReached"] == json!(false);
+            assert_eq!(kept == 20_000_000, whole, "{mib} MiB, {program}: {kept}");
+        }
+        let list = client.call("process/list", json!({}));
+        assert_eq!(list["processes"][0]["processHandle"], "other", "{mib} MiB");
+        let (_, status) = client.finish();
+        assert_eq!(status.and_then(|status| status.code()), Some(0), "{mib} MiB");
     }
 }
 
