@@ -1,8 +1,8 @@
-//! A process server: spawn programs, stream what they print, feed their stdin, resize their
+//! Starts and controls programs: spawn them, stream what they print, feed their stdin, resize their
 //! terminals, kill them, and learn how they ended, over lines of JSON-RPC or inside one program.
 //!
 //! A program that starts others has to get a hundred things right: output that is read before it
-//! fills a pipe, a stdin that nobody reads, grandchildren that keep a pipe open, kills that reach
+//! fills a pipe, a stdin that is not read, grandchildren that keep a pipe open, kills that reach
 //! everything, exits that come after the last byte. This crate does that on threads, without an
 //! async runtime, behind one function, [`serve`], and a [`Connection`]:
 //!
@@ -32,8 +32,9 @@
 //! # }
 //! ```
 //!
-//! For a client that looks like [`std::process`], see [`client`]. Over lines, the same is [`Connection::stdio`] or [`Connection::from_io`]; the wire form of every
-//! message is in `docs/protocol.md`, and its vocabulary is [`protocol`].
+//! For a client that looks like [`std::process`], see [`client`]. Over lines, the same is
+//! [`Connection::stdio`] or [`Connection::from_io`]; the wire form of every message is in
+//! `docs/protocol.md`, and its vocabulary is [`protocol`].
 //!
 //! # Threads
 //!
@@ -41,6 +42,7 @@
 //! | --- | --- | --- |
 //! | the caller of [`serve`] | takes requests, owns the table of handles | with the connection |
 //! | `proc-N`, one a process | starts it, reads, feeds, signals and reaps it | with its process |
+//! | `tree`, `exit`, rarely | a kill without free descriptors; an exit without pidfds | with that kill or exit |
 //! | `rpc-read`, `rpc-write` | bytes to messages and back; not for a connection in memory | with the reader and the writer |
 //!
 //! # What it does to your program
@@ -51,10 +53,11 @@
 //!
 //! # What it guarantees
 //!
-//! Every request is answered exactly once; every spawn that succeeded has exactly one exit, behind
+//! Every request is answered exactly once; every successful spawn has exactly one exit, after
 //! all output that was written before it; memory is bounded whatever the client and the processes
 //! do; and when [`serve`] returns, what was started is gone, as far as that can be known without
-//! changing anything process-wide: see [`serve`]. The binary does more: see `guard`.
+//! changing anything process-wide: see [`serve`]. The binary does more: its guard ends what is left even
+//! after SIGKILL.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("procwire runs on Linux: it relies on pidfds, and has not been tried elsewhere");

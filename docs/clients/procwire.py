@@ -6,10 +6,11 @@
         with server.popen(["tr", "a-z", "A-Z"], stdin=PIPE, text=True) as shout:
             print(shout.communicate("hello\\n")[0], end="")
 
-`Server()` starts `procwire` from PATH, where `cargo install --path .` in procwire's sources puts it,
-or the command in the variable PROCWIRE; `Server(["ssh", "host", "procwire"])` starts programs on
-another machine. One server carries any number of programs, from any number of threads. When it is
-closed, or this program ends, everything it has started is gone.
+`Server()` starts the command in the variable PROCWIRE, or the binary that the package has, or
+`procwire` from PATH, where `cargo install --path .` in procwire's sources puts it.
+`Server(["ssh", "host", "procwire"])` starts programs on another machine. One server carries any
+number of programs, from any number of threads. When it is closed, or this program ends, everything
+it has started is gone.
 
 One file, standard library only, Python 3.9 or newer: copy it into your project.
 """
@@ -116,6 +117,8 @@ class Options(TypedDict, total=False):
     detach: bool
 
 
+# The binary of the package that this file comes in; a copied file has none beside it.
+_PACKAGED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bin", "procwire")
 # What one write to a program's stdin carries at most. The server answers a write when there is room
 # for the next one, so a program that does not read slows the thread that writes, and no other.
 _CHUNK = 256 * 1024
@@ -132,6 +135,8 @@ _PIECE_COST = 256
 # How long a line of the server may be before its answer to the handshake, and after it.
 _MAX_HELLO_BYTES = 1024 * 1024
 _MAX_LINE_BYTES = 64 * 1024 * 1024
+# What an empty pipe takes without waiting.
+_PIPE_ROOM = 4096
 # What an exception quotes of what the server has sent, in characters.
 _MAX_QUOTED = 200
 # Output that comes sooner after its stream was closed may have been written before.
@@ -240,16 +245,19 @@ class Server:
         start_new_session: bool = False,
         max_unread: int = _UNREAD,
         handshake_timeout: Optional[float] = 10.0,
+        answer_timeout: Optional[float] = 30.0,
     ) -> None:
         """Starts `command`, which speaks the protocol on its stdin and stdout. `cwd`, `env`, `stderr` and
         `start_new_session` are those of `subprocess.Popen`; with `stderr=PIPE` the last line of it is
         part of the error if the server ends. A command that has not answered after `handshake_timeout`
-        seconds is killed. Where more than `max_unread` bytes of output are not read and this program
+        seconds is killed. A server that has sent nothing for `answer_timeout` seconds while a request
+        waits for its answer is asked for a sign of life, and is given up after as long again: then the
+        connection ends. Where more than `max_unread` bytes of output are not read and this program
         waits for nothing, the connection is not read either: then programs that write wait until their
         output is read, or something is waited for."""
         by_default = command is None and not os.environ.get("PROCWIRE")
         if command is None:
-            command = os.environ.get("PROCWIRE") or "procwire"
+            command = os.environ.get("PROCWIRE") or [_PACKAGED if os.path.exists(_PACKAGED) else "procwire"]
         self.command: List[str] = shlex.split(command) if isinstance(command, str) else list(command)
         self._name = _quoted(" ".join(shlex.quote(os.fsdecode(word)) for word in self.command))
         # There are no locks here: a signal handler may use the server in the middle of anything that
@@ -267,6 +275,9 @@ class Server:
         self._closing = False
         self._environment: Optional[Dict[bytes, bytes]] = None
         self._max_line_bytes = _MAX_HELLO_BYTES
+        self._answer_timeout = answer_timeout
+        # When the server has sent something.
+        self._heard = 0.0
         try:
             self._process = subprocess.Popen(
                 self.command,
@@ -624,7 +635,7 @@ class Server:
             self._check_gone()
             self._lines.put(line)
             self._wake_reader()
-            answered = answer.get(timeout=timeout)
+            answered = self._await(answer) if timeout is None else answer.get(timeout=timeout)
         except queue.Empty:
             raise ServerGone(errno.ETIMEDOUT, f"{self._name} has not answered in {timeout:g} s") from None
         finally:
@@ -634,6 +645,31 @@ class Server:
         if isinstance(answered, RpcError):
             raise answered
         return answered
+
+    def _await(self, answer: _Answer) -> Union[None, Dict[str, Any], RpcError]:
+        """Waits for an answer, which may take its time, but not for a server that does not answer at all."""
+        patience = self._answer_timeout
+        if patience is None:
+            return answer.get()
+        probed: Optional[float] = None
+        while True:
+            try:
+                return answer.get(timeout=patience)
+            except queue.Empty:
+                pass
+            now = time.monotonic()
+            if now - self._heard < patience:
+                probed = None
+            elif probed is None or self._heard > probed:
+                # There is no such program, which is an error at once.
+                probed = now
+                self._post("process/kill", {"processHandle": "0", "signal": 0})
+            else:
+                self._end(f"{self._name} has sent nothing for {now - self._heard:.0f} s")
+
+    def _post(self, method: str, params: Mapping[str, Any]) -> None:
+        """Sends a request whose answer nothing waits for."""
+        self._lines.put(self._encode(next(self._ids), method, params))
 
     @staticmethod
     def _encode(number: int, method: str, params: Mapping[str, Any]) -> bytes:
@@ -752,6 +788,7 @@ class Server:
                     raise ValueError(f"longer than {self._max_line_bytes} bytes")
                 if not line.endswith(b"\n"):
                     break  # A server that ends may have written a part of one.
+                self._heard = time.monotonic()
                 unread += self._take(line)
                 if unread > self._max_unread:
                     unread = self._pause()
@@ -892,7 +929,7 @@ class Server:
         signal = stream.refusals.pop(0)
         stream.refuse_after = time.monotonic() + _SIGNAL_GRACE
         params = {"processHandle": process.handle, **({"signal": signal} if signal else {})}
-        self._lines.put(self._encode(next(self._ids), "process/kill", params))
+        self._post("process/kill", params)
 
 
 class Popen(Generic[AnyStr]):
@@ -907,6 +944,8 @@ class Popen(Generic[AnyStr]):
     - Output that is not read does not hold up the program, up to the server's `max_unread`. A stream
       that is closed sends SIGPIPE to the program's process group (SIGHUP with `tty`) when more output
       comes a moment later, and SIGKILL to all of it when it goes on to write for a second after that.
+    - A stream has a descriptor when `fileno` is asked for it: that of a pipe within this program, which
+      a thread copies from or to.
     - `executable` is `argv[0]` as well.
     - `env` is laid over the server's environment; None removes a variable. COLUMNS and LINES are removed
       with `tty`, and PWD is set to `cwd`, unless `env` has others than this program's own.
@@ -1030,6 +1069,7 @@ class Popen(Generic[AnyStr]):
         self.stdout = opened(raw_stdout) if stdout == PIPE else None
         self.stderr = opened(raw_stderr) if stderr == PIPE and not tty else None
         copies: List[_Copy] = []
+        started = False
         try:
             if stdin not in (PIPE, DEVNULL):
                 copies.append(_Copy(process, _source(stdin), cast(_Input, process.input)))
@@ -1039,17 +1079,22 @@ class Popen(Generic[AnyStr]):
             server._live[process.handle] = process
             answer = server._call("process/spawn", params)
             self.pid = server._member(answer, "pid", int)
-        except BaseException as error:
-            server._live.pop(process.handle, None)
+            started = True
+            process.copies = [copy for copy in copies if isinstance(copy.target, _Descriptor)]
             for copy in copies:
-                copy.give_back()
+                copy.thread.start()
+        except BaseException as error:
+            if not started:
+                server._live.pop(process.handle, None)
+            for copy in copies:
+                if not copy.runs():
+                    copy.give_back()
             if not isinstance(error, RpcError):
+                # It may run, or start yet, and then nothing else would end it.
+                server._post("process/kill", {"processHandle": process.handle})
                 raise
             # `from` keeps the server's own words.
             raise SpawnError._of(error, program, cwd) from error
-        process.copies = [copy for copy in copies if isinstance(copy.target, _Descriptor)]
-        for copy in copies:
-            copy.thread.start()
         self._writer: Optional[threading.Thread] = None
         self._communicating = False
         self._feed_error: Optional[Exception] = None
@@ -1178,7 +1223,8 @@ class Popen(Generic[AnyStr]):
             begun = b"" if binary is raw else binary.peek()
         finally:
             raw.waits = True
-        return b"".join([begun, *list(raw.chunks)]) or None
+        # What is in its pipe cannot be looked at without being read, and what comes behind that is left out.
+        return b"".join([begun, *(list(raw.chunks) if raw.pipe is None else [])]) or None
 
     def _feed(self, stdin: IO[bytes], left: memoryview) -> None:
         try:
@@ -1319,6 +1365,40 @@ class _Output(io.RawIOBase):
         self.refuse_after = 0.0
         self.refusals: List[Optional[str]] = [closed_by, None]
 
+    #: A pipe of this program that has the output, once a descriptor was asked for, and what its end means.
+    pipe: Optional[_Descriptor] = None
+    trouble: Optional[OSError] = None
+
+    def fileno(self) -> int:
+        """The reading end of a pipe of this program, which a thread fills from now on."""
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        if self.pipe is None:
+            reader, writer = _pipe()
+            with self._taking:
+                if self.chunks:
+                    # So that what is here can be read at once.
+                    first = bytearray(min(len(self.chunks[0]), _PIPE_ROOM))
+                    writer.write(first[: self._take(first)])
+            self.pipe = reader
+            threading.Thread(target=self._fill, args=(writer,), name="procwire-pipe", daemon=True).start()
+        return self.pipe.fileno()
+
+    def _fill(self, pipe: _Descriptor) -> None:
+        buffer = bytearray(_CHUNK)
+        try:
+            while True:
+                size = self._take(buffer)
+                if size == 0:
+                    break
+                left = memoryview(buffer)[: size or 0]
+                while left:
+                    left = left[pipe.write(left) :]
+        except OSError as error:
+            self.trouble = error
+        finally:
+            pipe.close()
+
     def unread(self) -> int:
         return 0 if self.refused or self.collected else self.received - self.taken
 
@@ -1330,6 +1410,16 @@ class _Output(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> Optional[int]:
+        if self.pipe is None:
+            return self._take(buffer)
+        size = self.pipe.readinto(buffer)
+        while size is None and self.waits:
+            size = self.pipe.readinto(buffer)
+        if size == 0 and self.trouble is not None:
+            raise self.trouble
+        return size
+
+    def _take(self, buffer: Any) -> Optional[int]:
         target = memoryview(buffer).cast("B")
         if not target:
             return 0
@@ -1353,6 +1443,8 @@ class _Output(io.RawIOBase):
                 return None
 
     def readall(self) -> bytes:
+        if self.pipe is not None:
+            return super().readall()
         pieces: List[memoryview] = []
         while True:
             ended = self._ready()
@@ -1393,6 +1485,8 @@ class _Output(io.RawIOBase):
 
     def abandon(self) -> None:
         """Nothing reads it any more."""
+        if self.pipe is not None:
+            self.pipe.close()
         if not self.refused:
             self.refuse()
         self.chunks.clear()
@@ -1405,10 +1499,42 @@ class _Input(io.RawIOBase):
     def __init__(self, process: _Process) -> None:
         self._of = process
 
+    #: A pipe of this program into it, once a descriptor was asked for.
+    pipe: Optional[_Descriptor] = None
+
     def writable(self) -> bool:
         return True
 
+    def fileno(self) -> int:
+        """The writing end of a pipe of this program, which a thread empties from now on."""
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        if self.pipe is None:
+            reader, self.pipe = _pipe()
+            threading.Thread(target=self._empty, args=(reader,), name="procwire-pipe", daemon=True).start()
+        return self.pipe.fileno()
+
+    def _empty(self, pipe: _Descriptor) -> None:
+        buffer = bytearray(_CHUNK)
+        try:
+            while self._of.exit is None:
+                self._of.server._check_gone()
+                size = pipe.readinto(buffer)
+                if size == 0:
+                    break
+                left = memoryview(buffer)[: size or 0]
+                while left:
+                    left = left[self._send(left) :]
+            self._finish()
+        except OSError:
+            pass  # Whoever writes learns it from the close, as from a broken pipe.
+        finally:
+            pipe.close()
+
     def write(self, data: Any, /) -> int:
+        return self._send(data) if self.pipe is None else self.pipe.write(data)
+
+    def _send(self, data: Any) -> int:
         # Base64 makes 4 bytes of 3, and the message has to stay below the server's limit.
         limit = self._of.server._max_message_bytes()
         chunk = memoryview(data).cast("B")[: max(1, min(_CHUNK, limit // 2))]
@@ -1420,12 +1546,19 @@ class _Input(io.RawIOBase):
         if self.closed:
             return
         try:
+            if self.pipe is None:
+                self._finish()
+            else:
+                self.pipe.close()
+        finally:
+            super().close()
+
+    def _finish(self) -> None:
+        try:
             if self._of.handle in self._of.server._live and not self._of.server._closing:
                 self._call({"closeStdin": True})
         except (BrokenPipeError, ServerGone):
             pass  # It is closed.
-        finally:
-            super().close()
 
     def _call(self, params: Dict[str, Any]) -> None:
         process = self._of
@@ -1449,6 +1582,11 @@ class _Descriptor(io.RawIOBase):
         if isinstance(file, int) and file < 0:
             raise ValueError(f"no descriptor is {file}")
         self._fd = self._copied(file if isinstance(file, int) else file.fileno())
+
+    def fileno(self) -> int:
+        if self._fd is None:
+            raise ValueError("I/O operation on closed file")
+        return self._fd
 
     def _copied(self, fd: int) -> int:
         """A copy above 2, because a program that has closed one of those may open it again."""
@@ -1487,6 +1625,18 @@ class _Descriptor(io.RawIOBase):
         if fd is not None:
             os.close(fd)
         super().close()
+
+
+def _pipe() -> Tuple[_Descriptor, _Descriptor]:
+    """A pipe within this program: the end that is read, and the one that is written."""
+    ends = os.pipe()
+    try:
+        reader, writer = _Descriptor(ends[0]), _Descriptor(ends[1])
+    finally:
+        for end in ends:
+            os.close(end)
+    _open_pipes.update((reader, writer))
+    return reader, writer
 
 
 def _own(file: File, number: int) -> File:
@@ -1577,6 +1727,7 @@ class _Copy:
 
 
 _open_servers: "weakref.WeakSet[Server]" = weakref.WeakSet()
+_open_pipes: "weakref.WeakSet[_Descriptor]" = weakref.WeakSet()
 
 
 @atexit.register
@@ -1588,6 +1739,10 @@ def _close_all() -> None:
 def _forget_all() -> None:
     """In a process that was forked: the threads of the connections have stayed behind, and a server
     would not notice the end of its client as long as another process had its pipes."""
+    # As long as they are open here, their other ends do not see the end.
+    for pipe in list(_open_pipes):
+        pipe.close()
+    _open_pipes.clear()
     for server in list(_open_servers):
         server._gone = "the connection belongs to the process that this one was forked from"
         server._close_inputs()

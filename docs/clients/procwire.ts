@@ -330,11 +330,14 @@ export class Server {
   /** `ended` was asked for. */
   #awaited = false;
   #over = false;
+  /** What is started where neither an argument nor the variable PROCWIRE names a command. */
+  static defaultCommand: readonly string[] = ["procwire"];
+
   /** Whether it keeps this program running. */
   #held = true;
 
   /** Starts `command`, which speaks the protocol on its stdin and stdout: a shell's, or a program with its arguments. */
-  constructor(command: string | readonly string[] = process.env["PROCWIRE"] || ["procwire"], options: ServerOptions = {}) {
+  constructor(command: string | readonly string[] = process.env["PROCWIRE"] || Server.defaultCommand, options: ServerOptions = {}) {
     checkNames(options, SERVER_OPTIONS);
     const [program = "", ...args] = typeof command === "string" ? ["/bin/sh", "-c", `exec ${command}`] : command;
     this.#name = `the server "${quote(typeof command === "string" ? command : command.join(" "))}"`;

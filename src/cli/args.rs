@@ -3,7 +3,7 @@
 //! **Thread:** main, before there is any other.
 //! **Owns:** the help, and the one table of commands and flags: parsing, help and completions follow
 //! from it.
-//! **Never:** prints or exits; `main.rs` does.
+//! **Never:** prints or exits; `cli/mod.rs` does.
 
 mod help;
 mod values;

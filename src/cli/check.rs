@@ -2,7 +2,7 @@
 //!
 //! **Thread:** main.
 //! **Owns:** the report, and files while it records.
-//! **Never:** interprets a message; the library's `transcript` does. Leaves processes of a failed server,
+//! **Never:** interprets a message; `transcript` does. Leaves processes of a failed server,
 //! or half a file.
 
 use std::collections::HashMap;

@@ -3,7 +3,7 @@
 //!
 //! **Thread:** main.
 //! **Owns:** the three dialects.
-//! **Never:** knows a flag: all of them come from the table in `flags.rs`.
+//! **Never:** knows a flag: all of them come from the table in `args.rs`.
 
 use crate::cli::args::{COMMANDS, Completes, Flag, Takes};
 

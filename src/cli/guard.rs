@@ -9,7 +9,7 @@
 //! The process the client starts becomes the guard: tiny, and a child subreaper. It starts the
 //! server below itself, from the same file, with the same arguments and descriptors; the server is
 //! a child subreaper, too. So every orphan of a spawned program ends up below the server, and below
-//! the guard if there is no server any more. Whichever of the two dies first, the other sweeps:
+//! the guard once the server is gone. If one of the two dies, the other sweeps:
 //!
 //! | what happens | who notices | what is done |
 //! | --- | --- | --- |
@@ -17,7 +17,6 @@
 //! | the server is killed | the guard, by SIGCHLD | it kills all that is below it, and exits |
 //! | the guard is killed | the server, by its parent-death signal | as at SIGTERM |
 //! | the server is told to end and does not | the guard, by the clock | it kills the server, and goes on as above |
-//!
 //! | the server is stopped, and the client goes away | the guard, by SIGCHLD and the client's pipe | it kills the server, and goes on as above |
 //!
 //! Processes that were spawned with `detach` are spared with all that is below them. The server
@@ -48,7 +47,7 @@ pub const GUARDED_BY: &str = "--guarded-by=";
 /// What makes orphans stay below a process, as it is called in errors.
 const SUBREAPER: &str = "prctl(PR_SET_CHILD_SUBREAPER)";
 
-// The three seconds that an end may take: 1.6 for the dispatcher (see server.rs), and these.
+// The three seconds that an end may take: 1.6 for the dispatcher (see server/mod.rs), and these.
 
 /// The server's sweep, if there is a guard, whose sweep follows.
 const SERVER_SWEEP: Duration = Duration::from_millis(500);

@@ -101,7 +101,7 @@ fn exit_code(code: i32) -> ExitCode {
 /// What is written of one log message.
 const LONGEST_LOG: usize = 4_000;
 
-/// Logs go to stderr, as `RUST_LOG` says, and are dropped where nobody reads them.
+/// Logs go to stderr, as `RUST_LOG` says, and are dropped where they are not read.
 fn start_logging() {
     struct StderrIfRead;
     impl Write for StderrIfRead {

@@ -3,7 +3,7 @@
 //! **Thread:** main prints what the program prints; `stdin` feeds it; what ends a run early has
 //! threads of its own, in `life.rs`.
 //! **Owns:** the client, the process, and the terminal while the program has one.
-//! **Never:** holds back output that somebody reads, and never leaves a program behind: it ends with
+//! **Never:** holds back output that is being read, and never leaves a program behind: it ends with
 //! the connection, and the connection with this process, whatever ends that. The exception is a
 //! program that was started with `--detach`.
 
@@ -39,7 +39,7 @@ const NOT_FOUND: i32 = 127;
 
 /// Output that waits to be printed; past it the program waits.
 const MAX_UNREAD_BYTES: usize = 4 * 1024 * 1024;
-/// How long a program may take to end when nobody reads its output any more.
+/// How long a program may take to end once its output has lost its reader.
 const UNHEARD_WAIT: Duration = Duration::from_millis(500);
 /// How often a process in the background looks whether it has come to the foreground. A shell that
 /// brings back a job that was running all the time does not tell it.
@@ -553,7 +553,7 @@ fn print(process: &mut Process) -> Result<(), Box<dyn std::error::Error>> {
                     life::stop_all();
                 }
             }
-            // Nobody can be told that nobody reads this.
+            // Where stderr is not read, there is no place left to say so.
             Event::Stderr(bytes) => drop(Patient(io::stderr()).write_all(&bytes)),
         }
     }

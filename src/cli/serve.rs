@@ -65,7 +65,7 @@ pub(super) fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error
         }
         stopper.stop();
         if first.is_some() {
-            // Asked twice: do not wait for anybody any more.
+            // Asked twice: do not wait any longer.
             break;
         }
         first = Some(signal);
@@ -80,3 +80,15 @@ pub(super) fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error
         _ => Ok(0),
     }
 }
+<<<<<<< HEAD
+=======
+
+fn handled_signals() -> Vec<i32> {
+    let mut signals = vec![SIGCHLD, SIGTERM, SIGINT];
+    // Started under nohup, the server should live on without a terminal.
+    if !guard::is_ignored(SIGHUP) {
+        signals.push(SIGHUP);
+    }
+    signals
+}
+>>>>>>> main

@@ -104,7 +104,7 @@ pub fn take(is_read: bool) -> io::Result<()> {
         // The binary aborts at a panic, and nothing is dropped then.
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            // Whoever panics may have the lock.
+            // The thread that panics may have the lock.
             if let Ok(mut taken) = TAKEN.try_lock() {
                 taken.restore();
             }
@@ -223,7 +223,7 @@ pub fn typed(bytes: &[u8]) -> bool {
 /// say so, by leaving the alternate screen.
 ///
 /// It has no parent in its session, so the system throws away SIGTSTP where the default action is to
-/// stop: a program cannot stop itself, and whoever started it has to. Where that cannot be known,
+/// stop: a program cannot stop itself, and `run` has to do it. Where that cannot be known,
 /// the key is the program's alone.
 pub fn stops_at_key(pid: u32) -> bool {
     let Some((terminal, foreground, group)) = job(pid) else {
@@ -276,11 +276,11 @@ pub fn was_typed(signal: i32) -> bool {
     }
 }
 
-/// Whether this process may use the terminal on stdin. One that is no terminal may always be used.
+/// Whether this process may use the terminal on stdin. One that is not a terminal may always be used.
 pub fn in_foreground() -> bool {
     match tcgetpgrp(io::stdin()) {
         Ok(group) => group == getpgrp(),
-        // It is no terminal, or not the one of our session, and so nobody controls jobs on it.
+        // Not a terminal, or not the one of our session, so there is no job control on it.
         Err(_) => true,
     }
 }
@@ -359,8 +359,8 @@ pub fn size() -> Option<(u16, u16)> {
         .or_else(|| of(io::stderr()))
 }
 
-/// A standard descriptor without a buffer, which waits also where somebody else who has it open has
-/// made it non-blocking.
+/// A standard descriptor without a buffer, which waits even where another process that has it
+/// open has made it non-blocking.
 pub struct Patient<T>(pub T);
 
 impl<T: AsFd> Patient<T> {

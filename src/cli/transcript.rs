@@ -16,7 +16,7 @@
 //! beyond 64 bits are compared as floating-point numbers. What the server says beyond the transcript
 //! is a difference, but for the end of processes that are left running.
 //!
-//! **Thread:** whoever calls.
+//! **Thread:** the caller's.
 //! **Owns:** the notation; the server, while a session is played or recorded.
 //! **Never:** waits longer than it was told to, whatever the server does, or keeps all that one says
 //! that says too much.

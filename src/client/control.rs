@@ -146,15 +146,22 @@ impl Control {
 
     /// Sends a signal without waiting for the answer, and so without learning of an error: for a
     /// thread that must not wait while output is held back. With `grace`, the process is killed if it
-    /// is still there then.
+    /// is still there then. Never waits for a server that does not read: while more than 1 MiB of such
+    /// requests is not taken, no more are sent.
     pub fn post_signal(&self, signal: impl Into<SignalName>, grace: Option<Duration>) {
         let params = self.kill_params(Some(signal.into()), grace);
-        self.link.tell(Request::Kill(params));
+        self.post(Request::Kill(params));
     }
 
     /// Changes the size of its terminal as [`post_signal`](Self::post_signal) sends a signal.
     pub fn post_resize(&self, rows: u16, cols: u16) {
-        self.link.tell(Request::ResizePty(self.resize_params(rows, cols)));
+        self.post(Request::ResizePty(self.resize_params(rows, cols)));
+    }
+
+    fn post(&self, request: Request) {
+        if self.link.out.takes_posts() {
+            self.link.tell(request);
+        }
     }
 
     /// Kills it without waiting for the answer.

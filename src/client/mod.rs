@@ -52,10 +52,13 @@
 //! answers that were not asked for are dropped. Errors show at most 200 characters of what a server
 //! sent, and no control characters. Its first answer ([`Builder::handshake_timeout`]) and its end
 //! ([`Client::close`]) are waited for no longer than a time; any other answer is, so a server that stops
-//! answering has to be ended ([`Client::server_pid`]).
+//! answering has to be ended ([`Client::server_pid`]). What has no answer to wait for never waits for the
+//! server, also if that does not read: dropping anything, [`Process::wait_timeout`] and
+//! [`Process::post_signal`]. A server in this program is trusted.
 
 // **Thread:** whichever calls; `client-read`, one a client, takes what the server sends to where it
-// is waited for.
+// is waited for; `client-post`, one a client and only while a server does not read, writes what was
+// posted.
 // **Owns:** the way to the server, the answers that are waited for, the processes that live.
 // **Never:** signals or reaps a process; that is the server's business. Only a server that was
 // launched as a command is a child of this program.
@@ -65,6 +68,7 @@ mod command;
 mod control;
 mod error;
 mod launched;
+mod lines;
 mod process;
 mod receive;
 mod status;
@@ -78,7 +82,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
@@ -103,6 +107,7 @@ use crate::wire::protocol::{
 use answer::{Answer, Done, Initialized, Listed, Spawned};
 use error::excerpt;
 use launched::{Server, command_line};
+use lines::Lines;
 use receive::{Incoming, Routes};
 use unread::{Shared, Total};
 
@@ -124,8 +129,6 @@ const UNREAD_BYTES: usize = 256 * 1024 * 1024;
 const MAX_WRITE_BYTES: usize = 256 * 1024;
 /// What the line of a write has beside its bytes: braces, names, an id, a handle of ours.
 const WRITE_OVERHEAD_BYTES: usize = 256;
-/// The buffer of requests is not kept beyond this.
-const KEPT_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// A client of one server.
 ///
@@ -619,7 +622,7 @@ impl Builder {
             unreachable!("both were asked to be pipes");
         };
         self.connect(
-            Out::lines(stdin),
+            Out::Lines(Arc::new(Lines::to_child(stdin))),
             Incoming::Frames(Frames::new(Box::new(stdout), MAX_MESSAGE_BYTES)),
             Server::child(child, &command),
         )
@@ -636,7 +639,7 @@ impl Builder {
         writer: impl Write + Send + 'static,
     ) -> Result<Client, Error> {
         self.connect(
-            Out::lines(writer),
+            Out::Lines(Arc::new(Lines::to(writer))),
             Incoming::Frames(Frames::new(Box::new(reader), MAX_MESSAGE_BYTES)),
             Server::elsewhere(),
         )?
@@ -868,13 +871,13 @@ impl Link {
                 Err(error)
             }
             Err(error) => {
-                // A server that reads no more is going, and `client-read` is about to hear why.
-                let heard = answer.recv_timeout(SERVER_END_WAIT);
-                let has_ended = matches!(heard, Err(RecvTimeoutError::Disconnected));
+                // A server that reads no more is going, and `client-read` is about to hear why. One
+                // that ends well gives no reason.
+                let ended = answer.recv_timeout(SERVER_END_WAIT);
                 self.routes.forget(id);
-                Err(match self.routes.reason() {
-                    None if !has_ended => error,
-                    reason => Error::Ended(reason),
+                Err(match (self.routes.reason(), ended) {
+                    (None, Ok(_) | Err(RecvTimeoutError::Timeout)) => error,
+                    (reason, _) => Error::Ended(reason),
                 })
             }
         }
@@ -885,39 +888,20 @@ impl Link {
         self.send(request)?.wait(self)
     }
 
-    /// Sends a request whose answer is not waited for. One that cannot be sent has no server any
-    /// more, and so no process either.
+    /// Sends a request whose answer is not waited for, and does not wait for the server to take it. One
+    /// that cannot be sent has no server any more, and so no process either.
     fn tell(&self, request: Request) {
-        let _ = self.out.send(self.next_number(), request, usize::MAX);
+        self.out.post(self.next_number(), request);
     }
 }
 
 /// Where requests go. Emptied when the connection is closed.
 enum Out {
     Memory(Mutex<Option<ClientSender>>),
-    Lines(Mutex<Option<LineWriter>>),
-}
-
-struct LineWriter {
-    writer: Box<dyn Write + Send>,
-    buffer: Vec<u8>,
-}
-
-impl LineWriter {
-    fn write(&mut self) -> io::Result<()> {
-        self.writer.write_all(&self.buffer)?;
-        self.writer.flush()
-    }
+    Lines(Arc<Lines>),
 }
 
 impl Out {
-    fn lines(writer: impl Write + Send + 'static) -> Out {
-        Out::Lines(Mutex::new(Some(LineWriter {
-            writer: Box::new(writer),
-            buffer: Vec::new(),
-        })))
-    }
-
     /// Waits while the server is busy; it takes requests as long as `client-read` takes answers.
     fn send(&self, id: i64, request: Request, max_bytes: usize) -> Result<(), Error> {
         match self {
@@ -927,7 +911,7 @@ impl Out {
             }
             Out::Lines(lines) => {
                 let method = message::method(&request);
-                Self::write_line(lines, max_bytes, |buffer| {
+                lines.write(max_bytes, |buffer| {
                     message::encode_request(buffer, &RequestId::Signed(id), &request);
                     method
                 })
@@ -935,61 +919,52 @@ impl Out {
         }
     }
 
+    /// Sends without waiting for a server that does not read. One in memory always takes requests.
+    fn post(&self, id: i64, request: Request) {
+        match self {
+            Out::Memory(_) => drop(self.send(id, request, usize::MAX)),
+            Out::Lines(lines) => {
+                lines.post(|buffer| message::encode_request(buffer, &RequestId::Signed(id), &request));
+            }
+        }
+    }
+
+    /// Whether a request may be posted that need not be.
+    fn takes_posts(&self) -> bool {
+        match self {
+            Out::Memory(_) => true,
+            Out::Lines(lines) => lines.takes_posts(),
+        }
+    }
+
     /// Ends the handshake. In memory there is no such message.
     fn initialized(&self) {
         if let Out::Lines(lines) = self {
             // A failure shows at the next request.
-            let _ = Self::write_line(lines, usize::MAX, |buffer| {
+            let _ = lines.write(usize::MAX, |buffer| {
                 message::encode_initialized(buffer);
                 "initialized"
             });
         }
     }
 
-    fn write_line(
-        lines: &Mutex<Option<LineWriter>>,
-        max_bytes: usize,
-        encode: impl FnOnce(&mut Vec<u8>) -> &'static str,
-    ) -> Result<(), Error> {
-        let mut lines = lock(lines);
-        let line = lines.as_mut().ok_or(Error::Ended(None))?;
-        line.buffer.clear();
-        let method = encode(&mut line.buffer);
-        // Its end does not count.
-        let bytes = line.buffer.len() - 1;
-        let outcome = match bytes <= max_bytes {
-            true => line.write().map_err(Error::Io),
-            false => Err(Error::Invalid(format!(
-                "{method}: the request has {bytes} bytes, and the server takes {max_bytes}"
-            ))),
-        };
-        if line.buffer.capacity() > KEPT_BUFFER_BYTES {
-            line.buffer = Vec::new();
-        }
-        if let Err(Error::Io(_)) = outcome {
-            // Half a line may have gone, which nothing can follow.
-            *lines = None;
-        }
-        outcome
-    }
-
     /// Waits while a request is being written.
     fn end(&self) {
         match self {
             Out::Memory(sender) => drop(lock(sender).take()),
-            Out::Lines(lines) => drop(lock(lines).take()),
+            Out::Lines(lines) => lines.end(),
         }
     }
 
     /// As [`end`](Self::end) without waiting; whether it is done.
     fn try_end(&self) -> bool {
-        if let Out::Lines(lines) = self
-            && let Err(TryLockError::WouldBlock) = lines.try_lock()
-        {
-            return false;
+        match self {
+            Out::Memory(_) => {
+                self.end();
+                true
+            }
+            Out::Lines(lines) => lines.try_end(),
         }
-        self.end();
-        true
     }
 }
 

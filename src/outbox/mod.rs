@@ -3,7 +3,7 @@
 //! **Thread:** the sending side is shared by the dispatcher and every process thread; the receiving
 //! side belongs to `rpc-write`, or to the client of a connection in memory.
 //! **Owns:** what bounds everything on its way to the client.
-//! **Never:** makes a sender wait. Who may not send yet is told so, and hears later that it may.
+//! **Never:** makes a sender wait. One that may not send yet is told so, and hears later that it may.
 //!
 //! Two bounds, for two kinds of traffic:
 //!

@@ -2,8 +2,8 @@
 //!
 //! **Thread:** `proc-N`, from before the spawn until the process has been reaped.
 //! **Owns:** the child, its streams, every signal that is sent to it, and its deadlines. One thread
-//! spawns, signals and reaps, so no signal can reach a pid that has come to mean another process,
-//! and no lock is needed.
+//! spawns, signals and reaps, so a signal never hits a recycled pid, and no
+//! lock is needed.
 //! **Never:** blocks in anything but a `poll`, once the program runs, which the child, the clock, the
 //! dispatcher and the writer can all end. Until then it is in the kernel; see [`Birth`].
 //!

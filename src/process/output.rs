@@ -20,7 +20,7 @@ const BUSY_PIPE: libc::c_int = 256 * 1024;
 /// How many streams of a server may have a larger pipe: together they take a quarter of what an
 /// unprivileged user may have in pipes, past which every new pipe is tiny.
 pub(crate) const BUSY_PIPES: usize = 64;
-/// How often a terminal that nobody has open is looked at, while its process lives and may open it
+/// How often a terminal that no process has open is looked at, while its process lives and may open it
 /// again. The kernel reports the hang-up without end and the reopening not at all.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// More than a terminal's buffers hold.
@@ -65,8 +65,8 @@ impl Drop for Enlarged {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
-    /// A terminal that nobody has open, to be looked at again then: somebody who has it as
-    /// controlling terminal may open it again.
+    /// A terminal that no process has open, to be looked at again then: a process whose controlling
+    /// terminal it is may open it again.
     HungUp(Instant),
     Ended,
 }
@@ -128,7 +128,7 @@ impl Output {
         self.state != State::Ended
     }
 
-    /// When a terminal that nobody has open is to be looked at again.
+    /// When a terminal that no process has open is to be looked at again.
     pub(crate) fn look_again_at(&self) -> Option<Instant> {
         match self.state {
             State::HungUp(at) => Some(at),
@@ -164,13 +164,13 @@ impl Output {
     }
 
     /// There is nothing to read now. A terminal does not say how much it owes at the exit, and one that
-    /// somebody else keeps open has no end; when the drain is over, this is how it is known to owe nothing.
+    /// another process keeps open has no end; when the drain is over, this is how it is known to owe nothing.
     pub(crate) fn is_silent(&self) -> bool {
         let mut interest = [sys::Interest::read(self.source.as_raw_fd())];
         sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && !interest[0].readable()
     }
 
-    /// Nothing is left to read and nobody is left to write, though the end was not read yet.
+    /// Nothing is left to read and no writer is left, though the end was not read yet.
     pub(crate) fn has_run_dry(&self) -> bool {
         self.state == State::Ended
             || sys::is_hung_up(&self.source) && sys::readable_bytes(&self.source).is_ok_and(|n| n == 0)
@@ -211,7 +211,7 @@ impl Output {
         }
         match filled {
             Filled::Some | Filled::All => {}
-            // Nobody will open the terminal of a process that is gone.
+            // The terminal of a process that is gone is not opened again.
             Filled::HungUp if self.after_exit.is_none() => {
                 self.state = State::HungUp(Instant::now() + LOOK_AGAIN);
             }
@@ -229,7 +229,7 @@ impl Output {
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Filled::All,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // How Linux says that nobody has the other side of a terminal open.
+                // How Linux says that no process has the other side of a terminal open.
                 Err(e) if e.raw_os_error() == Some(libc::EIO) && self.terminal => return Filled::HungUp,
                 Err(e) => {
                     log::warn!("reading {} failed: {e}", self.stream.name());

@@ -5,8 +5,8 @@
 //! **Never:** starts a program. portable-pty would fork for that; the child is started by
 //! `spawn.rs`, and opens the slave by its name.
 //!
-//! Confessed: portable-pty tells why a terminal could not be opened in words only, so the error
-//! number is taken from the thread's `errno` right behind the call.
+//! portable-pty says why a terminal could not be opened in words only, so the error number is taken
+//! from the thread's `errno` right after the call.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;

@@ -54,7 +54,7 @@ pub(crate) struct Stdin {
     /// End-of-file waits in the queue of a terminal whose input is full.
     end_queued: bool,
     written: u64,
-    /// A terminal that nobody has open takes nothing; it is tried again then.
+    /// A terminal that no process has open takes nothing; it is tried again then.
     look_again_at: Option<Instant>,
     outbox: Outbox,
 }
@@ -93,12 +93,12 @@ impl Stdin {
         }
     }
 
-    /// When a terminal that nobody had open is to be tried again.
+    /// When a terminal that no process had open is to be tried again.
     pub(crate) fn look_again_at(&self) -> Option<Instant> {
         self.look_again_at
     }
 
-    /// Tries a terminal again that nobody had open, if it is time to.
+    /// Tries a terminal again that no process had open, if it is time to.
     pub(crate) fn look_again(&mut self, now: Instant) {
         if self.look_again_at.is_some_and(|at| at <= now) {
             self.look_again_at = None;
@@ -162,7 +162,7 @@ impl Stdin {
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if self.is_full(&e) => {
-                    // A terminal that nobody has open may be opened again; its process decides.
+                    // A terminal that no process has open may be opened again; its process decides.
                     // Until then poll reports the hang-up without end.
                     if self.terminal && sys::is_hung_up(sink) {
                         self.look_again_at = Some(Instant::now() + LOOK_AGAIN);

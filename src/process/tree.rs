@@ -1,13 +1,13 @@
 //! Finding and ending everything a process has started.
 //!
 //! **Thread:** the process thread of the leader in question.
-//! **Owns:** one recent picture of all processes of the machine, shared by those who ask at once.
-//! **Never:** signals by a bare pid what is no child or group of ours; strangers are verified and
-//! signalled through a pidfd.
+//! **Owns:** one recent snapshot of all processes of the machine, shared by callers at the same time.
+//! **Never:** signals by a bare pid what is not a child or group of the server; any other process is
+//! verified and signalled through a pidfd, or by its pid and start time where pidfds are refused.
 //!
 //! A process group is ended by one call. What has left it, with `setsid` or as a shell's job, is
-//! found by its session or by its parents, and for that nobody may die before the picture is taken:
-//! the children of the dead belong to somebody else. So the tree is frozen first, looked at until
+//! found by its session or by its parents, and for that no process may die before the snapshot is taken:
+//! the children of the dead get another parent. So the tree is frozen first, looked at until
 //! nothing new turns up, and killed last.
 //!
 //! What `/proc` says is checked before it is believed. It may belong to an outer PID namespace, and its
@@ -15,8 +15,9 @@
 //! refuse to be listed: what it leaves out is found among the children of what it shows. The state `Z`
 //! is that of the main thread, and the process is alive as long as another thread is left.
 //!
-//! A picture costs some microseconds for each process of the machine. A thousand kills at once share
-//! a few of them: whoever asks while one is being taken waits for the next, which serves all who wait.
+//! A snapshot costs some microseconds for each process of the machine. A thousand kills at once share
+//! a few of them: a caller that comes while one is being taken waits for the next, which serves all that
+//! wait.
 //!
 //! All of this takes descriptors, and a kill has to work when they are used up: then it is done on a
 //! thread that has a table of its own for as long as it takes, `tree`.

@@ -143,7 +143,7 @@ impl TypedLine {
         }
     }
 
-    /// Erases what is no letter, and then letters.
+    /// Erases what is not a letter, and then letters.
     fn erase_word(&mut self, settings: &termios) {
         let mut inside_word = false;
         while let Some((start, first)) = self.last_character(settings) {

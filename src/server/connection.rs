@@ -87,7 +87,7 @@ impl Connection {
         }
     }
 
-    /// Something that ends this connection from another thread, a signal's for one.
+    /// Something that ends this connection from another thread, for example at a signal.
     pub fn stopper(&self) -> Stopper {
         Stopper(self.notify.clone())
     }

@@ -1,8 +1,8 @@
 //! What `serve` can fail with.
 //!
 //! Three kinds of error are never mixed: the wire's ([`crate::wire::protocol::RpcError`]), which a client
-//! gets; this one, which an embedder gets; and a channel whose other end is gone, which is the end
-//! of something and no error.
+//! gets; this one, which an embedder gets; and a channel whose other end is gone, which is an
+//! end and not an error.
 
 use std::fmt;
 use std::io;

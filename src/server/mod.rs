@@ -83,12 +83,12 @@ pub struct Config {
     /// End of input means "no more requests": wait until every process has exited (no).
     pub drain: bool,
     /// How many descriptors a program may have open (the soft `RLIMIT_NOFILE`); `None`: as many as this
-    /// one. For a server that has raised its own limit, which its programs shall not notice.
+    /// one. For a server that has raised its own limit, which its programs should not notice.
     pub child_descriptor_limit: Option<u64>,
     /// Called with the pid of each process that was spawned with `detach`, on its own thread, before
-    /// its spawn is answered and before it can be reaped: for whoever sweeps up after the server and
-    /// has to spare it. The pid comes to mean another process some day; what tells them apart is the
-    /// start time in `/proc`.
+    /// its spawn is answered and before it can be reaped: for a process that sweeps up after the server
+    /// and has to spare it. The pid may be recycled later; what tells the two apart is the start time in
+    /// `/proc`.
     pub on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
 }
 
@@ -140,8 +140,8 @@ pub enum End {
 ///
 /// # Errors
 ///
-/// Fails before anything is served if SIGCHLD is ignored in this program, because then nobody can
-/// learn how a child ended, or if the threads for the connection cannot be started.
+/// Fails before anything is served if SIGCHLD is ignored in this program, because then the exit
+/// of a child cannot be seen, or if the threads for the connection cannot be started.
 pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
     if sys::children_are_reaped_by_the_kernel() {
         return Err(Error::children_ignored());

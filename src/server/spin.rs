@@ -9,8 +9,8 @@
 //! that sleeps, and to wake a core takes longer than everything else there is to do: an echo of 16
 //! bytes takes 110 µs with sleeping threads and 50 with these two awake, on a small virtual machine.
 //!
-//! A spin gives its core away at every turn. Where somebody takes it, that may be for a whole time
-//! slice, so then there is none for some time: cores that others use are awake anyway.
+//! A spin gives its core away at every turn. Where another thread takes it, that may be for a whole time
+//! slice, so then there is no spin for some time: cores that others use are awake anyway.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_micros(250);
 /// How many requests in a row have to.
 const STREAK: u8 = 4;
-/// How long there is no spin once somebody else has had the core: the first time, and at most. It
+/// How long there is no spin once another thread has had the core: the first time, and at most. It
 /// doubles where it happens again within [`CALM`] requests.
 const REST: Duration = Duration::from_millis(10);
 const LONGEST_REST: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ pub(crate) struct Pace {
     rest: Duration,
     /// Requests since the last rest.
     calm: u32,
-    /// A single core has nobody to spin beside; and in a program of somebody else's nobody spins.
+    /// On a single core there is no other thread to wait for, and a connection in memory does not spin.
     allowed: bool,
 }
 

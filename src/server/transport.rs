@@ -39,7 +39,7 @@ pub(crate) enum Inbound {
 pub(crate) struct Dialect {
     /// Whether they carry `"jsonrpc":"2.0"`.
     jsonrpc: AtomicBool,
-    /// Whether they have headers, and are no lines.
+    /// Whether they have headers instead of being lines.
     headers: AtomicBool,
 }
 
@@ -88,7 +88,7 @@ impl Drop for Weight {
     }
 }
 
-/// Reads messages for `inbox`, until the input ends or nobody takes them.
+/// Reads messages for `inbox`, until the input ends or the inbox is gone.
 /// The end of input is told by dropping `inbox`.
 pub(crate) fn read_messages(
     reader: Box<dyn Read + Send>,
@@ -172,7 +172,7 @@ pub(crate) fn write_messages(
             Err(NoMessage::NotYet) => {}
             Err(NoMessage::Ended) => return,
         }
-        // After a failure the queue is still emptied, so that credit flows and nobody waits.
+        // After a failure the queue is still emptied, so that credit flows and no thread waits.
         if !gone && let Err(e) = writer.write_all(&buffer).and_then(|()| writer.flush()) {
             log::debug!("writing to the client failed: {e}");
             gone = true;
@@ -196,7 +196,7 @@ impl Wake {
         self.0.set();
     }
 
-    /// Waits until nobody reads descriptor 1 any more; false if it was woken before.
+    /// Waits until descriptor 1 has lost its reader; false if it was woken before.
     pub(crate) fn output_hangs_up(&self) -> bool {
         loop {
             let mut interests = [
@@ -213,14 +213,14 @@ impl Wake {
     }
 }
 
-/// Whether nobody can write to descriptor 0 any more, whatever of it has not been read yet.
+/// Whether descriptor 0 has lost its last writer, even if some of its input has not been read yet.
 pub(crate) fn stdin_hung_up() -> bool {
     let mut interest = [Interest::hangup(io::stdin().as_raw_fd())];
     sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].hung_up()
 }
 
 /// Descriptors 0 and 1, in whatever mode they are in. That mode is shared with whoever else has
-/// them open, a terminal's shell for one, so it is never changed.
+/// them open, a terminal's shell for example, so it is never changed.
 pub(crate) struct Stdio;
 
 impl Stdio {

@@ -1,9 +1,10 @@
-//! The system calls: every `unsafe` of the crate.
+//! The system calls, and nearly every `unsafe` of the crate: the few others wrap a descriptor by its number.
 //!
-//! **Thread:** whoever calls; nothing here keeps state.
-//! **Owns:** nothing; descriptors come and go as [`OwnedFd`].
-//! **Never:** decides anything. Each function is one call with its return value made a `Result`;
-//! what to do about an error is for the caller.
+//! **Thread:** the caller's; and `exit`, which waits for a child where pidfds are refused.
+//! **Owns:** what the system has been found to lack, and the memory that the binary keeps in reserve;
+//! descriptors come and go as [`OwnedFd`].
+//! **Never:** decides more than how a call is done: where one is refused another is tried, and what to
+//! do about an error is for the caller.
 
 use std::ffi::{CStr, CString};
 use std::io;

@@ -5,9 +5,9 @@
 //! **Never:** looks into a message, or stores one that is too long.
 //!
 //! There are two framings, and the first bytes of the input decide: lines, or headers as the
-//! Language Server Protocol has them. Where headers cannot be understood, nobody knows where their
-//! message ends. Then everything is skipped up to the next line that ends in `Content-Length: N`:
-//! there is none inside of a message, because a JSON string holds no line end.
+//! Language Server Protocol has them. Where headers cannot be understood, it is not known where
+//! their message ends. Then everything is skipped up to the next line that ends in `Content-Length: N`:
+//! no message contains one, because a JSON string holds no line end.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -32,7 +32,7 @@ pub(crate) enum Frame<'a> {
     Headers,
     /// A line without its end, never a blank one; or a body.
     Message(&'a [u8]),
-    /// Bytes that are no message, and are skipped.
+    /// Bytes that are not a message, and are skipped.
     Invalid(RpcError),
     End,
 }
@@ -64,7 +64,7 @@ enum Expected {
     RestOfLine,
     Header,
     Body(usize),
-    /// So many bytes of a body that nobody gets.
+    /// So many bytes of a body that is skipped.
     RestOfBody(u64),
     /// A line that ends in a Content-Length, behind headers that could not be understood.
     Length,
@@ -245,7 +245,7 @@ impl<R: Read> Frames<R> {
         }
     }
 
-    /// The headers are complete: a body follows. What is answered at once if nobody gets it.
+    /// The headers are complete: a body follows. What is answered at once if it is skipped.
     fn end_headers(&mut self) -> Option<Frame<'static>> {
         let headers = std::mem::take(&mut self.headers);
         let Some(length) = headers.length else {
@@ -266,7 +266,7 @@ impl<R: Read> Frames<R> {
         Some(Frame::Invalid(RpcError::invalid_request(error)))
     }
 
-    /// Nobody knows where the next message begins.
+    /// It is not known where the next message begins.
     fn lost(&mut self, reason: impl fmt::Display) -> Frame<'static> {
         self.headers = Headers::default();
         self.expected = Expected::Length;

@@ -3,7 +3,7 @@
 //!
 //! **Thread:** none of its own.
 //! **Owns:** what a fuzzed server may start, whatever it is asked to start: `cat`, without arguments.
-//! **Never:** part of a build that serves anybody.
+//! **Never:** part of any other build.
 
 use std::collections::BTreeMap;
 

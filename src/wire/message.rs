@@ -1,9 +1,9 @@
 //! The envelope: JSON to a typed message, and a typed message to JSON.
 //!
-//! **Thread:** `rpc-read` parses, `rpc-write` encodes; for a client of ours, whoever sends a request
+//! **Thread:** `rpc-read` parses, `rpc-write` encodes; in the Rust client, the thread that sends a request
 //! encodes it, and `client-read` parses.
-//! **Owns:** the knowledge of JSON-RPC, JSON and base64; no other file has it.
-//! **Never:** reads, writes or waits; and never fails on what a client sends: a line that is no
+//! **Owns:** the knowledge of JSON-RPC, JSON and base64, which the server has here and in `quick.rs` only.
+//! **Never:** reads, writes or waits; and never fails on what a client sends: a line that is not a
 //! request becomes [`ClientMessage::Invalid`], which says why.
 //!
 //! Params are parsed by borrowing from the line, and `deltaBase64` is decoded from it directly.

@@ -1,4 +1,9 @@
-//! The wire: the vocabulary, the envelope of messages, framing, signal names, and the schema.
+//! The wire: the vocabulary, the envelope of messages, framing, signal names, modes of terminals, and the
+//! schema.
+//!
+//! **Thread:** none of its own.
+//! **Owns:** nothing; each file says what it owns.
+//! **Never:** reads, writes or waits.
 
 pub(crate) mod framing;
 #[cfg(fuzzing)]

@@ -2,7 +2,7 @@
 //!
 //! **Thread:** none of its own; plain data that travels between all of them.
 //! **Owns:** the meaning of every field; docs/protocol.md says the same in prose.
-//! **Never:** knows how a message looks on a line, which is the business of `message.rs`; bytes are bytes here.
+//! **Never:** knows how a message looks on a line, which `message.rs` does; bytes are bytes here.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -662,7 +662,7 @@ impl std::error::Error for RpcError {}
 pub struct SpawnFailure {
     /// The system's error number.
     pub errno: i32,
-    /// Its name, `"ENOENT"` for one.
+    /// Its name, `"ENOENT"` for example.
     pub code: String,
     /// Where it happened.
     pub stage: Stage,

@@ -382,7 +382,7 @@ fn tell_defaults(definition: &mut Value) {
     }
 }
 
-/// What the server sends is there; a client of ours that does without concerns nobody else.
+/// What the server sends is there; that our own client does without some of it does not matter here.
 fn forget_defaults(definition: &mut Value) {
     if let Some(Value::Object(properties)) = definition.get_mut("properties") {
         for property in properties.values_mut().filter_map(Value::as_object_mut) {

@@ -59,15 +59,9 @@ NOT_CLAIMED = {
         "ProcessTestCase.test_stdout_stderr_file",
         "ProcessTestCase.test_stdout_stderr_pipe",
     ],
-    "a stream of the client has no descriptor": [
-        "POSIXProcessTestCase.test_pipe_cloexec",
-        "POSIXProcessTestCase.test_pipe_cloexec_real_tools",
-        "POSIXProcessTestCase.test_select_unbuffered",
-        "ProcessTestCase.test_bufsize_equal_one_binary_mode",
-        "ProcessTestCase.test_bufsize_equal_one_text_mode",
+    "the size of a pipe of the server cannot be set or asked for": [
         "ProcessTestCase.test_pipesize_default",
         "ProcessTestCase.test_pipesizes",
-        "ProcessTestCase.test_poll",
     ],
     "descriptors of this program reach no program of a server": [
         "POSIXProcessTestCase.test_close_fds",

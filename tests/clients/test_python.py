@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import select
 import shlex
 import signal
 import subprocess
@@ -1342,6 +1343,104 @@ class Connections(TestCase):
         self.assertTrue(is_alive(process.pid))
 
 
+class Descriptors(TestCase):
+    def test_a_stream_has_a_descriptor(self):
+        size = 3_000_000
+        copier = self.server.popen(["sh", "-c", "echo err >&2; exec cat"], stdin=PIPE)
+        begun = copier.stderr.read(2)  # What was read before stays read.
+
+        def write():
+            left = memoryview(bytes(range(250)) * (size // 250))
+            while left:
+                left = left[os.write(copier.stdin.fileno(), left) :]
+            copier.stdin.close()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        hashed, streams = hashlib.sha256(), {copier.stdout.fileno(): b"", copier.stderr.fileno(): begun}
+        # The rest of it is in the buffer, as with any file.
+        said = streams.pop(copier.stderr.fileno()) + copier.stderr.read()
+        total = 0
+        while streams:
+            for fd in select.select(list(streams), [], [], PATIENCE)[0]:
+                data = os.read(fd, 100_000)
+                total += len(data)
+                hashed.update(data)
+                if not data:
+                    del streams[fd]
+        writer.join()
+        self.assertEqual(said, b"err\n")
+        self.assertEqual(copier.wait(), 0)
+        expected = hashlib.sha256(bytes(range(250)) * (size // 250))
+        self.assertEqual((total, hashed.hexdigest()), (size, expected.hexdigest()))
+
+    def test_a_program_of_this_machine_reads_from_one_of_the_server(self):
+        with self.server.popen(["seq", "100000"]) as numbers:
+            counted = subprocess.run(["wc", "-l"], stdin=numbers.stdout, stdout=PIPE, timeout=PATIENCE)
+        self.assertEqual(counted.stdout.strip(), b"100000")
+
+    def test_what_is_there_can_be_read_at_once(self):
+        echo = self.server.popen(["echo", "apple"], bufsize=0)
+        echo.wait()
+        self.assertEqual(echo.stdout.read(2), b"ap")
+        self.assertEqual(select.select([echo.stdout], [], [], 0)[0], [echo.stdout])
+        self.assertEqual(echo.stdout.read(), b"ple\n")
+
+    def test_a_descriptor_ends_with_the_stream(self):
+        yes = self.server.popen(["yes"])
+        self.assertEqual(os.read(yes.stdout.fileno(), 2), b"y\n")
+        yes.stdout.close()
+        self.assertEqual(within(PATIENCE, yes.wait), -signal.SIGPIPE)
+        cat = self.server.popen(["cat"], stdin=PIPE)
+        cat.stdin.fileno()
+        self.assertEqual(cat.communicate(b"x" * 300_000), (b"x" * 300_000, b""))
+        true = self.server.popen(["true"], stdin=PIPE)
+        fd = true.stdin.fileno()
+        true.wait()
+
+        def write():
+            while True:
+                os.write(fd, bytes(100_000))
+
+        with self.assertRaises(BrokenPipeError):
+            within(PATIENCE, write)
+        true.stdin.close()
+        with self.assertRaises(ValueError):
+            true.stdin.fileno()
+
+    def test_an_end_that_is_none_is_told(self):
+        server = Server(stderr=DEVNULL)
+        self.addCleanup(server.close)
+        cat = server.popen(["cat"], stdin=PIPE)
+        cat.stdout.fileno()
+        # Below its guard, so that it cannot tell how the program ends.
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
+        os.kill(int(children), signal.SIGKILL)
+        with self.assertRaises(ServerGone):
+            within(PATIENCE, cat.stdout.read)
+
+    def test_a_fork_does_not_keep_a_descriptor_open(self):
+        self.assertEqual(
+            run_script("""
+                import os, signal, warnings
+                from procwire import PIPE, Server
+
+                warnings.simplefilter("ignore")
+                with Server() as server:
+                    cat = server.popen(["cat"], stdin=PIPE)
+                    cat.stdin.fileno(), cat.stdout.fileno()
+                    child = os.fork()
+                    if child == 0:
+                        signal.pause()
+                    cat.stdin.close()
+                    print(cat.stdout.read(), cat.wait())
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+                """),
+            "b'' 0\n",
+        )
+
+
 # What a script begins with that stops and continues its server, and waits in a thread of its own,
 # so that a signal interrupts what it is about.
 STOPPED = """
@@ -1474,6 +1573,94 @@ class Interruptions(unittest.TestCase):
     print(len(cat.stdout.readall()), server.run(["echo", "x"]).stdout)
 """),
             "interrupted\n200000 b'x\\n'\n",
+        )
+
+    def test_a_start_that_is_interrupted_leaves_nothing_running(self):
+        self.assertEqual(
+            run_script(STOPPED + """
+    class Interrupted(Exception):
+        pass
+
+    def handler(*_):
+        if not handled:
+            handled.append(True)
+            raise Interrupted
+
+    def interrupt_a_call():
+        while not server._calls:
+            time.sleep(0.001)
+        while not handled:
+            os.kill(os.getpid(), signal.SIGALRM)
+            time.sleep(0.1)
+
+    signal.signal(signal.SIGALRM, handler)
+    threading.Thread(target=interrupt_a_call, daemon=True).start()
+    try:
+        server.popen(["sleep", "1000"], detach=True)
+    except Interrupted:
+        print("interrupted")
+    send(signal.SIGCONT)
+    # It has been started, and is killed at once.
+    while len(server.list()) != 1:
+        time.sleep(0.001)
+    # So has one for which there is no thread.
+    real = threading.Thread.start
+    def start(thread):
+        if thread.name == "procwire-copy":
+            raise RuntimeError("can't start new thread")
+        real(thread)
+    threading.Thread.start = start
+    try:
+        server.popen(["sleep", "1000"], stdout=sys.stdout)
+    except RuntimeError as error:
+        print(error)
+    while len(server.list()) != 1 or len(server._live) != 1:
+        time.sleep(0.001)
+    print(server.list()[0]["command"])
+"""),
+            "interrupted\ncan't start new thread\n['cat']\n",
+        )
+
+    def test_a_server_that_does_not_answer_is_given_up(self):
+        for use in (
+            "server.list()",
+            "server.popen(['true'])",
+            "server.run(['true'], timeout=1)",
+            "cat.kill()",
+            "cat.terminate(1)",
+            "cat.resize(1, 1)",
+            "cat.stdin.write(bytes(200_000))",
+            "server.getoutput('true')",
+        ):
+            with self.subTest(use):
+                said = run_script(STOPPED + f"""
+    procwire._PATIENCE = 0.2
+    server._answer_timeout = 0.05
+    try:
+        {use}
+    except procwire.ServerGone as error:
+        print(error)
+    # Nothing waits for it any more.
+    for use in (lambda: cat.wait(), lambda: cat.stdout.read(), lambda: server.list()):
+        try:
+            use()
+        except procwire.ServerGone:
+            print("gone")
+    cat.stdin.close()
+    send(signal.SIGCONT)
+""")
+                self.assertRegex(said, r"has sent nothing for \d+ s\ngone\ngone\ngone\n$")
+        # One that answers late is not.
+        self.assertEqual(
+            run_script("""
+                from procwire import PIPE, Server
+
+                with Server(answer_timeout=0.01) as server:
+                    # The answer to a write that is more than fits comes when it is read.
+                    slow = server.popen(["sh", "-c", "sleep 0.3; exec wc -c"], stdin=PIPE, text=True)
+                    print(slow.communicate("x" * 4_000_000)[0], end="")
+                """),
+            "4000000\n",
         )
 
     def test_a_server_that_is_stuck_is_killed(self):

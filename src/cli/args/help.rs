@@ -2,7 +2,7 @@
 //!
 //! **Thread:** main.
 //! **Owns:** the texts.
-//! **Never:** knows a flag: all of them come from the table above.
+//! **Never:** knows a flag: all of them come from the table in `args.rs`.
 
 use super::{COMMANDS, Subcommand, Takes};
 
@@ -21,8 +21,8 @@ Try it:
 
 Methods:
   process/spawn       start a program: command, processHandle, cwd, env, tty,
-                      size, streamStdin, streamStdoutStderr, outputBytesCap,
-                      timeoutMs, detach
+                      size, terminalModes, streamStdin, streamStdoutStderr,
+                      outputBytesCap, timeoutMs, detach
   process/writeStdin  feed it: processHandle, deltaBase64, closeStdin
   process/resizePty   resize its terminal: processHandle, size
   process/kill        signal it: processHandle, signal, graceMs

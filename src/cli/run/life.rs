@@ -147,7 +147,7 @@ pub fn lock(life: &Mutex<Life>) -> MutexGuard<'_, Life> {
 
 fn heeded(tty: bool) -> Vec<i32> {
     let mut signals = vec![SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP];
-    // Whoever starts us under nohup, or in the background of a script, does not want us to hear them.
+    // Under nohup, or in the background of a script, they are ignored on purpose.
     signals.retain(|signal| !guard::is_ignored(*signal));
     signals.push(SIGCONT);
     if tty {
@@ -246,7 +246,7 @@ pub fn stop_all() {
     let _ = kill_current_process_group(Signal::TSTP);
 }
 
-/// Stops this process; returns when it goes on. By a signal that nobody hears and that the system
+/// Stops this process; returns when it goes on. By a signal that has no handler and that the system
 /// drops, as it would have dropped SIGTSTP, where no shell could let this process go on.
 fn stop() {
     let _ = signal_hook::low_level::raise(SIGTTOU);
@@ -269,7 +269,7 @@ fn give_up(life: &Life) {
     }
 }
 
-/// Whoever has this ends the process, and no other thread says anything any more.
+/// The thread that has this ends the process, and no other prints anything after it.
 pub fn last_word() -> MutexGuard<'static, ()> {
     static LAST_WORD: Mutex<()> = Mutex::new(());
     LAST_WORD.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,13 +1,13 @@
 //! What a program has switched on in a terminal, followed through what it prints, so that it can be
 //! switched off if the program cannot do that itself any more, and on again when it goes on.
 //!
-//! **Thread:** whoever prints the program's output.
+//! **Thread:** the one that prints the program's output.
 //! **Owns:** the modes that differ from what a terminal starts with.
 //! **Never:** changes what is printed.
 
 use std::collections::BTreeSet;
 
-/// Private modes (`CSI ? n h`) that are off in a terminal nobody has changed: application cursor
+/// Private modes (`CSI ? n h`) that are off in an unchanged terminal: application cursor
 /// keys, reverse video, origin, mouse reports of every kind, keypad, margins, alternate screens,
 /// bracketed paste, synchronized output, colour and size reports.
 const OFF_AT_FIRST: [u16; 22] = [
@@ -224,7 +224,7 @@ impl Screen {
     }
 
     /// What switches on again what [`reset`](Self::reset) switches off, but for colours and
-    /// character sets, which whoever paints the screen again chooses anew.
+    /// character sets, which the program that paints the screen again chooses anew.
     pub fn set(&self) -> Vec<u8> {
         let mut text = String::new();
         let push = |text: &mut String, stack: &[u16]| {

@@ -1,6 +1,6 @@
 //! Whether a message is what a transcript expects, and how to say in what it is not.
 //!
-//! **Thread:** whoever calls.
+//! **Thread:** the caller's.
 //! **Owns:** the meaning of wildcards, and the layout of a difference.
 //! **Never:** shows more of a value than fits a line, or a character that controls a terminal.
 

@@ -1,6 +1,6 @@
 //! A conversation that is being held: a server, what has been sent to it and what has come.
 //!
-//! **Thread:** whoever calls.
+//! **Thread:** the caller's.
 //! **Owns:** the server, from its start to its end.
 //! **Never:** waits longer than it was told to, whatever the server does, or keeps all that one says
 //! that says too much.
@@ -63,7 +63,7 @@ pub(super) struct Conversation {
     hung_up: bool,
 }
 
-/// The server's output, which never waits. Each read is put off once, so that whoever asks looks at
+/// The server's output, which never waits. Each read is put off once, so that the caller looks at
 /// the clock in between, however much there is.
 struct Output {
     pipe: Rc<File>,

@@ -1,6 +1,6 @@
 //! Writing down what a server sends: a transcript with the answers it has got.
 //!
-//! **Thread:** whoever calls.
+//! **Thread:** the caller's.
 //! **Owns:** what is known to change from run to run, and how long a recording waits.
 //! **Never:** changes a remark, a line that is sent, or a line that is expected and still fits.
 

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ pub const TESTS: &[Test] = &[
     test!(what_a_server_says_is_shown_short_and_without_control_characters),
     test!(collected_output_that_was_not_asked_for_is_not_kept),
     test!(a_server_that_does_not_end_is_killed),
+    test!(a_server_that_stops_reading_holds_up_no_drop),
+    test!(what_is_posted_keeps_its_order),
 ];
 
 /// The other end of a client's connection.
@@ -634,20 +637,14 @@ fn collected_output_that_was_not_asked_for_is_not_kept() {
     );
 }
 
-/// Neither the end of its input nor a write that it does not take holds up the end.
+/// Neither the end of its input nor a request that it does not take holds up the end.
 fn a_server_that_does_not_end_is_killed() {
-    let script = r#"
-        read initialize; echo '{"id":1,"result":{}}'; read initialized
-        read spawn; echo '{"id":3,"result":{}}'; exec sleep 1000"#;
-    let client = patient(["sh", "-c", script]);
+    let client = patient(["sh", "-c", &stops_reading_after(1)]);
     let process = client.spawn(Command::new("x").no_stdin()).expect("it says so");
     let control = process.control();
     let writer = thread::Builder::new()
         .name("stuck-writer".to_owned())
-        .spawn(move || {
-            // More than a pipe holds.
-            control.post_signal(&*"x".repeat(1_000_000), None);
-        });
+        .spawn(move || control.signal(&*"x".repeat(1_000_000)));
     let writer = writer.expect("a thread");
     wait_until("the write is held up", || {
         thread_state("stuck-writer") == Some('S')
@@ -657,8 +654,93 @@ fn a_server_that_does_not_end_is_killed() {
     let expected = "has not closed its output within 10s of the end of its input, and was killed";
     assert!(error.to_string().contains(expected), "{error}");
     assert!(begun.elapsed() < 2 * PATIENCE);
-    writer.join().expect("no panic");
+    let outcome = writer.join().expect("no panic");
+    assert!(matches!(outcome, Err(Error::Ended(_))), "{outcome:?}");
     // And the server is not left running, which the harness checks.
+}
+
+/// A command that answers the handshake and so many spawns, and then stays without reading.
+fn stops_reading_after(spawns: usize) -> String {
+    let mut script = r#"read initialize; echo '{"id":1,"result":{}}'; read initialized"#.to_owned();
+    for spawn in 0..spawns {
+        // A handle takes a number as well.
+        let id = 3 + 2 * spawn;
+        script += &format!("; read spawn; echo '{{\"id\":{id},\"result\":{{}}}}'");
+    }
+    script + "; exec sleep 1000"
+}
+
+/// What is not waited for does not wait for the server either: drops, and what is posted.
+fn a_server_that_stops_reading_holds_up_no_drop() {
+    let client = patient(["sh", "-c", &stops_reading_after(3)]);
+    let spawn = || client.spawn(Command::new("x")).expect("it says so");
+    let (dropped, mut waited, mut posted) = (spawn(), spawn(), spawn());
+    let control = dropped.control();
+    // More than a pipe holds, and then more than is kept.
+    for _ in 0..40 {
+        control.post_signal(&*"x".repeat(100_000), None);
+    }
+    wait_until("the pipe is full", || thread_state("client-post") == Some('S'));
+    assert!(resident() < 200 * 1024 * 1024, "{}", resident());
+    drop(dropped);
+    drop(waited.stdin.take());
+    assert_eq!(waited.wait_timeout(Duration::ZERO).expect("it runs"), None);
+    assert_eq!(posted.try_wait().expect("it runs"), None);
+    posted.post_resize(10, 10);
+    drop((waited, posted));
+    let server = client.server_pid().expect("it was launched");
+    drop(client);
+    kill_stray(server);
+    wait_until("its threads have ended", || {
+        thread_state("client-post").is_none() && thread_state("client-read").is_none()
+    });
+}
+
+/// What was posted while the server did not read comes before what is sent afterwards, in its order.
+fn what_is_posted_keeps_its_order() {
+    let (resume, resumed) = mpsc::channel();
+    let (client, server) = served(move |peer| {
+        let mut handles = Vec::new();
+        for _ in 0..2 {
+            let spawn = peer.next().expect("a spawn");
+            peer.answer(&spawn, &json!({}));
+            handles.push(spawn["params"]["processHandle"].clone());
+        }
+        resumed.recv().expect("it is told to go on");
+        let mut seen = Vec::new();
+        loop {
+            let request = peer.next().expect("a request");
+            let handle = handles
+                .iter()
+                .position(|h| *h == request["params"]["processHandle"]);
+            seen.push((request["method"].as_str().expect("a method").to_owned(), handle));
+            if request["method"] == "process/list" {
+                peer.answer(&request, &json!({ "processes": [] }));
+                return seen;
+            }
+        }
+    });
+    let spawn = || client.spawn(Command::new("x")).expect("it says so");
+    let (one, mut other) = (spawn(), spawn());
+    let control = one.control();
+    // More than a socket holds.
+    control.post_signal(&*"x".repeat(1_000_000), None);
+    wait_until("the socket is full", || thread_state("client-post") == Some('S'));
+    control.post_resize(10, 10);
+    drop(other.stdin.take());
+    drop(other);
+    resume.send(()).expect("it waits");
+    assert_eq!(client.list().expect("it answers").len(), 0);
+    let seen = join(server);
+    let expected = [
+        ("process/kill", Some(0)),
+        ("process/resizePty", Some(0)),
+        ("process/writeStdin", Some(1)),
+        ("process/kill", Some(1)),
+        ("process/list", None),
+    ];
+    assert_eq!(seen, expected.map(|(method, handle)| (method.to_owned(), handle)));
+    drop(one);
 }
 
 fn thread_state(name: &str) -> Option<char> {

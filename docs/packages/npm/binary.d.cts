@@ -1,0 +1,2 @@
+declare function binary(): string | undefined;
+export = binary;
