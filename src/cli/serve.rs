@@ -80,15 +80,3 @@ pub(super) fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error
         _ => Ok(0),
     }
 }
-<<<<<<< HEAD
-=======
-
-fn handled_signals() -> Vec<i32> {
-    let mut signals = vec![SIGCHLD, SIGTERM, SIGINT];
-    // Started under nohup, the server should live on without a terminal.
-    if !guard::is_ignored(SIGHUP) {
-        signals.push(SIGHUP);
-    }
-    signals
-}
->>>>>>> main
