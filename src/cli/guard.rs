@@ -422,9 +422,9 @@ fn signals_of_guard() -> Vec<libc::c_int> {
     [&[libc::SIGCHLD][..], &ending_signals()].concat()
 }
 
-/// The signals that end the server. Whoever starts it under nohup wants it to live on without a
-/// terminal, and a key on a terminal is not for what runs in the background or behind another program:
-/// what is ignored stays so.
+/// The signals that end the server. SIGHUP and SIGINT stay ignored where they were: under nohup the
+/// server should live on without a terminal, and a key on a terminal is not for a server that runs in
+/// the background or behind another program.
 #[must_use]
 pub fn ending_signals() -> Vec<libc::c_int> {
     let keeps = |signal: libc::c_int| signal == libc::SIGTERM || !sys::is_ignored(signal);
