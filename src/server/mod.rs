@@ -17,7 +17,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never, select, unbounded};
+use crossbeam_channel::{
+    Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, never, select, unbounded,
+};
 
 use self::connection::{Connection, INBOX, Io};
 use self::error::Error;
@@ -162,11 +164,21 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
     };
     let mut dispatcher = Dispatcher::new(config, inbox, notices, outbox, pace);
     dispatcher.on_stdio = transport.as_ref().is_some_and(|t| t.wake_reader.is_some());
-    let end = dispatcher.run();
+    let mut end = dispatcher.run();
     let deadline = dispatcher.deadline.unwrap_or_else(|| Instant::now() + END);
+    // A client that has its processes drained has asked for everything, and may take its time to read it.
+    let patient = dispatcher.config.drain && end == End::InputEnded;
+    let notices = dispatcher.notices.clone();
     // The last sender of the outbox: the writer comes to its end behind what is queued.
     drop(dispatcher);
     if let Some(transport) = transport {
+        let interrupted = if patient {
+            transport.wait_for_reader(&notices)
+        } else {
+            None
+        };
+        let deadline = interrupted.map_or(deadline, |_| Instant::now() + END);
+        end = interrupted.unwrap_or(end);
         transport.finish(deadline);
     }
     Ok(end)
@@ -212,13 +224,31 @@ impl Transport {
         Ok((inbox, outbox, transport))
     }
 
+    /// Waits for what is queued to be written, however long the client takes to read it, as any program
+    /// waits for the reader of its pipe. What else has ended the wait: the client that goes away, or
+    /// [`Stopper::stop`](crate::Stopper::stop).
+    fn wait_for_reader(&self, notices: &Receiver<Notice>) -> Option<End> {
+        loop {
+            select! {
+                recv(self.writer_done) -> _ => return None,
+                recv(notices) -> notice => match notice {
+                    Ok(Notice::Room) => {}
+                    Ok(Notice::OutputGone) => return Some(End::OutputGone),
+                    // No sender is left: nobody can ask for the end any more.
+                    Ok(Notice::Stop) | Err(_) => return Some(End::Stopped),
+                },
+            }
+        }
+    }
+
     /// Waits for what is queued to be written, but not past `deadline`: a client that does not read
     /// leaves the writer where it is, and it ends with the program or with the client.
     fn finish(self, deadline: Instant) {
         if let Some(wake) = self.wake_reader {
             wake.wake();
         }
-        if self.writer_done.recv_deadline(deadline).is_err() {
+        // One that has ended before has said so, and is gone.
+        if let Err(RecvTimeoutError::Timeout) = self.writer_done.recv_deadline(deadline) {
             log::debug!("the client has not read everything in time");
         }
     }

@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     test!(end_of_input_is_seen_behind_more_requests_than_may_wait),
     test!(drain_waits_for_every_exit),
     test!(drain_serves_files),
+    test!(drain_waits_for_a_slow_reader),
     test!(drain_still_obeys_signals),
     both!(lost_output_is_the_end),
     test!(lost_output_is_the_end_of_draining),
@@ -352,6 +353,47 @@ fn drain_serves_files() {
             .expect("the server starts");
         assert_eq!(wait(&mut server).code(), Some(0));
     }
+}
+
+/// Longer than the end of any other connection may take.
+const SLOW: Duration = Duration::from_millis(3_300);
+
+/// As `procwire --drain | less`: what does not fit into the pipe is read much later.
+fn drain_waits_for_a_slow_reader() {
+    let params = json!({"processHandle": "a", "command": ["head", "-c", "3000000", "/dev/zero"],
+        "outputBytesCap": null});
+    let request = json!({"id": 1, "method": "process/spawn", "params": params});
+    let input = format!("{request}\n");
+    let started = || {
+        let mut server = start(binary().arg("--drain").stdout(Stdio::piped()));
+        let mut stdin = server.stdin.take().expect("stdin was piped");
+        stdin.write_all(input.as_bytes()).expect("the server reads");
+        let mut output = BufReader::new(server.stdout.take().expect("stdout was piped"));
+        let mut answer = String::new();
+        output.read_line(&mut answer).expect("the server writes");
+        assert!(answer.contains("result"), "{answer}");
+        // The exit has begun to be written, so everything has ended but that.
+        output.fill_buf().expect("the server writes");
+        (server, output)
+    };
+
+    let (mut server, mut output) = started();
+    std::thread::sleep(SLOW);
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).expect("the server writes");
+    let exited: Value = serde_json::from_str(&rest).expect("the whole exit");
+    assert_eq!(exited["params"]["stdoutBytes"], 3_000_000);
+    assert_eq!(wait(&mut server).code(), Some(0));
+
+    // A signal ends that wait, and so does the reader that goes away.
+    let (mut server, output) = started();
+    signal(server.id(), libc::SIGTERM);
+    must_end(server.id());
+    assert_eq!(wait(&mut server).code(), Some(143));
+    drop(output);
+    let (mut server, output) = started();
+    drop(output);
+    assert_eq!(wait(&mut server).code(), Some(0));
 }
 
 fn drain_still_obeys_signals() {
