@@ -172,13 +172,11 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
     // The last sender of the outbox: the writer comes to its end behind what is queued.
     drop(dispatcher);
     if let Some(transport) = transport {
-        let interrupted = if patient {
-            transport.wait_for_reader(&notices)
-        } else {
-            None
-        };
-        let deadline = interrupted.map_or(deadline, |_| Instant::now() + END);
-        end = interrupted.unwrap_or(end);
+        let mut deadline = deadline;
+        if patient && transport.wait_for_reader(&notices) {
+            end = End::Stopped;
+            deadline = Instant::now() + END;
+        }
         transport.finish(deadline);
     }
     Ok(end)
@@ -225,17 +223,20 @@ impl Transport {
     }
 
     /// Waits for what is queued to be written, however long the client takes to read it, as any program
-    /// waits for the reader of its pipe. What else has ended the wait: the client that goes away, or
-    /// [`Stopper::stop`](crate::Stopper::stop).
-    fn wait_for_reader(&self, notices: &Receiver<Notice>) -> Option<End> {
+    /// waits for the reader of its pipe. Where the client goes away, the writer comes to its end as well.
+    /// Whether the wait was ended by [`Stopper::stop`](crate::Stopper::stop).
+    fn wait_for_reader(&self, notices: &Receiver<Notice>) -> bool {
         loop {
             select! {
-                recv(self.writer_done) -> _ => return None,
+                recv(self.writer_done) -> _ => return false,
                 recv(notices) -> notice => match notice {
-                    Ok(Notice::Room) => {}
-                    Ok(Notice::OutputGone) => return Some(End::OutputGone),
-                    // No sender is left: nobody can ask for the end any more.
-                    Ok(Notice::Stop) | Err(_) => return Some(End::Stopped),
+                    Ok(Notice::Room | Notice::OutputGone) => {}
+                    Ok(Notice::Stop) => return true,
+                    // No sender is left, so no end can be asked for.
+                    Err(_) => {
+                        let _ = self.writer_done.recv();
+                        return false;
+                    }
                 },
             }
         }

@@ -1010,11 +1010,17 @@ mod process_wide {
 
     /// Puts memory by from now on. As long as there is none, no thread is started.
     pub(crate) fn keep_reserve() {
-        // Each thread would have an arena of 64 MiB of its own, as addresses; that is what is limited.
         #[cfg(target_env = "gnu")]
         if limit_of(libc::RLIMIT_AS as _).is_ok_and(|limit| limit.rlim_cur != libc::RLIM_INFINITY) {
             // SAFETY: no memory is involved.
-            unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+            unsafe {
+                // Each thread would have an arena of 64 MiB of its own, as addresses; that is what is
+                // limited.
+                libc::mallopt(libc::M_ARENA_MAX, 1);
+                // What is large is mapped by itself, and goes back when it is freed. Otherwise the C
+                // library learns from the first large block to keep blocks of that size.
+                libc::mallopt(libc::M_MMAP_THRESHOLD, 256 * 1024);
+            }
         }
         RESERVE_WANTED.store(true, Relaxed);
         let _ = map_reserve();
