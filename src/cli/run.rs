@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use crate::cli::guard::{self, Guarded};
 use crate::client::{self, Client, Error, Event, ExitStatus, Process, Stdin};
+use crate::process::spawn::DESCRIPTOR_VARIABLES;
 use crate::wire::protocol::Stage;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -44,16 +45,6 @@ const UNHEARD_WAIT: Duration = Duration::from_millis(500);
 /// How often a process in the background looks whether it has come to the foreground. A shell that
 /// brings back a job that was running all the time does not tell it.
 const FOREGROUND_PAUSE: Duration = Duration::from_millis(200);
-
-/// Variables that name descriptors of this process, or of its server, which the program does not get.
-const NAMES_OF_DESCRIPTORS: [&str; 6] = [
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-    "LISTEN_PID",
-    "LISTEN_PIDFDID",
-    "NODE_CHANNEL_FD",
-    "NODE_CHANNEL_SERIALIZATION_MODE",
-];
 
 /// Whether the program has a terminal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -363,7 +354,8 @@ fn spawn(run: &Run, tty: bool, has_input: bool) -> Result<client::Command, Strin
             spawn.env("TERM", term);
         }
     }
-    for variable in NAMES_OF_DESCRIPTORS {
+    // They name descriptors of this process, or of a server elsewhere.
+    for variable in DESCRIPTOR_VARIABLES {
         if !run.names(variable) {
             spawn.env_remove(variable);
         }

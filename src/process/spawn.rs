@@ -29,7 +29,7 @@ const SHELL: &CStr = c"/bin/sh";
 const TEXT_SAMPLE_BYTES: u64 = 256;
 /// Variables that name descriptors of the server, or mean that it has such a one. No program has those
 /// descriptors, and some end at once where they are told of them: node, for example.
-const DESCRIPTOR_VARIABLES: [&str; 10] = [
+pub(crate) const DESCRIPTOR_VARIABLES: [&str; 10] = [
     // node: the channel of child_process.fork, and a worker of its cluster, which has one.
     "NODE_CHANNEL_FD",
     "NODE_CHANNEL_SERIALIZATION_MODE",
