@@ -58,7 +58,6 @@ enum Set {
 
 /// Whether a flag has a value, what that is called, and what it can be completed with.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code)] // Not every kind of value has a flag in every build.
 pub enum Takes {
     Nothing,
     Value(&'static str, Completes),

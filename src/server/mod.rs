@@ -2,8 +2,8 @@
 //!
 //! **Thread:** the caller of [`serve`].
 //! **Owns:** the table of handles, the order of requests on each, and what a connection's end waits for.
-//! **Never:** waits for anything but its next event: not for a process, not for the writer, not for
-//! the client.
+//! **Never:** waits for anything but its next event while there is a process: not for a process, not for
+//! the writer, not for the client. Only when all is over does [`serve`] wait for the writer.
 
 pub(crate) mod connection;
 pub(crate) mod error;
@@ -165,14 +165,13 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
     let mut dispatcher = Dispatcher::new(config, inbox, notices, outbox, pace);
     dispatcher.on_stdio = transport.as_ref().is_some_and(|t| t.wake_reader.is_some());
     let mut end = dispatcher.run();
-    let deadline = dispatcher.deadline.unwrap_or_else(|| Instant::now() + END);
+    let mut deadline = dispatcher.deadline.unwrap_or_else(|| Instant::now() + END);
     // A client that has its processes drained has asked for everything, and may take its time to read it.
     let patient = dispatcher.config.drain && end == End::InputEnded;
     let notices = dispatcher.notices.clone();
     // The last sender of the outbox: the writer comes to its end behind what is queued.
     drop(dispatcher);
     if let Some(transport) = transport {
-        let mut deadline = deadline;
         if patient && transport.wait_for_reader(&notices) {
             end = End::Stopped;
             deadline = Instant::now() + END;
