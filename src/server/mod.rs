@@ -13,7 +13,7 @@ mod transport;
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -866,7 +866,10 @@ impl Dispatcher {
     }
 
     fn answer_list(&self, id: RequestId) {
-        let live = self.table.values().filter(|e| e.starting.is_none());
+        // A process has its pid before its spawn is answered, and its event may come after the request of
+        // a client that has read that answer.
+        let lives = |e: &Entry| e.starting.is_none() || e.vitals.pid.load(Acquire) != 0;
+        let live = self.table.values().filter(|e| lives(e));
         let mut live: Vec<&Entry> = live.collect();
         live.sort_by_key(|e| e.serial);
         let processes = live.into_iter().map(|e| ProcessInfo {
