@@ -226,7 +226,7 @@ fn signals_are_passed_on() {
     read_until(child.stdout.as_mut().expect("piped"), "ready\n");
     signal(&child, libc::SIGINT);
     assert_eq!(wait(&mut child).signal(), Some(libc::SIGINT));
-    // Whoever sent it knows.
+    // The sender knows.
     let mut said = String::new();
     let stderr = child.stderr.as_mut().expect("piped");
     stderr.read_to_string(&mut said).expect("text");

@@ -283,7 +283,7 @@ fn start(command: &mut Command) -> Child {
     command.stdin(Stdio::piped()).spawn().expect("the server starts")
 }
 
-/// With nobody asking any more, each process ends in its own time.
+/// Without further requests, each process ends in its own time.
 fn drain_waits_for_every_exit() {
     let mut client = Client::binary(&["--drain"]);
     for (handle, code) in [("a", 3), ("b", 4), ("c", 5)] {
@@ -827,7 +827,7 @@ fn missing_descriptors_are_no_trouble(mode: Mode) {
     }
     assert_eq!(client.finish().1.and_then(|s| s.code()), Some(0));
 
-    // No input is an input that has ended; no output is one that nobody reads.
+    // No input is an input that has ended; no output is one that is not read.
     for before in ["exec 0<&-", "exec 1>&-", "exec 0<&- 1>&- 2>&-"] {
         let mut server = start(behind(before).stdout(Stdio::piped()));
         if before == "exec 1>&-" {
@@ -892,7 +892,7 @@ fn logs_never_reach_the_output() {
     assert!(log.contains("no/such"), "the log goes to stderr: {log:?}");
 }
 
-/// Logs are dropped where nobody reads them, however many there are and however long one is.
+/// Logs are dropped where they are not read, however many there are and however long one is.
 fn unread_logs_hold_up_nothing() {
     let mut command = binary();
     command.env("RUST_LOG", "trace");
@@ -912,7 +912,7 @@ fn unread_logs_hold_up_nothing() {
     assert_eq!(client.finish().1.and_then(|s| s.code()), Some(0));
     drop(reader);
 
-    // Nobody has the other end at all.
+    // The other end is closed.
     let mut command = binary();
     command.env("RUST_LOG", "trace");
     let (reader, writer) = io::pipe().expect("a pipe");

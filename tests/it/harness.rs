@@ -256,7 +256,7 @@ fn become_subreaper() {
     assert_eq!(result, 0, "a child subreaper");
 }
 
-/// Reaps children that nobody waits for: the orphans this process has adopted as subreaper.
+/// Reaps the orphans that this process has adopted as subreaper.
 pub fn reap_adopted() {
     // SAFETY: no status is asked for.
     while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
@@ -427,12 +427,12 @@ struct Pause {
 
 impl Pause {
     fn set(&self, paused: bool) {
-        *self.paused.lock().expect("nobody panics with it") = paused;
+        *self.paused.lock().expect("not poisoned") = paused;
         self.changed.notify_all();
     }
 
     fn wait(&self) {
-        let paused = self.paused.lock().expect("nobody panics with it");
+        let paused = self.paused.lock().expect("not poisoned");
         drop(self.changed.wait_while(paused, |paused| *paused));
     }
 }
@@ -895,6 +895,6 @@ pub fn cpu_time() -> Duration {
 
 /// Ends a process that the server is not meant to end.
 pub fn kill_stray(pid: u32) {
-    // SAFETY: no memory is involved; the test has started it, and nobody but the test can reap it.
+    // SAFETY: no memory is involved; the test has started it, and only the test can reap it.
     unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
 }

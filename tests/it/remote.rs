@@ -147,7 +147,7 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
-/// One that nobody listens on; sshd takes no listener from its parent.
+/// One without a listener; sshd takes no listener from its parent.
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has ports");
     listener.local_addr().expect("it is bound").port()

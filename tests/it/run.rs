@@ -441,7 +441,7 @@ fn a_timeout_asks_before_it_kills() {
     });
 }
 
-/// A pipe that nobody reads does not hold up the end.
+/// A pipe that is not read does not hold up the end.
 fn a_timeout_holds_where_output_is_not_read() {
     let mut child = start(&["--timeout", TIMEOUT, "--grace", "0", "--", "yes"]);
     assert_eq!(wait(&mut child).code(), Some(124));
@@ -511,7 +511,7 @@ fn what_the_server_says_cannot_control_the_terminal() {
             ),
             "\\u{9b}31m\\u{7f}\\u{202e}\\u{2066}\\n",
         ),
-        // What is no message is quoted.
+        // What is not a message is quoted.
         (
             "printf '\\033]0;x\\007\\302\\233\\n'; read c".to_owned(),
             "\\u{1b}",

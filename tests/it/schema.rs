@@ -424,7 +424,7 @@ fn integers(document: &Value, schema: &Value, path: &str, found: &mut Vec<Ranged
     };
     assert!(
         !kinds.contains(&json!("number")),
-        "{path}: a number that is no integer"
+        "{path}: a number that is not an integer"
     );
     if kinds.contains(&json!("integer")) {
         let limit = |name: &str| {
@@ -574,7 +574,7 @@ fn it_says_nothing_that_a_strict_validator_does_not_know() {
     ];
     fn check(schema: &Value, path: &str) {
         let Some(members) = schema.as_object() else {
-            assert!(schema.is_boolean(), "{path}: {schema} is no schema");
+            assert!(schema.is_boolean(), "{path}: {schema} is not a schema");
             return;
         };
         for (keyword, value) in members {
