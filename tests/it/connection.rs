@@ -1,8 +1,8 @@
 //! The ends of a connection, and what stands at them: pipes, sockets, files, clients that stall or go away.
 
 use crate::harness::{
-    Client, HungProgram, Mode, PATIENCE, Proc, Scratch, Test, binary, both, encode, is_alive, processes,
-    set_nonblocking, test, times, wait, wait_until,
+    Client, HungProgram, Mode, PATIENCE, PROCWIRE, Proc, Scratch, Test, binary, both, encode, is_alive,
+    processes, set_nonblocking, test, times, wait, wait_until,
 };
 use procwire::{Config, Connection, End};
 use serde_json::{Value, json};
@@ -465,10 +465,7 @@ fn interrupt_that_is_typed_loses_no_exit() {
     let scratch = Scratch::new();
     for round in 0..times(20) {
         let output = scratch.path(&format!("{round}"));
-        let script = format!(
-            "stty -echo; echo ready; exec {} >{output}",
-            env!("CARGO_BIN_EXE_procwire")
-        );
+        let script = format!("stty -echo; echo ready; exec {} >{output}", &*PROCWIRE);
         let mut client = Client::in_process();
         client.spawn_ready(Mode::Tty.params("p", &["sh", "-c", &script]));
         for id in 0..5 {
@@ -572,7 +569,7 @@ fn second_signal_waits_for_nobody() {
 /// Who starts the server so that it outlives a terminal means it.
 fn hangup_is_ignored_under_nohup() {
     let mut command = Command::new("sh");
-    command.args(["-c", "trap '' HUP; exec \"$0\"", env!("CARGO_BIN_EXE_procwire")]);
+    command.args(["-c", "trap '' HUP; exec \"$0\"", &*PROCWIRE]);
     let mut client = Client::command(command);
     client.call("process/list", json!({}));
     signal(client.pid(), libc::SIGHUP);
@@ -800,11 +797,7 @@ fn sockets_serve_as_well() {
 /// A server of `sh` that runs `before` and then becomes it.
 fn behind(before: &str) -> Command {
     let mut command = Command::new("sh");
-    command.args([
-        "-c",
-        &format!("{before}; exec \"$0\""),
-        env!("CARGO_BIN_EXE_procwire"),
-    ]);
+    command.args(["-c", &format!("{before}; exec \"$0\""), &*PROCWIRE]);
     command
 }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Scratch, Test, test, wait};
+use crate::harness::{Client, PROCWIRE, Scratch, Test, test, wait};
 use session::Call;
 
 // Shared with the example that prints the table.
@@ -36,7 +36,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 fn server() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_procwire"))
+    Path::new(&*PROCWIRE)
 }
 
 /// Refuses each of `tries`, and fails with all that must not be.

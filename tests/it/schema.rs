@@ -5,7 +5,7 @@ use std::process::Stdio;
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, PATIENCE, Scratch, Test, binary, test, wait};
+use crate::harness::{Client, PATIENCE, PROCWIRE, Scratch, Test, binary, test, wait};
 
 pub const TESTS: &[Test] = &[
     test!(copies_are_what_the_binary_prints),
@@ -72,10 +72,7 @@ fn copies_are_what_the_binary_prints() {
 fn documented_sessions_follow_the_schema() {
     let scratch = Scratch::new();
     let (sent, got) = (scratch.path("sent"), scratch.path("got"));
-    let server = format!(
-        "tee -a '{sent}' | '{}' | tee -a '{got}'",
-        env!("CARGO_BIN_EXE_procwire")
-    );
+    let server = format!("tee -a '{sent}' | '{}' | tee -a '{got}'", &*PROCWIRE);
     let mut child = binary()
         .args(["check", "--server", &server, "README.md", "docs/protocol.md"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
