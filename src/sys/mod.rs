@@ -6,6 +6,8 @@
 //! **Never:** decides more than how a call is done: where one is refused another is tried, and what to
 //! do about an error is for the caller.
 
+pub(crate) mod lock;
+
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,6 +18,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+pub(crate) use lock::lock;
 
 /// A process id.
 pub(crate) type Pid = libc::pid_t;
