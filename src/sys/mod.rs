@@ -6,6 +6,7 @@
 //! **Never:** decides more than how a call is done: where one is refused another is tried, and what to
 //! do about an error is for the caller.
 
+pub(crate) mod base64;
 pub(crate) mod lock;
 
 use std::ffi::{CStr, CString};
