@@ -19,7 +19,7 @@ mod validate;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
@@ -437,7 +437,10 @@ impl Dispatcher {
     }
 
     fn answer_list(&self, id: RequestId) {
-        let live = self.handles.values().filter(|e| e.starting.is_none());
+        // A process has its pid before its spawn is answered, and its event may come after the request of
+        // a client that has read that answer.
+        let lives = |e: &Entry| e.starting.is_none() || e.vitals.pid.load(Acquire) != 0;
+        let live = self.handles.values().filter(|e| lives(e));
         let mut live: Vec<&Entry> = live.collect();
         live.sort_by_key(|e| e.serial);
         let processes = live.into_iter().map(|e| ProcessInfo {
