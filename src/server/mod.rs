@@ -33,13 +33,13 @@ use crate::process::tree::Camera;
 use crate::process::{self, Command, Common, DRAIN, ProcessEvent, Start, Vitals};
 use crate::sys::{self, Birth, EventFd};
 use crate::wire::message::ClientMessage;
-use crate::wire::modes;
 use crate::wire::protocol::{
-    InitializeParams, InitializeReply, KillParams, Limits, MAX_HANDLE_BYTES, ProcessInfo, PtySize, Reply,
-    Request, RequestId, ResizePtyParams, RpcError, ServerInfo, SignalName, SpawnParams, Stage,
-    WriteStdinParams, code, shortened,
+    InheritEnv, InitializeParams, InitializeReply, KillParams, Limits, MAX_HANDLE_BYTES, ProcessInfo,
+    PtySize, Redirect, Reply, Request, RequestId, ResizePtyParams, RpcError, ServerInfo, SignalName,
+    SpawnParams, Stage, WriteStdinParams, code, shortened,
 };
 use crate::wire::signal;
+use crate::wire::{modes, start};
 
 /// How long the end of a connection may take, whatever the children or the client do. The rest of the
 /// three seconds belongs to the sweeps that follow in the binary.
@@ -677,7 +677,7 @@ impl Dispatcher {
                 shortened(&handle)
             )));
         };
-        let wake = EventFd::new().map_err(|e| spawn::failure(&params, Stage::Pipe, "eventfd2", &e))?;
+        let wake = EventFd::new().map_err(|e| spawn::failure(&params, Stage::Pipe, "eventfd2", e))?;
         let wake = Arc::new(wake);
         let serial = self.next_serial;
         let (inbox_sender, inbox) = unbounded();
@@ -696,6 +696,7 @@ impl Dispatcher {
                 .timeout_ms
                 .or_default(self.config.default_timeout_ms)
                 .map(Duration::from_millis),
+            grace: params.timeout_grace_ms.map(Duration::from_millis),
             params: Arc::clone(&params),
             birth: Arc::clone(&birth),
             inbox,
@@ -738,7 +739,7 @@ impl Dispatcher {
             let (serial, id, params) = (start.serial, start.id.clone(), Arc::clone(&start.params));
             let thread = sys::start_thread(&format!("proc-{serial}"), STACK, move || process::run(start));
             if let Err(error) = thread {
-                let error = spawn::failure(&params, Stage::Thread, sys::START_THREAD, &error);
+                let error = spawn::failure(&params, Stage::Thread, sys::START_THREAD, error);
                 self.outbox.answer(Some(id), Err(error));
                 self.failed(serial);
             }
@@ -894,6 +895,9 @@ impl Dispatcher {
                 // Its thread has let go of the params. What is still asked for is in a list.
                 if let Some(params) = Arc::get_mut(&mut entry.params) {
                     params.env = None;
+                    params.inherit_env = InheritEnv::default();
+                    params.limits = None;
+                    (params.stdin, params.stdout, params.stderr) = (None, None, None);
                 }
                 if let Some(backlog) = entry.starting.take() {
                     self.catch_up(backlog, true);
@@ -1050,7 +1054,10 @@ fn weight_of_spawn(params: &SpawnParams) -> usize {
     // The table has the handle once more.
     let handle = 2 * params.process_handle.len();
     let modes = params.terminal_modes.iter().flatten();
+    let streams = [&params.stdin, &params.stdout, &params.stderr];
     handle
+        + streams.into_iter().flatten().map(Redirect::len).sum::<usize>()
+        + weight_of_strings(params.inherit_env.names())
         + modes
             .map(|(name, _)| size_of::<String>() + name.len())
             .sum::<usize>()
@@ -1138,6 +1145,9 @@ fn validate(params: &SpawnParams) -> Result<(), RpcError> {
             let name = shortened(name);
             return invalid(format!("env: the value of {name:?} contains a nul byte"));
         }
+    }
+    if let Some(why) = start::refusal(params) {
+        return invalid(why);
     }
     if let Some(modes) = terminal_modes {
         if !tty {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::wire::framing::{Frame, Frames};
 use crate::wire::message::{self, ClientMessage};
-use crate::wire::protocol::{Request, RequestId, RpcError, ServerMessage, SpawnParams};
+use crate::wire::protocol::{Redirect, Request, RequestId, RpcError, ServerMessage, SpawnParams};
 
 /// What the server takes a line for.
 #[derive(Debug, PartialEq)]
@@ -68,8 +68,8 @@ pub fn encode(message: &ServerMessage, jsonrpc: bool) -> Vec<u8> {
     line
 }
 
-/// The same spawn with `cat` as its program, found in the same way, and no variable that would mean
-/// anything to it.
+/// The same spawn with `cat` as its program, found in the same way, no variable that would mean
+/// anything to it, and no file.
 pub(crate) fn harmless(params: &SpawnParams) -> SpawnParams {
     let found_by_path = params
         .command
@@ -80,9 +80,16 @@ pub(crate) fn harmless(params: &SpawnParams) -> SpawnParams {
         let rename = |(name, value): (&String, &Option<String>)| (format!("FUZZED_{name}"), value.clone());
         env.iter().map(rename).collect()
     };
+    let fileless = |redirect: &Option<Redirect>| match redirect {
+        Some(Redirect::File(_)) => Some(Redirect::Null),
+        other => other.clone(),
+    };
     SpawnParams {
         command: vec![program.to_owned()],
         env: params.env.as_ref().map(renamed),
+        stdin: fileless(&params.stdin),
+        stdout: fileless(&params.stdout),
+        stderr: fileless(&params.stderr),
         ..params.clone()
     }
 }

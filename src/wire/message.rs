@@ -886,8 +886,9 @@ impl From<ExitedMembers> for Exited {
 mod tests {
     use super::*;
     use crate::wire::protocol::{
-        Capabilities, ClientInfo, InitializeParams, InitializeReply, KillParams, Limit, Limits, PtySize,
-        ResizePtyParams, ServerInfo, SignalName, SpawnParams, Stage, WriteStdinParams,
+        Capabilities, ClientInfo, InheritEnv, InitializeParams, InitializeReply, KillParams, Limit, Limits,
+        PtySize, Redirect, ResizePtyParams, ResourceLimits, ServerInfo, SignalName, SpawnParams, Stage,
+        WriteStdinParams,
     };
 
     #[test]
@@ -902,8 +903,18 @@ mod tests {
             terminal_modes: Some([("erase".into(), 8), ("ixon".into(), 0)].into()),
             stream_stdin: true,
             stream_stdout_stderr: true,
+            stdin: Some(Redirect::Null),
+            stdout: Some(Redirect::append("/a")),
+            stderr: Some(Redirect::Stdout),
+            inherit_env: InheritEnv::Only(vec!["LC_*".into()]),
             output_bytes_cap: Limit::Unlimited,
             timeout_ms: Limit::Of(7),
+            timeout_grace_ms: Some(8),
+            limits: Some(Box::new(ResourceLimits {
+                open_files: Some(u64::MAX),
+                nice: Some(-20),
+                ..ResourceLimits::default()
+            })),
             detach: true,
         };
         let kill = KillParams {
@@ -979,6 +990,7 @@ mod tests {
                 code: "ENOENT".into(),
                 stage: Stage::Lookup,
                 program: "p".into(),
+                limit: Some(LimitName::Nice),
             }),
         };
         let initialize = InitializeReply {

@@ -15,3 +15,4 @@ mod quick;
 #[cfg(feature = "schema")]
 pub mod schema;
 pub(crate) mod signal;
+pub(crate) mod start;
