@@ -334,9 +334,13 @@ fn explained(params: &SpawnParams, failure: &Failure) -> RpcError {
         true => String::new(),
         false => format!("{call}: "),
     };
+    let why = match *call == sys::OPEN_IN_TIME {
+        true => "its other end was not opened before the timeout".to_owned(),
+        false => format!("{named}{error}"),
+    };
     RpcError {
         code: code::INTERNAL_ERROR,
-        message: format!("failed to spawn process: {about}: {named}{error}"),
+        message: format!("failed to spawn process: {about}: {why}"),
         data: Some(SpawnFailure {
             errno,
             code: sys::errno_name(errno),

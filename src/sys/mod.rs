@@ -21,7 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::limits::{ChildLimit, Resource, Setting};
-pub(crate) use self::open::{OPEN, Purpose, open_for_child, open_null_for_writing};
+pub(crate) use self::open::{OPEN, OPEN_IN_TIME, Purpose, open_for_child, open_null_for_writing};
 
 /// A process id.
 pub(crate) type Pid = libc::pid_t;

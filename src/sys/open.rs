@@ -23,7 +23,7 @@ use super::{
 
 /// The call that opens a file.
 pub(crate) const OPEN: &str = "open";
-/// The same, of what was not open before the process's time was up.
+/// The same, where the other end of a FIFO was not opened in time.
 pub(crate) const OPEN_IN_TIME: &str = "open before the timeout";
 
 /// How often the timer strikes once its time is up: the first may come before the child waits.
