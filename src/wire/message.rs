@@ -886,9 +886,9 @@ impl From<ExitedMembers> for Exited {
 mod tests {
     use super::*;
     use crate::wire::protocol::{
-        Capabilities, ClientInfo, InheritEnv, InitializeParams, InitializeReply, KillParams, Limit, Limits,
-        PtySize, Redirect, ResizePtyParams, ResourceLimits, ServerInfo, SignalName, SpawnParams, Stage,
-        WriteStdinParams,
+        Capabilities, ClientInfo, InheritEnv, InitializeParams, InitializeReply, KillParams, Limit,
+        LimitName, Limits, PtySize, Redirect, ResizePtyParams, ResourceLimits, ServerInfo, SignalName,
+        SpawnParams, Stage, WriteStdinParams,
     };
 
     #[test]
