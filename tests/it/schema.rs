@@ -99,11 +99,12 @@ fn documented_sessions_follow_the_schema() {
         .lines()
         .filter(|line| !serde_json::from_str(line).is_ok_and(|message| client_message.is_valid(&message)))
         .collect();
-    // The page on the protocol shows three that are refused for what they are.
-    assert_eq!(bad.len(), 3, "{bad:#?}");
+    // The page on the protocol shows four that are refused for what they are.
+    assert_eq!(bad.len(), 4, "{bad:#?}");
     assert!(bad[0].contains("\"timeoutMs\":-5"), "{bad:?}");
     assert_eq!(bad[1], "nonsense");
     assert!(bad[2].contains("process/fly"), "{bad:?}");
+    assert!(bad[3].contains("\"nice\":20"), "{bad:?}");
     assert!(lines.lines().count() > 15, "{lines}");
 }
 
