@@ -261,6 +261,10 @@ fn thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<()
 }
 
 /// Everything the dispatcher reacts to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a message is what it nearly always is, and is moved once"
+)]
 enum Event {
     Message(ClientMessage),
     InputEnded,

@@ -33,7 +33,7 @@ pub enum Redirect {
     /// Error output goes where standard output goes: one stream, in the order of the writes.
     Stdout,
     /// A file, which the server opens before the program starts.
-    File(StreamFile),
+    File(Box<StreamFile>),
 }
 
 /// A file in place of a stream.
@@ -54,14 +54,14 @@ impl Redirect {
     pub fn file(path: impl Into<String>) -> Redirect {
         let append = false;
         let path = path.into();
-        Redirect::File(StreamFile { path, append })
+        Redirect::File(Box::new(StreamFile { path, append }))
     }
 
     /// The file of this path, behind whose end output goes.
     pub fn append(path: impl Into<String>) -> Redirect {
         let append = true;
         let path = path.into();
-        Redirect::File(StreamFile { path, append })
+        Redirect::File(Box::new(StreamFile { path, append }))
     }
 
     /// The word for it on the wire; a file has none.
@@ -77,7 +77,7 @@ impl Redirect {
     /// How many bytes it holds beside itself.
     pub(crate) fn len(&self) -> usize {
         match self {
-            Redirect::File(file) => file.path.len(),
+            Redirect::File(file) => size_of::<StreamFile>() + file.path.len(),
             Redirect::Pipe | Redirect::Null | Redirect::Stdout => 0,
         }
     }
@@ -109,7 +109,8 @@ impl<'de> Deserialize<'de> for Redirect {
                 }
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Redirect, A::Error> {
-                StreamFile::deserialize(MapAccessDeserializer::new(map)).map(Redirect::File)
+                let file = StreamFile::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Redirect::File(Box::new(file)))
             }
         }
         deserializer.deserialize_any(RedirectVisitor)
@@ -296,11 +297,11 @@ pub(crate) fn refusal(params: &SpawnParams) -> Option<String> {
             return Some(format!("{name} must be left out with tty: true"));
         }
         match redirect {
-            Redirect::File(StreamFile { path, .. }) if !path.starts_with('/') => {
-                let path = shortened(path);
+            Redirect::File(file) if !file.path.starts_with('/') => {
+                let path = shortened(&file.path);
                 return Some(format!("{name}.file must be an absolute path, got {path:?}"));
             }
-            Redirect::File(StreamFile { path, .. }) if path.contains('\0') => {
+            Redirect::File(file) if file.path.contains('\0') => {
                 return Some(format!("{name}.file contains a nul byte"));
             }
             Redirect::File(_) => {}
