@@ -41,8 +41,8 @@ use crate::process::{Command, Common, ProcessEvent, Start};
 use crate::sys;
 use crate::wire::message::ClientMessage;
 use crate::wire::protocol::{
-    KillParams, ListReply, MAX_HANDLE_BYTES, ProcessInfo, Reply, Request, RequestId, ResizePtyParams,
-    RpcError, WriteStdinParams, shortened,
+    InheritEnv, KillParams, ListReply, MAX_HANDLE_BYTES, ProcessInfo, Reply, Request, RequestId,
+    ResizePtyParams, RpcError, WriteStdinParams, shortened,
 };
 use crate::wire::signal;
 
@@ -103,6 +103,10 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
 }
 
 /// Everything the dispatcher reacts to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a message is what it nearly always is, and is moved once"
+)]
 enum Event {
     Message(ClientMessage),
     InputEnded,
@@ -470,6 +474,9 @@ impl Dispatcher {
                 // Its thread has let go of the params. What is still asked for is in a list.
                 if let Some(params) = Arc::get_mut(&mut entry.params) {
                     params.env = None;
+                    params.inherit_env = InheritEnv::default();
+                    params.limits = None;
+                    (params.stdin, params.stdout, params.stderr) = (None, None, None);
                 }
                 let params = Arc::clone(&entry.params);
                 if let Some(backlog) = entry.starting.take() {

@@ -4,8 +4,8 @@
 //! **Owns:** nothing.
 //! **Never:** asks the system, which may take its time.
 
-use crate::wire::modes;
 use crate::wire::protocol::{PtySize, RpcError, SpawnParams, shortened};
+use crate::wire::{modes, start};
 
 /// Refuses params that mean nothing, whatever the machine is like.
 pub(super) fn spawn_params(params: &SpawnParams) -> Result<(), RpcError> {
@@ -53,6 +53,9 @@ pub(super) fn spawn_params(params: &SpawnParams) -> Result<(), RpcError> {
             let name = shortened(name);
             return invalid(format!("env: the value of {name:?} contains a nul byte"));
         }
+    }
+    if let Some(why) = start::refusal(params) {
+        return invalid(why);
     }
     if let Some(modes) = terminal_modes {
         if !tty {

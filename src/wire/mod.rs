@@ -21,3 +21,4 @@ mod results;
 #[cfg(feature = "schema")]
 pub mod schema;
 pub(crate) mod signal;
+pub(crate) mod start;

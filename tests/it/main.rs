@@ -38,11 +38,13 @@ mod argv;
 mod environment;
 mod exit;
 mod framing;
+mod limits;
 mod list;
 mod memory;
 mod protocol;
 mod spawn;
 mod start_state;
+mod streams;
 
 // A whole connection.
 mod connection;
@@ -75,6 +77,8 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),
+    ("streams", streams::TESTS),
+    ("limits", limits::TESTS),
     ("exit", exit::TESTS),
     ("list", list::TESTS),
     ("start_state", start_state::TESTS),

@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::*;
 use crate::wire::client::{FromServer, encode_request, parse_server};
 use crate::wire::protocol::{
-    Capabilities, ClientInfo, Collected, Exited, InitializeParams, InitializeReply, KillParams, Limit,
-    Limits, ListReply, OutputDelta, PtySize, Reply, ResizePtyParams, ServerInfo, SignalName, SpawnFailure,
-    SpawnParams, SpawnReply, Stage, Stream, Usage, WriteStdinParams,
+    Capabilities, ClientInfo, Collected, Exited, InheritEnv, InitializeParams, InitializeReply, KillParams,
+    Limit, LimitName, Limits, ListReply, OutputDelta, PtySize, Redirect, Reply, ResizePtyParams,
+    ResourceLimits, ServerInfo, SignalName, SpawnFailure, SpawnParams, SpawnReply, Stage, Stream, Usage,
+    WriteStdinParams,
 };
 
 #[test]
@@ -22,8 +23,18 @@ fn what_a_client_encodes_the_server_understands() {
         terminal_modes: Some([("erase".into(), 8), ("ixon".into(), 0)].into()),
         stream_stdin: true,
         stream_stdout_stderr: true,
+        stdin: Some(Redirect::Null),
+        stdout: Some(Redirect::append("/a")),
+        stderr: Some(Redirect::Stdout),
+        inherit_env: InheritEnv::Only(vec!["LC_*".into()]),
         output_bytes_cap: Limit::Unlimited,
         timeout_ms: Limit::Of(7),
+        timeout_grace_ms: Some(8),
+        limits: Some(Box::new(ResourceLimits {
+            open_files: Some(u64::MAX),
+            nice: Some(-20),
+            ..ResourceLimits::default()
+        })),
         detach: true,
     };
     let kill = KillParams {
@@ -99,6 +110,7 @@ fn what_the_server_encodes_a_client_understands() {
             code: "ENOENT".into(),
             stage: Stage::Lookup,
             program: "p".into(),
+            limit: Some(LimitName::Nice),
         }),
     };
     let initialize = InitializeReply {
