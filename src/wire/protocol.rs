@@ -19,7 +19,7 @@ pub use crate::wire::methods::{Reply, Request};
 pub use crate::wire::notifications::{
     Collected, Exited, OutputDelta, ServerMessage, Stream, Usage, notification,
 };
-pub use crate::wire::results::{InitializeReply, Limits, ListReply, ProcessInfo, ServerInfo, SpawnReply};
+pub use crate::wire::results::*;
 
 /// The id of a request: a string or an integer of the whole `i64`/`u64` range, given back as it came.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
