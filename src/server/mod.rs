@@ -46,8 +46,8 @@ use crate::wire::protocol::{
 };
 use crate::wire::signal;
 
-/// Bytes of spawns that have not come to something, and of what waits for them, past which no request
-/// is taken. Nothing that is yet to be read ends that waiting: a spawn comes to something by itself,
+/// Bytes held by unfinished spawns and by the requests behind them. Above this the dispatcher takes no
+/// further request. Nothing that is yet to be read ends that waiting: a spawn succeeds or fails by itself,
 /// or, if it is held back, once the client has read what earlier processes have left.
 const MAX_WAITING: usize = 32 * 1024 * 1024;
 /// What a request that waits costs beside its bytes.
@@ -293,8 +293,7 @@ impl Dispatcher {
         }
     }
 
-    /// Takes one request that was admitted. Every way through here answers it, or hands it to
-    /// somebody who will.
+    /// Takes one request that was admitted. Every way through here answers it, or hands it to what will.
     fn on_request(&mut self, id: RequestId, request: Request) {
         if request
             .handle()

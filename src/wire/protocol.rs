@@ -19,7 +19,7 @@ pub use crate::wire::methods::{Reply, Request};
 pub use crate::wire::notifications::{
     Collected, Exited, OutputDelta, ServerMessage, Stream, Usage, notification,
 };
-pub use crate::wire::results::{InitializeReply, Limits, ListReply, ProcessInfo, ServerInfo, SpawnReply};
+pub use crate::wire::results::*;
 
 pub use crate::wire::start::{InheritEnv, LimitName, Redirect, ResourceLimits, StreamFile};
 
