@@ -23,7 +23,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 fn limited(command: &[&str], limits: Value) -> Value {
-    json!({"processHandle": "a", "command": command, "limits": limits})
+    json!({"processHandle": "a", "command": command, "limits": limits, "timeoutMs": null})
 }
 
 /// The lines of a `/proc/PID/limits`: soft and hard, by name.

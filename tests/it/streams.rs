@@ -267,12 +267,16 @@ fn what_is_not_a_pipe_is_not_waited_for() {
         // What leaves the group is not killed at the exit, and holds the streams.
         let members = json!({"stdout": stdout, "stderr": stderr});
         let holds = "setsid sleep 1000 & exit 3";
-        let started = Instant::now();
-        let exited = client.run_with(script("a", holds, members));
-        let took = started.elapsed();
-        assert_eq!(exited["exitCode"], 3);
-        assert_eq!(exited["outputDrainTimedOut"], false);
-        assert!(took < Duration::from_millis(1_500), "{took:?}");
+        let took = (0..5).map(|_| {
+            let started = Instant::now();
+            let exited = client.run_with(script("a", holds, members.clone()));
+            assert_eq!(exited["exitCode"], 3);
+            assert_eq!(exited["outputDrainTimedOut"], false);
+            started.elapsed()
+        });
+        // A busy machine is not busy all the time.
+        let took = took.min().expect("five times");
+        assert!(took < Duration::from_millis(500), "{took:?}");
     }
     // One that is a pipe is drained as ever.
     let members = json!({"stdout": "null"});

@@ -253,6 +253,8 @@ fn with_grace(mode: Mode, script: &str, timeout: u64, grace: impl Into<Value>) -
     params
 }
 
+/// Long enough for a program to say that it is ready, on a machine that is busy.
+const READY: u64 = 2_000;
 /// Longer than any machine takes to hear of a signal, so that waiting for it would be seen.
 const LONG_GRACE: u64 = 60_000;
 
@@ -269,7 +271,7 @@ fn was_graced(exited: &Value, signal: Value) {
 fn a_grace_lets_a_program_end_itself(mode: Mode) {
     let mut client = Client::in_process();
     let traps = "trap 'printf bye; exit 3' TERM; printf ready; while :; do sleep 0.05; done";
-    client.spawn_ready(with_grace(mode, traps, 400, LONG_GRACE));
+    client.spawn_ready(with_grace(mode, traps, READY, LONG_GRACE));
     let (stdout, _, exited) = client.streamed("c");
     assert!(stdout.ends_with(b"bye"), "{stdout:?}");
     was_graced(&exited, Value::Null);
@@ -292,18 +294,18 @@ fn what_outlasts_its_grace_is_killed(mode: Mode) {
     let mut client = Client::in_process();
     for grace in [0, 1, 300] {
         let deaf = "trap '' TERM; printf ready; while :; do sleep 0.05; done";
-        client.spawn_ready(with_grace(mode, deaf, 300, grace));
+        client.spawn_ready(with_grace(mode, deaf, READY, grace));
         let exited = client.exited("c");
-        check_timed_out(&exited, 300 + grace);
+        check_timed_out(&exited, READY + grace);
     }
     // A stopped one does not hear of it until it is continued.
     client.spawn_ready(with_grace(
         mode,
         "printf ready; kill -STOP $$; sleep 1000",
-        300,
+        READY,
         300,
     ));
-    check_timed_out(&client.exited("c"), 600);
+    check_timed_out(&client.exited("c"), READY + 300);
     client.finish();
 }
 
@@ -318,7 +320,7 @@ fn a_grace_is_for_the_whole_group() {
             "trap 'sleep 0.4; : > {done}; exit' TERM; printf ready >&2; while :; do sleep 0.05; done"
         );
         let script = "sh -c \"$TIDY\" & exec sleep 1000";
-        let mut params = with_grace(Mode::Pipe, script, 700, LONG_GRACE);
+        let mut params = with_grace(Mode::Pipe, script, READY, LONG_GRACE);
         params["env"] = json!({"TIDY": tidy});
         params["stdout"] = output;
         client.spawn_ready(params);
@@ -341,7 +343,7 @@ fn a_grace_that_has_passed_ends_the_whole_tree() {
             "{trap} sh -c 'trap \"\" TERM; while :; do sleep 0.05; done' & setsid sleep 1000 & \
              printf ready; exec sleep 1000"
         );
-        let mut params = with_grace(Mode::Pipe, &script, 600, 500);
+        let mut params = with_grace(Mode::Pipe, &script, READY, 500);
         params["stderr"] = json!("null");
         let pid = client.spawn_ready(params);
         let below = || -> Vec<u32> {
@@ -368,7 +370,7 @@ fn output_of_a_grace_is_delivered() {
     let mut client = Client::in_process();
     let child = "trap 'sleep 2.5; echo last words; exit' TERM; echo ready; while :; do sleep 0.05; done";
     let script = "sh -c \"$CHILD\" & exec sleep 1000";
-    let mut params = with_grace(Mode::Pipe, script, 600, LONG_GRACE);
+    let mut params = with_grace(Mode::Pipe, script, READY, LONG_GRACE);
     params["env"] = json!({"CHILD": child});
     client.spawn_ready(params);
     let (stdout, _, exited) = client.streamed("c");
@@ -385,7 +387,7 @@ fn output_of_a_grace_is_delivered() {
 fn a_kill_in_the_grace_acts_at_once(mode: Mode) {
     let mut client = Client::in_process();
     let deaf = "trap 'printf heard' TERM; printf ready; while :; do sleep 0.05; done";
-    client.spawn_ready(with_grace(mode, deaf, 300, LONG_GRACE));
+    client.spawn_ready(with_grace(mode, deaf, READY, LONG_GRACE));
     client.until("c", "heard");
     client.kill("c");
     was_graced(&client.exited("c"), json!("SIGKILL"));
@@ -397,7 +399,7 @@ fn a_kill_in_the_grace_acts_at_once(mode: Mode) {
     // The leader has ended, and its child is what the grace is for.
     let script =
         "sh -c 'trap \"printf heard\" TERM; printf ready; while :; do sleep 0.05; done' & exec sleep 1000";
-    client.spawn_ready(with_grace(mode, script, 300, LONG_GRACE));
+    client.spawn_ready(with_grace(mode, script, READY, LONG_GRACE));
     client.until("c", "heard");
     client.kill("c");
     let exited = client.exited("c");
@@ -413,7 +415,7 @@ fn the_end_of_the_connection_is_the_end_of_a_grace() {
     for detach in [false, true] {
         let mut client = Client::in_process();
         let deaf = "trap 'printf heard' TERM; printf ready; while :; do sleep 0.05; done";
-        let mut params = with_grace(Mode::Pipe, deaf, 300, LONG_GRACE);
+        let mut params = with_grace(Mode::Pipe, deaf, READY, LONG_GRACE);
         params["detach"] = json!(detach);
         let pid = client.spawn_ready(params);
         client.until("c", "heard");
