@@ -318,6 +318,7 @@ impl Command {
             stream_stdin: self.stdin,
             stream_stdout_stderr: true,
             output_bytes_cap: self.output_cap,
+            output_keep: None,
             timeout_ms: self.timeout,
             detach: self.detach,
         })

@@ -26,18 +26,21 @@ use self::error::Error;
 use self::spin::{Pace, Spin};
 use self::transport::{Dialect, Inbound, Wake};
 use crate::outbox::{CHUNK, MAX_IN_FLIGHT, Notice, Outbox, outbox, weight_of_strings};
+use crate::process::keep::Keep;
 use crate::process::output::BUSY_PIPES;
 use crate::process::spawn::{self, Environment, Nursery};
 use crate::process::stdin::{FREE, UNANSWERED_COST, unanswered_cost};
 use crate::process::tree::Camera;
+use crate::process::wait::Wait;
 use crate::process::{self, Command, Common, DRAIN, ProcessEvent, Start, Vitals};
 use crate::sys::{self, Birth, EventFd};
 use crate::wire::message::ClientMessage;
 use crate::wire::modes;
+use crate::wire::output::{MAX_CONDITIONS, MAX_PATTERN_BYTES};
 use crate::wire::protocol::{
-    InitializeParams, InitializeReply, KillParams, Limits, MAX_HANDLE_BYTES, ProcessInfo, PtySize, Reply,
-    Request, RequestId, ResizePtyParams, RpcError, ServerInfo, SignalName, SpawnParams, Stage,
-    WriteStdinParams, code, shortened,
+    CloseOutputParams, Condition, InitializeParams, InitializeReply, KillParams, Limit, Limits,
+    MAX_HANDLE_BYTES, OutputKeep, ProcessInfo, PtySize, Reply, Request, RequestId, ResizePtyParams, RpcError,
+    ServerInfo, SignalName, SpawnParams, Stage, WaitParams, WriteStdinParams, code, shortened,
 };
 use crate::wire::signal;
 
@@ -390,6 +393,7 @@ impl Dispatcher {
                 nursery,
                 camera: Camera::default(),
                 busy_pipes: Arc::new(AtomicUsize::new(BUSY_PIPES)),
+                waits_bytes: Arc::default(),
                 on_detach,
             }),
             initialized: false,
@@ -579,6 +583,21 @@ impl Dispatcher {
         }
     }
 
+    /// Takes the messages that are there, as far as there is room.
+    fn take_waiting_messages(&mut self) {
+        for _ in 0..self.inbox.len() {
+            if !self.input_open || self.waiting >= MAX_WAITING || !self.outbox.has_room() {
+                return;
+            }
+            match self.inbox.try_recv() {
+                Ok(Inbound::Message(message, _weight)) => self.on_message(message),
+                Ok(Inbound::OutputGone) => return self.begin_end(End::OutputGone),
+                // Its end is seen where the next event is waited for.
+                Err(_) => return,
+            }
+        }
+    }
+
     /// Takes one request that was admitted. Every way through here answers it, or hands it to
     /// somebody who will.
     fn on_request(&mut self, id: RequestId, request: Request) {
@@ -611,6 +630,8 @@ impl Dispatcher {
             Request::WriteStdin(params) => self.write_stdin(&id, params, false),
             Request::ResizePty(params) => self.resize(&id, &params),
             Request::Kill(params) => self.kill(&id, &params),
+            Request::CloseOutput(params) => self.close_output(&id, &params),
+            Request::Wait(params) => self.wait(&id, params),
             Request::List => {
                 self.list(id);
                 return;
@@ -689,9 +710,12 @@ impl Dispatcher {
             id: id.clone(),
             handle: Arc::clone(&handle),
             reused: self.ended.get(&*handle).is_some_and(|h| h.strong_count() > 0),
-            cap: params
-                .output_bytes_cap
-                .or_default(self.config.default_output_bytes_cap),
+            keep: Keep::new(
+                params.output_keep,
+                params
+                    .output_bytes_cap
+                    .or_default(self.config.default_output_bytes_cap),
+            ),
             timeout: params
                 .timeout_ms
                 .or_default(self.config.default_timeout_ms)
@@ -808,6 +832,22 @@ impl Dispatcher {
         Ok(())
     }
 
+    fn close_output(&self, id: &RequestId, params: &CloseOutputParams) -> Result<(), RpcError> {
+        self.entry(&params.process_handle)?.command(Command::CloseOutput {
+            id: id.clone(),
+            stream: params.stream,
+        });
+        Ok(())
+    }
+
+    fn wait(&self, id: &RequestId, params: WaitParams) -> Result<(), RpcError> {
+        validate_wait(&params)?;
+        let entry = self.entry(&params.process_handle)?;
+        let wait = Wait::new(id, params, &entry.vitals.waits, &self.common.waits_bytes)?;
+        entry.command(Command::Wait(Box::new(wait)));
+        Ok(())
+    }
+
     /// Answers with the live processes once the spawns that were sent before have succeeded or failed, or
     /// none of them has for [`LIST_WAIT`], as from a disk that does not answer.
     fn list(&mut self, id: RequestId) {
@@ -888,6 +928,8 @@ impl Dispatcher {
     fn on_process(&mut self, event: ProcessEvent) {
         match event {
             ProcessEvent::Started { serial } => {
+                // What has come behind the spawn so far is handed over with the rest of the backlog.
+                self.take_waiting_messages();
                 let Some(entry) = self.entry_of(serial) else {
                     return;
                 };
@@ -897,6 +939,11 @@ impl Dispatcher {
                 }
                 if let Some(backlog) = entry.starting.take() {
                     self.catch_up(backlog, true);
+                }
+                if let Some(entry) = self.entry_of(serial)
+                    && entry.vitals.handover.done()
+                {
+                    entry.wake.set();
                 }
                 self.spawn_settled(serial);
             }
@@ -982,7 +1029,14 @@ impl Dispatcher {
         let (id, outcome) = match command {
             Command::Kill { id, .. } => (id, Ok(Reply::Done)),
             Command::Resize { id, .. } if entry.params.tty => (id, Ok(Reply::Done)),
-            Command::Resize { id, .. } | Command::Write { id, .. } => {
+            Command::Wait(wait) => {
+                let (id, reply) = wait.too_late();
+                return self.outbox.answer_behind_output(id, Ok(reply));
+            }
+            Command::CloseOutput { id, .. } if !entry.params.tty => {
+                return self.outbox.answer_behind_output(id, Ok(Reply::Done));
+            }
+            Command::Resize { id, .. } | Command::Write { id, .. } | Command::CloseOutput { id, .. } => {
                 (id, Err(no_process(&entry.params.process_handle)))
             }
             Command::End => return,
@@ -1015,6 +1069,8 @@ fn handle_of(request: &Request) -> Option<&str> {
         Request::WriteStdin(p) => Some(&p.process_handle),
         Request::ResizePty(p) => Some(&p.process_handle),
         Request::Kill(p) => Some(&p.process_handle),
+        Request::CloseOutput(p) => Some(&p.process_handle),
+        Request::Wait(p) => Some(&p.process_handle),
         Request::Initialize(_) | Request::List => None,
     }
 }
@@ -1036,6 +1092,12 @@ fn weight(id: &RequestId, request: &Request) -> usize {
                 _ => 0,
             };
             p.process_handle.len() + signal
+        }
+        Request::CloseOutput(p) => p.process_handle.len(),
+        Request::Wait(p) => {
+            let patterns = p.until.iter().filter_map(Condition::pattern);
+            let patterns: usize = patterns.map(<[u8]>::len).sum();
+            p.process_handle.len() + patterns + p.until.len() * size_of::<Condition>()
         }
         Request::Initialize(_) | Request::List => 0,
     };
@@ -1102,6 +1164,8 @@ fn validate(params: &SpawnParams) -> Result<(), RpcError> {
         tty,
         size,
         terminal_modes,
+        output_bytes_cap,
+        output_keep,
         ..
     } = params;
     if command.is_empty() {
@@ -1139,6 +1203,11 @@ fn validate(params: &SpawnParams) -> Result<(), RpcError> {
             return invalid(format!("env: the value of {name:?} contains a nul byte"));
         }
     }
+    if let (Some(OutputKeep::HeadTail { .. }), Limit::Unlimited | Limit::Of(_)) =
+        (output_keep, output_bytes_cap)
+    {
+        return invalid("outputBytesCap is the sum of head and tail of outputKeep: leave it out".to_owned());
+    }
     if let Some(modes) = terminal_modes {
         if !tty {
             return invalid("terminalModes requires tty: true".to_owned());
@@ -1152,6 +1221,30 @@ fn validate(params: &SpawnParams) -> Result<(), RpcError> {
         Some(size) => validate_size(*size),
         None => Ok(()),
     }
+}
+
+fn validate_wait(params: &WaitParams) -> Result<(), RpcError> {
+    let invalid = |what: String| Err(RpcError::invalid_params(format!("process/wait: until: {what}")));
+    let conditions = params.until.len();
+    if conditions == 0 {
+        return invalid("there is no condition".to_owned());
+    }
+    if conditions > MAX_CONDITIONS {
+        return invalid(format!(
+            "{conditions} conditions, and the limit is {MAX_CONDITIONS}"
+        ));
+    }
+    let patterns = params.until.iter().filter_map(Condition::pattern);
+    if patterns.clone().any(<[u8]>::is_empty) {
+        return invalid("the text or bytes must not be empty".to_owned());
+    }
+    let bytes: usize = patterns.map(<[u8]>::len).sum();
+    if bytes > MAX_PATTERN_BYTES {
+        return invalid(format!(
+            "{bytes} bytes of text and bytes, and the limit is {MAX_PATTERN_BYTES}"
+        ));
+    }
+    Ok(())
 }
 
 fn validate_size(size: PtySize) -> Result<(), RpcError> {

@@ -12,6 +12,7 @@
 
 use std::borrow::Cow;
 use std::io::Write as _;
+use std::slice::SliceIndex;
 use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer};
@@ -19,8 +20,8 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::wire::protocol::{
-    Collected, Exited, OutputDelta, ProcessInfo, Reply, Request, RequestId, RpcError, ServerMessage,
-    SpawnFailure, Stream, Usage, code, notification, shortened,
+    Collected, CollectedTail, Exited, OutputDelta, ProcessInfo, Reply, Request, RequestId, RpcError,
+    ServerMessage, SpawnFailure, Stream, Usage, code, notification, shortened,
 };
 use crate::wire::quick;
 
@@ -235,6 +236,8 @@ pub(crate) fn request(method: &str, raw: Option<&str>) -> Result<Request, RpcErr
         "process/spawn" => Request::Spawn(params(method, raw)?),
         "process/kill" => Request::Kill(params(method, raw)?),
         "process/resizePty" => Request::ResizePty(params(method, raw)?),
+        "process/closeOutput" => Request::CloseOutput(params(method, raw)?),
+        "process/wait" => Request::Wait(params(method, raw)?),
         "process/list" => {
             params::<NoParams>(method, raw)?;
             Request::List
@@ -381,9 +384,9 @@ pub(crate) fn encode(out: &mut Vec<u8>, message: &ServerMessage, jsonrpc: bool) 
         ServerMessage::OutputDelta(delta) => encode_delta(out, delta),
         ServerMessage::Exited(exited) => {
             // At once where it is much, because growing takes more than what is needed in the end.
-            for collected in [&exited.stdout, &exited.stderr] {
-                if collected.bytes.len() > LARGE {
-                    out.reserve_exact(encoded_length(&collected.bytes));
+            for bytes in [&exited.stdout, &exited.stderr].into_iter().flat_map(parts) {
+                if bytes.len() > LARGE {
+                    out.reserve_exact(encoded_length(bytes));
                 }
             }
             member(out, "method", &notification::EXITED);
@@ -405,9 +408,16 @@ fn encode_delta(out: &mut Vec<u8>, delta: &OutputDelta) {
     // Writing to a Vec cannot fail.
     let _ = write!(
         out,
-        "\",\"capReached\":{},\"offset\":{}}}",
+        "\",\"capReached\":{},\"offset\":{}",
         delta.cap_reached, delta.offset
     );
+    out.extend_from_slice(if delta.eof { b",\"eof\":true}" } else { b"}" });
+}
+
+/// What was collected of a stream: of its beginning, and of its end if that was kept.
+fn parts(collected: &Collected) -> impl Iterator<Item = &[u8]> {
+    let tail = collected.tail.iter().map(|tail| tail.bytes.as_slice());
+    std::iter::once(collected.bytes.as_slice()).chain(tail)
 }
 
 fn member<T: Serialize + ?Sized>(out: &mut Vec<u8>, name: &str, value: &T) {
@@ -428,6 +438,7 @@ impl Serialize for ReplyForm<'_> {
             Reply::Initialize(reply) => reply.serialize(serializer),
             Reply::Spawn { pid } => SpawnReply { pid: *pid }.serialize(serializer),
             Reply::Done => Done {}.serialize(serializer),
+            Reply::Wait(reply) => reply.serialize(serializer),
             Reply::List(processes) => ListReply { processes }.serialize(serializer),
         }
     }
@@ -507,6 +518,31 @@ pub(crate) struct ExitedForm<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::Base64"))]
     stderr_base64: Option<String>,
+    /// What was kept of the end of stdout, as text. This and the next are there exactly if the spawn had
+    /// `outputKeep`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    stdout_tail: Option<Cow<'a, str>>,
+    /// Bytes of stdout that are missing between the two; 0 where all of it is in `stdout`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "u64"))]
+    stdout_omitted_bytes: Option<u64>,
+    /// The exact bytes of the end of stdout, only where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::Base64"))]
+    stdout_tail_base64: Option<String>,
+    /// What was kept of the end of stderr, as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    stderr_tail: Option<Cow<'a, str>>,
+    /// Bytes of stderr that are missing between the two; 0 where all of it is in `stderr`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "u64"))]
+    stderr_omitted_bytes: Option<u64>,
+    /// The exact bytes of the end of stderr, only where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::Base64"))]
+    stderr_tail_base64: Option<String>,
     /// Something kept an output open after the exit, and waiting for it was given up.
     output_drain_timed_out: bool,
     /// The process id it had.
@@ -542,17 +578,22 @@ struct UsageForm {
 
 impl<'a> From<&'a Exited> for ExitedForm<'a> {
     fn from(e: &'a Exited) -> Self {
-        let (stdout, stdout_base64) = text(&e.stdout);
-        let (stderr, stderr_base64) = text(&e.stderr);
+        let (stdout, stderr) = (CollectedForm::from(&e.stdout), CollectedForm::from(&e.stderr));
         ExitedForm {
             process_handle: &e.process_handle,
             exit_code: e.exit_code,
-            stdout,
+            stdout: stdout.head,
             stdout_cap_reached: e.stdout.cap_reached,
-            stderr,
+            stderr: stderr.head,
             stderr_cap_reached: e.stderr.cap_reached,
-            stdout_base64,
-            stderr_base64,
+            stdout_base64: stdout.exact_head,
+            stderr_base64: stderr.exact_head,
+            stdout_tail: stdout.tail,
+            stdout_omitted_bytes: stdout.omitted_bytes,
+            stdout_tail_base64: stdout.exact_tail,
+            stderr_tail: stderr.tail,
+            stderr_omitted_bytes: stderr.omitted_bytes,
+            stderr_tail_base64: stderr.exact_tail,
             output_drain_timed_out: e.output_drain_timed_out,
             pid: e.pid,
             signal: e.signal.as_deref(),
@@ -574,18 +615,55 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Collected bytes as text, and in base64 as well where the text cannot say them all.
-fn text(collected: &Collected) -> (Cow<'_, str>, Option<String>) {
-    let bytes = collected.bytes.as_slice();
-    // A cap that would split a character cuts before it: what is left of it is no fault of the program.
-    let whole = match collected.cap_reached {
-        true => &bytes[..bytes.len() - split_character(bytes)],
-        false => bytes,
-    };
-    match str::from_utf8(whole) {
+/// What was collected of a stream, as text, and in base64 as well where the text cannot say it all.
+struct CollectedForm<'a> {
+    head: Cow<'a, str>,
+    exact_head: Option<String>,
+    tail: Option<Cow<'a, str>>,
+    exact_tail: Option<String>,
+    omitted_bytes: Option<u64>,
+}
+
+impl<'a> From<&'a Collected> for CollectedForm<'a> {
+    fn from(collected: &'a Collected) -> Self {
+        // A cap that would split a character cuts before it, and behind it at the other end of the gap:
+        // what is left of it is not the program's fault.
+        let bytes = collected.bytes.as_slice();
+        let cut = match collected.cap_reached {
+            true => split_character(bytes),
+            false => 0,
+        };
+        let (head, exact_head) = text(bytes, ..bytes.len() - cut);
+        let mut form = CollectedForm {
+            head,
+            exact_head,
+            tail: None,
+            exact_tail: None,
+            omitted_bytes: None,
+        };
+        if let Some(CollectedTail { bytes, omitted_bytes }) = &collected.tail {
+            let rest = match omitted_bytes {
+                0 => 0,
+                _ => rest_of_split_character(bytes),
+            };
+            let (tail, exact_tail) = text(bytes, rest..);
+            let missing = |exact: &Option<String>, bytes| if exact.is_some() { 0 } else { bytes as u64 };
+            let missing = missing(&form.exact_head, cut) + missing(&exact_tail, rest);
+            form.omitted_bytes = Some(omitted_bytes + missing);
+            form.tail = Some(tail);
+            form.exact_tail = exact_tail;
+        }
+        form
+    }
+}
+
+/// This part of the bytes as text; if it is not UTF-8, all of them in base64 as well.
+fn text(bytes: &[u8], part: impl SliceIndex<[u8], Output = [u8]>) -> (Cow<'_, str>, Option<String>) {
+    let part = &bytes[part];
+    match str::from_utf8(part) {
         Ok(text) => (Cow::Borrowed(text), None),
         Err(_) => (
-            String::from_utf8_lossy(whole),
+            String::from_utf8_lossy(part),
             Some(base64_simd::STANDARD.encode_to_string(bytes)),
         ),
     }
@@ -628,6 +706,16 @@ fn split_character(bytes: &[u8]) -> usize {
         .unwrap_or(0)
 }
 
+/// How many bytes at the beginning of `bytes` may be the rest of a character that begins before them.
+fn rest_of_split_character(bytes: &[u8]) -> usize {
+    let is_rest = |byte: &&u8| matches!(byte, 0x80..=0xbf);
+    match bytes.iter().take_while(is_rest).count() {
+        n @ 0..=3 => n,
+        // No character has so many.
+        _ => 0,
+    }
+}
+
 // ---- the client's side ----
 
 /// The method of a request.
@@ -638,6 +726,8 @@ pub(crate) fn method(request: &Request) -> &'static str {
         Request::WriteStdin(_) => WRITE_STDIN,
         Request::ResizePty(_) => "process/resizePty",
         Request::Kill(_) => "process/kill",
+        Request::CloseOutput(_) => "process/closeOutput",
+        Request::Wait(_) => "process/wait",
         Request::List => "process/list",
     }
 }
@@ -655,6 +745,8 @@ pub(crate) fn encode_request(out: &mut Vec<u8>, id: &RequestId, request: &Reques
         Request::WriteStdin(params) => member(out, "params", params),
         Request::ResizePty(params) => member(out, "params", params),
         Request::Kill(params) => member(out, "params", params),
+        Request::CloseOutput(params) => member(out, "params", params),
+        Request::Wait(params) => member(out, "params", params),
         Request::List => member(out, "params", &NoParams {}),
     }
     out.extend_from_slice(b"}\n");
@@ -789,12 +881,15 @@ pub(crate) struct DeltaMembers<'a> {
     #[serde(with = "optional_base64")]
     #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::Base64"))]
     delta_base64: Option<Vec<u8>>,
-    /// Bytes were dropped after these because of the cap; this is the stream's last delta.
+    /// Bytes were dropped because of the cap, and what was kept of the stream ends with these.
     #[serde(default)]
     cap_reached: bool,
     /// The stream's byte position of the first byte.
     #[serde(default)]
     offset: u64,
+    /// The stream has ended with these bytes, of which there may be none, and its process lives on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    eof: bool,
 }
 
 impl From<DeltaMembers<'_>> for OutputDelta {
@@ -805,6 +900,7 @@ impl From<DeltaMembers<'_>> for OutputDelta {
             bytes: members.delta_base64.unwrap_or_default(),
             cap_reached: members.cap_reached,
             offset: members.offset,
+            eof: members.eof,
         }
     }
 }
@@ -826,6 +922,18 @@ struct ExitedMembers {
     stderr_cap_reached: bool,
     #[serde(default, with = "optional_base64")]
     stderr_base64: Option<Vec<u8>>,
+    #[serde(default)]
+    stdout_tail: Option<String>,
+    #[serde(default)]
+    stdout_omitted_bytes: u64,
+    #[serde(default, with = "optional_base64")]
+    stdout_tail_base64: Option<Vec<u8>>,
+    #[serde(default)]
+    stderr_tail: Option<String>,
+    #[serde(default)]
+    stderr_omitted_bytes: u64,
+    #[serde(default, with = "optional_base64")]
+    stderr_tail_base64: Option<Vec<u8>>,
     #[serde(default)]
     output_drain_timed_out: bool,
     #[serde(default)]
@@ -856,15 +964,34 @@ struct UsageMembers {
 
 impl From<ExitedMembers> for Exited {
     fn from(members: ExitedMembers) -> Self {
-        let collected = |text: String, exact: Option<Vec<u8>>, cap_reached| Collected {
-            bytes: exact.unwrap_or_else(|| text.into_bytes()),
-            cap_reached,
+        let bytes = |text: String, exact: Option<Vec<u8>>| exact.unwrap_or_else(|| text.into_bytes());
+        let tail = |text: Option<String>, exact, omitted_bytes| {
+            text.map(|text| CollectedTail {
+                bytes: bytes(text, exact),
+                omitted_bytes,
+            })
         };
         Exited {
             process_handle: members.process_handle.into(),
             exit_code: members.exit_code,
-            stdout: collected(members.stdout, members.stdout_base64, members.stdout_cap_reached),
-            stderr: collected(members.stderr, members.stderr_base64, members.stderr_cap_reached),
+            stdout: Collected {
+                bytes: bytes(members.stdout, members.stdout_base64),
+                cap_reached: members.stdout_cap_reached,
+                tail: tail(
+                    members.stdout_tail,
+                    members.stdout_tail_base64,
+                    members.stdout_omitted_bytes,
+                ),
+            },
+            stderr: Collected {
+                bytes: bytes(members.stderr, members.stderr_base64),
+                cap_reached: members.stderr_cap_reached,
+                tail: tail(
+                    members.stderr_tail,
+                    members.stderr_tail_base64,
+                    members.stderr_omitted_bytes,
+                ),
+            },
             output_drain_timed_out: members.output_drain_timed_out,
             pid: members.pid,
             signal: members.signal,
@@ -886,8 +1013,9 @@ impl From<ExitedMembers> for Exited {
 mod tests {
     use super::*;
     use crate::wire::protocol::{
-        Capabilities, ClientInfo, InitializeParams, InitializeReply, KillParams, Limit, Limits, PtySize,
-        ResizePtyParams, ServerInfo, SignalName, SpawnParams, Stage, WriteStdinParams,
+        Capabilities, ClientInfo, CloseOutputParams, Condition, InitializeParams, InitializeReply,
+        KillParams, Limit, Limits, OutputKeep, PtySize, ResizePtyParams, ServerInfo, SignalName, SpawnParams,
+        Stage, WaitParams, WaitReply, WriteStdinParams,
     };
 
     #[test]
@@ -905,6 +1033,26 @@ mod tests {
             output_bytes_cap: Limit::Unlimited,
             timeout_ms: Limit::Of(7),
             detach: true,
+            output_keep: Some(OutputKeep::HeadTail { head: 1, tail: 2 }),
+        };
+        let keeps = [OutputKeep::Head, OutputKeep::Tail].map(|keep| {
+            Request::Spawn(SpawnParams {
+                output_keep: Some(keep),
+                ..SpawnParams::default()
+            })
+        });
+        let wait = WaitParams {
+            process_handle: "h".into(),
+            until: vec![
+                "$ ".into(),
+                Condition::Bytes(vec![0, 255]),
+                Condition::Quiet(3),
+                Condition::Eof,
+                Condition::Exit,
+                Condition::Input,
+            ],
+            stream: Some(Stream::Stderr),
+            timeout_ms: Some(0),
         };
         let kill = KillParams {
             process_handle: "h".into(),
@@ -931,9 +1079,14 @@ mod tests {
                 size: PtySize::default(),
             }),
             Request::Kill(kill),
+            Request::CloseOutput(CloseOutputParams {
+                process_handle: "h".into(),
+                stream: Some(Stream::Stdout),
+            }),
+            Request::Wait(wait),
             Request::List,
         ];
-        for request in requests {
+        for request in requests.into_iter().chain(keeps) {
             let mut line = Vec::new();
             encode_request(&mut line, &RequestId::Signed(9), &request);
             assert_eq!(line.pop(), Some(b'\n'));
@@ -971,6 +1124,12 @@ mod tests {
         exited.stdout.bytes = b"caf\xc3\xa9\n".to_vec();
         exited.stderr.bytes = vec![0xff, 0, b'x'];
         exited.stderr.cap_reached = true;
+        let mut kept = exited.clone();
+        kept.stdout.tail = Some(CollectedTail::default());
+        kept.stderr.tail = Some(CollectedTail {
+            bytes: vec![0xff, b'y'],
+            omitted_bytes: 5,
+        });
         let error = RpcError {
             code: code::INTERNAL_ERROR,
             message: "no".into(),
@@ -1006,6 +1165,7 @@ mod tests {
         for message in [
             answer(Ok(Reply::Spawn { pid: 7 })),
             answer(Ok(Reply::Done)),
+            answer(Ok(Reply::Wait(WaitReply::default()))),
             answer(Ok(Reply::List(Vec::new()))),
             answer(Ok(Reply::Initialize(Box::new(initialize)))),
             answer(Err(error)),
@@ -1020,8 +1180,18 @@ mod tests {
                 bytes: vec![0, 255],
                 cap_reached: true,
                 offset: u64::MAX,
+                eof: false,
+            }),
+            ServerMessage::OutputDelta(OutputDelta {
+                process_handle: "h".into(),
+                stream: Stream::Stdout,
+                bytes: Vec::new(),
+                cap_reached: false,
+                offset: 9,
+                eof: true,
             }),
             ServerMessage::Exited(Box::new(plain)),
+            ServerMessage::Exited(Box::new(kept)),
             ServerMessage::Exited(Box::new(exited)),
         ] {
             for jsonrpc in [false, true] {
@@ -1207,16 +1377,65 @@ mod tests {
             let collected = |cap_reached| Collected {
                 bytes: bytes[..end].to_vec(),
                 cap_reached,
+                tail: None,
             };
             let whole = str::from_utf8(&bytes[..end]).is_ok();
             let capped = collected(true);
-            let (cut, base64) = text(&capped);
-            assert!("añ€𝄞".starts_with(&*cut), "{cut:?} at {end}");
-            assert_eq!(base64, None);
+            let form = CollectedForm::from(&capped);
+            assert!("añ€𝄞".starts_with(&*form.head), "{:?} at {end}", form.head);
+            assert_eq!(form.exact_head, None);
+            assert_eq!((form.tail, form.omitted_bytes), (None, None));
             let uncapped = collected(false);
-            let (kept, base64) = text(&uncapped);
-            assert_eq!(kept.contains('\u{fffd}'), !whole);
-            assert_eq!(base64.is_some(), !whole);
+            let form = CollectedForm::from(&uncapped);
+            assert_eq!(form.head.contains('\u{fffd}'), !whole);
+            assert_eq!(form.exact_head.is_some(), !whole);
         }
+    }
+
+    #[test]
+    fn both_ends_of_a_gap_respect_characters() {
+        let text = "añ€𝄞b€";
+        let bytes = text.as_bytes();
+        for from in 0..=bytes.len() {
+            for to in from..=bytes.len() {
+                let omitted_bytes = (to - from) as u64;
+                let collected = Collected {
+                    bytes: bytes[..from].to_vec(),
+                    cap_reached: omitted_bytes > 0,
+                    tail: Some(CollectedTail {
+                        bytes: bytes[to..].to_vec(),
+                        omitted_bytes,
+                    }),
+                };
+                if omitted_bytes == 0 && !text.is_char_boundary(from) {
+                    // All would be in the beginning.
+                    continue;
+                }
+                let form = CollectedForm::from(&collected);
+                let tail = form.tail.expect("it was kept");
+                assert!(
+                    text.starts_with(&*form.head) && text.ends_with(&*tail),
+                    "{from} to {to}"
+                );
+                assert_eq!((form.exact_head, form.exact_tail), (None, None), "{from} to {to}");
+                let omitted = form.omitted_bytes.expect("it is told") as usize;
+                assert_eq!(form.head.len() + omitted + tail.len(), text.len());
+                assert!(from - form.head.len() <= 3 && bytes.len() - to - tail.len() <= 3);
+            }
+        }
+        // What is not text stays whole.
+        let collected = Collected {
+            bytes: vec![b'a', 0xe2],
+            cap_reached: true,
+            tail: Some(CollectedTail {
+                bytes: vec![0x80, 0xff],
+                omitted_bytes: 7,
+            }),
+        };
+        let form = CollectedForm::from(&collected);
+        assert_eq!((&*form.head, form.exact_head), ("a", None));
+        assert_eq!(form.tail.as_deref(), Some("\u{fffd}"));
+        assert_eq!(form.exact_tail.as_deref(), Some("gP8="));
+        assert_eq!(form.omitted_bytes, Some(8));
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod framing;
 pub mod fuzzing;
 pub(crate) mod message;
 pub(crate) mod modes;
+pub(crate) mod output;
 pub mod protocol;
 mod quick;
 #[cfg(feature = "schema")]

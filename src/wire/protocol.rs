@@ -13,6 +13,8 @@ use std::time::Duration;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
+pub use crate::wire::output::{CloseOutputParams, Condition, OutputKeep, WaitParams, WaitReply};
+
 /// The id of a request: a string or an integer of the whole `i64`/`u64` range, given back as it came.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(untagged)]
@@ -84,6 +86,10 @@ pub enum Request {
     ResizePty(ResizePtyParams),
     /// `process/kill`: signal a process.
     Kill(KillParams),
+    /// `process/closeOutput`: close the reading end of a program's output.
+    CloseOutput(CloseOutputParams),
+    /// `process/wait`: wait for what a process does.
+    Wait(WaitParams),
     /// `process/list`: the live processes.
     List,
 }
@@ -196,7 +202,8 @@ impl<'de> Deserialize<'de> for Limit {
 #[cfg_attr(
     feature = "schema",
     derive(schemars::JsonSchema),
-    schemars(transform = crate::wire::schema::terminals_want_tty)
+    schemars(transform = crate::wire::schema::terminals_want_tty),
+    schemars(transform = crate::wire::output::head_and_tail_are_the_cap)
 )]
 pub struct SpawnParams {
     /// The argument vector: program first, no shell.
@@ -247,6 +254,10 @@ pub struct SpawnParams {
     /// Bytes of output kept of each stream.
     #[serde(default, skip_serializing_if = "Limit::is_default")]
     pub output_bytes_cap: Limit,
+    /// What is kept of a stream that outgrows its cap: its beginning, its end, or some of both, and then
+    /// the cap is the sum and `outputBytesCap` is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_keep: Option<OutputKeep>,
     /// Milliseconds after which the process is killed.
     #[serde(default, skip_serializing_if = "Limit::is_default")]
     pub timeout_ms: Limit,
@@ -389,8 +400,10 @@ pub enum Reply {
         /// The process's id in the server's pid namespace.
         pid: u32,
     },
-    /// To `process/writeStdin`, `process/resizePty` and `process/kill`: done.
+    /// To `process/writeStdin`, `process/resizePty`, `process/kill` and `process/closeOutput`: done.
     Done,
+    /// To `process/wait`: what has come first.
+    Wait(WaitReply),
     /// To `process/list`.
     List(Vec<ProcessInfo>),
 }
@@ -509,10 +522,12 @@ pub struct OutputDelta {
     pub stream: Stream,
     /// The bytes; base64 on the wire.
     pub bytes: Vec<u8>,
-    /// Bytes were dropped after these because of the cap; this is the stream's last delta.
+    /// Bytes were dropped because of the cap, and what was kept of the stream ends with these.
     pub cap_reached: bool,
     /// The stream's byte position of the first byte.
     pub offset: u64,
+    /// The stream has ended with these bytes, of which there may be none, and its process lives on.
+    pub eof: bool,
 }
 
 /// `process/exited`: the last word on a handle.
@@ -561,6 +576,19 @@ pub struct Collected {
     pub bytes: Vec<u8>,
     /// Bytes were dropped because of the cap.
     pub cap_reached: bool,
+    /// What was kept of its end; `None` where the spawn had no `outputKeep`.
+    pub tail: Option<CollectedTail>,
+}
+
+/// What was kept of the end of a stream, and what is missing before it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CollectedTail {
+    /// The last bytes of the stream. Where nothing was dropped there are none: all is in
+    /// [`Collected::bytes`].
+    pub bytes: Vec<u8>,
+    /// How many bytes are missing between the two.
+    pub omitted_bytes: u64,
 }
 
 /// Processor time and memory of a process that has ended.

@@ -19,8 +19,8 @@ use serde_json::{Map, Value, json};
 use crate::wire::message::{DeltaMembers, Done, ErrorForm, ExitedForm, ListReply, NoParams, SpawnReply};
 use crate::wire::modes;
 use crate::wire::protocol::{
-    InitializeParams, InitializeReply, KillParams, Limit, RequestId, ResizePtyParams, SignalName,
-    SpawnParams, WriteStdinParams, code, notification,
+    CloseOutputParams, InitializeParams, InitializeReply, KillParams, Limit, RequestId, ResizePtyParams,
+    SignalName, SpawnParams, WaitParams, WaitReply, WriteStdinParams, code, notification,
 };
 use crate::wire::signal;
 
@@ -46,7 +46,10 @@ const CODES: [(i64, &str); 6] = [
         code::INTERNAL_ERROR,
         "The machine refused; for a spawn, data says why.",
     ),
-    (code::OVERLOADED, "Too much stdin is pending already."),
+    (
+        code::OVERLOADED,
+        "Too much stdin is pending already, or too many waits are.",
+    ),
 ];
 
 type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
@@ -69,7 +72,7 @@ fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
 
-const METHODS: [Method; 6] = [
+const METHODS: [Method; 8] = [
     Method {
         name: "initialize",
         title: "Initialize",
@@ -114,6 +117,24 @@ const METHODS: [Method; 6] = [
         params_required: true,
         result: of::<Done>,
         errors: &[],
+    },
+    Method {
+        name: "process/closeOutput",
+        title: "CloseOutput",
+        about: "Closes the reading end of a program's output.",
+        params: of::<CloseOutputParams>,
+        params_required: true,
+        result: of::<Done>,
+        errors: &[],
+    },
+    Method {
+        name: "process/wait",
+        title: "Wait",
+        about: "Answered when the first of some conditions holds.",
+        params: of::<WaitParams>,
+        params_required: true,
+        result: of::<WaitReply>,
+        errors: &[code::OVERLOADED],
     },
     Method {
         name: "process/list",
