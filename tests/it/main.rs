@@ -23,9 +23,13 @@ mod layers;
 mod schema;
 
 // The bytes between.
+mod close_output;
+mod eof;
+mod keep;
 mod output;
 mod pty;
 mod stdin;
+mod wait;
 
 // Who is meant, and how it ends.
 mod handles;
@@ -78,6 +82,10 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("start_state", start_state::TESTS),
     ("stdin", stdin::TESTS),
     ("output", output::TESTS),
+    ("keep", keep::TESTS),
+    ("eof", eof::TESTS),
+    ("close_output", close_output::TESTS),
+    ("wait", wait::TESTS),
     ("pty", pty::TESTS),
     ("handles", handles::TESTS),
     ("timeout", timeout::TESTS),
