@@ -107,7 +107,9 @@ fn a_client_that_does_not_read_gets_the_end_later() {
     let mut client = Client::in_process();
     client.stop_reading();
     let script = "head -c 3000000 /dev/zero; exec >&-; exec sleep 1000";
-    client.request("process/spawn", Mode::Pipe.params("s", &["sh", "-c", script]));
+    let mut params = Mode::Pipe.params("s", &["sh", "-c", script]);
+    params["outputBytesCap"] = json!(null);
+    client.request("process/spawn", params);
     client.read_again();
     let mut bytes = 0;
     loop {
