@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 
-use crate::wire::protocol::{Limits, ProcessInfo, Reply};
+use crate::wire::protocol::{Limits, ProcessInfo, Reply, WaitReply};
 
 /// The result of an answer, not looked into yet.
 pub(super) enum Raw {
@@ -106,6 +106,15 @@ impl<'de> Deserialize<'de> for Done {
 impl Answer for Done {
     fn from_reply(reply: Reply) -> Option<Self> {
         matches!(reply, Reply::Done).then_some(Done)
+    }
+}
+
+impl Answer for WaitReply {
+    fn from_reply(reply: Reply) -> Option<Self> {
+        match reply {
+            Reply::Wait(reply) => Some(reply),
+            _ => None,
+        }
     }
 }
 

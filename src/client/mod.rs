@@ -28,7 +28,6 @@
 //! - [`Client::spawn`] connects all three streams, and [`Client::status`] none.
 //! - [`Process::kill`] reaches everything the process has started, and dropping a [`Process`] kills it.
 //! - A signal has a name: [`ExitStatus::signal`].
-//! - A reading end that is dropped is not noticed by the process: see [`Stdout`].
 //! - [`Error`] has what the server said; `?` in a function that returns [`std::io::Result`] turns it
 //!   into the error that std gives.
 //!
@@ -94,6 +93,8 @@ pub use process::Process;
 pub use status::{ExitStatus, Output};
 pub use streams::{Event, Events, Stderr, Stdin, Stdout};
 pub use unread::OutputLost;
+
+pub use crate::wire::protocol::{Condition, OutputKeep as Keep, WaitReply};
 
 use crate::server::connection::{ClientSender, Connection};
 use crate::server::{Config, serve};
@@ -303,6 +304,7 @@ impl Client {
             // The server drops it, so that it is not even sent.
             params.stream_stdout_stderr = false;
             params.output_bytes_cap = Limit::Of(0);
+            params.output_keep = None;
         })?;
         process.wait()
     }
@@ -393,14 +395,15 @@ impl Client {
         self.link.routes.add(&handle, &shared)?;
         match self.link.call(Request::Spawn(params)) {
             Ok(Spawned { pid }) => {
-                let control = Control::new(Arc::clone(&self.link), handle, pid, shared);
+                let tty = command.has_tty();
+                let control = Control::new(Arc::clone(&self.link), handle, pid, tty, shared);
                 Ok(Process::new(control, has_stdin, command.kill_on_drop))
             }
             Err(error) => {
                 self.link.routes.remove(&handle);
                 if let Error::Unexpected(_) = error {
                     // It may run.
-                    Control::new(Arc::clone(&self.link), handle, None, shared).post_kill();
+                    Control::new(Arc::clone(&self.link), handle, None, command.has_tty(), shared).post_kill();
                 }
                 Err(error)
             }
