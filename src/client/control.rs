@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use super::status::ExitStatus;
 use super::unread::Shared;
-use super::{Done, Error, Link, Pending};
+use super::{Error, Link, Pending};
+use crate::wire::methods::{Method, method};
 use crate::wire::protocol::{
-    CloseOutputParams, Condition, KillParams, PtySize, Request, ResizePtyParams, RpcError, SignalName,
-    Stream, WaitParams, WaitReply, code,
+    CloseOutputParams, Condition, KillParams, PtySize, ResizePtyParams, RpcError, SignalName, Stream,
+    WaitParams, WaitReply, code,
 };
 
 /// Something to wait for, kill, signal and resize a process with, from any number of threads: see
@@ -146,7 +147,7 @@ impl Control {
     /// [`kill`](Self::kill).
     pub fn signal(&self, signal: impl Into<SignalName>) -> Result<(), Error> {
         let params = self.kill_params(Some(signal.into()), None);
-        self.link.call::<Done>(Request::Kill(params)).map(drop)
+        self.link.call::<method::Kill>(params).map(drop)
     }
 
     /// Changes the size of its terminal, in character cells.
@@ -156,7 +157,7 @@ impl Control {
     /// [`Error::Refused`] if it has none, or has ended, or one of the numbers is zero.
     pub fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
         let params = self.resize_params(rows, cols);
-        self.link.call::<Done>(Request::ResizePty(params)).map(drop)
+        self.link.call::<method::ResizePty>(params).map(drop)
     }
 
     /// Sends a signal without waiting for the answer, and so without learning of an error: for a
@@ -165,17 +166,17 @@ impl Control {
     /// requests is not taken, no more are sent.
     pub fn post_signal(&self, signal: impl Into<SignalName>, grace: Option<Duration>) {
         let params = self.kill_params(Some(signal.into()), grace);
-        self.post(Request::Kill(params));
+        self.post::<method::Kill>(params);
     }
 
     /// Changes the size of its terminal as [`post_signal`](Self::post_signal) sends a signal.
     pub fn post_resize(&self, rows: u16, cols: u16) {
-        self.post(Request::ResizePty(self.resize_params(rows, cols)));
+        self.post::<method::ResizePty>(self.resize_params(rows, cols));
     }
 
-    fn post(&self, request: Request) {
+    fn post<M: Method>(&self, params: M::Params) {
         if self.link.out.takes_posts() {
-            self.link.tell(request);
+            self.link.tell::<M>(params);
         }
     }
 
@@ -260,27 +261,27 @@ impl Control {
         &self,
         until: impl IntoIterator<Item = Condition>,
         timeout: impl Into<Option<Duration>>,
-    ) -> Result<Pending, Error> {
+    ) -> Result<Pending<method::Wait>, Error> {
         let timeout = timeout.into();
-        self.link.send(Request::Wait(WaitParams {
+        self.link.send::<method::Wait>(WaitParams {
             process_handle: self.handle.to_string(),
             until: until.into_iter().collect(),
             timeout_ms: timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
             ..WaitParams::default()
-        }))
+        })
     }
 
     /// Closes a stream without waiting for the answer.
     pub(super) fn post_close(&self, stream: Stream) {
-        self.link.tell(Request::CloseOutput(CloseOutputParams {
+        self.link.tell::<method::CloseOutput>(CloseOutputParams {
             process_handle: self.handle.to_string(),
             stream: Some(stream),
-        }));
+        });
     }
 
     /// Kills it without waiting for the answer.
     pub(super) fn post_kill(&self) {
-        self.link.tell(Request::Kill(self.kill_params(None, None)));
+        self.link.tell::<method::Kill>(self.kill_params(None, None));
     }
 
     fn resize_params(&self, rows: u16, cols: u16) -> ResizePtyParams {
@@ -294,7 +295,7 @@ impl Control {
         if self.has_ended() {
             return Ok(());
         }
-        match self.link.call::<Done>(Request::Kill(params)) {
+        match self.link.call::<method::Kill>(params) {
             // It has ended meanwhile.
             Err(Error::Refused(RpcError {
                 code: code::INVALID_REQUEST,

@@ -15,7 +15,7 @@ use crate::outbox::{CHUNK, Credit, Outbox, Permit};
 use crate::process::keep::{Keep, Tail};
 use crate::process::wait::{StreamState, Waits};
 use crate::sys;
-use crate::wire::message;
+use crate::wire::notifications;
 use crate::wire::protocol::{Collected, CollectedTail, OutputDelta, Stream};
 
 /// What a pipe is asked to hold once its stream is busy. More gains nothing: it no longer fits the cache.
@@ -459,8 +459,8 @@ impl Output {
         }
         let is_there = |needed| Vec::<u8>::new().try_reserve_exact(needed).is_ok();
         let needed = |bytes: &[u8]| match bytes.len() {
-            ..=message::LARGE => 0,
-            _ => message::needed_to_encode(bytes),
+            ..=notifications::LARGE => 0,
+            _ => notifications::needed_to_encode(bytes),
         };
         while !is_there(needed(&self.collected.bytes) + needed(&tail)) {
             self.keep_less();

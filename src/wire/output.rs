@@ -10,6 +10,8 @@ use std::fmt;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
+use crate::wire::members::{object, optional_base64};
+use crate::wire::methods::Params;
 use crate::wire::protocol::{MAX_HANDLE_BYTES, Stream};
 
 /// What is kept of an output stream that outgrows its cap.
@@ -85,6 +87,12 @@ pub struct CloseOutputParams {
     pub stream: Option<Stream>,
 }
 
+impl Params for CloseOutputParams {
+    fn handle(&self) -> Option<&str> {
+        Some(&self.process_handle)
+    }
+}
+
 /// Conditions that one wait may have.
 pub(crate) const MAX_CONDITIONS: usize = 64;
 /// Bytes that the patterns of one wait may have together.
@@ -108,6 +116,18 @@ pub struct WaitParams {
     /// Milliseconds after which the request is answered though no condition holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+}
+
+impl Params for WaitParams {
+    fn handle(&self) -> Option<&str> {
+        Some(&self.process_handle)
+    }
+
+    fn cost(&self) -> usize {
+        let patterns = self.until.iter().filter_map(Condition::pattern);
+        let patterns: usize = patterns.map(<[u8]>::len).sum();
+        self.process_handle.len() + patterns + self.until.len() * size_of::<Condition>()
+    }
 }
 
 /// Something that may be waited for: an object with one of these members.
@@ -151,10 +171,7 @@ impl Condition {
 struct ConditionMembers {
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
-    #[serde(
-        with = "crate::wire::message::optional_base64",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(with = "optional_base64", skip_serializing_if = "Option::is_none")]
     bytes_base64: Option<Vec<u8>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     quiet_ms: Option<u64>,
@@ -183,7 +200,7 @@ impl Serialize for Condition {
 
 impl<'de> Deserialize<'de> for Condition {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let members: ConditionMembers = crate::wire::message::object(deserializer)?;
+        let members: ConditionMembers = object(deserializer)?;
         let flag = |name, value: Option<bool>, condition| match value {
             Some(false) => Err(de::Error::custom(format_args!("{name} must be true"))),
             value => Ok(value.map(|_| condition)),
@@ -240,7 +257,7 @@ mod schema {
     use std::borrow::Cow;
 
     use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::{Condition, OutputKeep};
     use crate::wire::schema::Base64;
@@ -276,21 +293,8 @@ mod schema {
         fn json_schema(generator: &mut SchemaGenerator) -> Schema {
             let base64 = Base64::json_schema(generator);
             let flag = |about| json!({ "description": about, "enum": [true, null] });
-            let one =
-                |(name, given): (&str, Value)| json!({ "properties": { name: given }, "required": [name] });
-            let (text, number, is_true) = (
-                json!({ "type": "string" }),
-                json!({ "type": "integer" }),
-                json!({ "const": true }),
-            );
-            let members = [
-                ("text", text.clone()),
-                ("bytesBase64", text),
-                ("quietMs", number),
-                ("eof", is_true.clone()),
-                ("exit", is_true.clone()),
-                ("input", is_true),
-            ];
+            let one = |name: &str| json!({ "properties": { name: { "not": { "type": "null" } } }, "required": [name] });
+            let members = ["text", "bytesBase64", "quietMs", "eof", "exit", "input"];
             json_schema!({
                 "description": "Something that may be waited for: an object with one of these members.",
                 "type": "object",
@@ -317,7 +321,7 @@ mod schema {
                     "exit": flag("The process has exited, and what it has printed before has been read."),
                     "input": flag("The process waits for input."),
                 },
-                "oneOf": members.into_iter().map(one).collect::<Vec<_>>(),
+                "oneOf": members.map(one),
             })
         }
     }
