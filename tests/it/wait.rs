@@ -157,8 +157,16 @@ fn a_stream_can_be_left_out_of_account() {
     );
     client.kill("s");
     // A match is not put together of both.
-    let script = "printf ab; printf ab >&2; sleep 0.01; printf cd >&2; printf c; read x";
-    client.request("process/spawn", Mode::Pipe.params("s", &["sh", "-c", script]));
+    let script = "printf ab; read x; printf cd >&2; read x; printf cd; read x";
+    client.request("process/spawn", Mode::Pipe.params("b", &["sh", "-c", script]));
+    let both = wait(&mut client, "b", json!([{"text": "abcd"}]));
+    assert_eq!(client.delta("b").0, b"ab");
+    client.write("b", b"\n");
+    assert_eq!(client.delta("b").0, b"cd");
+    assert!(!client.is_answered(both));
+    client.write("b", b"\n");
+    assert_eq!(client.result(both), json!({"index": 0, "stream": "stdout", "offset": 4}));
+    client.kill("b");
     client.finish();
 }
 
@@ -287,7 +295,9 @@ fn silence_is_waited_for(mode: Mode) {
 
 fn output_that_nobody_reads_is_not_silence() {
     let mut client = Client::in_process();
-    client.spawn(Mode::Pipe.params("y", &["yes"]));
+    let mut params = Mode::Pipe.params("y", &["yes"]);
+    params["outputBytesCap"] = Value::Null;
+    client.spawn(params);
     client.stop_reading();
     let id = wait(&mut client, "y", json!([{"quietMs": 100}]));
     // The answer would be there when it is read again.
