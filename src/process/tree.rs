@@ -231,6 +231,34 @@ impl Camera {
     }
 }
 
+impl Camera {
+    /// `leader`, the members of its group and session, and all that is below them, the dead included; oldest
+    /// first. `None` where `/proc` does not show them. The leader must not have been reaped.
+    ///
+    /// # Errors
+    ///
+    /// Only where descriptors are used up.
+    pub(crate) fn family(&self, leader: Pid) -> io::Result<Option<Vec<Seen>>> {
+        let picture = self.picture()?;
+        if picture.seen.is_empty() && !picture.own_numbers {
+            return Ok(None);
+        }
+        let own = |p: &&Seen| p.pid == leader || p.group == leader || p.session == leader;
+        let mut family: Vec<Seen> = picture.seen.iter().filter(own).copied().collect();
+        family.extend(picture.below(family.iter().map(|p| p.pid)));
+        if !family.iter().any(|p| p.pid == leader) && picture.own_numbers {
+            let parent = Pid::try_from(std::process::id()).unwrap_or(0);
+            family.extend(look_at(leader)?.or_else(|| hidden(leader, parent)));
+        }
+        let parents = family.iter().map(|p| p.pid).collect();
+        family.extend(picture.unlisted(parents)?);
+        let mut known = HashSet::new();
+        family.retain(|p| known.insert(p.pid));
+        family.sort_by_key(|p| (p.pid != leader, p.started.unwrap_or(u64::MAX), p.pid));
+        Ok(Some(family))
+    }
+}
+
 impl Picture {
     /// Looks at `/proc` now. Without one there is nothing to see, and groups are all that is ended.
     ///
@@ -471,9 +499,15 @@ fn if_there<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// Whether so many descriptors can be opened now.
+pub(crate) fn descriptors_are_left(count: usize) -> bool {
+    let opened: io::Result<Vec<OwnedFd>> = (0..count).map(|_| sys::open_null()).collect();
+    opened.is_ok()
+}
+
 /// Does `work` on a thread with an empty table of descriptors, where ours is full. It must neither
 /// use nor return any; what it opens and leaves open goes with the thread.
-fn on_own_table<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+pub(crate) fn on_own_table<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let done = sys::on_thread("tree", STACK, || {
         sys::leave_table_of_descriptors()?;
         work()

@@ -35,9 +35,9 @@ use crate::sys::{self, Birth, EventFd};
 use crate::wire::message::ClientMessage;
 use crate::wire::modes;
 use crate::wire::protocol::{
-    InitializeParams, InitializeReply, KillParams, Limits, MAX_HANDLE_BYTES, ProcessInfo, PtySize, Reply,
-    Request, RequestId, ResizePtyParams, RpcError, ServerInfo, SignalName, SpawnParams, Stage,
-    WriteStdinParams, code, shortened,
+    InitializeParams, InitializeReply, InspectParams, KillParams, Limits, MAX_HANDLE_BYTES, ProcessInfo,
+    PtySize, Reply, Request, RequestId, ResizePtyParams, RpcError, ServerInfo, SignalName, SpawnParams,
+    Stage, WriteStdinParams, code, shortened,
 };
 use crate::wire::signal;
 
@@ -611,6 +611,7 @@ impl Dispatcher {
             Request::WriteStdin(params) => self.write_stdin(&id, params, false),
             Request::ResizePty(params) => self.resize(&id, &params),
             Request::Kill(params) => self.kill(&id, &params),
+            Request::Inspect(params) => self.inspect(&id, &params),
             Request::List => {
                 self.list(id);
                 return;
@@ -808,6 +809,12 @@ impl Dispatcher {
         Ok(())
     }
 
+    fn inspect(&self, id: &RequestId, params: &InspectParams) -> Result<(), RpcError> {
+        let command = Command::Inspect { id: id.clone() };
+        self.entry(&params.process_handle)?.command(command);
+        Ok(())
+    }
+
     /// Answers with the live processes once the spawns that were sent before have succeeded or failed, or
     /// none of them has for [`LIST_WAIT`], as from a disk that does not answer.
     fn list(&mut self, id: RequestId) {
@@ -982,7 +989,7 @@ impl Dispatcher {
         let (id, outcome) = match command {
             Command::Kill { id, .. } => (id, Ok(Reply::Done)),
             Command::Resize { id, .. } if entry.params.tty => (id, Ok(Reply::Done)),
-            Command::Resize { id, .. } | Command::Write { id, .. } => {
+            Command::Resize { id, .. } | Command::Write { id, .. } | Command::Inspect { id } => {
                 (id, Err(no_process(&entry.params.process_handle)))
             }
             Command::End => return,
@@ -1015,6 +1022,7 @@ fn handle_of(request: &Request) -> Option<&str> {
         Request::WriteStdin(p) => Some(&p.process_handle),
         Request::ResizePty(p) => Some(&p.process_handle),
         Request::Kill(p) => Some(&p.process_handle),
+        Request::Inspect(p) => Some(&p.process_handle),
         Request::Initialize(_) | Request::List => None,
     }
 }
@@ -1030,6 +1038,7 @@ fn weight(id: &RequestId, request: &Request) -> usize {
         Request::Spawn(p) => weight_of_spawn(p),
         Request::WriteStdin(p) => p.process_handle.len(),
         Request::ResizePty(p) => p.process_handle.len(),
+        Request::Inspect(p) => p.process_handle.len(),
         Request::Kill(p) => {
             let signal = match &p.signal {
                 Some(SignalName::Name(name)) => name.len(),

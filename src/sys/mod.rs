@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub(crate) mod inspect;
+
 /// A process id.
 pub(crate) type Pid = libc::pid_t;
 

@@ -239,6 +239,7 @@ pub(crate) fn request(method: &str, raw: Option<&str>) -> Result<Request, RpcErr
             params::<NoParams>(method, raw)?;
             Request::List
         }
+        "process/inspect" => Request::Inspect(params(method, raw)?),
         "initialize" => Request::Initialize(params(method, raw)?),
         _ => {
             return Err(RpcError::new(
@@ -429,6 +430,7 @@ impl Serialize for ReplyForm<'_> {
             Reply::Spawn { pid } => SpawnReply { pid: *pid }.serialize(serializer),
             Reply::Done => Done {}.serialize(serializer),
             Reply::List(processes) => ListReply { processes }.serialize(serializer),
+            Reply::Inspect(inspection) => inspection.serialize(serializer),
         }
     }
 }
@@ -639,6 +641,7 @@ pub(crate) fn method(request: &Request) -> &'static str {
         Request::ResizePty(_) => "process/resizePty",
         Request::Kill(_) => "process/kill",
         Request::List => "process/list",
+        Request::Inspect(_) => "process/inspect",
     }
 }
 
@@ -656,6 +659,7 @@ pub(crate) fn encode_request(out: &mut Vec<u8>, id: &RequestId, request: &Reques
         Request::ResizePty(params) => member(out, "params", params),
         Request::Kill(params) => member(out, "params", params),
         Request::List => member(out, "params", &NoParams {}),
+        Request::Inspect(params) => member(out, "params", params),
     }
     out.extend_from_slice(b"}\n");
 }

@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::wire::inspect::Inspection;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +87,8 @@ pub enum Request {
     Kill(KillParams),
     /// `process/list`: the live processes.
     List,
+    /// `process/inspect`
+    Inspect(InspectParams),
 }
 
 /// Params of `initialize`.
@@ -332,6 +335,16 @@ pub struct KillParams {
     pub grace_ms: Option<u64>,
 }
 
+/// Params of `process/inspect`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct InspectParams {
+    /// Which process: its name, at most 4,096 bytes of UTF-8, where `maxLength` counts characters.
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_HANDLE_BYTES)))]
+    pub process_handle: String,
+}
+
 /// A signal as a client names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -393,6 +406,8 @@ pub enum Reply {
     Done,
     /// To `process/list`.
     List(Vec<ProcessInfo>),
+    /// To `process/inspect`.
+    Inspect(Arc<Inspection>),
 }
 
 /// The answer to `initialize`.
