@@ -4,11 +4,13 @@
 //! **Owns:** nothing.
 //! **Never:** guesses: which method an answer is for follows from its id.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 
-use crate::wire::protocol::{Limits, ProcessInfo, Reply};
+use crate::wire::protocol::{Guarantees, Inspection, Limits, ProcessInfo, Reply};
 
 /// The result of an answer, not looked into yet.
 pub(super) enum Raw {
@@ -37,6 +39,8 @@ pub(super) trait Answer: DeserializeOwned {
 pub(super) struct Initialized {
     #[serde(default)]
     limits: Option<KnownLimits>,
+    #[serde(default)]
+    guarantees: Option<Guarantees>,
 }
 
 /// The limits that a client heeds.
@@ -52,6 +56,11 @@ impl Initialized {
     pub(super) fn max_message_bytes(&self) -> Option<usize> {
         let bytes = self.limits.as_ref()?.max_message_bytes?;
         Some(usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
+    /// What the server enforces, if it tells.
+    pub(super) fn guarantees(&self) -> Option<Guarantees> {
+        self.guarantees
     }
 
     /// Whether a spawn may leave out the directory. The reference, which tells no limits, wants it.
@@ -71,6 +80,7 @@ impl Answer for Initialized {
                     limits: Some(KnownLimits {
                         max_message_bytes: Some(max_message_bytes),
                     }),
+                    guarantees: Some(reply.guarantees),
                 })
             }
             _ => None,
@@ -119,6 +129,15 @@ impl Answer for Listed {
     fn from_reply(reply: Reply) -> Option<Self> {
         match reply {
             Reply::List(processes) => Some(Listed { processes }),
+            _ => None,
+        }
+    }
+}
+
+impl Answer for Inspection {
+    fn from_reply(reply: Reply) -> Option<Self> {
+        match reply {
+            Reply::Inspect(inspection) => Some(Arc::unwrap_or_clone(inspection)),
             _ => None,
         }
     }

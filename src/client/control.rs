@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use super::status::ExitStatus;
 use super::unread::Shared;
 use super::{Done, Error, Link};
-use crate::wire::protocol::{KillParams, PtySize, Request, ResizePtyParams, RpcError, SignalName, code};
+use crate::wire::protocol::{
+    InspectParams, Inspection, KillParams, PtySize, Request, ResizePtyParams, RpcError, SignalName, code,
+};
 
 /// Something to wait for, kill, signal and resize a process with, from any number of threads: see
 /// [`Process::control`](super::Process::control). It keeps the connection, and not the process: that is
@@ -142,6 +144,18 @@ impl Control {
     pub fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
         let params = self.resize_params(rows, cols);
         self.link.call::<Done>(Request::ResizePty(params)).map(drop)
+    }
+
+    /// What the machine shows of it now: its processes, its terminal, and whether it waits for input.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if it has ended, or the server has no such method, as codex app-server has not;
+    /// [`Error::Ended`] or [`Error::Io`] if there is no server any more.
+    pub fn inspect(&self) -> Result<Inspection, Error> {
+        self.link.call(Request::Inspect(InspectParams {
+            process_handle: self.handle.to_string(),
+        }))
     }
 
     /// Sends a signal without waiting for the answer, and so without learning of an error: for a

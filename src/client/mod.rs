@@ -101,7 +101,7 @@ use crate::sys::{self, Thread};
 use crate::wire::framing::Frames;
 use crate::wire::message;
 use crate::wire::protocol::{
-    Capabilities, ClientInfo, InitializeParams, Limit, ProcessInfo, Request, RequestId, RpcError,
+    Capabilities, ClientInfo, Guarantees, InitializeParams, Limit, ProcessInfo, Request, RequestId, RpcError,
     SpawnParams, code,
 };
 use answer::{Answer, Done, Initialized, Listed, Spawned};
@@ -429,6 +429,24 @@ impl Client {
         self.link
             .call(Request::List)
             .map(|Listed { processes }| processes)
+    }
+
+    /// What the server enforces where it runs; `None` if it does not tell, as codex app-server does not. For a
+    /// program that shall not run without one of them.
+    ///
+    /// ```
+    /// # use procwire::client::Client;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::in_process(procwire::Config::default())?;
+    /// let guarantees = client.guarantees().expect("a procwire server tells");
+    /// // This program cannot end anything once it has been killed itself.
+    /// assert!(!guarantees.survives_server_kill);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn guarantees(&self) -> Option<Guarantees> {
+        self.link.initialized.get()?.guarantees()
     }
 
     /// Ends the connection, whatever still holds on to it, and waits until the server has ended

@@ -138,7 +138,6 @@ fn read_if_there(path: &str) -> io::Result<Option<String>> {
 }
 
 /// What keeps `/proc` from showing what a program has started; `None` if it does.
-#[cfg(feature = "cli")]
 pub(crate) fn blindness() -> Option<String> {
     match View::look() {
         Ok(View::Unusable) => Some(match fs::File::open("/proc/self/status") {

@@ -29,15 +29,15 @@ use crate::outbox::{CHUNK, MAX_IN_FLIGHT, Notice, Outbox, outbox, weight_of_stri
 use crate::process::output::BUSY_PIPES;
 use crate::process::spawn::{self, Environment, Nursery};
 use crate::process::stdin::{FREE, UNANSWERED_COST, unanswered_cost};
-use crate::process::tree::Camera;
+use crate::process::tree::{self, Camera};
 use crate::process::{self, Command, Common, DRAIN, ProcessEvent, Start, Vitals};
 use crate::sys::{self, Birth, EventFd};
 use crate::wire::message::ClientMessage;
 use crate::wire::modes;
 use crate::wire::protocol::{
-    InitializeParams, InitializeReply, InspectParams, KillParams, Limits, MAX_HANDLE_BYTES, ProcessInfo,
-    PtySize, Reply, Request, RequestId, ResizePtyParams, RpcError, ServerInfo, SignalName, SpawnParams,
-    Stage, WriteStdinParams, code, shortened,
+    Guarantees, InitializeParams, InitializeReply, InspectParams, KillParams, Limits, MAX_HANDLE_BYTES,
+    ProcessInfo, PtySize, Reply, Request, RequestId, ResizePtyParams, RpcError, ServerInfo, SignalName,
+    SpawnParams, Stage, WriteStdinParams, code, shortened,
 };
 use crate::wire::signal;
 
@@ -92,6 +92,12 @@ pub struct Config {
     /// and has to spare it. The pid may be recycled later; what tells the two apart is the start time in
     /// `/proc`.
     pub on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
+    /// What the server tells in `guarantees.killsDaemonsAtEnd` (no): this program ends what is left of its
+    /// descendants when [`serve`] has returned. It has to be a child subreaper for that.
+    pub kills_daemons_at_end: bool,
+    /// What the server tells in `guarantees.survivesServerKill` (no): another process ends everything if this
+    /// one is killed.
+    pub survives_server_kill: bool,
 }
 
 impl fmt::Debug for Config {
@@ -103,6 +109,8 @@ impl fmt::Debug for Config {
             .field("max_pending_stdin_bytes", &self.max_pending_stdin_bytes)
             .field("drain", &self.drain)
             .field("child_descriptor_limit", &self.child_descriptor_limit)
+            .field("kills_daemons_at_end", &self.kills_daemons_at_end)
+            .field("survives_server_kill", &self.survives_server_kill)
             .finish_non_exhaustive()
     }
 }
@@ -117,6 +125,8 @@ impl Default for Config {
             drain: false,
             child_descriptor_limit: None,
             on_detach: None,
+            kills_daemons_at_end: false,
+            survives_server_kill: false,
         }
     }
 }
@@ -662,7 +672,19 @@ impl Dispatcher {
                 max_in_flight: MAX_IN_FLIGHT as u64,
                 default_pty_size: PtySize::default(),
             },
+            guarantees: self.guarantees(),
         })))
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        let sees_all = tree::blindness().is_none();
+        Guarantees {
+            kills_tree: sees_all,
+            kills_daemons_at_end: self.config.kills_daemons_at_end,
+            survives_server_kill: self.config.survives_server_kill,
+            inspect: sees_all && sys::inspect::waits_are_shown(),
+            limits: sys::limits_are_kept(),
+        }
     }
 
     fn spawn(&mut self, id: &RequestId, params: SpawnParams) -> Result<(), RpcError> {

@@ -328,6 +328,13 @@ fn close_listed_above(last: RawFd, list: RawFd) -> bool {
     }
 }
 
+/// Whether the system tells the limits of a process, and so keeps them.
+pub(crate) fn limits_are_kept() -> bool {
+    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
+    // SAFETY: there is room for the one result.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_CORE, limit.as_mut_ptr()) }).is_ok()
+}
+
 /// Bytes that can be read from a pipe or terminal now.
 pub(crate) fn readable_bytes(fd: &OwnedFd) -> io::Result<u64> {
     let mut bytes: libc::c_int = 0;

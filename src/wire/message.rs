@@ -890,8 +890,8 @@ impl From<ExitedMembers> for Exited {
 mod tests {
     use super::*;
     use crate::wire::protocol::{
-        Capabilities, ClientInfo, InitializeParams, InitializeReply, KillParams, Limit, Limits, PtySize,
-        ResizePtyParams, ServerInfo, SignalName, SpawnParams, Stage, WriteStdinParams,
+        Capabilities, ClientInfo, Guarantees, InitializeParams, InitializeReply, KillParams, Limit, Limits,
+        PtySize, ResizePtyParams, ServerInfo, SignalName, SpawnParams, Stage, WriteStdinParams,
     };
 
     #[test]
@@ -1006,6 +1006,7 @@ mod tests {
                 max_in_flight: 7,
                 default_pty_size: PtySize::default(),
             },
+            guarantees: Guarantees::default(),
         };
         for message in [
             answer(Ok(Reply::Spawn { pid: 7 })),

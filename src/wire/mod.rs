@@ -8,7 +8,7 @@
 pub(crate) mod framing;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-pub mod inspect;
+pub(crate) mod inspect;
 pub(crate) mod message;
 pub(crate) mod modes;
 pub mod protocol;

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::wire::inspect::Inspection;
+pub use crate::wire::inspect::{Foreground, Guarantees, Inspection, ProcessState, TerminalState};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
@@ -429,6 +429,9 @@ pub struct InitializeReply {
     pub server_info: ServerInfo,
     /// Every default and limit in force.
     pub limits: Limits,
+    /// What the server enforces where it runs.
+    #[serde(default)]
+    pub guarantees: Guarantees,
 }
 
 /// Name and version of the server.
