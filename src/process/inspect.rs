@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::process::pty::Terminal;
-use crate::process::tree::{self, Camera, Seen};
+use crate::process::tree::Camera;
 use crate::process::{Common, Process};
 use crate::sys::inspect::{self as shown, Facts, Input, Wait};
-use crate::sys::{self, EventFd, Interest, Pid};
+use crate::sys::{self, EventFd, Interest, Pid, Seen};
 use crate::wire::inspect::{Foreground, Inspection, ProcessState, TerminalState};
 use crate::wire::protocol::{Reply, RequestId, RpcError, code};
 
@@ -101,7 +101,7 @@ impl Subject {
 /// Whether `subject` is blocked in a read of its terminal or of its stdin; `None` where that cannot be known.
 /// May wait as long as a process of it holds its memory: [`Look`] does not.
 pub(crate) fn waits_for_input(subject: &Subject, camera: &Camera) -> Option<bool> {
-    let family = camera.family(subject.pid).ok()??;
+    let family = camera.picture().ok()?.family(subject.pid).ok()??;
     let members: Vec<Member> = family.into_iter().map(Member::new).collect();
     any_waits(subject, &members)
 }
@@ -280,12 +280,13 @@ impl Look {
         sys::start_thread("inspect", STACK_BYTES, move || {
             sys::block_signals_for_this_thread();
             let look = || look(&subject, scope, &common.camera, &end.0);
-            if tree::descriptors_are_left(DESCRIPTORS) {
+            if sys::descriptors_are_left(DESCRIPTORS) {
                 look();
             } else {
-                let _ = tree::on_own_table(|| {
+                // Where there is no other thread either, nothing is known.
+                let _ = sys::on_thread("inspect", STACK_BYTES, || {
+                    let _ = sys::leave_table_of_descriptors();
                     look();
-                    Ok(())
                 });
             }
         })?;
@@ -313,9 +314,8 @@ impl Look {
 
 fn look(subject: &Subject, scope: Scope, camera: &Camera, shared: &Shared) {
     // Where there is nothing to be seen, nothing is known.
-    let Ok(Some(family)) = camera.family(subject.pid) else {
-        return;
-    };
+    let family = camera.picture().and_then(|picture| picture.family(subject.pid));
+    let Ok(Some(family)) = family else { return };
     let mut members: Vec<Member> = family.into_iter().map(Member::new).collect();
     if scope == Scope::All {
         let mut known = shared.known();

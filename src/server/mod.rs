@@ -13,7 +13,7 @@ mod transport;
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ use crate::outbox::{CHUNK, MAX_IN_FLIGHT, Notice, Outbox, outbox, weight_of_stri
 use crate::process::output::BUSY_PIPES;
 use crate::process::spawn::{self, Environment, Nursery};
 use crate::process::stdin::{FREE, UNANSWERED_COST, unanswered_cost};
-use crate::process::tree::{self, Camera};
+use crate::process::tree::Camera;
 use crate::process::{self, Command, Common, DRAIN, ProcessEvent, Start, Vitals};
 use crate::sys::{self, Birth, EventFd};
 use crate::wire::message::ClientMessage;
@@ -677,13 +677,13 @@ impl Dispatcher {
     }
 
     fn guarantees(&self) -> Guarantees {
-        let sees_all = tree::blindness().is_none();
+        let sees_all = sys::blindness().is_none();
         Guarantees {
             kills_tree: sees_all,
             kills_daemons_at_end: self.config.kills_daemons_at_end,
             survives_server_kill: self.config.survives_server_kill,
             inspect: sees_all && sys::inspect::waits_are_shown(),
-            limits: sys::limits_are_kept(),
+            limits: sys::inspect::limits_are_kept(),
         }
     }
 
@@ -895,7 +895,10 @@ impl Dispatcher {
     }
 
     fn answer_list(&self, id: RequestId) {
-        let live = self.table.values().filter(|e| e.starting.is_none());
+        // A process has its pid before its spawn is answered, and its event may come after the request of
+        // a client that has read that answer.
+        let lives = |e: &Entry| e.starting.is_none() || e.vitals.pid.load(Acquire) != 0;
+        let live = self.table.values().filter(|e| lives(e));
         let mut live: Vec<&Entry> = live.collect();
         live.sort_by_key(|e| e.serial);
         let processes = live.into_iter().map(|e| ProcessInfo {

@@ -13,7 +13,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::time::Duration;
 
-use super::{Interest, Pid, check, poll, readable_bytes, terminal_settings};
+use super::error::check;
+use super::{Interest, Pid, poll, readable_bytes, terminal_settings};
 
 /// How much of one file in `/proc` is read. The longest are the interests of an epoll.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
@@ -113,6 +114,13 @@ pub(crate) fn pipe_input(writer: &OwnedFd) -> io::Result<Input> {
         inode: unsafe { file.assume_init() }.st_ino,
         empty: readable_bytes(writer)? == 0,
     })
+}
+
+/// Whether the system tells the limits of a process, and so keeps them.
+pub(crate) fn limits_are_kept() -> bool {
+    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
+    // SAFETY: there is room for the one result.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_CORE, limit.as_mut_ptr()) }).is_ok()
 }
 
 // ---- the terminal ----

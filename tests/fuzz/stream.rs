@@ -57,7 +57,7 @@ fuzz_target!(|data: &[u8]| {
     if busy {
         eprintln!("busy: the connection took {:?}", began.elapsed());
     }
-    let bytes = std::mem::take(&mut *bytes.lock().expect("nobody panics"));
+    let bytes = std::mem::take(&mut *bytes.lock().expect("not poisoned"));
     let expected = Expected::of(input);
     if breaks_off.is_none() && !busy {
         assert_eq!(end, End::InputEnded);
@@ -124,7 +124,7 @@ struct Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut all = self.bytes.lock().expect("nobody panics");
+        let mut all = self.bytes.lock().expect("not poisoned");
         if self
             .breaks_off
             .is_some_and(|limit| all.len() + bytes.len() > limit)
@@ -356,7 +356,7 @@ impl Footprint {
                 "the server has left children: {left:?}"
             );
             for pid in left {
-                // SAFETY: no memory is involved; a child of ours that nobody else reaps.
+                // SAFETY: no memory is involved; a child of ours that nothing else reaps.
                 unsafe {
                     libc::kill(pid, libc::SIGKILL);
                     libc::waitpid(pid, std::ptr::null_mut(), 0);

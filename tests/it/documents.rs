@@ -112,7 +112,7 @@ fn the_printf_of_the_readme_prints_two_lines() {
     assert_eq!(lines[1]["params"]["stdout"], "hi\n");
 }
 
-/// A gotcha that names no test, or one that is gone, is a promise nobody keeps.
+/// A gotcha that names no test, or one that is gone, is a promise without a proof.
 fn gotchas_name_tests_that_exist() {
     let known: HashSet<String> = crate::SUBJECTS
         .iter()

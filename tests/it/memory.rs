@@ -1,5 +1,5 @@
 //! Connections inside one program: typed messages with raw bytes, the stopper, several servers, and
-//! what is bounded while nobody receives.
+//! what is bounded while the client does not receive.
 
 use crate::harness::{PATIENCE, Proc, Scratch, Test, children_of, is_alive, test, times, wait_until};
 use procwire::protocol::{
@@ -538,7 +538,7 @@ fn stopper_may_come_first_or_too_late() {
     ));
     assert_eq!(client.recv(), Err(ConnectionEnded));
 
-    // A connection that nobody serves ends with its other half.
+    // A connection that is not served ends with its other half.
     let (connection, client) = Connection::memory();
     drop(connection);
     assert_eq!(client.send(1, Request::List), Err(ConnectionEnded));
@@ -577,7 +577,7 @@ fn timed_receiving_gives_up_in_time() {
     assert!(before.elapsed() >= Duration::from_millis(50));
     assert_eq!(client.recv_timeout(Duration::ZERO), Ok(None));
     client.send(1, Request::List).expect("the server is there");
-    // A time past the end of time is no limit, and no failure.
+    // A time past the end of the clock is not a limit, and does not fail.
     assert!(matches!(client.recv_timeout(Duration::MAX), Ok(Some(_))));
     drop(client);
     ended(server);
@@ -594,7 +594,7 @@ fn resident_bytes() -> u64 {
     pages * 4096
 }
 
-/// Nobody receives: the flood stops at a bound and the server's memory with it, the same process is
+/// The client does not receive: the flood stops at a bound and the server's memory with it, the same process is
 /// killed at once, and then everything that was written is there without a gap.
 fn flood_waits_for_its_receiver() {
     let (mut client, server) = serve(Config::default());
@@ -614,9 +614,9 @@ fn flood_waits_for_its_receiver() {
         last.1.elapsed() > Duration::from_millis(200)
     });
     let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 16 << 20, "{grown} bytes that nobody has received");
+    assert!(grown < 16 << 20, "{grown} bytes that were not received");
     client.send(1, kill("a")).expect("the server is there");
-    wait_until("it is dead though nobody receives", || !is_alive(pid));
+    wait_until("it is dead though the client does not receive", || !is_alive(pid));
     let (bytes, exited) = collect(&mut client, "a", Stream::Stdout);
     assert_eq!((exited.exit_code, exited.stdout_bytes), (137, bytes.len() as u64));
     assert!(
@@ -640,9 +640,9 @@ fn requests_wait_for_their_receiver() {
                 .expect("the server is there");
         }
     });
-    // With nobody receiving, the last of them can never be taken.
+    // While the client does not receive, the last of them can never be taken.
     std::thread::sleep(Duration::from_millis(100));
-    assert!(!feeder.is_finished(), "{count} answers are waiting for nobody");
+    assert!(!feeder.is_finished(), "{count} answers are waiting");
     let mut expected = 0;
     for message in receiver {
         match message {
@@ -656,7 +656,7 @@ fn requests_wait_for_their_receiver() {
     assert_eq!(ended(server), End::InputEnded);
 }
 
-/// Sends `requests` while nobody receives: at a bound no more is taken, and what the server holds by
+/// Sends `requests` without receiving: at a bound no more is taken, and what the server holds by
 /// then is less than 100 MiB. Then everything is received; how many answers and how many exits.
 fn received_late(
     client: ClientEnd,
@@ -683,7 +683,7 @@ fn received_late(
         last.1.elapsed() > Duration::from_millis(500)
     });
     let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 100 << 20, "{grown} bytes that nobody has received");
+    assert!(grown < 100 << 20, "{grown} bytes that were not received");
     let (mut answers, mut exits) = (0, 0);
     for message in receiver {
         match message {
@@ -877,7 +877,7 @@ fn lists_that_waited_together_are_sent_one_by_one() {
     // What must not come has no signal: this is time enough for all lists to be made.
     std::thread::sleep(Duration::from_secs(1));
     let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 100 << 20, "{grown} bytes that nobody has received");
+    assert!(grown < 100 << 20, "{grown} bytes that were not received");
     while answers < 300 {
         if let ServerMessage::Response { outcome, .. } = next(&mut client) {
             answers += usize::from(is_list(&outcome));

@@ -8,7 +8,8 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Client, Mode, Scratch, Test, binary, children_of, is_alive, kill_stray, processes, test, wait, wait_until,
+    Client, Mode, PROCWIRE, Scratch, Test, binary, children_of, is_alive, kill_stray, processes, test, wait,
+    wait_until,
 };
 
 pub const TESTS: &[Test] = &[
@@ -39,8 +40,6 @@ pub const TESTS: &[Test] = &[
     test!(a_detached_program_stays),
     test!(help_fits_a_terminal),
 ];
-
-const PROCWIRE: &str = env!("CARGO_BIN_EXE_procwire");
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -257,7 +256,7 @@ fn a_signal_to_the_server_as_well_is_what_ended_the_start() {
 fn a_typed_interrupt_is_not_for_the_server() {
     let script = "trap 'echo caught; exit 4' INT; echo on; sleep 1000 & wait";
     let mut command = binary();
-    command.args(["run", "--server", PROCWIRE, "--", "sh", "-c", script]);
+    command.args(["run", "--server", &PROCWIRE, "--", "sh", "-c", script]);
     let mut child = command
         .process_group(0)
         .stdin(Stdio::null())
@@ -441,7 +440,7 @@ fn a_timeout_asks_before_it_kills() {
     });
 }
 
-/// A pipe that nobody reads does not hold up the end.
+/// A pipe that is not read does not hold up the end.
 fn a_timeout_holds_where_output_is_not_read() {
     let mut child = start(&["--timeout", TIMEOUT, "--grace", "0", "--", "yes"]);
     assert_eq!(wait(&mut child).code(), Some(124));
@@ -511,7 +510,7 @@ fn what_the_server_says_cannot_control_the_terminal() {
             ),
             "\\u{9b}31m\\u{7f}\\u{202e}\\u{2066}\\n",
         ),
-        // What is no message is quoted.
+        // What is not a message is quoted.
         (
             "printf '\\033]0;x\\007\\302\\233\\n'; read c".to_owned(),
             "\\u{1b}",
