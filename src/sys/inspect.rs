@@ -312,7 +312,7 @@ pub(crate) fn wait_of(entry: Pid, thread: Pid) -> Wait {
         Err(_) => return Wait::Unknown,
     };
     match Call::parse(&call) {
-        Parsed::Call(call) if is_of_this_machine(entry) => call.wait(entry, thread),
+        Parsed::Call(call) if is_of_this_machine(entry, thread) => call.wait(entry, thread),
         Parsed::Call(_) | Parsed::Unknown => Wait::Unknown,
         Parsed::None => Wait::Not,
     }
@@ -321,8 +321,8 @@ pub(crate) fn wait_of(entry: Pid, thread: Pid) -> Wait {
 /// Whether the system calls of the process have the numbers of this program's. A program of 32 bits on a
 /// machine of 64 has others, and half as long entries in its auxiliary vector: the first number there is
 /// small, and is followed by one that is not 0.
-fn is_of_this_machine(entry: Pid) -> bool {
-    let vector = read(&format!("/proc/{entry}/auxv")).unwrap_or_default();
+fn is_of_this_machine(entry: Pid, thread: Pid) -> bool {
+    let vector = read(&format!("/proc/{entry}/task/{thread}/auxv")).unwrap_or_default();
     vector
         .first_chunk()
         .is_some_and(|first| usize::from_ne_bytes(*first) < 0x1_0000)
@@ -377,26 +377,26 @@ impl Call {
             libc::SYS_read | libc::SYS_readv | libc::SYS_preadv2 => Wait::Read(fd),
             libc::SYS_splice | libc::SYS_tee | libc::SYS_vmsplice => Wait::Move(fd),
             libc::SYS_sendfile => Wait::Move(second as RawFd),
-            libc::SYS_ppoll => self.wait_of_poll(entry),
-            libc::SYS_pselect6 => self.wait_of_select(entry),
+            libc::SYS_ppoll => self.wait_of_poll(entry, thread),
+            libc::SYS_pselect6 => self.wait_of_select(entry, thread),
             libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => wait_of_epoll(entry, thread, fd),
             #[cfg(target_arch = "x86_64")]
-            libc::SYS_poll => self.wait_of_poll(entry),
+            libc::SYS_poll => self.wait_of_poll(entry, thread),
             #[cfg(target_arch = "x86_64")]
-            libc::SYS_select => self.wait_of_select(entry),
+            libc::SYS_select => self.wait_of_select(entry, thread),
             #[cfg(target_arch = "x86_64")]
             libc::SYS_epoll_wait => wait_of_epoll(entry, thread, fd),
             // They may wait for any descriptor, and nothing tells for which.
             libc::SYS_io_uring_enter | libc::SYS_io_getevents | IO_PGETEVENTS => Wait::Unknown,
-            // What was interrupted by a stop goes on under this number, with the arguments of before.
+            // What a stop has interrupted goes on under this number, with the arguments of before: a poll,
+            // or a wait for time or for another thread.
             libc::SYS_restart_syscall => {
                 let place = read(&format!("/proc/{entry}/task/{thread}/wchan")).unwrap_or_default();
-                let place = String::from_utf8_lossy(&place);
-                let is = |name| place.contains(name);
-                match () {
-                    () if is("poll") => self.wait_of_poll(entry),
-                    () if is("nanosleep") || is("futex") => Wait::Not,
-                    () => Wait::Unknown,
+                match String::from_utf8_lossy(&place) {
+                    place if place.contains("poll") => self.wait_of_poll(entry, thread),
+                    place if place.len() > 1 => Wait::Not,
+                    // It is not told where, which is written as 0.
+                    _ => Wait::Unknown,
                 }
             }
             // The other numbers of x86-64, those of x32, begin here.
@@ -405,10 +405,10 @@ impl Call {
         }
     }
 
-    fn wait_of_poll(&self, entry: Pid) -> Wait {
+    fn wait_of_poll(&self, entry: Pid, thread: Pid) -> Wait {
         let [address, count, ..] = self.arguments;
         let count = count as u32 as usize;
-        let Some(polled) = memory(entry, address, count, size_of::<libc::pollfd>()) else {
+        let Some(polled) = memory(entry, thread, address, count, size_of::<libc::pollfd>()) else {
             return Wait::Unknown;
         };
         let (mut inputs, mut others) = (BTreeSet::new(), false);
@@ -429,14 +429,14 @@ impl Call {
         Wait::Poll { inputs, others }
     }
 
-    fn wait_of_select(&self, entry: Pid) -> Wait {
+    fn wait_of_select(&self, entry: Pid, thread: Pid) -> Wait {
         let [count, readable, writable, exceptional, ..] = self.arguments;
         let Ok(count) = usize::try_from(count as i32) else {
             return Wait::Unknown;
         };
         let set = |address| match address {
             0 => Some(BTreeSet::new()),
-            _ => memory(entry, address, count.div_ceil(8), 1).map(|bytes| descriptors(&bytes, count)),
+            _ => memory(entry, thread, address, count.div_ceil(8), 1).map(|bytes| descriptors(&bytes, count)),
         };
         match [readable, writable, exceptional].map(set) {
             [Some(inputs), Some(writable), Some(exceptional)] => Wait::Poll {
@@ -456,13 +456,13 @@ fn descriptors(set: &[u8], count: usize) -> BTreeSet<RawFd> {
 }
 
 /// Memory of the process `entry`, which may wait as long as that holds it; `None` if it cannot be read.
-fn memory(entry: Pid, address: u64, count: usize, size: usize) -> Option<Vec<u8>> {
+fn memory(entry: Pid, thread: Pid, address: u64, count: usize, size: usize) -> Option<Vec<u8>> {
     if count > MAX_POLLED {
         return None;
     }
     let mut bytes = vec![0; count * size];
     if !bytes.is_empty() {
-        let memory = File::open(format!("/proc/{entry}/mem")).ok()?;
+        let memory = File::open(format!("/proc/{entry}/task/{thread}/mem")).ok()?;
         memory.read_exact_at(&mut bytes, address).ok()?;
     }
     Some(bytes)
