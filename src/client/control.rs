@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use super::status::ExitStatus;
 use super::unread::Shared;
-use super::{Done, Error, Link};
+use super::{Error, Link};
+use crate::wire::methods::{Method, method};
 use crate::wire::protocol::{
-    InspectParams, Inspection, KillParams, PtySize, Request, ResizePtyParams, RpcError, SignalName, code,
+    InspectParams, Inspection, KillParams, PtySize, ResizePtyParams, RpcError, SignalName, code,
 };
 
 /// Something to wait for, kill, signal and resize a process with, from any number of threads: see
@@ -133,7 +134,7 @@ impl Control {
     /// [`kill`](Self::kill).
     pub fn signal(&self, signal: impl Into<SignalName>) -> Result<(), Error> {
         let params = self.kill_params(Some(signal.into()), None);
-        self.link.call::<Done>(Request::Kill(params)).map(drop)
+        self.link.call::<method::Kill>(params).map(drop)
     }
 
     /// Changes the size of its terminal, in character cells.
@@ -143,7 +144,7 @@ impl Control {
     /// [`Error::Refused`] if it has none, or has ended, or one of the numbers is zero.
     pub fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
         let params = self.resize_params(rows, cols);
-        self.link.call::<Done>(Request::ResizePty(params)).map(drop)
+        self.link.call::<method::ResizePty>(params).map(drop)
     }
 
     /// What the machine shows of it now: its processes, its terminal, and whether it waits for input.
@@ -153,9 +154,12 @@ impl Control {
     /// [`Error::Refused`] if it has ended, or the server has no such method, as codex app-server has not;
     /// [`Error::Ended`] or [`Error::Io`] if there is no server any more.
     pub fn inspect(&self) -> Result<Inspection, Error> {
-        self.link.call(Request::Inspect(InspectParams {
+        let params = InspectParams {
             process_handle: self.handle.to_string(),
-        }))
+        };
+        self.link
+            .call::<method::Inspect>(params)
+            .map(Arc::unwrap_or_clone)
     }
 
     /// Sends a signal without waiting for the answer, and so without learning of an error: for a
@@ -164,23 +168,23 @@ impl Control {
     /// requests is not taken, no more are sent.
     pub fn post_signal(&self, signal: impl Into<SignalName>, grace: Option<Duration>) {
         let params = self.kill_params(Some(signal.into()), grace);
-        self.post(Request::Kill(params));
+        self.post::<method::Kill>(params);
     }
 
     /// Changes the size of its terminal as [`post_signal`](Self::post_signal) sends a signal.
     pub fn post_resize(&self, rows: u16, cols: u16) {
-        self.post(Request::ResizePty(self.resize_params(rows, cols)));
+        self.post::<method::ResizePty>(self.resize_params(rows, cols));
     }
 
-    fn post(&self, request: Request) {
+    fn post<M: Method>(&self, params: M::Params) {
         if self.link.out.takes_posts() {
-            self.link.tell(request);
+            self.link.tell::<M>(params);
         }
     }
 
     /// Kills it without waiting for the answer.
     pub(super) fn post_kill(&self) {
-        self.link.tell(Request::Kill(self.kill_params(None, None)));
+        self.link.tell::<method::Kill>(self.kill_params(None, None));
     }
 
     fn resize_params(&self, rows: u16, cols: u16) -> ResizePtyParams {
@@ -194,7 +198,7 @@ impl Control {
         if self.has_ended() {
             return Ok(());
         }
-        match self.link.call::<Done>(Request::Kill(params)) {
+        match self.link.call::<method::Kill>(params) {
             // It has ended meanwhile.
             Err(Error::Refused(RpcError {
                 code: code::INVALID_REQUEST,

@@ -41,7 +41,7 @@ use self::tree::{Camera, Held};
 use crate::outbox::Outbox;
 use crate::sys::{self, Birth, EventFd, Interest, Pid, Status};
 use crate::wire::protocol::{
-    Collected, Exited, PtySize, Reply, RequestId, RpcError, SpawnParams, Stream, Usage, code,
+    Collected, Exited, PtySize, Reply, RequestId, RpcError, SpawnParams, SpawnReply, Stream, Usage, code,
 };
 use crate::wire::signal;
 
@@ -194,7 +194,7 @@ pub(crate) fn run(start: Start) {
         on_detach(pid);
     }
     // The answer goes out before the first delta, and by this thread, so that it does.
-    let reply = Ok(Reply::Spawn { pid });
+    let reply = Ok(Reply::Spawn(SpawnReply { pid }));
     if start.reused {
         // Nobody shall take the last process's output and exit for this one's.
         start.outbox.answer_behind_output(start.id.clone(), reply);

@@ -6,6 +6,26 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::wire::methods::Params;
+#[cfg(feature = "schema")]
+use crate::wire::protocol::MAX_HANDLE_BYTES;
+
+/// Params of `process/inspect`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct InspectParams {
+    /// Which process: its name, at most 4,096 bytes of UTF-8, where `maxLength` counts characters.
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_HANDLE_BYTES)))]
+    pub process_handle: String,
+}
+
+impl Params for InspectParams {
+    fn handle(&self) -> Option<&str> {
+        Some(&self.process_handle)
+    }
+}
+
 /// What the machine shows of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -993,7 +993,7 @@ fn the_binary_guarantees_more_than_the_library() {
 fn the_rust_client_inspects() {
     use procwire::client::{Client, Command, Error};
     let client = Client::in_process(procwire::Config::default()).expect("a server");
-    let guarantees = client.guarantees().expect("it tells");
+    let guarantees = client.guarantees();
     assert!(guarantees.kills_tree && guarantees.inspect && !guarantees.survives_server_kill);
     let mut process = client.spawn(Command::new("cat").tty(24, 80)).expect("cat runs");
     let control = process.control();

@@ -14,6 +14,7 @@ mod check;
 mod client;
 mod command_line;
 mod completions;
+mod recording;
 mod run;
 
 // What the documents say.
@@ -69,6 +70,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("client::hostile", client::hostile::TESTS),
     ("command_line", command_line::TESTS),
     ("run", run::TESTS),
+    ("recording", recording::TESTS),
     ("check", check::TESTS),
     ("completions", completions::TESTS),
     ("spawn", spawn::TESTS),
