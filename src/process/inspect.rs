@@ -20,7 +20,7 @@ use crate::wire::inspect::{Foreground, Inspection, ProcessState, TerminalState};
 use crate::wire::protocol::{Reply, RequestId, RpcError, code};
 
 /// How long a look may take before it is answered with what is known so far. It takes a few milliseconds.
-const LOOK_WAIT: Duration = Duration::from_secs(1);
+const LOOK_WAIT: Duration = Duration::from_secs(2);
 /// How many processes an answer may have.
 const MAX_PROCESSES: usize = 1_000;
 /// How much of a command is shown.
@@ -101,9 +101,13 @@ impl Subject {
 /// Whether `subject` is blocked in a read of its terminal or of its stdin; `None` where that cannot be known.
 /// May wait as long as a process of it holds its memory: [`Look`] does not.
 pub(crate) fn waits_for_input(subject: &Subject, camera: &Camera) -> Option<bool> {
-    let family = camera.picture().ok()?.family(subject.pid).ok()??;
-    let members: Vec<Member> = family.into_iter().map(Member::new).collect();
-    any_waits(subject, &members)
+    any_waits(subject, &members(subject, camera)?)
+}
+
+/// Everything that belongs to `subject`, oldest first; `None` where that is not shown.
+fn members(subject: &Subject, camera: &Camera) -> Option<Vec<Member>> {
+    let family = camera.picture().and_then(|picture| picture.family(subject.pid));
+    Some(family.ok()??.into_iter().map(Member::new).collect())
 }
 
 /// A process with what `/proc` says of it.
@@ -118,6 +122,10 @@ impl Member {
             facts: shown::facts(seen.entry),
             seen,
         }
+    }
+
+    fn pid(&self) -> u32 {
+        self.seen.pid.unsigned_abs()
     }
 
     fn command(&self) -> Option<Vec<String>> {
@@ -313,44 +321,25 @@ impl Look {
 }
 
 fn look(subject: &Subject, scope: Scope, camera: &Camera, shared: &Shared) {
-    // Where there is nothing to be seen, nothing is known.
-    let family = camera.picture().and_then(|picture| picture.family(subject.pid));
-    let Ok(Some(family)) = family else { return };
-    let mut members: Vec<Member> = family.into_iter().map(Member::new).collect();
-    if scope == Scope::All {
-        let mut known = shared.known();
-        let shown = members.iter().take(MAX_PROCESSES);
-        known.processes = shown
-            .map(|m| process_state(m.seen.pid, Some(m.seen.parent), m.facts.as_ref()))
-            .collect();
-        known.processes_omitted = match members.len().saturating_sub(MAX_PROCESSES) {
-            0 => None,
-            omitted => Some(omitted as u64),
-        };
-        known.foreground = subject.foreground.and_then(|group| {
-            let alive = members.iter().filter(|m| m.seen.group == group && !m.seen.dead);
-            let pid = alive.min_by_key(|m| m.seen.pid != group)?.seen.pid;
-            Some(Foreground {
-                pid: pid.unsigned_abs(),
-                command: None,
-            })
-        });
-    }
-    let waits_for_input = any_waits(subject, &members);
-    shared.known().waits_for_input = waits_for_input;
     if scope == Scope::Input {
+        let waits_for_input = waits_for_input(subject, camera);
+        shared.known().waits_for_input = waits_for_input;
         return;
     }
+    // Where there is nothing to be seen, nothing is known.
+    let Some(mut members) = members(subject, camera) else {
+        return;
+    };
+    show(subject, &members, &mut shared.known());
+    let waits_for_input = any_waits(subject, &members);
+    shared.known().waits_for_input = waits_for_input;
     // Last, because this is what may take long.
     let foreground = shared
         .known()
         .foreground
         .as_ref()
         .map(|foreground| foreground.pid);
-    if let Some(member) = members
-        .iter()
-        .find(|m| Some(m.seen.pid.unsigned_abs()) == foreground)
-    {
+    if let Some(member) = members.iter().find(|m| Some(m.pid()) == foreground) {
         let command = member.command();
         if let Some(foreground) = &mut shared.known().foreground {
             foreground.command = command;
@@ -363,6 +352,27 @@ fn look(subject: &Subject, scope: Scope, camera: &Camera, shared: &Shared) {
             process.command = command;
         }
     }
+}
+
+/// What is known of `members` without their commands.
+fn show(subject: &Subject, members: &[Member], known: &mut Inspection) {
+    let shown = members.iter().take(MAX_PROCESSES);
+    known.processes = shown
+        .map(|m| process_state(m.seen.pid, Some(m.seen.parent), m.facts.as_ref()))
+        .collect();
+    known.processes_omitted = match members.len().saturating_sub(MAX_PROCESSES) {
+        0 => None,
+        omitted => Some(omitted as u64),
+    };
+    known.foreground = subject.foreground.and_then(|group| {
+        let mut alive = members.iter().filter(|m| m.seen.group == group && !m.seen.dead);
+        let oldest = alive.next()?;
+        let leader = std::iter::once(oldest).chain(alive).find(|m| m.seen.pid == group);
+        Some(Foreground {
+            pid: leader.unwrap_or(oldest).pid(),
+            command: None,
+        })
+    });
 }
 
 // ---- the requests ----
@@ -430,6 +440,7 @@ impl Process {
 
     /// Answers those that came before the process is reaped.
     pub(super) fn finish_inspections(&mut self) {
+        let mut waited = false;
         while self.ending.is_none()
             && let Some(deadline) = self.inspections.deadline()
         {
@@ -438,9 +449,12 @@ impl Process {
             let _ = sys::poll(&mut [Interest::read(self.wake.raw())], Some(left));
             self.wake.clear();
             self.tend_inspections(Instant::now());
+            waited = true;
         }
-        // It may have been set because of a command.
-        self.wake.set();
+        if waited {
+            // It may have been set because of a command.
+            self.wake.set();
+        }
         self.refuse_inspections();
     }
 

@@ -1,8 +1,10 @@
 //! `process/inspect`: what the machine shows of a process, and whether it waits for input; and what a server
 //! says that it guarantees.
 
-use std::io::Write;
+use std::ffi::CString;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr;
@@ -10,6 +12,7 @@ use std::ptr;
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Mode, Scratch, Test, binary, both, test, times, wait_until};
+use crate::proc::Proc;
 
 pub const TESTS: &[Test] = &[
     both!(each_way_of_waiting_is_told_apart),
@@ -37,6 +40,7 @@ pub const TESTS: &[Test] = &[
     test!(every_request_is_answered_however_many_there_are),
     test!(a_thousand_do_not_delay_another_program),
     both!(behind_the_exit_it_is_answered),
+    test!(a_process_that_does_not_let_go_of_its_memory_delays_nothing),
     test!(with_descriptors_used_up_it_still_tells),
     test!(without_a_usable_proc_nothing_is_made_up),
     test!(an_embedded_server_guarantees_what_it_can),
@@ -209,6 +213,22 @@ pub fn wait_in(what: &str) -> ! {
             unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
             ready();
             read(first);
+        }
+        "arguments" => {
+            // Its arguments are in memory that cannot be read: a file that does not answer.
+            let path = CString::new(std::env::args().nth(3).expect("a file")).expect("a path");
+            // SAFETY: a new mapping, which is not touched; the arguments end where they did.
+            unsafe {
+                let file = libc::open(path.as_ptr(), libc::O_RDONLY);
+                let low = ptr::without_provenance_mut(0x1000_0000);
+                let fixed = libc::MAP_PRIVATE | libc::MAP_FIXED_NOREPLACE;
+                let mapped = libc::mmap(low, 4096, libc::PROT_READ, fixed, file, 0);
+                assert_eq!(mapped, low, "it is mapped: {}", std::io::Error::last_os_error());
+                let moved = libc::prctl(libc::PR_SET_MM, libc::PR_SET_MM_ARG_START, low, 0, 0);
+                assert_eq!(moved, 0, "prctl: {}", std::io::Error::last_os_error());
+            }
+            ready();
+            read(0);
         }
         "children" => {
             let children: u32 = which.parse().expect("a number");
@@ -869,6 +889,148 @@ fn behind_the_exit_it_is_answered(mode: Mode) {
     client.kill("a");
     assert!(client.result(inspect)["processes"].is_array());
     client.exited("a");
+    client.finish();
+}
+
+/// A file system with one file, `file`, whose content never comes: a FUSE server that does not answer reads.
+struct SilentFiles {
+    mounted: String,
+    server: Option<std::thread::JoinHandle<()>>,
+}
+
+impl SilentFiles {
+    /// `None` where this user may not mount one, which is said.
+    fn mount(scratch: &Scratch) -> Option<SilentFiles> {
+        let mounted = scratch.directory("silent");
+        let device = std::fs::File::options().read(true).write(true).open("/dev/fuse");
+        let made = device.and_then(|device| {
+            let target = CString::new(mounted.as_str())?;
+            let data = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+            let data = CString::new(data)?;
+            let flags = libc::MS_NOSUID | libc::MS_NODEV;
+            // SAFETY: all of these end in NUL.
+            let result = unsafe {
+                libc::mount(
+                    c"silent".as_ptr(),
+                    target.as_ptr(),
+                    c"fuse".as_ptr(),
+                    flags,
+                    data.as_ptr().cast(),
+                )
+            };
+            match result {
+                0 => Ok(device),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+        match made {
+            Ok(device) => Some(SilentFiles {
+                mounted,
+                server: Some(std::thread::spawn(move || Self::serve(device))),
+            }),
+            Err(e) => {
+                println!("not run: no file system can be mounted here: {e}");
+                None
+            }
+        }
+    }
+
+    /// Answers until it is unmounted. The numbers are those of <linux/fuse.h>.
+    fn serve(mut device: std::fs::File) {
+        let words = |values: &[u32]| -> Vec<u8> { values.iter().flat_map(|v| v.to_ne_bytes()).collect() };
+        let attributes = |node: u64| -> Vec<u8> {
+            let mode = if node == 1 { 0o040_755 } else { 0o100_644 };
+            let numbers = [node, 4096, 8, 0, 0, 0];
+            let mut bytes: Vec<u8> = numbers.iter().flat_map(|v| v.to_ne_bytes()).collect();
+            bytes.extend(words(&[0, 0, 0, mode, 1, 0, 0, 0, 4096, 0]));
+            bytes
+        };
+        let mut request = vec![0; 1 << 20];
+        while let Ok(length) = device.read(&mut request) {
+            let word = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().expect("four bytes"));
+            let long = |at: usize| u64::from_ne_bytes(request[at..at + 8].try_into().expect("eight bytes"));
+            let (operation, unique, node) = (word(4), long(8), long(16));
+            let (error, body) = match operation {
+                // Lookup, and what is asked of a node.
+                1 if request[40..length].starts_with(b"file\0") => {
+                    let mut body: Vec<u8> = [2_u64, 0, 60, 60].iter().flat_map(|v| v.to_ne_bytes()).collect();
+                    body.extend(words(&[0, 0]));
+                    body.extend(attributes(2));
+                    (0, body)
+                }
+                3 => {
+                    let mut body = 60_u64.to_ne_bytes().to_vec();
+                    body.extend(words(&[0, 0]));
+                    body.extend(attributes(node));
+                    (0, body)
+                }
+                // Forgetting has no answer, and reading gets none.
+                2 | 15 | 42 => continue,
+                14 => (0, vec![0; 16]),
+                26 => {
+                    let mut body = words(&[7, 31, 0, 0, 0, 4096, 1]);
+                    body.resize(64, 0);
+                    (0, body)
+                }
+                _ => (-libc::ENOSYS, Vec::new()),
+            };
+            let mut answer = words(&[16 + body.len() as u32, error.cast_unsigned()]);
+            answer.extend(unique.to_ne_bytes());
+            answer.extend(body);
+            let _ = device.write_all(&answer);
+        }
+    }
+}
+
+impl Drop for SilentFiles {
+    fn drop(&mut self) {
+        let mounted = CString::new(std::path::Path::new(&self.mounted).as_os_str().as_bytes());
+        let mounted = mounted.expect("a path");
+        // SAFETY: a path that ends in NUL.
+        unsafe { libc::umount2(mounted.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH) };
+        // Whatever waits for a page has got an error, and lets go of the file.
+        let server = self.server.take().expect("it is joined once");
+        server.join().expect("it does not panic");
+    }
+}
+
+fn a_process_that_does_not_let_go_of_its_memory_delays_nothing() {
+    let scratch = Scratch::new();
+    let Some(silent) = SilentFiles::mount(&scratch) else {
+        return;
+    };
+    let file = format!("{}/file", silent.mounted);
+    let mut client = Client::in_process();
+    client.spawn(Mode::Pipe.params("echo", &["cat"]));
+    let mut command = waiting_in("arguments");
+    command.push(file);
+    let command: Vec<&str> = command.iter().map(String::as_str).collect();
+    for round in 0..2 {
+        let handle = format!("silent {round}");
+        let pid = client.spawn_ready(Mode::Pipe.params(&handle, &command));
+        wait_until("it reads", || Proc::of(pid).is_some_and(|p| p.state == "S"));
+        // What is known without its memory is told when the time is up.
+        let shown = inspect(&mut client, &handle);
+        assert_eq!(shown["waitsForInput"], true, "{shown}");
+        let process = &shown["processes"][0];
+        assert_eq!(
+            (&process["pid"], &process["command"], &process["state"]),
+            (&json!(pid), &Value::Null, &json!("S")),
+            "{shown}"
+        );
+        // The next ones are told at once that there is nothing more to know.
+        for _ in 0..100 {
+            let shown = inspect(&mut client, &handle);
+            assert_eq!(shown["waitsForInput"], Value::Null, "{shown}");
+        }
+        // Neither does a kill wait, nor another program.
+        let id = client.write("echo", b"x");
+        client.result(id);
+        assert_eq!(client.delta("echo").0, b"x");
+        client.kill(&handle);
+        client.exited(&handle);
+    }
+    drop(silent);
     client.finish();
 }
 
