@@ -26,6 +26,8 @@ const MAX_POLLED: usize = 4_096;
 const IO_PGETEVENTS: libc::c_long = 333;
 #[cfg(target_arch = "aarch64")]
 const IO_PGETEVENTS: libc::c_long = 292;
+/// The major number of the slaves of Unix98 terminals, all of which Linux has under one.
+const UNIX98_SLAVES: u32 = 136;
 /// How deep an epoll may be in another one. The kernel allows five.
 const MAX_NESTED_EPOLLS: usize = 5;
 
@@ -156,8 +158,7 @@ pub(crate) fn slave(master: BorrowedFd<'_>) -> Option<Slave> {
     let file = fs::metadata(format!("/dev/pts/{number}")).ok();
     Some(Slave {
         number,
-        // The kernel's own numbers for the slaves of Unix98.
-        device: libc::makedev(136 + (number >> 8), number & 0xff),
+        device: libc::makedev(UNIX98_SLAVES, number),
         file: file.map(|file| (file.dev(), file.ino())),
     })
 }
@@ -542,3 +543,6 @@ impl Input {
         Some(is_own_tty || is_slave)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -334,7 +334,9 @@ fn every_member_is_told(mode: Mode) {
     let mut client = Client::in_process();
     let pid = client.spawn_ready(mode.params("a", &["sh", "-c", "echo ready; cat; true"]));
     let shown = settles(&mut client, "a", "cat runs", |now| {
-        now["processes"][1]["command"] == json!(["cat"]) && now["waitsForInput"] == true
+        now["processes"][1]["command"] == json!(["cat"])
+            && now["processes"][0]["state"] == "S"
+            && now["waitsForInput"] == true
     });
     let members = |value: &Value| {
         let members = value.as_object().expect("an object");
