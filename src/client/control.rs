@@ -13,8 +13,8 @@ use super::unread::Shared;
 use super::{Error, Link, Pending};
 use crate::wire::methods::{Method, method};
 use crate::wire::protocol::{
-    CloseOutputParams, Condition, KillParams, PtySize, ResizePtyParams, RpcError, SignalName, Stream,
-    WaitParams, WaitReply, code,
+    CloseOutputParams, Condition, InspectParams, Inspection, KillParams, PtySize, ResizePtyParams, RpcError,
+    SignalName, Stream, WaitParams, WaitReply, code,
 };
 
 /// Something to wait for, kill, signal and resize a process with, from any number of threads: see
@@ -158,6 +158,21 @@ impl Control {
     pub fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
         let params = self.resize_params(rows, cols);
         self.link.call::<method::ResizePty>(params).map(drop)
+    }
+
+    /// What the machine shows of it now: its processes, its terminal, and whether it waits for input.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if it has ended, or the server has no such method, as codex app-server has not;
+    /// [`Error::Ended`] or [`Error::Io`] if there is no server any more.
+    pub fn inspect(&self) -> Result<Inspection, Error> {
+        let params = InspectParams {
+            process_handle: self.handle.to_string(),
+        };
+        self.link
+            .call::<method::Inspect>(params)
+            .map(Arc::unwrap_or_clone)
     }
 
     /// Sends a signal without waiting for the answer, and so without learning of an error: for a

@@ -16,6 +16,7 @@
 //! | drained | a tracer holds the zombie | it is asked for at growing intervals, and commands are answered |
 //! | any | the connection ends | the tree is killed, and draining no longer waits for the client |
 
+pub(crate) mod inspect;
 pub(crate) mod keep;
 pub(crate) mod output;
 mod output_requests;
@@ -38,6 +39,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use self::inspect::Inspections;
 use self::keep::Keep;
 use self::output::{Output, Sink};
 use self::pty::Terminal;
@@ -96,6 +98,9 @@ pub(crate) enum Command {
         stream: Option<Stream>,
     },
     Wait(Box<Wait>),
+    Inspect {
+        id: RequestId,
+    },
     /// The connection is ending.
     End,
 }
@@ -257,6 +262,7 @@ struct Process {
     terminal: Option<Terminal>,
     outputs: [Option<Output>; 2],
     stdin: Stdin,
+    inspections: Inspections,
     sink: Sink,
     waits: Waits,
     /// See [`Handover`].
@@ -334,6 +340,7 @@ impl Process {
                 Arc::clone(&vitals.stdin_unanswered),
                 outbox.clone(),
             ),
+            inspections: Inspections::default(),
             sink: Sink {
                 handle: start.handle,
                 credit: outbox.credit(Arc::clone(&start.wake)),
@@ -403,6 +410,7 @@ impl Process {
                 self.holds_back = false;
                 self.take_commands();
             }
+            self.tend_inspections(Instant::now());
             if exit.readable() {
                 self.on_exit();
             }
@@ -472,16 +480,24 @@ impl Process {
             let drain = exited + self.drain();
             // Once the drain is over, only the delivery of what is owed is waited for: the client's
             // reading ends that, or the end of the connection.
-            let drain = match drain > now {
+            let end = match drain > now {
                 true => Some(drain),
                 false => self.ending.map(|ending| ending + DELIVER_AT_END),
             };
-            return drain.into_iter().chain(waits).min();
+            return [end, self.inspections.deadline(), waits]
+                .into_iter()
+                .flatten()
+                .min();
         }
         let outputs = self.outputs();
         let outputs = outputs.flat_map(|output| [output.look_again_at(), output.eof_at()]);
-        let outputs = outputs.flatten().min();
-        let others = [self.answer_writes_at, outputs, self.stdin.look_again_at(), waits];
+        let others = [
+            self.answer_writes_at,
+            outputs.flatten().min(),
+            self.stdin.look_again_at(),
+            self.inspections.deadline(),
+            waits,
+        ];
         [self.timeout_at, self.kill_at]
             .into_iter()
             .chain(others)
@@ -571,6 +587,7 @@ impl Process {
                     self.sink.outbox.answer_behind_output(id, outcome);
                 }
                 Command::Wait(wait) => self.wait(*wait),
+                Command::Inspect { id } => self.inspect(id),
                 Command::End => self.connection_ends(),
             }
         }
@@ -656,6 +673,7 @@ impl Process {
     /// Reaps the process and says how it ended; nothing is said of one that lives on.
     fn end(mut self) -> (Option<Box<Exited>>, Receiver<Command>) {
         self.stdin.fail("the process has ended");
+        self.finish_inspections();
         if self.released {
             self.waits.fail(&self.sink.outbox, CONNECTION_ENDS);
             return (None, self.inbox);
@@ -666,6 +684,7 @@ impl Process {
         }
         // Until here the pid was a zombie's at least, so that it could mean nobody else.
         let (status, usage) = self.reap();
+        self.refuse_inspections();
         if !self.detach {
             tree::wait_for_group(self.pid, &self.common.camera);
         }
@@ -726,6 +745,7 @@ impl Process {
             } else {
                 pause = (pause * 2).min(LONGEST_REAP_PAUSE);
             }
+            self.tend_inspections(Instant::now());
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use super::Process;
+use super::inspect::{Look, Scope};
 use super::output::Output;
 use super::wait::{StreamState, Wait, Watched};
 use crate::wire::protocol::{Reply, RpcError, Stream};
@@ -109,7 +110,9 @@ impl Watched for Process {
         self.exited.is_some() && self.outputs().all(settled)
     }
 
-    fn waits_for_input(&self) -> Option<bool> {
-        None
+    fn look_for_input(&self) -> Option<Look> {
+        let (common, wake) = (&self.common, &self.wake);
+        let look = || Look::begin(self.subject(), Scope::Input, common, wake).ok();
+        self.exited.is_none().then(look).flatten()
     }
 }

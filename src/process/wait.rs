@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::outbox::Outbox;
+use crate::process::inspect::Look;
 use crate::process::pattern::Pattern;
 use crate::wire::protocol::{Condition, Reply, RequestId, RpcError, Stream, WaitParams, WaitReply, code};
 
@@ -115,8 +116,8 @@ pub(crate) trait Watched {
     fn stream(&self, stream: Stream) -> Option<StreamState>;
     /// The process has exited, and what it had printed before was read.
     fn has_exited(&self) -> bool;
-    /// `None` where that cannot be known.
-    fn waits_for_input(&self) -> Option<bool>;
+    /// Begins to look whether it waits for input; `None` where that cannot be done now.
+    fn look_for_input(&self) -> Option<Look>;
 }
 
 /// A wait that has taken effect.
@@ -153,8 +154,57 @@ struct Found {
 #[derive(Default)]
 pub(crate) struct Waits {
     waiting: Vec<Waiting>,
-    /// When to look again whether the process waits for input, and how long to pause after that.
-    input: Option<(Instant, Duration)>,
+    /// While anything waits for that: whether the process waits for input.
+    input: Option<InputWatch>,
+}
+
+/// Looks whether a process waits for input, again and again.
+struct InputWatch {
+    look: Option<Look>,
+    /// A wait has come since it began, about what is from then on.
+    stale: bool,
+    /// When to look again, and how long to pause after that.
+    at: Instant,
+    pause: Duration,
+}
+
+impl InputWatch {
+    /// From the beginning, for one more wait. A look under way goes on: it cannot be ended.
+    fn renewed(old: Option<InputWatch>, now: Instant) -> InputWatch {
+        let look = old.and_then(|watch| watch.look);
+        InputWatch {
+            stale: look.is_some(),
+            look,
+            at: now,
+            pause: FIRST_INPUT_PAUSE,
+        }
+    }
+
+    /// Whether a look has found now that it does.
+    fn found(&mut self, now: Instant, watched: &impl Watched) -> bool {
+        if let Some(look) = &self.look {
+            if !look.has_ended() {
+                return false;
+            }
+            let found = look.known().waits_for_input == Some(true) && !self.stale;
+            self.look = None;
+            if found {
+                return true;
+            }
+            if !self.stale {
+                self.at = now + self.pause;
+                self.pause = LONGEST_INPUT_PAUSE.min(self.pause * 2);
+            }
+        }
+        if self.at <= now {
+            self.stale = false;
+            self.look = watched.look_for_input();
+            if self.look.is_none() {
+                self.at = now + LONGEST_INPUT_PAUSE;
+            }
+        }
+        false
+    }
 }
 
 impl Waits {
@@ -168,7 +218,7 @@ impl Waits {
         let conditions = params.until.iter().map(Awaited::from).collect();
         let timeout = params.timeout_ms.map(Duration::from_millis);
         if params.until.contains(&Condition::Input) {
-            self.input = Some((now, FIRST_INPUT_PAUSE));
+            self.input = Some(InputWatch::renewed(self.input.take(), now));
         }
         self.waiting.push(Waiting {
             id,
@@ -235,22 +285,18 @@ impl Waits {
 
     /// Whether the process waits for input, if anything asks and it is time to look.
     fn look_for_input(&mut self, now: Instant, watched: &impl Watched) -> bool {
-        let asks = |condition: &Awaited| matches!(condition, Awaited::Input);
-        if !self
-            .waiting
-            .iter()
-            .any(|waiting| waiting.conditions.iter().any(asks))
-        {
-            self.input = None;
-        }
-        let Some((at, pause)) = self.input else {
+        let Some(watch) = &mut self.input else {
             return false;
         };
-        if at > now {
-            return false;
+        let is_input = |condition: &Awaited| matches!(condition, Awaited::Input);
+        let asks = |waiting: &Waiting| waiting.conditions.iter().any(is_input);
+        if self.waiting.iter().any(asks) {
+            return watch.found(now, watched);
         }
-        self.input = Some((now + pause, LONGEST_INPUT_PAUSE.min(pause * 2)));
-        watched.waits_for_input() == Some(true)
+        if watch.look.as_ref().is_none_or(Look::has_ended) {
+            self.input = None;
+        }
+        false
     }
 
     /// When to look again, if nothing else happens.
@@ -262,7 +308,9 @@ impl Waits {
             });
             quiet.chain(waiting.until)
         });
-        times.chain(self.input.map(|(at, _)| at)).min()
+        // The end of a look wakes the process.
+        let input = self.input.iter().filter(|watch| watch.look.is_none());
+        times.chain(input.map(|watch| watch.at)).min()
     }
 
     /// The process has ended, and nothing more is read: answers the rest.

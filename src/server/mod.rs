@@ -39,9 +39,9 @@ use crate::wire::methods::Params as _;
 use crate::wire::modes;
 use crate::wire::output::{MAX_CONDITIONS, MAX_PATTERN_BYTES};
 use crate::wire::protocol::{
-    CloseOutputParams, Condition, InitializeParams, InitializeReply, KillParams, Limit, Limits, ListReply,
-    MAX_HANDLE_BYTES, OutputKeep, ProcessInfo, PtySize, Reply, Request, RequestId, ResizePtyParams, RpcError,
-    ServerInfo, SpawnParams, Stage, WaitParams, WriteStdinParams, code, shortened,
+    CloseOutputParams, Condition, Guarantees, InitializeParams, InitializeReply, InspectParams, KillParams,
+    Limit, Limits, ListReply, MAX_HANDLE_BYTES, OutputKeep, ProcessInfo, PtySize, Reply, Request, RequestId,
+    ResizePtyParams, RpcError, ServerInfo, SpawnParams, Stage, WaitParams, WriteStdinParams, code, shortened,
 };
 use crate::wire::signal;
 
@@ -96,6 +96,12 @@ pub struct Config {
     /// and has to spare it. The pid may be recycled later; what tells the two apart is the start time in
     /// `/proc`.
     pub on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
+    /// What the server tells in `guarantees.killsDaemonsAtEnd` (no): this program ends what is left of its
+    /// descendants when [`serve`] has returned. It has to be a child subreaper for that.
+    pub kills_daemons_at_end: bool,
+    /// What the server tells in `guarantees.survivesServerKill` (no): another process ends everything if this
+    /// one is killed.
+    pub survives_server_kill: bool,
 }
 
 impl fmt::Debug for Config {
@@ -107,6 +113,8 @@ impl fmt::Debug for Config {
             .field("max_pending_stdin_bytes", &self.max_pending_stdin_bytes)
             .field("drain", &self.drain)
             .field("child_descriptor_limit", &self.child_descriptor_limit)
+            .field("kills_daemons_at_end", &self.kills_daemons_at_end)
+            .field("survives_server_kill", &self.survives_server_kill)
             .finish_non_exhaustive()
     }
 }
@@ -121,6 +129,8 @@ impl Default for Config {
             drain: false,
             child_descriptor_limit: None,
             on_detach: None,
+            kills_daemons_at_end: false,
+            survives_server_kill: false,
         }
     }
 }
@@ -637,6 +647,7 @@ impl Dispatcher {
             Request::Kill(params) => self.kill(&id, &params),
             Request::CloseOutput(params) => self.close_output(&id, &params),
             Request::Wait(params) => self.wait(&id, params),
+            Request::Inspect(params) => self.inspect(&id, &params),
             Request::List => {
                 self.list(id);
                 return;
@@ -687,7 +698,19 @@ impl Dispatcher {
                 max_in_flight: MAX_IN_FLIGHT as u64,
                 default_pty_size: PtySize::default(),
             },
+            guarantees: self.guarantees(),
         })))
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        let sees_all = sys::blindness().is_none();
+        Guarantees {
+            kills_tree: sees_all,
+            kills_daemons_at_end: self.config.kills_daemons_at_end,
+            survives_server_kill: self.config.survives_server_kill,
+            inspect: sees_all && sys::inspect::waits_are_shown(),
+            limits: sys::inspect::limits_are_kept(),
+        }
     }
 
     fn spawn(&mut self, id: &RequestId, params: SpawnParams) -> Result<(), RpcError> {
@@ -834,6 +857,12 @@ impl Dispatcher {
             signal,
             grace: params.grace_ms.map(Duration::from_millis),
         });
+        Ok(())
+    }
+
+    fn inspect(&self, id: &RequestId, params: &InspectParams) -> Result<(), RpcError> {
+        let command = Command::Inspect { id: id.clone() };
+        self.entry(&params.process_handle)?.command(command);
         Ok(())
     }
 
@@ -1046,9 +1075,10 @@ impl Dispatcher {
             Command::CloseOutput { id, .. } if !entry.params.tty => {
                 return self.outbox.answer_behind_output(id, Ok(Reply::Done));
             }
-            Command::Resize { id, .. } | Command::Write { id, .. } | Command::CloseOutput { id, .. } => {
-                (id, Err(no_process(&entry.params.process_handle)))
-            }
+            Command::Resize { id, .. }
+            | Command::Write { id, .. }
+            | Command::CloseOutput { id, .. }
+            | Command::Inspect { id } => (id, Err(no_process(&entry.params.process_handle))),
             Command::End => return,
         };
         self.outbox.answer(Some(id), outcome);

@@ -12,6 +12,7 @@ mod descriptors;
 mod error;
 mod exit;
 mod files;
+pub(crate) mod inspect;
 #[cfg(feature = "cli")]
 mod memory;
 mod pidfd;

@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
     test!(the_end_of_a_stream_is_waited_for),
     both!(an_exit_is_waited_for),
     test!(output_before_the_exit_comes_first),
+    both!(a_prompt_is_waited_for),
     both!(a_wait_that_cannot_end_well_is_answered_at_the_exit),
     both!(time_can_be_limited),
     test!(waits_hold_nothing_up),
@@ -165,7 +166,10 @@ fn a_stream_can_be_left_out_of_account() {
     assert_eq!(client.delta("b").0, b"cd");
     assert!(!client.is_answered(both));
     client.write("b", b"\n");
-    assert_eq!(client.result(both), json!({"index": 0, "stream": "stdout", "offset": 4}));
+    assert_eq!(
+        client.result(both),
+        json!({"index": 0, "stream": "stdout", "offset": 4})
+    );
     client.kill("b");
     client.finish();
 }
@@ -371,6 +375,26 @@ fn an_exit_is_waited_for(mode: Mode) {
             json!({"index": null, "timedOut": false, "exited": true})
         );
     }
+    client.finish();
+}
+
+fn a_prompt_is_waited_for(mode: Mode) {
+    let mut client = Client::in_process();
+    let script = "printf 'name: '; read x; sleep 0.1; printf 'again: '; read x; exec sleep 1000";
+    client.request("process/spawn", mode.params("i", &["sh", "-c", script]));
+    for prompt in ["name: ", "again: "] {
+        let id = wait(&mut client, "i", json!([{"text": "never"}, {"input": true}]));
+        assert_eq!(client.result(id), json!({"index": 1}));
+        // It was printed before.
+        client.until("i", prompt);
+        client.write("i", b"x\n");
+    }
+    let params = json!({"processHandle": "i", "until": [{"input": true}], "timeoutMs": 400});
+    let result = client.call("process/wait", params);
+    assert_eq!(result, json!({"index": null, "timedOut": true, "exited": false}));
+    let id = wait(&mut client, "i", json!([{"input": true}]));
+    client.kill("i");
+    assert_eq!(client.result(id)["exited"], true);
     client.finish();
 }
 
