@@ -379,6 +379,7 @@ fn borders() -> Vec<Value> {
             "process/closeOutput",
             "process/wait",
             "process/list",
+            "process/inspect",
             "initialize",
         ] {
             messages.push(json!({ "method": method, "params": params }));
@@ -537,6 +538,10 @@ fn every_number_has_the_range_that_the_server_takes() {
             "KillRequest",
             json!({ "method": "process/kill", "params": {
                 "processHandle": "gone", "signal": 1, "graceMs": 1 } }),
+        ),
+        (
+            "InspectRequest",
+            json!({ "method": "process/inspect", "params": { "processHandle": "gone" } }),
         ),
         (
             "CloseOutputRequest",
@@ -731,6 +736,7 @@ fn openrpc_names_exactly_the_methods_of_the_server() {
             "process/closeOutput",
             "process/wait",
             "process/list",
+            "process/inspect",
             "initialized"
         ]
     );
