@@ -55,7 +55,8 @@ use self::wait::{Wait, Waits};
 use crate::outbox::Outbox;
 use crate::sys::{self, Birth, EventFd, Interest, Pid, Status};
 use crate::wire::protocol::{
-    Collected, Exited, PtySize, Reply, RequestId, RpcError, SpawnParams, SpawnReply, Stream, Usage, code,
+    Collected, CollectedTail, Exited, PtySize, Reply, RequestId, RpcError, SpawnParams, SpawnReply, Stream,
+    Usage, code,
 };
 use crate::wire::signal;
 
@@ -257,6 +258,8 @@ struct Process {
     pidfd: Option<std::os::fd::OwnedFd>,
     terminal: Option<Terminal>,
     outputs: [Option<Output>; 2],
+    /// The end of a stream is told, also of one that is not read.
+    tells_tails: bool,
     stdin: Stdin,
     inspections: Inspections,
     sink: Sink,
@@ -333,6 +336,7 @@ impl Process {
             pidfd: Some(child.pidfd),
             terminal,
             outputs,
+            tells_tails: keep.told,
             stdin: Stdin::new(
                 stdin,
                 params.tty,
@@ -722,9 +726,13 @@ impl Process {
         }
         tree::wait_for_death(&self.killed, Instant::now() + tree::DEATH);
         let duration = self.exited.unwrap_or_else(Instant::now) - self.started;
+        let unread = || Collected {
+            tail: self.tells_tails.then(CollectedTail::default),
+            ..Collected::default()
+        };
         let [stdout, stderr] = self
             .outputs
-            .map(|o| o.map_or_else(Collected::default, Output::into_collected));
+            .map(|o| o.map_or_else(unread, Output::into_collected));
         let exited = Exited {
             process_handle: self.sink.handle,
             exit_code: if self.timed_out { TIMED_OUT } else { status.code },

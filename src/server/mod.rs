@@ -411,6 +411,12 @@ impl Dispatcher {
         Ok(())
     }
 
+    fn inspect(&self, id: &RequestId, params: &InspectParams) -> Result<(), RpcError> {
+        let command = Command::Inspect { id: id.clone() };
+        self.entry(&params.process_handle)?.command(command);
+        Ok(())
+    }
+
     fn kill(&self, id: &RequestId, params: &KillParams) -> Result<(), RpcError> {
         let signal = match &params.signal {
             Some(name) => {
@@ -423,12 +429,6 @@ impl Dispatcher {
             signal,
             grace: params.grace_ms.map(Duration::from_millis),
         });
-        Ok(())
-    }
-
-    fn inspect(&self, id: &RequestId, params: &InspectParams) -> Result<(), RpcError> {
-        let command = Command::Inspect { id: id.clone() };
-        self.entry(&params.process_handle)?.command(command);
         Ok(())
     }
 

@@ -639,6 +639,10 @@ fn every_number_has_the_range_that_the_server_takes() {
             json!({ "method": "process/writeStdin", "params": {
                 "processHandle": "gone", "closeStdin": true } }),
         ),
+        (
+            "InspectRequest",
+            json!({ "method": "process/inspect", "params": { "processHandle": "gone" } }),
+        ),
         ("ListRequest", json!({ "method": "process/list" })),
         (
             "InitializeRequest",
