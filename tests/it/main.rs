@@ -14,6 +14,7 @@ mod check;
 mod client;
 mod command_line;
 mod completions;
+mod man;
 mod run;
 
 // What the documents say.
@@ -70,6 +71,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("run", run::TESTS),
     ("check", check::TESTS),
     ("completions", completions::TESTS),
+    ("man", man::TESTS),
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),
@@ -117,7 +119,9 @@ fn main() {
     let arguments = Arguments::from_args();
     let trials = all().into_iter().map(|(name, _)| {
         let own_name = name.clone();
-        let missing = remote::missing(&name).or_else(|| completions::missing(&name));
+        let missing = remote::missing(&name)
+            .or_else(|| completions::missing(&name))
+            .or_else(|| man::missing(&name));
         let trial = Trial::test(name, move || {
             harness::run_in_own_process(&own_name).map_err(Into::into)
         });
