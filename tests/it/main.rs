@@ -18,6 +18,7 @@ mod man;
 mod run;
 
 // What the documents say.
+mod cast;
 mod documents;
 mod examples;
 mod layers;
@@ -62,6 +63,7 @@ use libtest_mimic::{Arguments, Trial};
 const SUBJECTS: &[(&str, &[Test])] = &[
     ("documents", documents::TESTS),
     ("examples", examples::TESTS),
+    ("cast", cast::TESTS),
     ("layers", layers::TESTS),
     ("schema", schema::TESTS),
     ("client", client::TESTS),
@@ -121,7 +123,8 @@ fn main() {
         let own_name = name.clone();
         let missing = remote::missing(&name)
             .or_else(|| completions::missing(&name))
-            .or_else(|| man::missing(&name));
+            .or_else(|| man::missing(&name))
+            .or_else(|| cast::missing(&name));
         let trial = Trial::test(name, move || {
             harness::run_in_own_process(&own_name).map_err(Into::into)
         });
