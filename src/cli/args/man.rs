@@ -80,13 +80,12 @@ fn title(subcommand: &Subcommand) -> String {
 pub(super) fn page(subcommand: &Subcommand) -> String {
     let is_program = subcommand.name == "serve";
     let title = title(subcommand);
-    let mut page = Page::default();
-    page.0 = format!(
-        // Neither hyphens that were not typed nor wide gaps.
+    // Neither hyphens that were not typed nor wide gaps.
+    let mut page = Page(format!(
         ".TH {} 1 \"\" \"procwire {}\" \"User Commands\"\n.nh\n.ad l\n",
         escaped(&title.to_uppercase()),
         env!("CARGO_PKG_VERSION")
-    );
+    ));
     let (about, teaches) = match is_program {
         true => {
             let (first, rest) = subcommand.teaches.split_once("\n\n").unwrap_or_default();
@@ -223,7 +222,6 @@ fn capitalised(text: &str) -> String {
 }
 
 /// A page that is being written.
-#[derive(Default)]
 struct Page(String);
 
 impl Page {
