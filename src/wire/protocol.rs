@@ -499,11 +499,6 @@ pub enum Stream {
 
 impl Stream {
     /// The name on the wire.
-    ///
-    /// ```
-    /// # use procwire::protocol::Stream;
-    /// assert_eq!(Stream::Stderr.name(), "stderr");
-    /// ```
     pub fn name(self) -> &'static str {
         match self {
             Stream::Stdout => "stdout",
@@ -560,16 +555,6 @@ pub struct Exited {
 
 impl Exited {
     /// The params of `process/exited` as one line of JSON.
-    ///
-    /// ```
-    /// # use procwire::client::{Client, Command};
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let client = Client::in_process(procwire::Config::default())?;
-    /// let status = client.status(Command::shell("exit 3"))?;
-    /// assert!(status.details().to_json().contains("\"exitCode\":3"));
-    /// # Ok(())
-    /// # }
-    /// ```
     #[must_use]
     pub fn to_json(&self) -> String {
         crate::wire::message::exited_json(self)
@@ -649,12 +634,6 @@ pub struct RpcError {
 
 impl RpcError {
     /// An error without data.
-    ///
-    /// ```
-    /// # use procwire::protocol::{RpcError, code};
-    /// let error = RpcError::new(code::INVALID_PARAMS, "command must not be empty");
-    /// assert_eq!(error.to_string(), "command must not be empty (code -32602)");
-    /// ```
     pub fn new(code: i64, message: impl Into<String>) -> Self {
         RpcError {
             code,
@@ -664,12 +643,6 @@ impl RpcError {
     }
 
     /// The error object as one line of JSON.
-    ///
-    /// ```
-    /// # use procwire::protocol::{RpcError, code};
-    /// let error = RpcError::new(code::METHOD_NOT_FOUND, "no such method");
-    /// assert_eq!(error.to_json(), r#"{"code":-32601,"message":"no such method"}"#);
-    /// ```
     #[must_use]
     pub fn to_json(&self) -> String {
         crate::wire::message::error_json(self)
@@ -727,11 +700,6 @@ pub enum Stage {
 
 impl Stage {
     /// The name on the wire.
-    ///
-    /// ```
-    /// # use procwire::protocol::Stage;
-    /// assert_eq!(Stage::Lookup.name(), "lookup");
-    /// ```
     pub fn name(self) -> &'static str {
         match self {
             Stage::Cwd => "cwd",
