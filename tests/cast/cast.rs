@@ -13,10 +13,17 @@ use std::error::Error;
 
 /// What was recorded.
 struct Cast {
+    /// At the beginning.
     cols: usize,
     rows: usize,
-    /// What the terminal showed, each with its time in seconds.
-    events: Vec<(f64, String)>,
+    /// Each with its time in seconds.
+    events: Vec<(f64, Event)>,
+}
+
+enum Event {
+    Output(String),
+    /// Columns and rows from now on.
+    Size(usize, usize),
 }
 
 impl Cast {
@@ -36,9 +43,17 @@ impl Cast {
             let (time, kind, data): (f64, String, String) = serde_json::from_str(line)?;
             now += (time - last).clamp(0.0, idle_limit);
             last = time;
-            // Keys, markers and changes of the size show nothing.
-            if kind == "o" {
-                events.push((now, data));
+            match kind.as_str() {
+                "o" => events.push((now, Event::Output(data))),
+                "r" => {
+                    let size = data
+                        .split_once('x')
+                        .and_then(|(cols, rows)| Some((cols.parse().ok()?, rows.parse().ok()?)));
+                    let (cols, rows) = size.ok_or_else(|| format!("not a size: {data:?}"))?;
+                    events.push((now, Event::Size(cols, rows)));
+                }
+                // Keys and markers show nothing.
+                _ => {}
             }
         }
         Ok(Cast { cols, rows, events })
@@ -47,9 +62,13 @@ impl Cast {
     fn to_text(&self) -> String {
         let header = serde_json::json!({"version": 2, "width": self.cols, "height": self.rows});
         let mut text = format!("{header}\n");
-        for (time, data) in &self.events {
-            let millis = (time * 1000.0).round() / 1000.0;
-            text.push_str(&format!("{}\n", serde_json::json!([millis, "o", data])));
+        for (time, event) in &self.events {
+            let time = (time * 1000.0).round() / 1000.0;
+            let event = match event {
+                Event::Output(text) => serde_json::json!([time, "o", text]),
+                Event::Size(cols, rows) => serde_json::json!([time, "r", format!("{cols}x{rows}")]),
+            };
+            text.push_str(&format!("{event}\n"));
         }
         text
     }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use avt::{Color, Pen, Terminal};
 
-use crate::Cast;
+use crate::{Cast, Event};
 
 /// Of one character, in user units.
 const CELL_WIDTH: f64 = 8.4;
@@ -35,6 +35,8 @@ const DARK: [&str; 19] = [
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 struct Look {
     character: char,
+    /// How many columns it takes.
+    width: usize,
     style: Style,
 }
 
@@ -74,6 +76,7 @@ type Span = (u32, u32);
 struct Run {
     row: usize,
     column: usize,
+    columns: usize,
     text: String,
     style: Style,
 }
@@ -133,8 +136,12 @@ fn screen(terminal: &Terminal) -> Vec<Vec<Look>> {
             match cell.char() {
                 // The second half of a wide one, or nothing to see.
                 _ if cell.width() == 0 => Look::default(),
-                ' ' if style.behind.is_none() && !style.classes.contains('u') => Look::default(),
-                character => Look { character, style },
+                ' ' if style.behind.is_none() => Look::default(),
+                character => Look {
+                    character,
+                    width: cell.width().into(),
+                    style,
+                },
             }
         });
         cells.collect()
@@ -144,6 +151,9 @@ fn screen(terminal: &Terminal) -> Vec<Vec<Look>> {
 
 /// Everything that was on the screen, by when it was, and where the cursor was from which frame on.
 struct Film {
+    /// The most there were.
+    cols: usize,
+    rows: usize,
     frames: u32,
     runs: BTreeMap<Span, Vec<Run>>,
     cursor: Vec<(u32, Option<(usize, usize)>)>,
@@ -151,22 +161,37 @@ struct Film {
 
 fn film(cast: &Cast) -> Result<Film, avt::InvalidSize> {
     let mut terminal = Terminal::new(cast.cols, cast.rows)?;
-    let mut shown = vec![vec![(Look::default(), 0); cast.cols]; cast.rows];
+    let (mut cols, mut rows) = (cast.cols, cast.rows);
+    for (_, event) in &cast.events {
+        if let Event::Size(wide, high) = event {
+            (cols, rows) = (cols.max(*wide), rows.max(*high));
+        }
+    }
+    let mut shown = vec![vec![(Look::default(), 0); cols]; rows];
     let mut cells: BTreeMap<(Span, usize, usize), Look> = BTreeMap::new();
     let mut cursor = vec![(0, terminal.cursor().position())];
     let frame_of = |time: f64| (time / FRAME_SECONDS).ceil() as u32;
     let mut events = cast.events.iter().peekable();
     let mut last = 0;
-    while let Some((time, text)) = events.next() {
-        terminal.feed(text.as_str());
+    while let Some((time, event)) = events.next() {
+        match event {
+            Event::Output(text) => terminal.feed(text.as_str()),
+            Event::Size(cols, rows) => terminal.resize(*cols, *rows),
+        }
         let frame = frame_of(*time);
         if events.peek().is_some_and(|(next, _)| frame_of(*next) == frame) {
             continue;
         }
         last = frame;
-        for (row, looks) in screen(&terminal).into_iter().enumerate() {
-            for (column, look) in looks.into_iter().enumerate() {
-                let (before, since) = &mut shown[row][column];
+        let screen = screen(&terminal);
+        for (row, cells_of_row) in shown.iter_mut().enumerate() {
+            for (column, (before, since)) in cells_of_row.iter_mut().enumerate() {
+                // Where the terminal is smaller there is nothing.
+                let look = screen
+                    .get(row)
+                    .and_then(|looks| looks.get(column))
+                    .cloned()
+                    .unwrap_or_default();
                 if *before != look {
                     if *before != Look::default() && *since < frame {
                         cells.insert(((*since, frame), row, column), before.clone());
@@ -191,29 +216,36 @@ fn film(cast: &Cast) -> Result<Film, avt::InvalidSize> {
     let mut runs: BTreeMap<Span, Vec<Run>> = BTreeMap::new();
     for ((span, row, column), look) in cells {
         let of_span = runs.entry(span).or_default();
-        // Cells that stayed empty between words are part of the text.
+        // A cell that stayed empty between words is part of the text.
         let joined = of_span.last_mut().filter(|run| {
-            let end = run.column + run.text.chars().count();
-            run.row == row
-                && run.style == look.style
-                && (column == end || column == end + 1 && run.style.behind.is_none())
+            let gap = column.wrapping_sub(run.column + run.columns);
+            run.row == row && run.style == look.style && (gap == 0 || gap == 1 && run.style.behind.is_none())
         });
         match joined {
             Some(run) => {
-                if run.column + run.text.chars().count() < column {
+                if run.column + run.columns < column {
                     run.text.push(' ');
+                    run.columns += 1;
                 }
                 run.text.push(look.character);
+                run.columns += look.width;
             }
             None => of_span.push(Run {
                 row,
                 column,
+                columns: look.width,
                 text: look.character.to_string(),
                 style: look.style,
             }),
         }
     }
-    Ok(Film { frames, runs, cursor })
+    Ok(Film {
+        cols,
+        rows,
+        frames,
+        runs,
+        cursor,
+    })
 }
 
 fn escaped(text: &str) -> String {
@@ -251,8 +283,8 @@ fn class_of(paint: &Paint, paints: &mut Vec<Paint>) -> String {
 /// The recording as it goes by, again and again; where animations are not wanted, its last frame.
 pub fn svg(cast: &Cast) -> Result<String, Box<dyn std::error::Error>> {
     let film = film(cast)?;
-    let width = short(cast.cols as f64 * CELL_WIDTH + 2.0 * MARGIN);
-    let height = short(cast.rows as f64 * CELL_HEIGHT + 2.0 * MARGIN);
+    let width = short(film.cols as f64 * CELL_WIDTH + 2.0 * MARGIN);
+    let height = short(film.rows as f64 * CELL_HEIGHT + 2.0 * MARGIN);
     let percent = |frame: u32| short(100.0 * f64::from(frame) / f64::from(film.frames));
     let left = |column: usize| short(MARGIN + column as f64 * CELL_WIDTH);
     let seconds = short(f64::from(film.frames) * FRAME_SECONDS);
@@ -280,8 +312,7 @@ pub fn svg(cast: &Cast) -> Result<String, Box<dyn std::error::Error>> {
             write!(drawn, "<g class=\"{shown}\"{name}>")?;
         }
         for run in runs {
-            let columns = run.text.chars().count();
-            let run_width = short(columns as f64 * CELL_WIDTH);
+            let run_width = short(run.columns as f64 * CELL_WIDTH);
             let (x, top) = (left(run.column), MARGIN + run.row as f64 * CELL_HEIGHT);
             if let Some(behind) = &run.style.behind {
                 let (y, height) = (short(top), short(CELL_HEIGHT));
@@ -304,7 +335,7 @@ pub fn svg(cast: &Cast) -> Result<String, Box<dyn std::error::Error>> {
             };
             let name = if alone { name.as_str() } else { "" };
             // The columns stand below one another whatever font there is.
-            let length = match columns {
+            let length = match run.columns {
                 1 => String::new(),
                 _ => format!(" textLength=\"{run_width}\""),
             };
@@ -355,7 +386,7 @@ pub fn svg(cast: &Cast) -> Result<String, Box<dyn std::error::Error>> {
          </svg>\n",
         light = rules(&LIGHT, &paints),
         dark = rules(&DARK, &paints),
-        inner_width = short(cast.cols as f64 * CELL_WIDTH + 2.0 * MARGIN - 1.0),
-        inner_height = short(cast.rows as f64 * CELL_HEIGHT + 2.0 * MARGIN - 1.0),
+        inner_width = short(film.cols as f64 * CELL_WIDTH + 2.0 * MARGIN - 1.0),
+        inner_height = short(film.rows as f64 * CELL_HEIGHT + 2.0 * MARGIN - 1.0),
     ))
 }

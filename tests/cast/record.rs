@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use procwire::client::{Client, Command, Event, Events, Process};
 
-use crate::Cast;
+use crate::{Cast, Event as Shown};
 
 const COLS: u16 = 88;
 const ROWS: u16 = 19;
@@ -66,7 +66,7 @@ impl Recording {
             let text = String::from_utf8(bytes)?;
             seen.push_str(&text);
             let time = self.clock + started.elapsed().as_secs_f64();
-            self.cast.events.push((time, text));
+            self.cast.events.push((time, Shown::Output(text)));
         }
         self.clock += started.elapsed().as_secs_f64();
         Ok(())

@@ -11,6 +11,7 @@ use crate::harness::{Scratch, Test, test};
 pub const TESTS: &[Test] = &[
     test!(the_drawing_is_that_of_the_cast),
     test!(the_first_minute_is_true),
+    test!(colours_sizes_and_pauses_of_other_casts_are_drawn),
     test!(what_is_no_cast_is_named),
 ];
 
@@ -104,6 +105,34 @@ fn the_first_minute_is_true() {
         lines.collect()
     };
     assert_eq!(without_numbers(&again), without_numbers(&recorded));
+}
+
+fn colours_sizes_and_pauses_of_other_casts_are_drawn() {
+    let scratch = Scratch::new();
+    let events = [
+        r#"{"version":2,"width":14,"height":2,"idle_time_limit":1}"#,
+        r#"[0.1,"o","\u001b[31mred\u001b[0m <&> \u001b[1;4mbold"]"#,
+        r#"[0.2,"i","not shown"]"#,
+        r#"[100.0,"r","20x4"]"#,
+        r#"[100.1,"o","\u001b[2J\u001b[H\u001b[0;7mback\u001b[0m \u001b[38;5;196mx\u001b[38;2;1;2;3m\u00fc\u4e16!"]"#,
+    ];
+    let svg = cast(&["draw", &scratch.file("other.cast", 0o644, events.join("\n"))]).expect("it is a cast");
+    for part in [
+        ">red</text>",
+        ">&lt;&amp;&gt;</text>",
+        "class=\"b u\" x=\"81.2\" y=\"29\" textLength=\"33.6\">bold<",
+        ">back</text>",
+        // A wide character takes two columns.
+        "textLength=\"33.6\">ü世!</text>",
+        "{fill:#ff0000}",
+        "{fill:#010203}",
+        // Twenty columns and four rows with their margins, and the pause cut to a second.
+        "viewBox=\"0 0 196 108\"",
+        "animation:6.3s ",
+    ] {
+        assert!(svg.contains(part), "no {part}: {svg}");
+    }
+    assert!(!svg.contains("not shown"), "{svg}");
 }
 
 fn what_is_no_cast_is_named() {
