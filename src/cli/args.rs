@@ -1,11 +1,12 @@
 //! The command line: flags to settings, and the text that teaches them.
 //!
 //! **Thread:** main, before there is any other.
-//! **Owns:** the help, and the one table of commands and flags: parsing, help and completions follow
-//! from it.
+//! **Owns:** the help, and the one table of commands and flags: parsing, help, manual pages and
+//! completions follow from it.
 //! **Never:** prints or exits; `cli/mod.rs` does.
 
 mod help;
+pub mod man;
 mod values;
 
 use std::ffi::{OsStr, OsString};
@@ -20,7 +21,7 @@ use crate::cli::quote::{escaped_line, quoted};
 use crate::cli::run::{Run, Tty};
 #[cfg(feature = "schema")]
 use help::SCHEMA;
-use help::{CHECK, COMPLETIONS, RUN, SERVE, help};
+use help::{CHECK, COMPLETIONS, MAN, RUN, SERVE, help};
 use values::{duration, milliseconds, nearest, size};
 
 /// One command of the program.
@@ -379,6 +380,25 @@ pub const COMMANDS: &[Subcommand] = &[
         finish: completions,
     },
     Subcommand {
+        name: "man",
+        arguments: "[OPTIONS] [COMMAND]",
+        operands: Completes::Subcommands,
+        about: "print a manual page",
+        teaches: MAN,
+        flags: &[
+            flag(
+                None,
+                "dir",
+                Takes::Value("DIR", Completes::Directories),
+                "write every page into DIR, which is made if it is not there",
+                |s, given| given.path().map(|folder| s.man_dir = Some(folder)),
+            ),
+            HELP,
+            VERSION,
+        ],
+        finish: man_page,
+    },
+    Subcommand {
         name: "help",
         arguments: "[COMMAND]",
         operands: Completes::Subcommands,
@@ -397,6 +417,8 @@ pub enum Command {
     Check(Check),
     /// Print this and succeed.
     Print(String),
+    /// Write the manual pages into this folder.
+    WriteManPages(PathBuf),
 }
 
 /// How to serve.
@@ -418,6 +440,7 @@ struct Settings {
     server: Option<String>,
     #[cfg(feature = "schema")]
     openrpc: bool,
+    man_dir: Option<PathBuf>,
     asked: Option<Asked>,
     operands: Vec<OsString>,
 }
@@ -670,6 +693,23 @@ fn completions(settings: Settings) -> Result<Command, String> {
         let shell = quoted(&shell.to_string_lossy());
         format!("no completions for the shell {shell}: expected bash, zsh or fish")
     })
+}
+
+fn man_page(settings: Settings) -> Result<Command, String> {
+    let Some((name, rest)) = settings.operands.split_first() else {
+        return Ok(match settings.man_dir {
+            Some(folder) => Command::WriteManPages(folder),
+            None => Command::Print(man::page(&COMMANDS[0])),
+        });
+    };
+    no_more(rest)?;
+    if settings.man_dir.is_some() {
+        return Err("--dir writes every page, and does not take the name of a command".to_owned());
+    }
+    let found = COMMANDS.iter().find(|c| name == c.name);
+    found
+        .map(|found| Command::Print(man::page(found)))
+        .ok_or_else(|| unknown_command(name))
 }
 
 fn help_of(settings: Settings) -> Result<Command, String> {

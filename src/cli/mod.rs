@@ -47,6 +47,14 @@ pub fn main() -> ExitCode {
                 1,
             );
         }
+        Ok(Command::WriteManPages(folder)) => {
+            let written = args::man::write_pages(&folder).map(|()| 0);
+            return exit(
+                written
+                    .map_err(|e| format!("--dir {}: {e}", quote::quoted(&folder.to_string_lossy())).into()),
+                1,
+            );
+        }
         Err(error) => return exit(Err(error.into()), 2),
     };
     guard::survive_file_size_limit();

@@ -62,6 +62,25 @@ const WAITING_COST: usize = 256;
 /// its ancestry before that is found only by a child subreaper, which the `procwire` binary is and a
 /// library must not make of its program.
 ///
+/// ```
+/// # use procwire::{Config, Connection, End, serve};
+/// # use std::io::{BufRead, BufReader, Write};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (input, to_server) = std::io::pipe()?;
+/// let (from_server, output) = std::io::pipe()?;
+/// let server = std::thread::spawn(move || serve(Connection::from_io(input, output), Config::default()));
+///
+/// writeln!(&to_server, r#"{{"id":1,"method":"process/list"}}"#)?;
+/// let mut answer = String::new();
+/// BufReader::new(from_server).read_line(&mut answer)?;
+/// assert_eq!(answer, "{\"id\":1,\"result\":{\"processes\":[]}}\n");
+///
+/// drop(to_server); // the end of input
+/// assert_eq!(server.join().expect("serve does not panic")?, End::InputEnded);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 ///
 /// Fails before anything is served if SIGCHLD is ignored in this program, because then the exit

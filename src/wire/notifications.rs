@@ -62,6 +62,11 @@ pub enum Stream {
 
 impl Stream {
     /// The name on the wire.
+    ///
+    /// ```
+    /// # use procwire::protocol::Stream;
+    /// assert_eq!(Stream::Stderr.name(), "stderr");
+    /// ```
     pub fn name(self) -> &'static str {
         match self {
             Stream::Stdout => "stdout",
@@ -122,6 +127,16 @@ pub struct Exited {
 
 impl Exited {
     /// The params of `process/exited` as one line of JSON.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let status = client.status(Command::shell("exit 3"))?;
+    /// assert!(status.details().to_json().contains("\"exitCode\":3"));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn to_json(&self) -> String {
         crate::wire::message::json(&ExitedForm::from(self))

@@ -14,10 +14,12 @@ mod check;
 mod client;
 mod command_line;
 mod completions;
+mod man;
 mod recording;
 mod run;
 
 // What the documents say.
+mod cast;
 mod documents;
 mod examples;
 mod layers;
@@ -69,6 +71,7 @@ use libtest_mimic::{Arguments, Trial};
 const SUBJECTS: &[(&str, &[Test])] = &[
     ("documents", documents::TESTS),
     ("examples", examples::TESTS),
+    ("cast", cast::TESTS),
     ("layers", layers::TESTS),
     ("schema", schema::TESTS),
     ("client", client::TESTS),
@@ -79,6 +82,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("recording", recording::TESTS),
     ("check", check::TESTS),
     ("completions", completions::TESTS),
+    ("man", man::TESTS),
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),
@@ -136,7 +140,10 @@ fn main() {
     let arguments = Arguments::from_args();
     let trials = all().into_iter().map(|(name, _)| {
         let own_name = name.clone();
-        let missing = remote::missing(&name).or_else(|| completions::missing(&name));
+        let missing = remote::missing(&name)
+            .or_else(|| completions::missing(&name))
+            .or_else(|| man::missing(&name))
+            .or_else(|| cast::missing(&name));
         let trial = Trial::test(name, move || {
             harness::run_in_own_process(&own_name).map_err(Into::into)
         });

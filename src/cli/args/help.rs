@@ -129,6 +129,15 @@ programs, and after a program its arguments, as if procwire were not there.
   fish:  procwire completions fish > ~/.config/fish/completions/procwire.fish
 ";
 
+pub(super) const MAN: &str = "\
+Prints the manual page of a command, or of the whole program, for man(1). With
+--dir, writes one file for each page.
+
+Try it:
+  procwire man run | man -l -
+  procwire man --dir ~/.local/share/man/man1
+";
+
 /// What a terminal shows at least.
 pub(super) const WIDTH: usize = 80;
 /// Where the help of a flag begins.
@@ -178,7 +187,7 @@ fn usage(subcommand: &Subcommand) -> String {
 }
 
 /// `text` in lines of at most `width` characters.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
+pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         match lines.last_mut() {
