@@ -252,6 +252,36 @@ pub const COMMANDS: &[Subcommand] = &[
                     Ok(())
                 },
             ),
+            switch(
+                None,
+                "clean-env",
+                "start from an empty environment, to which --env adds; TERM is kept for a program with a \
+                 terminal",
+                |s| s.run.clean_env = true,
+            ),
+            flag(
+                None,
+                "limit",
+                Takes::Value("NAME=VALUE", Completes::OneOf(values::LIMITS)),
+                "limit what the program may use, more than once if need be: cpu-seconds, file-bytes, \
+                 data-bytes, core-bytes, open-files, processes, stack-bytes, nice or oom-score-adj; bytes \
+                 may have units, as in 'data-bytes=512M'",
+                |s, given| values::limit(&mut s.run.limits, given.text()?),
+            ),
+            switch(
+                None,
+                "merge",
+                "make stderr one stream with stdout, in the order in which the program prints",
+                |s| s.run.merge = true,
+            ),
+            flag(
+                None,
+                "keep",
+                Takes::Value("HEAD,TAIL", Completes::Nothing),
+                "of each stream, print the first HEAD and the last TAIL bytes, as in '64K,64K', and say how \
+                 much is left out between them",
+                |s, given| values::head_and_tail(given.text()?).map(|keep| s.run.keep = Some(keep)),
+            ),
             flag(
                 None,
                 "timeout",
