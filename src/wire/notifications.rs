@@ -415,7 +415,7 @@ impl<'a> From<&'a Collected> for CollectedForm<'a> {
             let (tail, exact_tail) = text(bytes, rest..);
             let missing = |exact: &Option<Base64<'_>>, bytes| if exact.is_some() { 0 } else { bytes as u64 };
             let missing = missing(&form.exact_head, cut) + missing(&exact_tail, rest);
-            form.omitted_bytes = Some(omitted_bytes + missing);
+            form.omitted_bytes = Some(omitted_bytes.saturating_add(missing));
             form.tail = Some(tail);
             form.exact_tail = exact_tail;
         }
