@@ -451,13 +451,14 @@ fn text(bytes: &[u8], part: impl SliceIndex<[u8], Output = [u8]>) -> (Cow<'_, st
 
 /// Makes room for a message with much output, because growing takes more than what is needed in the end.
 pub(crate) fn reserve_for_exited(out: &mut Vec<u8>, exited: &Exited) {
-    for collected in [&exited.stdout, &exited.stderr] {
-        let tail = collected.tail.as_ref().map(|tail| &tail.bytes);
-        for bytes in std::iter::once(&collected.bytes).chain(tail) {
-            if bytes.len() > LARGE {
-                out.reserve_exact(encoded_length(bytes));
-            }
-        }
+    let parts = [&exited.stdout, &exited.stderr]
+        .into_iter()
+        .flat_map(|collected| {
+            let tail = collected.tail.as_ref().map(|tail| &tail.bytes);
+            std::iter::once(&collected.bytes).chain(tail)
+        });
+    if parts.clone().any(|bytes| bytes.len() > LARGE) {
+        out.reserve_exact(parts.map(|bytes| encoded_length(bytes)).sum());
     }
 }
 
