@@ -70,6 +70,7 @@ mod lines;
 mod process;
 mod receive;
 mod status;
+mod stdio;
 mod streams;
 mod unread;
 
@@ -79,7 +80,6 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -91,6 +91,7 @@ pub use control::Control;
 pub use error::Error;
 pub use process::Process;
 pub use status::{ExitStatus, Output};
+pub use stdio::Stdio;
 pub use streams::{Event, Events, Stderr, Stdin, Stdout};
 pub use unread::OutputLost;
 
@@ -109,6 +110,7 @@ use crate::wire::protocol::{
 use error::excerpt;
 use launched::{Server, command_line};
 use lines::Lines;
+use process::Pipes;
 use receive::{Answer, Incoming, Routes};
 use unread::{Shared, Total};
 
@@ -356,7 +358,12 @@ impl Client {
         command: impl Borrow<Command>,
         input: impl AsRef<[u8]>,
     ) -> Result<Output, Error> {
-        let mut process = self.start(command.borrow(), Shared::without_limit(), |params| {
+        let command = command.borrow();
+        if !command.takes_input() {
+            let error = "a command with a stdin of its own takes no input".to_owned();
+            return Err(Error::Invalid(error));
+        }
+        let mut process = self.start(command, Shared::without_limit(), |params| {
             params.stream_stdin = true
         })?;
         let stdin = process.stdin.take();
@@ -389,7 +396,11 @@ impl Client {
         let handle: Arc<str> = format!("p{}", self.link.next_number()).into();
         let mut params = command.params(&handle, self.link.default_directory())?;
         adapt(&mut params);
-        let has_stdin = params.stream_stdin || command.has_tty();
+        let pipes = Pipes {
+            stdin: params.stream_stdin || command.has_tty(),
+            stdout: params.stdout.is_none(),
+            stderr: params.stderr.is_none(),
+        };
         let shared = Arc::new(shared);
         // Before the request: the process may have ended before its answer has been seen.
         self.link.routes.add(&handle, &shared)?;
@@ -399,7 +410,7 @@ impl Client {
                 let pid = (pid != 0).then_some(pid);
                 let tty = command.has_tty();
                 let control = Control::new(Arc::clone(&self.link), handle, pid, tty, shared);
-                Ok(Process::new(control, has_stdin, command.kill_on_drop))
+                Ok(Process::new(control, pipes, command.kill_on_drop))
             }
             Err(error) => {
                 self.link.routes.remove(&handle);
@@ -638,7 +649,10 @@ impl Builder {
     /// [`Error::Launch`] if the command cannot be started, and [`Error::Io`] if a thread cannot.
     pub fn start(&self, server: impl Into<ServerCommand>) -> Result<Connecting, Error> {
         let ServerCommand(mut command) = server.into();
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let child = command
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn();
         let mut child = child.map_err(|source| Error::Launch {
             command: command_line(&command),
             source,

@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::process::pty::Terminal;
@@ -253,7 +253,7 @@ struct Shared {
 
 impl Shared {
     fn known(&self) -> MutexGuard<'_, Inspection> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        sys::lock(&self.known)
     }
 }
 

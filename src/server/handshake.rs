@@ -1,4 +1,4 @@
-//! The handshake: who serves, and every default and limit in force.
+//! The handshake: who serves, every default and limit in force, and what is guaranteed.
 //!
 //! **Thread:** the dispatcher.
 //! **Owns:** what the answer to `initialize` says.

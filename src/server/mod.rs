@@ -42,13 +42,13 @@ use crate::process::{Command, Common, ProcessEvent, Start};
 use crate::sys;
 use crate::wire::message::ClientMessage;
 use crate::wire::protocol::{
-    CloseOutputParams, InspectParams, KillParams, ListReply, MAX_HANDLE_BYTES, ProcessInfo, Reply, Request,
-    RequestId, ResizePtyParams, RpcError, WaitParams, WriteStdinParams, shortened,
+    CloseOutputParams, InheritEnv, InspectParams, KillParams, ListReply, MAX_HANDLE_BYTES, ProcessInfo,
+    Reply, Request, RequestId, ResizePtyParams, RpcError, WaitParams, WriteStdinParams, shortened,
 };
 use crate::wire::signal;
 
-/// Bytes of spawns that have not come to something, and of what waits for them, past which no request
-/// is taken. Nothing that is yet to be read ends that waiting: a spawn comes to something by itself,
+/// Bytes held by unfinished spawns and by the requests behind them. Above this the dispatcher takes no
+/// further request. Nothing that is yet to be read ends that waiting: a spawn succeeds or fails by itself,
 /// or, if it is held back, once the client has read what earlier processes have left.
 const MAX_WAITING: usize = 32 * 1024 * 1024;
 /// What a request that waits costs beside its bytes.
@@ -104,6 +104,10 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
 }
 
 /// Everything the dispatcher reacts to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a message is what it nearly always is, and is moved once"
+)]
 enum Event {
     Message(ClientMessage),
     InputEnded,
@@ -306,8 +310,7 @@ impl Dispatcher {
         }
     }
 
-    /// Takes one request that was admitted. Every way through here answers it, or hands it to
-    /// somebody who will.
+    /// Takes one request that was admitted. Every way through here answers it, or hands it to what will.
     fn on_request(&mut self, id: RequestId, request: Request) {
         if request
             .handle()
@@ -408,6 +411,12 @@ impl Dispatcher {
         Ok(())
     }
 
+    fn inspect(&self, id: &RequestId, params: &InspectParams) -> Result<(), RpcError> {
+        let command = Command::Inspect { id: id.clone() };
+        self.entry(&params.process_handle)?.command(command);
+        Ok(())
+    }
+
     fn kill(&self, id: &RequestId, params: &KillParams) -> Result<(), RpcError> {
         let signal = match &params.signal {
             Some(name) => {
@@ -420,12 +429,6 @@ impl Dispatcher {
             signal,
             grace: params.grace_ms.map(Duration::from_millis),
         });
-        Ok(())
-    }
-
-    fn inspect(&self, id: &RequestId, params: &InspectParams) -> Result<(), RpcError> {
-        let command = Command::Inspect { id: id.clone() };
-        self.entry(&params.process_handle)?.command(command);
         Ok(())
     }
 
@@ -514,6 +517,9 @@ impl Dispatcher {
                 // Its thread has let go of the params. What is still asked for is in a list.
                 if let Some(params) = Arc::get_mut(&mut entry.params) {
                     params.env = None;
+                    params.inherit_env = InheritEnv::default();
+                    params.limits = None;
+                    (params.stdin, params.stdout, params.stderr) = (None, None, None);
                 }
                 let params = Arc::clone(&entry.params);
                 if let Some(backlog) = entry.starting.take() {

@@ -36,7 +36,7 @@ impl Dispatcher {
                 shortened(&handle)
             )));
         }
-        let wake = EventFd::new().map_err(|e| spawn::failure(&params, Stage::Pipe, "eventfd2", &e))?;
+        let wake = EventFd::new().map_err(|e| spawn::failure(&params, Stage::Pipe, "eventfd2", e))?;
         let wake = Arc::new(wake);
         let serial = self.handles.next_serial();
         let (inbox_sender, inbox) = unbounded();
@@ -58,6 +58,7 @@ impl Dispatcher {
                 .timeout_ms
                 .or_default(self.config.default_timeout_ms)
                 .map(Duration::from_millis),
+            grace: params.timeout_grace_ms.map(Duration::from_millis),
             params: Arc::clone(&params),
             birth: Arc::clone(&birth),
             inbox,
@@ -99,7 +100,7 @@ impl Dispatcher {
             let (serial, id, params) = (start.serial, start.id.clone(), Arc::clone(&start.params));
             let thread = sys::start_thread(&format!("proc-{serial}"), STACK, move || process::run(start));
             if let Err(error) = thread {
-                let error = spawn::failure(&params, Stage::Thread, sys::START_THREAD, &error);
+                let error = spawn::failure(&params, Stage::Thread, sys::START_THREAD, error);
                 self.outbox.answer(Some(id), Err(error));
                 self.failed(serial);
             }

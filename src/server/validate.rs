@@ -4,11 +4,11 @@
 //! **Owns:** nothing.
 //! **Never:** asks the system, which may take its time.
 
-use crate::wire::modes;
 use crate::wire::output::{MAX_CONDITIONS, MAX_PATTERN_BYTES};
 use crate::wire::protocol::{
     Condition, Limit, OutputKeep, PtySize, RpcError, SpawnParams, WaitParams, shortened,
 };
+use crate::wire::{modes, start};
 
 /// Refuses params that mean nothing, whatever the machine is like.
 pub(super) fn spawn_params(params: &SpawnParams) -> Result<(), RpcError> {
@@ -58,6 +58,9 @@ pub(super) fn spawn_params(params: &SpawnParams) -> Result<(), RpcError> {
             let name = shortened(name);
             return invalid(format!("env: the value of {name:?} contains a nul byte"));
         }
+    }
+    if let Some(why) = start::refusal(params) {
+        return invalid(why);
     }
     if let (Some(OutputKeep::HeadTail { .. }), Limit::Unlimited | Limit::Of(_)) =
         (output_keep, output_bytes_cap)

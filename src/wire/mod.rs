@@ -23,3 +23,4 @@ mod results;
 #[cfg(feature = "schema")]
 pub mod schema;
 pub(crate) mod signal;
+pub(crate) mod start;

@@ -4,7 +4,6 @@
 use std::ffi::CString;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr;
@@ -43,6 +42,7 @@ pub const TESTS: &[Test] = &[
     test!(a_process_that_does_not_let_go_of_its_memory_delays_nothing),
     test!(with_descriptors_used_up_it_still_tells),
     test!(without_a_usable_proc_nothing_is_made_up),
+    test!(in_an_inner_namespace_with_the_outer_proc_its_own_numbers_are_told),
     test!(an_embedded_server_guarantees_what_it_can),
     test!(the_binary_guarantees_more_than_the_library),
     test!(the_rust_client_inspects),
@@ -214,21 +214,44 @@ pub fn wait_in(what: &str) -> ! {
             ready();
             read(first);
         }
-        "arguments" => {
-            // Its arguments are in memory that cannot be read: a file that does not answer.
+        "memory" => {
+            // What it polls is in memory that another thread replaces by a file that does not answer.
             let path = CString::new(std::env::args().nth(3).expect("a file")).expect("a path");
-            // SAFETY: a new mapping, which is not touched; the arguments end where they did.
-            unsafe {
-                let file = libc::open(path.as_ptr(), libc::O_RDONLY);
-                let low = ptr::without_provenance_mut(0x1000_0000);
-                let fixed = libc::MAP_PRIVATE | libc::MAP_FIXED_NOREPLACE;
-                let mapped = libc::mmap(low, 4096, libc::PROT_READ, fixed, file, 0);
-                assert_eq!(mapped, low, "it is mapped: {}", std::io::Error::last_os_error());
-                let moved = libc::prctl(libc::PR_SET_MM, libc::PR_SET_MM_ARG_START, low, 0, 0);
-                assert_eq!(moved, 0, "prctl: {}", std::io::Error::last_os_error());
-            }
+            let map = |at: *mut libc::c_void, flags: i32, file: i32| {
+                let access = libc::PROT_READ | libc::PROT_WRITE;
+                // SAFETY: a new mapping, or one in place of another that only the kernel still knows.
+                let mapped = unsafe { libc::mmap(at, 4096, access, libc::MAP_PRIVATE | flags, file, 0) };
+                assert_ne!(mapped, libc::MAP_FAILED, "it is mapped");
+                mapped
+            };
+            let page = map(ptr::null_mut(), libc::MAP_ANONYMOUS, -1);
+            let polled = libc::pollfd {
+                fd: 0,
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            // SAFETY: there is room for one.
+            unsafe { page.cast::<libc::pollfd>().write(polled) };
+            let address = page.addr();
+            let (tell, told) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                // SAFETY: no memory is involved.
+                let _ = tell.send(unsafe { libc::gettid() });
+                // SAFETY: the list is there when the call begins.
+                unsafe { libc::poll(ptr::with_exposed_provenance_mut(address), 1, -1) }
+            });
+            let thread = told.recv().expect("it tells");
+            let polls = || std::fs::read_to_string(format!("/proc/self/task/{thread}/syscall"));
+            wait_until("the thread polls", || {
+                let call = polls().expect("/proc is mounted");
+                call.contains(&format!("{address:#x} 0x1 "))
+            });
+            page.expose_provenance();
+            // SAFETY: a path that ends in NUL.
+            let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY) };
+            map(page, libc::MAP_FIXED, file);
             ready();
-            read(0);
+            read(other);
         }
         "children" => {
             let children: u32 = which.parse().expect("a number");
@@ -319,7 +342,7 @@ fn each_way_of_waiting_is_told_apart(mode: Mode) {
         rows.push(("splice-other", &no));
     }
     let mut client = Client::in_process();
-    for (what, expected) in &rows {
+    for (what, _) in &rows {
         spawn_waiting(&mut client, mode, what, what);
     }
     for (what, expected) in rows {
@@ -644,7 +667,7 @@ fn a_long_command_is_cut_and_arguments_stay_apart() {
     // Of 1,024 bytes, those before take some.
     let before = "sh\0-c\0echo ready; read line\0sh\0".len();
     let fits = "x".repeat(1024 - before - 1);
-    assert_eq!(command("b", &[&fits], &mut client), [fits.clone()]);
+    assert_eq!(command("b", &[&fits], &mut client), std::slice::from_ref(&fits));
     let more = format!("{fits}y");
     assert_eq!(command("c", &[&more], &mut client), [format!("{more}…")]);
     assert_eq!(command("d", &[&fits, "z"], &mut client), [format!("{fits}…")]);
@@ -894,29 +917,29 @@ fn behind_the_exit_it_is_answered(mode: Mode) {
     client.finish();
 }
 
-/// A file system with one file, `file`, whose content never comes: a FUSE server that does not answer reads.
-struct SilentFiles {
-    mounted: String,
+/// A file whose content never comes, of a FUSE server that does not answer reads.
+struct SilentFile {
+    file: Option<std::fs::File>,
+    stop: Option<std::io::PipeWriter>,
     server: Option<std::thread::JoinHandle<()>>,
 }
 
-impl SilentFiles {
-    /// `None` where this user may not mount one, which is said.
-    fn mount(scratch: &Scratch) -> Option<SilentFiles> {
+impl SilentFile {
+    /// `None` where this user may not have one, which is said.
+    fn new(scratch: &Scratch) -> Option<SilentFile> {
         let mounted = scratch.directory("silent");
+        let target = CString::new(mounted.as_str()).expect("a path");
         let device = std::fs::File::options().read(true).write(true).open("/dev/fuse");
         let made = device.and_then(|device| {
-            let target = CString::new(mounted.as_str())?;
             let data = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
             let data = CString::new(data)?;
-            let flags = libc::MS_NOSUID | libc::MS_NODEV;
             // SAFETY: all of these end in NUL.
             let result = unsafe {
                 libc::mount(
                     c"silent".as_ptr(),
                     target.as_ptr(),
                     c"fuse".as_ptr(),
-                    flags,
+                    libc::MS_NOSUID | libc::MS_NODEV,
                     data.as_ptr().cast(),
                 )
             };
@@ -925,20 +948,34 @@ impl SilentFiles {
                 _ => Err(std::io::Error::last_os_error()),
             }
         });
-        match made {
-            Ok(device) => Some(SilentFiles {
-                mounted,
-                server: Some(std::thread::spawn(move || Self::serve(device))),
-            }),
+        let device = match made {
+            Ok(device) => device,
             Err(e) => {
                 println!("not run: no file system can be mounted here: {e}");
-                None
+                return None;
             }
-        }
+        };
+        let (stopped, stop) = std::io::pipe().expect("a pipe");
+        let server = std::thread::spawn(move || Self::serve(device, &stopped));
+        let file = std::fs::File::open(format!("{mounted}/file"));
+        // Nothing of it is left in the tree of files, however this test ends.
+        // SAFETY: a path that ends in NUL.
+        unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) };
+        Some(SilentFile {
+            file: Some(file.expect("it is there")),
+            stop: Some(stop),
+            server: Some(server),
+        })
     }
 
-    /// Answers until it is unmounted. The numbers are those of <linux/fuse.h>.
-    fn serve(mut device: std::fs::File) {
+    /// Where another process finds it.
+    fn path(&self) -> String {
+        let file = self.file.as_ref().expect("it is open");
+        format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
+    }
+
+    /// Answers until it is stopped. The numbers are those of <linux/fuse.h>.
+    fn serve(mut device: std::fs::File, stopped: &std::io::PipeReader) {
         let words = |values: &[u32]| -> Vec<u8> { values.iter().flat_map(|v| v.to_ne_bytes()).collect() };
         let attributes = |node: u64| -> Vec<u8> {
             let mode = if node == 1 { 0o040_755 } else { 0o100_644 };
@@ -948,7 +985,21 @@ impl SilentFiles {
             bytes
         };
         let mut request = vec![0; 1 << 20];
-        while let Ok(length) = device.read(&mut request) {
+        loop {
+            let mut polled = [device.as_raw_fd(), stopped.as_raw_fd()].map(|fd| libc::pollfd {
+                fd,
+                events: libc::POLLIN,
+                revents: 0,
+            });
+            // SAFETY: the list is as long as is said.
+            unsafe { libc::poll(polled.as_mut_ptr(), 2, -1) };
+            if polled[1].revents != 0 {
+                // Without a server, whatever waits for a page gets an error.
+                return;
+            }
+            let Ok(length) = device.read(&mut request) else {
+                return;
+            };
             let word = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().expect("four bytes"));
             let long = |at: usize| u64::from_ne_bytes(request[at..at + 8].try_into().expect("eight bytes"));
             let (operation, unique, node) = (word(4), long(8), long(16));
@@ -984,54 +1035,47 @@ impl SilentFiles {
     }
 }
 
-impl Drop for SilentFiles {
+impl Drop for SilentFile {
     fn drop(&mut self) {
-        let mounted = CString::new(std::path::Path::new(&self.mounted).as_os_str().as_bytes());
-        let mounted = mounted.expect("a path");
-        // SAFETY: a path that ends in NUL.
-        unsafe { libc::umount2(mounted.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH) };
-        // Whatever waits for a page has got an error, and lets go of the file.
+        self.stop = None;
         let server = self.server.take().expect("it is joined once");
         server.join().expect("it does not panic");
+        self.file = None;
     }
 }
 
 fn a_process_that_does_not_let_go_of_its_memory_delays_nothing() {
     let scratch = Scratch::new();
-    let Some(silent) = SilentFiles::mount(&scratch) else {
+    let Some(silent) = SilentFile::new(&scratch) else {
         return;
     };
-    let file = format!("{}/file", silent.mounted);
     let mut client = Client::in_process();
     client.spawn(Mode::Pipe.params("echo", &["cat"]));
-    let mut command = waiting_in("arguments");
-    command.push(file);
+    let mut command = waiting_in("memory");
+    command.push(silent.path());
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
-    for round in 0..2 {
-        let handle = format!("silent {round}");
-        let pid = client.spawn_ready(Mode::Pipe.params(&handle, &command));
-        wait_until("it reads", || Proc::of(pid).is_some_and(|p| p.state == "S"));
-        // What is known without its memory is told when the time is up.
-        let shown = inspect(&mut client, &handle);
-        assert_eq!(shown["waitsForInput"], true, "{shown}");
-        let process = &shown["processes"][0];
-        assert_eq!(
-            (&process["pid"], &process["command"], &process["state"]),
-            (&json!(pid), &Value::Null, &json!("S")),
-            "{shown}"
-        );
-        // The next ones are told at once that there is nothing more to know.
-        for _ in 0..100 {
-            let shown = inspect(&mut client, &handle);
-            assert_eq!(shown["waitsForInput"], Value::Null, "{shown}");
-        }
-        // Neither does a kill wait, nor another program.
-        let id = client.write("echo", b"x");
-        client.result(id);
-        assert_eq!(client.delta("echo").0, b"x");
-        client.kill(&handle);
-        client.exited(&handle);
+    let pid = client.spawn_ready(Mode::Pipe.params("silent", &command));
+    wait_until("it reads", || Proc::of(pid).is_some_and(|p| p.state == "S"));
+    // What is known without its memory is told when the time is up.
+    let shown = inspect(&mut client, "silent");
+    assert_eq!(shown["waitsForInput"], Value::Null, "{shown}");
+    let process = &shown["processes"][0];
+    assert_eq!(
+        (&process["pid"], &process["command"], &process["state"]),
+        (&json!(pid), &Value::Null, &json!("S")),
+        "{shown}"
+    );
+    // The next ones are told at once that there is nothing more to know.
+    for _ in 0..100 {
+        let shown = inspect(&mut client, "silent");
+        assert_eq!(shown["processes"][0]["state"], Value::Null, "{shown}");
     }
+    // Neither does a kill wait, nor another program.
+    let id = client.write("echo", b"x");
+    client.result(id);
+    assert_eq!(client.delta("echo").0, b"x");
+    client.kill("silent");
+    client.exited("silent");
     drop(silent);
     client.finish();
 }
@@ -1124,6 +1168,27 @@ fn without_a_usable_proc_nothing_is_made_up() {
         }
         client.finish();
     }
+}
+
+fn in_an_inner_namespace_with_the_outer_proc_its_own_numbers_are_told() {
+    if !can("an outer /proc", "unshare --pid --fork true") {
+        return;
+    }
+    let mut client = server_in("exec unshare --pid --fork \"$@\"");
+    assert_eq!(guarantees(&mut client)["inspect"], true);
+    for mode in [Mode::Pipe, Mode::Tty] {
+        let pid = client.spawn(mode.params("a", &["cat"]));
+        let shown = waits(&mut client, "a", &json!(true));
+        assert_eq!(shown["processes"][0]["pid"], pid, "{shown}");
+        assert!(pid < 1000, "a number of the inner namespace: {pid}");
+        assert_eq!(shown["processes"][0]["command"], json!(["cat"]));
+        if mode == Mode::Tty {
+            assert_eq!(shown["foreground"], json!({"pid": pid, "command": ["cat"]}));
+        }
+        client.kill("a");
+        client.exited("a");
+    }
+    client.finish();
 }
 
 fn an_embedded_server_guarantees_what_it_can() {

@@ -118,6 +118,21 @@ fn what_is_missing_is_told_exactly_if_the_spawn_asked() {
             );
         }
     }
+    // Also of a stream that is not read.
+    for (member, value) in [
+        ("stderr", json!("stdout")),
+        ("stdout", json!("null")),
+        ("tty", json!(true)),
+    ] {
+        let mut params = json!({
+            "processHandle": "t", "command": ["sh", "-c", "printf out; printf er >&2"], "outputKeep": "tail",
+        });
+        params[member] = value;
+        let exited = client.run_with(params);
+        for told in told {
+            assert!(exited.get(told).is_some(), "{member}: {told}: {exited}");
+        }
+    }
     // No cap: nothing is ever dropped.
     let exited = collected(&mut client, TEXT.as_bytes(), json!("tail"), Value::Null);
     check(&exited, TEXT.len(), 0);

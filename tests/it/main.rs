@@ -43,11 +43,13 @@ mod environment;
 mod exit;
 mod framing;
 mod inspect;
+mod limits;
 mod list;
 mod memory;
 mod protocol;
 mod spawn;
 mod start_state;
+mod streams;
 
 // A whole connection.
 mod connection;
@@ -80,6 +82,8 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),
+    ("streams", streams::TESTS),
+    ("limits", limits::TESTS),
     ("exit", exit::TESTS),
     ("list", list::TESTS),
     ("inspect", inspect::TESTS),

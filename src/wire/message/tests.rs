@@ -7,9 +7,10 @@ use super::*;
 use crate::wire::client::{FromServer, encode_request, parse_server};
 use crate::wire::protocol::{
     Capabilities, ClientInfo, CloseOutputParams, Collected, CollectedTail, Condition, Exited, Guarantees,
-    InitializeParams, InitializeReply, InspectParams, KillParams, Limit, Limits, ListReply, OutputDelta,
-    OutputKeep, PtySize, Reply, ResizePtyParams, ServerInfo, SignalName, SpawnFailure, SpawnParams,
-    SpawnReply, Stage, Stream, Usage, WaitParams, WaitReply, WriteStdinParams,
+    InheritEnv, InitializeParams, InitializeReply, InspectParams, KillParams, Limit, LimitName, Limits,
+    ListReply, OutputDelta, OutputKeep, PtySize, Redirect, Reply, ResizePtyParams, ResourceLimits,
+    ServerInfo, SignalName, SpawnFailure, SpawnParams, SpawnReply, Stage, Stream, Usage, WaitParams,
+    WaitReply, WriteStdinParams,
 };
 
 #[test]
@@ -24,8 +25,18 @@ fn what_a_client_encodes_the_server_understands() {
         terminal_modes: Some([("erase".into(), 8), ("ixon".into(), 0)].into()),
         stream_stdin: true,
         stream_stdout_stderr: true,
+        stdin: Some(Redirect::Null),
+        stdout: Some(Redirect::append("/a")),
+        stderr: Some(Redirect::Stdout),
+        inherit_env: InheritEnv::Only(vec!["LC_*".into()]),
         output_bytes_cap: Limit::Unlimited,
         timeout_ms: Limit::Of(7),
+        timeout_grace_ms: Some(8),
+        limits: Some(Box::new(ResourceLimits {
+            open_files: Some(u64::MAX),
+            nice: Some(-20),
+            ..ResourceLimits::default()
+        })),
         detach: true,
         output_keep: Some(OutputKeep::HeadTail { head: 1, tail: 2 }),
     };
@@ -135,6 +146,7 @@ fn what_the_server_encodes_a_client_understands() {
             code: "ENOENT".into(),
             stage: Stage::Lookup,
             program: "p".into(),
+            limit: Some(LimitName::Nice),
         }),
     };
     let initialize = InitializeReply {
