@@ -16,11 +16,12 @@ use lexopt::Arg;
 
 use crate::cli::check::Check;
 use crate::cli::completions;
+use crate::cli::mcp::Mcp;
 use crate::cli::quote::{escaped_line, quoted};
 use crate::cli::run::{Run, Tty};
 #[cfg(feature = "schema")]
 use help::SCHEMA;
-use help::{CHECK, COMPLETIONS, RUN, SERVE, help};
+use help::{CHECK, COMPLETIONS, MCP, RUN, SERVE, help};
 use values::{duration, milliseconds, nearest, size};
 
 /// One command of the program.
@@ -342,6 +343,49 @@ pub const COMMANDS: &[Subcommand] = &[
         ],
         finish: check,
     },
+    Subcommand {
+        name: "mcp",
+        arguments: "[OPTIONS]",
+        operands: Completes::Nothing,
+        about: "serve AI agents on stdin and stdout, as tools of MCP",
+        teaches: MCP,
+        flags: &[
+            flag(
+                None,
+                "patience",
+                Takes::Value("DURATION", Completes::Nothing),
+                "how long a call waits that does not say so itself; less than the client waits for its \
+                 answer [default: 45s]",
+                |s, given| duration(given.text()?, "s").map(|patience| s.mcp.patience = patience),
+            ),
+            flag(
+                None,
+                "max-handles",
+                Takes::Value("N", Completes::Nothing),
+                "how many processes may run at once, and of how many that have ended the output is kept \
+                 [default: 64]",
+                |s, given| {
+                    let number = given
+                        .text()?
+                        .parse()
+                        .ok()
+                        .filter(|number| (1..=10_000).contains(number));
+                    s.mcp.max_handles = number.ok_or("expected a number from 1 to 10000")?;
+                    Ok(())
+                },
+            ),
+            flag(
+                Some('C'),
+                "cwd",
+                Takes::Value("DIR", Completes::Directories),
+                "working directory of programs whose call names none [default: this one]",
+                |s, given| given.not_empty_text().map(|cwd| s.mcp.cwd = Some(cwd.into())),
+            ),
+            HELP,
+            VERSION,
+        ],
+        finish: mcp,
+    },
     #[cfg(feature = "schema")]
     Subcommand {
         name: "schema",
@@ -387,6 +431,7 @@ pub enum Command {
     Serve(Serve),
     Run(Run),
     Check(Check),
+    Mcp(Mcp),
     /// Print this and succeed.
     Print(String),
 }
@@ -407,6 +452,7 @@ struct Settings {
     config: Config,
     run: Run,
     check: Check,
+    mcp: Mcp,
     server: Option<String>,
     #[cfg(feature = "schema")]
     openrpc: bool,
@@ -483,6 +529,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
                     named: named.is_some(),
                     ..serve
                 }),
+                Command::Mcp(mcp) => Command::Mcp(Mcp { guarded_by, ..mcp }),
                 command => command,
             },
         })
@@ -636,6 +683,14 @@ fn check(settings: Settings) -> Result<Command, String> {
         server: settings.server,
         ..settings.check
     }))
+}
+
+fn mcp(settings: Settings) -> Result<Command, String> {
+    no_more(&settings.operands)?;
+    if let Some(cwd) = &settings.mcp.cwd {
+        check_directory(cwd, false).map_err(|e| format!("--cwd {}: {e}", quoted(&cwd.to_string_lossy())))?;
+    }
+    Ok(Command::Mcp(settings.mcp))
 }
 
 #[cfg(feature = "schema")]

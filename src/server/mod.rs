@@ -8,7 +8,7 @@
 pub(crate) mod connection;
 pub(crate) mod error;
 mod spin;
-mod transport;
+pub(crate) mod transport;
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet, VecDeque};
