@@ -14,6 +14,7 @@ mod check;
 mod client;
 mod command_line;
 mod completions;
+mod mcp;
 mod run;
 
 // What the documents say.
@@ -70,6 +71,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("run", run::TESTS),
     ("check", check::TESTS),
     ("completions", completions::TESTS),
+    ("mcp", mcp::TESTS),
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),

@@ -179,7 +179,13 @@ impl Session {
             return Err(RpcError::new(code::INVALID_REQUEST, why));
         }
         let outcome = tool.arguments(given).and_then(|arguments| {
-            if self.calls.len() >= MAX_CALLS {
+            // What ends a wait is never refused for others that wait.
+            let most = if tool.kind == Kind::Kill {
+                2 * MAX_CALLS
+            } else {
+                MAX_CALLS
+            };
+            if self.calls.len() >= most && tool.kind != Kind::List {
                 return Err(format!(
                     "{MAX_CALLS} calls wait already; cancel one, or wait for an answer"
                 ));
@@ -341,7 +347,17 @@ impl Session {
             ));
         }
         let style = view(&arguments).style(handle.tty);
-        let wait = Wait::of(&arguments, style, now);
+        let mut wait = Wait::of(&arguments, style, now);
+        if let Some(wait) = &mut wait {
+            // What has been printed so far is not the reaction, but half a character may belong to it.
+            for stream in STREAMS {
+                let output = handle.output(stream);
+                if output.seen == output.kept.total() {
+                    let held_back = output.kept.part(output.cursor, usize::MAX);
+                    wait.printed(stream, &held_back.head);
+                }
+            }
+        }
         let mut call = self.new_call(reply, Kind::Write, &name, &arguments, now);
         if wait.is_none() {
             // What it prints is for the next call that waits for it.
@@ -391,7 +407,7 @@ impl Session {
         let style = view.style(handle.tty);
         let mut wait = Wait::of(arguments, style, now).unwrap_or_else(|| Wait::for_output(now));
         for stream in STREAMS {
-            if let Some(from) = view.start(handle, stream) {
+            if let (Some(from), true) = (view.start(handle, stream), wait.searches()) {
                 let part = handle.output(stream).kept.part(from, usize::MAX);
                 wait.printed(stream, &part.head);
                 if part.is_cut() {

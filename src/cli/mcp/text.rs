@@ -4,7 +4,7 @@
 //! **Owns:** nothing but the place a reader has come to.
 //! **Never:** shows half a character or half an escape sequence of a program that still prints.
 
-use memchr::memmem;
+use memchr::{memchr2, memmem};
 
 /// The longest escape sequence that is taken for one; what is longer is shown from there on.
 const MAX_SEQUENCE_BYTES: usize = 4096;
@@ -71,8 +71,19 @@ impl Filter {
             return bytes.to_vec();
         }
         let mut text = Vec::with_capacity(bytes.len());
-        for &byte in bytes {
+        let mut rest = bytes;
+        while let Some((&byte, behind)) = rest.split_first() {
+            if self.state == State::Text {
+                // Up to what may begin a sequence all is text.
+                let plain = memchr2(ESC, b'\r', rest).unwrap_or(rest.len());
+                if plain > 0 {
+                    text.extend_from_slice(&rest[..plain]);
+                    rest = &rest[plain..];
+                    continue;
+                }
+            }
             self.next(byte, &mut text);
+            rest = behind;
         }
         text
     }

@@ -84,6 +84,11 @@ impl Wait {
         self.since = now;
     }
 
+    /// Whether it looks for a text.
+    pub(super) fn searches(&self) -> bool {
+        self.text.is_some()
+    }
+
     /// The next bytes of a stream.
     pub(super) fn printed(&mut self, stream: Stream, bytes: &[u8]) {
         if let Some(text) = &mut self.text
