@@ -123,7 +123,7 @@ const ROWS: Parameter = optional("rows", CELLS, "lines of the terminal [24]");
 const COLS: Parameter = optional("cols", CELLS, "columns of the terminal [80]");
 const TIMEOUT: Parameter = optional(
     "timeoutMs",
-    DURATION,
+    Takes::Integer(1, MAX_MS),
     "kill it, with all it has started, after so long [never]",
 );
 const NAME: Parameter = optional(
@@ -542,7 +542,9 @@ impl Parameter {
             Takes::Text(least, most) => format!("a string of {least} to {most} characters"),
             Takes::Texts => "an array of strings, the program first".to_owned(),
             Takes::Flag => "true or false".to_owned(),
-            Takes::Integer(0, MAX_MS) => "a number of milliseconds, an integer from 0 on".to_owned(),
+            Takes::Integer(least, MAX_MS) => {
+                format!("a number of milliseconds, an integer from {least} on")
+            }
             Takes::Integer(least, i64::MAX) if least < 0 => "an integer".to_owned(),
             Takes::Integer(least, most) => format!("an integer from {least} to {most}"),
             Takes::Environment => "an object of strings, or null to unset".to_owned(),
