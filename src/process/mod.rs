@@ -26,7 +26,7 @@ mod typed_line;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::Release};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -39,7 +39,7 @@ use self::tree::{Camera, Held};
 use crate::outbox::Outbox;
 use crate::sys::{self, Birth, EventFd, Interest, Pid, Status};
 use crate::wire::protocol::{
-    Collected, Exited, PtySize, Reply, RequestId, RpcError, SpawnParams, Stream, Usage, code,
+    Collected, Exited, PtySize, Reply, RequestId, RpcError, SpawnParams, SpawnReply, Stream, Usage, code,
 };
 use crate::wire::signal;
 
@@ -100,6 +100,7 @@ pub(crate) enum ProcessEvent {
 /// What `process/list` shows; written by the process's thread, read by the dispatcher.
 #[derive(Default)]
 pub(crate) struct Vitals {
+    /// 0 until it runs.
     pub(crate) pid: AtomicU32,
     pub(crate) started_at_ms: AtomicU64,
     pub(crate) stdout_bytes: Arc<AtomicU64>,
@@ -179,16 +180,16 @@ pub(crate) fn run(start: Start) {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    start.vitals.pid.store(pid, Relaxed);
     start
         .vitals
         .started_at_ms
         .store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
+    start.vitals.pid.store(pid, Release);
     if let (true, Some(on_detach)) = (start.params.detach, &start.common.on_detach) {
         on_detach(pid);
     }
     // The answer goes out before the first delta, and by this thread, so that it does.
-    let reply = Ok(Reply::Spawn { pid });
+    let reply = Ok(Reply::Spawn(SpawnReply { pid }));
     if start.reused {
         // Nobody shall take the last process's output and exit for this one's.
         start.outbox.answer_behind_output(start.id.clone(), reply);

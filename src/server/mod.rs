@@ -13,7 +13,7 @@ pub(crate) mod transport;
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use self::connection::{Connection, INBOX, Io};
 use self::error::Error;
 use self::spin::{Pace, Spin};
 use self::transport::{Dialect, Inbound, Wake};
-use crate::outbox::{CHUNK, MAX_IN_FLIGHT, Notice, Outbox, outbox, weight_of_strings};
+use crate::outbox::{CHUNK, MAX_IN_FLIGHT, Notice, Outbox, outbox};
 use crate::process::output::BUSY_PIPES;
 use crate::process::spawn::{self, Environment, Nursery};
 use crate::process::stdin::{FREE, UNANSWERED_COST, unanswered_cost};
@@ -33,11 +33,12 @@ use crate::process::tree::Camera;
 use crate::process::{self, Command, Common, DRAIN, ProcessEvent, Start, Vitals};
 use crate::sys::{self, Birth, EventFd};
 use crate::wire::message::ClientMessage;
+use crate::wire::methods::Params as _;
 use crate::wire::modes;
 use crate::wire::protocol::{
-    InitializeParams, InitializeReply, KillParams, Limits, MAX_HANDLE_BYTES, ProcessInfo, PtySize, Reply,
-    Request, RequestId, ResizePtyParams, RpcError, ServerInfo, SignalName, SpawnParams, Stage,
-    WriteStdinParams, code, shortened,
+    InitializeParams, InitializeReply, KillParams, Limits, ListReply, MAX_HANDLE_BYTES, ProcessInfo, PtySize,
+    Reply, Request, RequestId, ResizePtyParams, RpcError, ServerInfo, SpawnParams, Stage, WriteStdinParams,
+    code, shortened,
 };
 use crate::wire::signal;
 
@@ -123,6 +124,7 @@ impl Default for Config {
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum End {
     /// The client has sent all it had.
     InputEnded,
@@ -582,12 +584,15 @@ impl Dispatcher {
     /// Takes one request that was admitted. Every way through here answers it, or hands it to
     /// somebody who will.
     fn on_request(&mut self, id: RequestId, request: Request) {
-        if handle_of(&request).is_some_and(|handle| handle.len() > MAX_HANDLE_BYTES) {
+        if request
+            .handle()
+            .is_some_and(|handle| handle.len() > MAX_HANDLE_BYTES)
+        {
             let error = format!("processHandle must not be longer than {MAX_HANDLE_BYTES} bytes of UTF-8");
             self.outbox.answer(Some(id), Err(RpcError::invalid_params(error)));
             return;
         }
-        if let Some(handle) = handle_of(&request)
+        if let Some(handle) = request.handle()
             && let Some(entry) = self.table.get_mut(handle)
             && let Some(backlog) = &mut entry.starting
         {
@@ -600,7 +605,7 @@ impl Dispatcher {
                 let bytes = write.delta.as_ref().map_or(0, Vec::len);
                 entry.vitals.count_write(&id, bytes);
             }
-            let bytes = weight(&id, &request);
+            let bytes = WAITING_COST + id.len() + request.cost();
             backlog.bytes += bytes;
             self.waiting += bytes;
             backlog.requests.push_back((id, request));
@@ -666,7 +671,7 @@ impl Dispatcher {
 
     fn spawn(&mut self, id: &RequestId, params: SpawnParams) -> Result<(), RpcError> {
         validate(&params)?;
-        let bytes = WAITING_COST + id.len() + weight_of_spawn(&params);
+        let bytes = WAITING_COST + id.len() + params.cost();
         if self.ending.is_some() {
             return Err(RpcError::invalid_request("the connection is ending"));
         }
@@ -866,7 +871,10 @@ impl Dispatcher {
     }
 
     fn answer_list(&self, id: RequestId) {
-        let live = self.table.values().filter(|e| e.starting.is_none());
+        // A process has its pid before its spawn is answered, and its event may come after the request of
+        // a client that has read that answer.
+        let lives = |e: &Entry| e.starting.is_none() || e.vitals.pid.load(Acquire) != 0;
+        let live = self.table.values().filter(|e| lives(e));
         let mut live: Vec<&Entry> = live.collect();
         live.sort_by_key(|e| e.serial);
         let processes = live.into_iter().map(|e| ProcessInfo {
@@ -880,7 +888,9 @@ impl Dispatcher {
             stderr_bytes: e.vitals.stderr_bytes.load(Relaxed),
             stdin_pending_bytes: e.vitals.stdin_pending.load(Relaxed),
         });
-        self.outbox.answer(Some(id), Ok(Reply::List(processes.collect())));
+        let processes = processes.collect();
+        self.outbox
+            .answer(Some(id), Ok(Reply::List(ListReply { processes })));
     }
 
     // ---- processes ----
@@ -1009,54 +1019,9 @@ impl Dispatcher {
     }
 }
 
-fn handle_of(request: &Request) -> Option<&str> {
-    match request {
-        Request::Spawn(p) => Some(&p.process_handle),
-        Request::WriteStdin(p) => Some(&p.process_handle),
-        Request::ResizePty(p) => Some(&p.process_handle),
-        Request::Kill(p) => Some(&p.process_handle),
-        Request::Initialize(_) | Request::List => None,
-    }
-}
-
 fn no_process(handle: &str) -> RpcError {
     let handle = shortened(handle);
     RpcError::invalid_request(format!("no active process for process handle {handle:?}"))
-}
-
-/// What a request in a backlog holds. The bytes for stdin are left out: they count as pending already.
-fn weight(id: &RequestId, request: &Request) -> usize {
-    let params = match request {
-        Request::Spawn(p) => weight_of_spawn(p),
-        Request::WriteStdin(p) => p.process_handle.len(),
-        Request::ResizePty(p) => p.process_handle.len(),
-        Request::Kill(p) => {
-            let signal = match &p.signal {
-                Some(SignalName::Name(name)) => name.len(),
-                _ => 0,
-            };
-            p.process_handle.len() + signal
-        }
-        Request::Initialize(_) | Request::List => 0,
-    };
-    WAITING_COST + id.len() + params
-}
-
-fn weight_of_spawn(params: &SpawnParams) -> usize {
-    let env =
-        params.env.iter().flatten().map(|(name, value)| {
-            2 * size_of::<String>() + name.len() + value.as_ref().map_or(0, String::len)
-        });
-    // The table has the handle once more.
-    let handle = 2 * params.process_handle.len();
-    let modes = params.terminal_modes.iter().flatten();
-    handle
-        + modes
-            .map(|(name, _)| size_of::<String>() + name.len())
-            .sum::<usize>()
-        + params.cwd.as_ref().map_or(0, String::len)
-        + weight_of_strings(&params.command)
-        + env.sum::<usize>()
 }
 
 /// Refuses a write that would leave too much pending. A client that awaits its answers never has

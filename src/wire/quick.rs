@@ -11,7 +11,8 @@
 
 use memchr::{memchr, memchr2};
 
-use crate::wire::message::{ClientMessage, Parsed, WRITE_STDIN, request, request_id};
+use crate::wire::message::{ClientMessage, Parsed, request_id};
+use crate::wire::methods::{Method, method};
 use crate::wire::protocol::{Request, WriteStdinParams};
 
 /// The request on `line`; `None` leaves the line to the long way.
@@ -28,7 +29,9 @@ pub(crate) fn parse(line: &[u8]) -> Option<Parsed> {
             b"id" if id.is_none() => id = Some(scanner.value()?),
             b"method" if method.is_none() => method = Some(scanner.string()?),
             b"params" if params.is_none() && write.is_none() => match method {
-                Some(name) if name == WRITE_STDIN.as_bytes() => write = Some(scanner.write_stdin()?),
+                Some(name) if name == method::WriteStdin::NAME.as_bytes() => {
+                    write = Some(scanner.write_stdin()?)
+                }
                 _ => params = Some(scanner.value()?),
             },
             _ => return None,
@@ -47,7 +50,7 @@ pub(crate) fn parse(line: &[u8]) -> Option<Parsed> {
         (None, params) => {
             let params = params.map(str::from_utf8).transpose().ok()?;
             // An error here is found again, and told, the long way.
-            request(str::from_utf8(method?).ok()?, params).ok()?
+            Request::parse(str::from_utf8(method?).ok()?, params).ok()?
         }
     };
     Some(Parsed {

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use crate::harness::{Scratch, Test, binary, test};
+use crate::harness::{PROCWIRE, Scratch, Test, binary, test};
 
 pub const TESTS: &[Test] = &[
     test!(each_is_listed_and_run),
@@ -29,7 +29,7 @@ fn text(bytes: &[u8]) -> String {
 
 fn script(name: &str) -> Command {
     let mut command = Command::new(folder().join(name));
-    command.env("PROCWIRE", env!("CARGO_BIN_EXE_procwire"));
+    command.env("PROCWIRE", PROCWIRE);
     command.stdin(Stdio::null());
     command
 }
@@ -38,7 +38,7 @@ fn example(name: &str) -> Command {
     let mut command = Command::new(env!("CARGO"));
     command.args(["run", "--quiet", "--example", name, "--"]);
     command
-        .env("PROCWIRE", env!("CARGO_BIN_EXE_procwire"))
+        .env("PROCWIRE", PROCWIRE)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null());
     command
@@ -120,7 +120,7 @@ fn kill_tree_leaves_nothing() {
 
 /// What stands for ssh here is a shell that sets the host's name; `remote.rs` has the real one.
 fn remote_reaches_every_host_and_tells_which_failed() {
-    let via = format!("HOST=%s exec '{}'", env!("CARGO_BIN_EXE_procwire"));
+    let via = format!("HOST=%s exec '{}'", PROCWIRE);
     let work = "echo \"I am $HOST\"; [ $HOST != web2 ] || exit 3";
     let output = run(script("remote.sh")
         .env("VIA", via)

@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
     test!(spawns_that_come_later_do_not_delay_it),
     test!(what_has_exited_is_not_in_it),
     test!(program_that_does_not_start_does_not_hold_it_up),
+    test!(process_is_listed_once_its_spawn_is_answered),
     test!(a_name_used_again_is_listed_with_its_new_process),
 ];
 
@@ -267,4 +268,46 @@ fn program_that_does_not_start_does_not_hold_it_up() {
     client.result(spawn);
     assert_eq!(handles(&list(&mut client)), ["before", "hung", "after", "last"]);
     client.finish();
+}
+
+fn process_is_listed_once_its_spawn_is_answered() {
+    // On one processor, the answer's reader often takes it from the thread that sent the answer.
+    on_one_processor();
+    let scratches: Vec<Scratch> = (0..40).map(|_| Scratch::new()).collect();
+    let Some(programs) = scratches.iter().map(HungProgram::new).collect::<Option<Vec<_>>>() else {
+        return;
+    };
+    let mut client = Client::in_process();
+    let mut spawns = Vec::new();
+    for (n, program) in programs.into_iter().enumerate() {
+        let name = format!("hung {n}");
+        let params = Mode::Pipe.params(&name, &[&program.path, "1000"]);
+        let spawn = client.request("process/spawn", params);
+        spawns.push((name, spawn, program));
+    }
+    // Later lists do not wait for them again.
+    assert!(list(&mut client).is_empty());
+    for (name, spawn, program) in spawns {
+        drop(program);
+        client.result(spawn);
+        let processes = list(&mut client);
+        assert!(
+            handles(&processes).contains(&name.as_str()),
+            "{name}: {processes:?}"
+        );
+    }
+    client.finish();
+}
+
+fn on_one_processor() {
+    // SAFETY: the set is as large as it is said to be, and zeros are an empty one.
+    unsafe {
+        let mut processors: libc::cpu_set_t = std::mem::zeroed();
+        let size = size_of::<libc::cpu_set_t>();
+        assert_eq!(libc::sched_getaffinity(0, size, &mut processors), 0);
+        let first = (0..libc::CPU_SETSIZE as usize).find(|n| libc::CPU_ISSET(*n, &processors));
+        libc::CPU_ZERO(&mut processors);
+        libc::CPU_SET(first.expect("a processor"), &mut processors);
+        assert_eq!(libc::sched_setaffinity(0, size, &processors), 0);
+    }
 }

@@ -15,6 +15,7 @@ mod client;
 mod command_line;
 mod completions;
 mod mcp;
+mod recording;
 mod run;
 
 // What the documents say.
@@ -69,6 +70,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("client::hostile", client::hostile::TESTS),
     ("command_line", command_line::TESTS),
     ("run", run::TESTS),
+    ("recording", recording::TESTS),
     ("check", check::TESTS),
     ("completions", completions::TESTS),
     ("mcp", mcp::TESTS),

@@ -387,6 +387,11 @@ fn wrong_arguments_are_results_that_say_what_is_wrong() {
             "timeoutMs must be a number of milliseconds",
         ),
         ("run", json!({"argv": ["true"], "timeoutMs": -1}), "got -1"),
+        (
+            "run",
+            json!({"argv": ["true"], "timeoutMs": 0}),
+            "an integer from 1 on, got 0",
+        ),
         ("run", json!({"argv": ["true"], "timeoutMs": 1.5}), "got 1.5"),
         (
             "run",

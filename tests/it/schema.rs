@@ -5,7 +5,7 @@ use std::process::Stdio;
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, PATIENCE, Scratch, Test, binary, test, wait};
+use crate::harness::{Client, PATIENCE, PROCWIRE, Scratch, Test, binary, test, wait};
 
 pub const TESTS: &[Test] = &[
     test!(copies_are_what_the_binary_prints),
@@ -72,10 +72,7 @@ fn copies_are_what_the_binary_prints() {
 fn documented_sessions_follow_the_schema() {
     let scratch = Scratch::new();
     let (sent, got) = (scratch.path("sent"), scratch.path("got"));
-    let server = format!(
-        "tee -a '{sent}' | '{}' | tee -a '{got}'",
-        env!("CARGO_BIN_EXE_procwire")
-    );
+    let server = format!("tee -a '{sent}' | '{}' | tee -a '{got}'", &*PROCWIRE);
     let mut child = binary()
         .args(["check", "--server", &server, "README.md", "docs/protocol.md"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -424,7 +421,7 @@ fn integers(document: &Value, schema: &Value, path: &str, found: &mut Vec<Ranged
     };
     assert!(
         !kinds.contains(&json!("number")),
-        "{path}: a number that is no integer"
+        "{path}: a number that is not an integer"
     );
     if kinds.contains(&json!("integer")) {
         let limit = |name: &str| {
@@ -574,7 +571,7 @@ fn it_says_nothing_that_a_strict_validator_does_not_know() {
     ];
     fn check(schema: &Value, path: &str) {
         let Some(members) = schema.as_object() else {
-            assert!(schema.is_boolean(), "{path}: {schema} is no schema");
+            assert!(schema.is_boolean(), "{path}: {schema} is not a schema");
             return;
         };
         for (keyword, value) in members {

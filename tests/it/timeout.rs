@@ -169,7 +169,7 @@ fn malformed_timeouts_start_nothing() {
     client.finish();
 }
 
-/// Whoever wins, there is one exit, and it is consistent.
+/// Whichever comes first, there is one exit, and it is consistent.
 fn may_race_the_exit(mode: Mode) {
     let mut client = Client::in_process();
     let count = times(40);

@@ -7,10 +7,14 @@
 //! guard as `procwire serve`.
 
 mod buffer;
+mod calls;
 mod handles;
+mod parameter;
 mod protocol;
 mod report;
+mod schemas;
 mod session;
+mod spawn;
 mod text;
 mod tools;
 mod wait;

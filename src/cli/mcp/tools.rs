@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::parameter::{MAX_MS, Parameter, Takes, optional, required};
+use super::schemas::{list_schema, process_schema};
 use crate::wire::protocol::{SignalName, Stream};
 
 /// The most output of a stream that one result shows.
@@ -18,9 +20,6 @@ const RESULT_BYTES: i64 = 32 * 1024;
 /// The longest text that is waited for, and the longest handle.
 const MAX_TEXT_CHARS: usize = 1024;
 const MAX_HANDLE_CHARS: usize = 200;
-/// The longest time that is taken, so that every clock can count it: ten years.
-const MAX_MS: i64 = 10 * 365 * 24 * 3600 * 1000;
-
 /// One tool.
 pub(super) struct Tool {
     pub(super) kind: Kind,
@@ -49,45 +48,6 @@ struct Hints {
     destructive: bool,
     idempotent: bool,
     open_world: bool,
-}
-
-struct Parameter {
-    name: &'static str,
-    takes: Takes,
-    required: bool,
-    about: &'static str,
-}
-
-#[derive(Clone, Copy)]
-enum Takes {
-    /// With at least and at most so many characters.
-    Text(usize, usize),
-    Texts,
-    Flag,
-    Integer(i64, i64),
-    /// Names and values, of which null unsets.
-    Environment,
-    OneOf(&'static [&'static str]),
-    /// A name or a number.
-    Signal,
-}
-
-const fn optional(name: &'static str, takes: Takes, about: &'static str) -> Parameter {
-    Parameter {
-        name,
-        takes,
-        required: false,
-        about,
-    }
-}
-
-const fn required(name: &'static str, takes: Takes, about: &'static str) -> Parameter {
-    Parameter {
-        name,
-        takes,
-        required: true,
-        about,
-    }
 }
 
 const ANY_TEXT: Takes = Takes::Text(0, usize::MAX);
@@ -472,167 +432,6 @@ impl Tool {
             ),
         }
     }
-}
-
-impl Parameter {
-    fn schema(&self) -> Value {
-        let mut schema = match self.takes {
-            Takes::Text(least, most) => {
-                let mut schema = json!({"type": "string"});
-                if least > 0 {
-                    schema["minLength"] = json!(least);
-                }
-                if most < usize::MAX {
-                    schema["maxLength"] = json!(most);
-                }
-                schema
-            }
-            Takes::Texts => json!({"type": "array", "items": {"type": "string"}, "minItems": 1}),
-            Takes::Flag => json!({"type": "boolean"}),
-            Takes::Integer(least, most) => {
-                let mut schema = json!({"type": "integer"});
-                // Beyond that is what no client can write.
-                if least > -i64::MAX {
-                    schema["minimum"] = json!(least);
-                }
-                if most < MAX_MS {
-                    schema["maximum"] = json!(most);
-                }
-                schema
-            }
-            Takes::Environment => {
-                json!({"type": "object", "additionalProperties": {"type": ["string", "null"]}})
-            }
-            Takes::OneOf(words) => json!({"type": "string", "enum": words}),
-            Takes::Signal => json!({"type": ["string", "integer"]}),
-        };
-        schema["description"] = json!(self.about);
-        schema
-    }
-
-    /// What the value should have been, if it is not.
-    fn check(&self, value: &Value) -> Result<(), String> {
-        let fits = match self.takes {
-            Takes::Text(least, most) => value
-                .as_str()
-                .is_some_and(|text| (least..=most).contains(&text.chars().count())),
-            Takes::Texts => value.as_array().is_some_and(|texts| {
-                texts.iter().all(Value::is_string) && texts.first().is_some_and(|program| program != "")
-            }),
-            Takes::Flag => value.is_boolean(),
-            Takes::Integer(least, most) => value.as_i64().is_some_and(|n| (least..=most).contains(&n)),
-            Takes::Environment => value
-                .as_object()
-                .is_some_and(|env| env.values().all(|value| value.is_string() || value.is_null())),
-            Takes::OneOf(words) => value.as_str().is_some_and(|word| words.contains(&word)),
-            Takes::Signal => {
-                value.is_string() || value.as_i64().is_some_and(|number| i32::try_from(number).is_ok())
-            }
-        };
-        match fits {
-            true => Ok(()),
-            false => Err(format!("{}, got {}", self.expected(), shortened(value))),
-        }
-    }
-
-    fn expected(&self) -> String {
-        match self.takes {
-            Takes::Text(0, _) => "a string".to_owned(),
-            Takes::Text(_, usize::MAX) => "a string that is not empty".to_owned(),
-            Takes::Text(least, most) => format!("a string of {least} to {most} characters"),
-            Takes::Texts => "an array of strings, the program first".to_owned(),
-            Takes::Flag => "true or false".to_owned(),
-            Takes::Integer(least, MAX_MS) => {
-                format!("a number of milliseconds, an integer from {least} on")
-            }
-            Takes::Integer(least, i64::MAX) if least < 0 => "an integer".to_owned(),
-            Takes::Integer(least, most) => format!("an integer from {least} to {most}"),
-            Takes::Environment => "an object of strings, or null to unset".to_owned(),
-            Takes::OneOf(words) => words.join(" or "),
-            Takes::Signal => "the name or the number of a signal".to_owned(),
-        }
-    }
-}
-
-/// A value as an error quotes it.
-fn shortened(value: &Value) -> String {
-    const MOST: usize = 100;
-    let text = value.to_string();
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
-}
-
-// ---- what results look like ----
-
-fn process_schema() -> Value {
-    let integer = |about: &str| json!({"type": "integer", "description": about});
-    let text = |about: &str| json!({"type": "string", "description": about});
-    let flag = |about: &str| json!({"type": "boolean", "description": about});
-    let mut properties = json!({
-        "handle": text("names the process in other calls"),
-        "running": flag("whether it goes on"),
-        "reason": {
-            "type": "string",
-            "enum": ["started", "done", "exit", "text", "quiet", "output", "time"],
-            "description": "why the call has answered; time: waitMs was up",
-        },
-        "pid": integer("its process id"),
-        "exitCode": integer("once it has ended: its exit code, 128 + n for signal n, 124 for timeoutMs"),
-        "signal": text("the signal that ended it"),
-        "timedOut": flag("it was killed because of timeoutMs"),
-        "coreDumped": flag("it left a core dump"),
-        "durationMs": integer("from its start to its end"),
-        "outputDrainTimedOut": flag("something it started kept its output open, which was waited for in vain"),
-        "usage": {
-            "type": "object",
-            "properties": {
-                "userMs": {"type": "integer"},
-                "systemMs": {"type": "integer"},
-                "maxRssBytes": {"type": "integer"},
-            },
-        },
-    });
-    for stream in ["stdout", "stderr"] {
-        properties[stream] = text("what is shown of it");
-        properties[format!("{stream}Offset")] = integer("the position of the first byte that is shown");
-        properties[format!("{stream}Bytes")] = integer("how much it has printed in all");
-        properties[format!("{stream}OmittedBytes")] = integer("left out between the text and its tail");
-        properties[format!("{stream}LostBytes")] = integer("how many of those cannot be read any more");
-        properties[format!("{stream}Tail")] = text("what is shown behind the gap");
-        properties[format!("{stream}Lossy")] = flag("bytes that are not UTF-8 are shown as U+FFFD");
-    }
-    json!({"type": "object", "properties": properties, "required": ["handle", "running"]})
-}
-
-fn list_schema() -> Value {
-    json!({
-        "type": "object",
-        "properties": {
-            "processes": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "handle": {"type": "string"},
-                        "command": {"type": "array", "items": {"type": "string"}},
-                        "cwd": {"type": "string"},
-                        "tty": {"type": "boolean"},
-                        "running": {"type": "boolean"},
-                        "pid": {"type": "integer"},
-                        "startedAtMs": {"type": "integer", "description": "since 1970"},
-                        "exitCode": {"type": "integer"},
-                        "signal": {"type": "string"},
-                        "stdoutBytes": {"type": "integer"},
-                        "stderrBytes": {"type": "integer"},
-                    },
-                    "required": ["handle", "command", "running"],
-                },
-            },
-        },
-        "required": ["processes"],
-    })
 }
 
 #[cfg(test)]

@@ -176,7 +176,7 @@ impl Ledger {
         let handle = params["processHandle"].as_str().unwrap_or_default();
         let slot = handle.strip_prefix('h').and_then(|n| n.parse::<usize>().ok());
         let slot = slot.filter(|s| *s < SLOTS);
-        let slot = slot.ok_or_else(|| format!("a notification of nobody's: {message}"))?;
+        let slot = slot.ok_or_else(|| format!("a notification of an unknown handle: {message}"))?;
         let peace = self.ending.is_none();
         let process = self.slots[slot].iter_mut().find(|p| p.exited.is_none());
         let process =
@@ -209,7 +209,7 @@ impl Ledger {
         if message["id"].is_null() {
             let code = outcome
                 .err()
-                .ok_or_else(|| format!("a result for nobody: {message}"))?;
+                .ok_or_else(|| format!("a result without a request: {message}"))?;
             self.nulls_seen.push(code);
             return Ok(());
         }
@@ -592,7 +592,7 @@ impl Ledger {
         self.judge_output(process, &asked, exited, naturally)
     }
 
-    /// The exit code and the signal of a process that nobody disturbs.
+    /// The exit code and the signal of a process that is left alone.
     fn natural_end(&self, process: &Process, asked: &[&Sent]) -> Option<(i64, Option<&'static str>)> {
         let shape = &process.shape;
         let taken = |s: &&&Sent| s.error().is_none();

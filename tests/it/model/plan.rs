@@ -65,7 +65,7 @@ pub enum Step {
     Stuff {
         slot: usize,
     },
-    /// Bytes that are no base64, or none at all.
+    /// Bytes that are not base64, or none at all.
     BadWrite {
         slot: usize,
         base64: bool,
@@ -338,7 +338,7 @@ impl Signal {
     }
 }
 
-/// Lines that are no request of this protocol.
+/// Lines that are not a request of this protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Odd {
     UnknownMethod,
@@ -542,7 +542,7 @@ impl fmt::Display for Step {
             Step::Line { slot } => write!(f, "h{slot} write a line"),
             Step::Close { slot } => write!(f, "h{slot} close stdin"),
             Step::Stuff { slot } => write!(f, "h{slot} write 10 x 1 MiB without awaiting"),
-            Step::BadWrite { slot, base64: true } => write!(f, "h{slot} write what is no base64"),
+            Step::BadWrite { slot, base64: true } => write!(f, "h{slot} write what is not base64"),
             Step::BadWrite { slot, base64: false } => write!(f, "h{slot} write nothing and close nothing"),
             Step::Resize { slot, rows } => write!(f, "h{slot} resize to {rows} rows"),
             Step::Kill {
