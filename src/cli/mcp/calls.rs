@@ -60,7 +60,7 @@ impl Session {
         }
         call.asked = Some(asked);
         call.wait = wait;
-        Ok(Outcome::Later(call))
+        Ok(Outcome::Later(Box::new(call)))
     }
 
     pub(super) fn write(
@@ -113,7 +113,7 @@ impl Session {
             close_stdin: arguments.eof,
         }))?);
         call.wait = wait;
-        Ok(Outcome::Later(call))
+        Ok(Outcome::Later(Box::new(call)))
     }
 
     pub(super) fn read(
@@ -158,7 +158,7 @@ impl Session {
         let mut call = self.new_call(reply, Kind::Read, &name, arguments, now);
         call.view = view;
         call.wait = Some(wait);
-        Ok(Outcome::Later(call))
+        Ok(Outcome::Later(Box::new(call)))
     }
 
     pub(super) fn kill(
@@ -187,7 +187,7 @@ impl Session {
             grace_ms: arguments.grace_ms,
         }))?);
         call.wait = Some(Wait::for_exit(now));
-        Ok(Outcome::Later(call))
+        Ok(Outcome::Later(Box::new(call)))
     }
 
     pub(super) fn resize(
@@ -214,7 +214,7 @@ impl Session {
                 cols: arguments.cols.unwrap_or(default.cols),
             },
         }))?);
-        Ok(Outcome::Later(call))
+        Ok(Outcome::Later(Box::new(call)))
     }
 
     fn new_call(&self, reply: &Reply, kind: Kind, handle: &str, arguments: &Arguments, now: Instant) -> Call {

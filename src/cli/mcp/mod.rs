@@ -148,11 +148,11 @@ fn run(
         };
         match ready.index() {
             index if index == engine => match ready.recv(from_engine) {
-                Ok(message) => session.from_engine(message, now),
+                Ok(message) => session.engine_says(message, now),
                 Err(_) => break,
             },
             index if Some(index) == client => match ready.recv(from_client) {
-                Ok(incoming) => session.from_client(incoming, now),
+                Ok(incoming) => session.client_says(incoming, now),
                 Err(_) => session.client_is_gone(),
             },
             index if Some(index) == writer => {

@@ -64,7 +64,7 @@ pub(super) struct Call {
 /// A call with an outcome: now, or after something has been waited for.
 pub(super) enum Outcome {
     Now(Value),
-    Later(Call),
+    Later(Box<Call>),
 }
 
 impl Session {
@@ -93,14 +93,14 @@ impl Session {
 
     // ---- the client ----
 
-    pub(super) fn from_client(&mut self, incoming: Incoming, now: Instant) {
+    pub(super) fn client_says(&mut self, incoming: Incoming, now: Instant) {
         match incoming {
             Incoming::Request(request) => self.request(request, now),
             Incoming::Cancelled(id) => self.cancelled(&id),
             Incoming::Nothing => {}
             Incoming::Batch(messages) if protocol::has_batches(self.version) => {
                 for message in messages {
-                    self.from_client(message, now);
+                    self.client_says(message, now);
                 }
             }
             Incoming::Batch(_) => self.unsent.push_back(protocol::no_batches()),
@@ -194,7 +194,7 @@ impl Session {
             Ok(Outcome::Now(result)) => Ok(Some(result)),
             Ok(Outcome::Later(call)) => {
                 let number = self.number();
-                self.calls.insert(number, call);
+                self.calls.insert(number, *call);
                 self.look_at(number, now);
                 Ok(None)
             }
@@ -237,7 +237,7 @@ impl Session {
 
     // ---- the engine ----
 
-    pub(super) fn from_engine(&mut self, message: ServerMessage, now: Instant) {
+    pub(super) fn engine_says(&mut self, message: ServerMessage, now: Instant) {
         match message {
             ServerMessage::Response {
                 id: Some(RequestId::Signed(number)),
