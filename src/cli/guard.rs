@@ -38,7 +38,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use self::sweep::{Spared, UNKNOWN_CHILDREN, own_pid, sweep_until};
@@ -311,7 +311,7 @@ impl Guarded {
             let pid = pid.cast_signed();
             // It has not been reaped yet.
             let started = tree::started(pid).unwrap_or(0);
-            let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut detached = sys::lock(&DETACHED);
             detached.insert(pid, started);
             if let Some(fd) = fd {
                 // SAFETY: given up above and never closed.
@@ -328,7 +328,7 @@ fn spare_children() {
         let own = own_pid();
         let picture = Picture::take().unwrap_or_default();
         let listed = picture.unlisted(vec![own]).unwrap_or_default();
-        let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut detached = sys::lock(&DETACHED);
         for child in picture.seen().iter().chain(&listed).filter(|p| p.parent == own) {
             detached.insert(child.pid, child.started.unwrap_or(0));
         }
@@ -351,7 +351,7 @@ pub fn sweep() {
     // The threads of processes that have not ended in time leave everything to this sweep.
     tree::stop_looking();
     let guarded = GUARD.get() == Some(&std::os::unix::process::parent_id());
-    let detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let detached = sys::lock(&DETACHED).clone();
     let now = Instant::now();
     if guarded {
         // What is left is left to the guard, which also tells of it.

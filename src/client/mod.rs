@@ -82,7 +82,7 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
@@ -97,7 +97,7 @@ pub use unread::OutputLost;
 
 use crate::server::connection::{ClientSender, Connection};
 use crate::server::{Config, serve};
-use crate::sys::{self, Thread};
+use crate::sys::{self, Thread, lock};
 use crate::wire::client;
 use crate::wire::framing::Frames;
 use crate::wire::methods::{Method, method};
@@ -976,8 +976,4 @@ impl Out {
 /// The reference tells no limits.
 fn tells_limits(server: &InitializeReply) -> bool {
     server.limits.max_message_bytes > 0
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

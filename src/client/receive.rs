@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::value::RawValue;
 
+use super::Error;
 use super::error::{excerpt, quoted};
 use super::launched::Server;
 use super::unread::Shared;
-use super::{Error, lock};
 use crate::server::connection::ClientReceiver;
-use crate::sys;
+use crate::sys::{self, lock};
 use crate::wire::client::{FromServer, parse_server};
 use crate::wire::framing::{Frame, Frames};
 use crate::wire::protocol::{Exited, OutputDelta, Reply, RequestId, RpcError, ServerMessage};

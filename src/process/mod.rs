@@ -34,7 +34,7 @@ use crossbeam_channel::{Receiver, Sender};
 use self::output::{Output, Sink};
 use self::pty::Terminal;
 use self::spawn::{Channels, Child, Environment, Nursery};
-use self::stdin::{Stdin, unanswered_cost};
+use self::stdin::{AcceptedWrite, Stdin};
 use self::tree::{Camera, Held};
 use crate::outbox::Outbox;
 use crate::sys::{self, Birth, EventFd, Interest, Pid, Status};
@@ -65,11 +65,7 @@ const UNKNOWN: i32 = -1;
 
 /// What the dispatcher hands to a process.
 pub(crate) enum Command {
-    Write {
-        id: RequestId,
-        bytes: Vec<u8>,
-        close: bool,
-    },
+    Write(AcceptedWrite),
     Resize {
         id: RequestId,
         size: PtySize,
@@ -109,20 +105,6 @@ pub(crate) struct Vitals {
     pub(crate) stdin_pending: Arc<AtomicU64>,
     /// What the writes that are not answered yet count; the dispatcher adds, the process's thread subtracts.
     pub(crate) stdin_unanswered: Arc<AtomicUsize>,
-}
-
-impl Vitals {
-    /// Counts a write of so many bytes that is accepted; [`Stdin`] takes it off the counts again.
-    pub(crate) fn count_write(&self, id: &RequestId, bytes: usize) {
-        self.stdin_pending.fetch_add(bytes as u64, Relaxed);
-        self.stdin_unanswered.fetch_add(unanswered_cost(id), Relaxed);
-    }
-
-    /// Takes back a [`count_write`](Self::count_write) that came to nothing.
-    pub(crate) fn uncount_write(&self, id: &RequestId, bytes: usize) {
-        self.stdin_pending.fetch_sub(bytes as u64, Relaxed);
-        self.stdin_unanswered.fetch_sub(unanswered_cost(id), Relaxed);
-    }
 }
 
 /// What all processes of a server share.
@@ -476,7 +458,7 @@ impl Process {
         for _ in 0..waiting {
             let Ok(command) = self.inbox.try_recv() else { break };
             match command {
-                Command::Write { id, bytes, close } => self.stdin.write(id, bytes, close),
+                Command::Write(write) => self.stdin.write(write),
                 Command::Resize { id, size } => {
                     let outcome = self.resize(size);
                     self.sink.outbox.answer(Some(id), outcome);

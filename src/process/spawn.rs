@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::process::pty::{FreshTerminal, Terminal};
@@ -150,7 +150,7 @@ impl Nursery {
         if fds.iter().all(|fd| fd.as_raw_fd() < LOW) {
             return None;
         }
-        let mut slots = locked(&self.slots);
+        let mut slots = sys::lock(&self.slots);
         if matches!(*slots, Slots::Unneeded) {
             *slots = Slots::make().unwrap_or(Slots::Refused);
         }
@@ -170,24 +170,20 @@ impl Nursery {
 
     /// Gives the numbers back, until they are needed again.
     pub(crate) fn clear(&self) {
-        *locked(&self.slots) = Slots::Unneeded;
+        *sys::lock(&self.slots) = Slots::Unneeded;
     }
 
     /// Calls `spawn` with a stack that no other child is using.
     fn with_stack<T>(&self, spawn: impl FnOnce(&mut ChildStack) -> T) -> T {
-        let kept = locked(&self.stacks).pop();
+        let kept = sys::lock(&self.stacks).pop();
         let mut stack = kept.unwrap_or_else(ChildStack::new);
         let result = spawn(&mut stack);
-        let mut stacks = locked(&self.stacks);
+        let mut stacks = sys::lock(&self.stacks);
         if stacks.len() < STACKS {
             stacks.push(stack);
         }
         result
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Slots {
@@ -209,7 +205,7 @@ impl Drop for Lease<'_> {
         let Some(slot) = self.slot.take() else { return };
         let filler = self.filler.as_fd();
         let emptied = slot.fill([filler; 3]);
-        let mut slots = locked(&self.nursery.slots);
+        let mut slots = sys::lock(&self.nursery.slots);
         if let (Ok(()), Slots::Made { free, .. }) = (emptied, &mut *slots) {
             free.push(slot);
         }

@@ -21,7 +21,7 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::sys::{self, Picture, Pid, Seen};
@@ -69,13 +69,13 @@ impl Camera {
     /// A picture that was begun after this call. Waits for one being taken; that ends by itself.
     fn picture(&self) -> io::Result<Arc<Picture>> {
         let asked = Instant::now();
-        let locked = || self.film.lock().unwrap_or_else(PoisonError::into_inner);
+        let locked = || sys::lock(&self.film);
         let mut film = locked();
         loop {
             match &film.last {
                 Some((begun, picture)) if *begun > asked => return Ok(Arc::clone(picture)),
                 _ if !film.taking => break,
-                _ => film = self.taken.wait(film).unwrap_or_else(PoisonError::into_inner),
+                _ => film = sys::lock::wait(&self.taken, film),
             }
         }
         film.taking = true;

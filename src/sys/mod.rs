@@ -6,12 +6,14 @@
 //! **Never:** decides more than how a call is done: where one is refused another is tried, and what to
 //! do about an error is for the caller.
 
+pub(crate) mod base64;
 mod clone;
 mod close;
 mod descriptors;
 mod error;
 mod exit;
 mod files;
+pub(crate) mod lock;
 #[cfg(feature = "cli")]
 mod memory;
 mod pidfd;
@@ -32,6 +34,7 @@ pub(crate) use descriptors::*;
 pub(crate) use error::*;
 pub(crate) use exit::*;
 pub(crate) use files::*;
+pub(crate) use lock::lock;
 #[cfg(feature = "cli")]
 pub use memory::Allocator;
 #[cfg(feature = "cli")]

@@ -9,10 +9,11 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::descriptors::as_borrowed;
 use super::error::check;
+use super::lock;
 use super::pidfd::pidfd_signal;
 
 /// A list of strings as `execve` wants it: pointers, then a null.
@@ -130,7 +131,7 @@ impl Birth {
     }
 
     fn state(&self) -> MutexGuard<'_, BirthState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Whether the thread that has started it is the one to answer.

@@ -11,6 +11,7 @@
 
 use memchr::{memchr, memchr2};
 
+use crate::sys::base64;
 use crate::wire::message::{ClientMessage, Parsed, request_id};
 use crate::wire::methods::{Method, method};
 use crate::wire::protocol::{Request, WriteStdinParams};
@@ -175,7 +176,7 @@ impl<'a> Scanner<'a> {
         let rest = &self.line[self.at..];
         let length = memchr(b'"', rest)?;
         self.at += length + 1;
-        base64_simd::STANDARD.decode_to_vec(&rest[..length]).ok()
+        base64::decode(&rest[..length])
     }
 }
 

@@ -18,15 +18,20 @@ use crate::wire::protocol::PtySize;
 #[non_exhaustive]
 pub struct InitializeReply {
     /// `procwire/<version> (<os>; <architecture>) <client>`.
+    #[serde(deserialize_with = "or_default")]
     pub user_agent: String,
     /// Where codex would keep its files: `$CODEX_HOME` if that is absolute, else `$HOME/.codex`, else
     /// `/`. For clients of `codex app-server`, which expect it; nothing is read or made there.
+    #[serde(deserialize_with = "or_default")]
     pub codex_home: String,
     /// `unix`.
+    #[serde(deserialize_with = "or_default")]
     pub platform_family: String,
     /// `linux`.
+    #[serde(deserialize_with = "or_default")]
     pub platform_os: String,
     /// Name and version of the server.
+    #[serde(deserialize_with = "or_default")]
     pub server_info: ServerInfo,
     /// Every default and limit in force.
     #[serde(deserialize_with = "or_default")]

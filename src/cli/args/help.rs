@@ -83,9 +83,13 @@ that is expected. '#' begins a remark; the first one at the top is the title:
 
 \"{...}\" stands for any value, [..] for any text inside a string. Answers are
 found by id, notifications by method, handle and stream; output is joined or cut
-to the length that is expected. In Markdown files (.md), every fenced block in
-the language 'session' is replayed; its title may also be the heading above. The
-file '-' is stdin.
+to the length that is expected. '<~' waits until a process has printed its text;
+what else that process prints need not be shown:
+
+  <~ listening on port
+
+In Markdown files (.md), every fenced block in the language 'session' is
+replayed; its title may also be the heading above. The file '-' is stdin.
 
 With --record, a session needs only the lines to send. What the server sends is
 written below them: pids, times and memory as \"{...}\"; wildcards and messages
