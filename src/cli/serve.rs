@@ -49,6 +49,8 @@ where
         Err(e) => log::debug!("the limit of descriptors stays as it is: {e}"),
     }
 
+    config.kills_daemons_at_end = guard::ends_daemons();
+    config.survives_server_kill = guarded.has_guard();
     config.on_detach = Some(Arc::new(guarded.detached()));
 
     let (stopper, body) = begin(config);

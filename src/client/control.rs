@@ -12,7 +12,9 @@ use super::status::ExitStatus;
 use super::unread::Shared;
 use super::{Error, Link};
 use crate::wire::methods::{Method, method};
-use crate::wire::protocol::{KillParams, PtySize, ResizePtyParams, RpcError, SignalName, code};
+use crate::wire::protocol::{
+    InspectParams, Inspection, KillParams, PtySize, ResizePtyParams, RpcError, SignalName, code,
+};
 
 /// Something to wait for, kill, signal and resize a process with, from any number of threads: see
 /// [`Process::control`](super::Process::control). It keeps the connection, and not the process: that is
@@ -143,6 +145,21 @@ impl Control {
     pub fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
         let params = self.resize_params(rows, cols);
         self.link.call::<method::ResizePty>(params).map(drop)
+    }
+
+    /// What the machine shows of it now: its processes, its terminal, and whether it waits for input.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if it has ended, or the server has no such method, as codex app-server has not;
+    /// [`Error::Ended`] or [`Error::Io`] if there is no server any more.
+    pub fn inspect(&self) -> Result<Inspection, Error> {
+        let params = InspectParams {
+            process_handle: self.handle.to_string(),
+        };
+        self.link
+            .call::<method::Inspect>(params)
+            .map(Arc::unwrap_or_clone)
     }
 
     /// Sends a signal without waiting for the answer, and so without learning of an error: for a

@@ -102,8 +102,8 @@ use crate::wire::client;
 use crate::wire::framing::Frames;
 use crate::wire::methods::{Method, method};
 use crate::wire::protocol::{
-    Capabilities, ClientInfo, InitializeParams, InitializeReply, Limit, NoParams, ProcessInfo, Request,
-    RequestId, RpcError, SpawnParams, SpawnReply, code,
+    Capabilities, ClientInfo, Guarantees, InitializeParams, InitializeReply, Limit, NoParams, ProcessInfo,
+    Request, RequestId, RpcError, SpawnParams, SpawnReply, code,
 };
 use error::excerpt;
 use launched::{Server, command_line};
@@ -431,6 +431,26 @@ impl Client {
         self.link
             .call::<method::List>(NoParams {})
             .map(|list| list.processes)
+    }
+
+    /// What the server enforces where it runs, for a program that shall not run without one of these. What a
+    /// server does not tell, as codex app-server does not, is not guaranteed.
+    ///
+    /// ```
+    /// # use procwire::client::Client;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::in_process(procwire::Config::default())?;
+    /// // This program cannot end anything once it has been killed itself.
+    /// assert!(!client.guarantees().survives_server_kill);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn guarantees(&self) -> Guarantees {
+        self.link
+            .initialized
+            .get()
+            .map_or_else(Guarantees::default, |server| server.guarantees)
     }
 
     /// Ends the connection, whatever still holds on to it, and waits until the server has ended

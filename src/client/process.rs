@@ -11,7 +11,7 @@ use super::Error;
 use super::control::Control;
 use super::status::{ExitStatus, Output};
 use super::streams::{Event, Events, Stderr, Stdin, Stdout};
-use crate::wire::protocol::SignalName;
+use crate::wire::protocol::{Inspection, SignalName};
 
 /// A running program, with the shape of [`std::process::Child`].
 ///
@@ -259,6 +259,28 @@ impl Process {
     /// As [`Control::signal`].
     pub fn signal(&self, signal: impl Into<SignalName>) -> Result<(), Error> {
         self.control.signal(signal)
+    }
+
+    /// As [`Control::inspect`].
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let cat = client.spawn(Command::new("cat"))?;
+    /// # while cat.inspect()?.waits_for_input == Some(false) {}
+    /// let inspection = cat.inspect()?;
+    /// assert_eq!(inspection.waits_for_input, Some(true));
+    /// assert_eq!(inspection.processes[0].command.as_deref(), Some(&["cat".to_owned()][..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Control::inspect`].
+    pub fn inspect(&self) -> Result<Inspection, Error> {
+        self.control.inspect()
     }
 
     /// As [`Control::resize`].

@@ -147,6 +147,7 @@ impl Outbox {
             + id.as_ref().map_or(0, RequestId::len)
             + match &outcome {
                 Ok(Reply::List(list)) => list.processes.iter().map(weight_in_list).sum(),
+                Ok(Reply::Inspect(inspection)) => inspection.weight(),
                 Ok(_) => 0,
                 Err(error) => error.message.len() + error.data.as_ref().map_or(0, |d| d.program.len()),
             };

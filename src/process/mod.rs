@@ -16,6 +16,7 @@
 //! | drained | a tracer holds the zombie | it is asked for at growing intervals, and commands are answered |
 //! | any | the connection ends | the tree is killed, and draining no longer waits for the client |
 
+pub(crate) mod inspect;
 pub(crate) mod output;
 mod pty;
 pub(crate) mod spawn;
@@ -31,6 +32,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use self::inspect::Inspections;
 use self::output::{Output, Sink};
 use self::pty::Terminal;
 use self::spawn::{Channels, Child, Environment, Nursery};
@@ -74,6 +76,9 @@ pub(crate) enum Command {
         id: RequestId,
         signal: i32,
         grace: Option<Duration>,
+    },
+    Inspect {
+        id: RequestId,
     },
     /// The connection is ending.
     End,
@@ -197,6 +202,7 @@ struct Process {
     terminal: Option<Terminal>,
     outputs: [Option<Output>; 2],
     stdin: Stdin,
+    inspections: Inspections,
     sink: Sink,
     /// What it leaves running is spared, and so is it at the end of the connection.
     detach: bool,
@@ -267,6 +273,7 @@ impl Process {
                 Arc::clone(&vitals.stdin_unanswered),
                 outbox.clone(),
             ),
+            inspections: Inspections::default(),
             sink: Sink {
                 handle: start.handle,
                 credit: outbox.credit(Arc::clone(&start.wake)),
@@ -328,6 +335,7 @@ impl Process {
                 self.wake.clear();
                 self.take_commands();
             }
+            self.tend_inspections(Instant::now());
             if exit.readable() {
                 self.on_exit();
             }
@@ -386,13 +394,19 @@ impl Process {
             let drain = exited + self.drain();
             // Once the drain is over, only the delivery of what is owed is waited for: the client's
             // reading ends that, or the end of the connection.
-            return match drain > now {
+            let end = match drain > now {
                 true => Some(drain),
                 false => self.ending.map(|ending| ending + DELIVER_AT_END),
             };
+            return [end, self.inspections.deadline()].into_iter().flatten().min();
         }
         let outputs = self.outputs().filter_map(Output::look_again_at).min();
-        let others = [self.answer_writes_at, outputs, self.stdin.look_again_at()];
+        let others = [
+            self.answer_writes_at,
+            outputs,
+            self.stdin.look_again_at(),
+            self.inspections.deadline(),
+        ];
         [self.timeout_at, self.kill_at]
             .into_iter()
             .chain(others)
@@ -471,6 +485,7 @@ impl Process {
                     let outcome = self.signal(signal, grace);
                     self.sink.outbox.answer(Some(id), outcome);
                 }
+                Command::Inspect { id } => self.inspect(id),
                 Command::End => self.connection_ends(),
             }
         }
@@ -556,6 +571,7 @@ impl Process {
     /// Reaps the process and says how it ended; nothing is said of one that lives on.
     fn end(mut self) -> (Option<Box<Exited>>, Receiver<Command>) {
         self.stdin.fail("the process has ended");
+        self.finish_inspections();
         if self.released {
             return (None, self.inbox);
         }
@@ -564,6 +580,7 @@ impl Process {
         }
         // Until here the pid was a zombie's at least, so that it could mean nobody else.
         let (status, usage) = self.reap();
+        self.refuse_inspections();
         if !self.detach {
             tree::wait_for_group(self.pid, &self.common.camera);
         }
@@ -624,6 +641,7 @@ impl Process {
             } else {
                 pause = (pause * 2).min(LONGEST_REAP_PAUSE);
             }
+            self.tend_inspections(Instant::now());
         }
     }
 }

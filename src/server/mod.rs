@@ -41,8 +41,8 @@ use crate::process::{Command, Common, ProcessEvent, Start};
 use crate::sys;
 use crate::wire::message::ClientMessage;
 use crate::wire::protocol::{
-    KillParams, ListReply, MAX_HANDLE_BYTES, ProcessInfo, Reply, Request, RequestId, ResizePtyParams,
-    RpcError, WriteStdinParams, shortened,
+    InspectParams, KillParams, ListReply, MAX_HANDLE_BYTES, ProcessInfo, Reply, Request, RequestId,
+    ResizePtyParams, RpcError, WriteStdinParams, shortened,
 };
 use crate::wire::signal;
 
@@ -326,6 +326,7 @@ impl Dispatcher {
             Request::WriteStdin(params) => self.write_stdin(&id, params),
             Request::ResizePty(params) => self.resize(&id, &params),
             Request::Kill(params) => self.kill(&id, &params),
+            Request::Inspect(params) => self.inspect(&id, &params),
             Request::List => {
                 self.list(id);
                 return;
@@ -385,6 +386,12 @@ impl Dispatcher {
             id: id.clone(),
             size: params.size,
         });
+        Ok(())
+    }
+
+    fn inspect(&self, id: &RequestId, params: &InspectParams) -> Result<(), RpcError> {
+        let command = Command::Inspect { id: id.clone() };
+        self.entry(&params.process_handle)?.command(command);
         Ok(())
     }
 
@@ -510,7 +517,9 @@ impl Dispatcher {
         let (id, outcome) = match command {
             Command::Kill { id, .. } => (id, Ok(Reply::Done)),
             Command::Resize { id, .. } if entry.params.tty => (id, Ok(Reply::Done)),
-            Command::Resize { id, .. } => (id, Err(no_process(&entry.params.process_handle))),
+            Command::Resize { id, .. } | Command::Inspect { id } => {
+                (id, Err(no_process(&entry.params.process_handle)))
+            }
             Command::Write(write) => {
                 let error = no_process(&entry.params.process_handle);
                 (write.id().clone(), Err(error))

@@ -4,13 +4,15 @@
 //! **Owns:** the name of every method, and which params and which result belong to it.
 //! **Never:** knows what a member means, or what a method does.
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
 use serde::ser::{Serialize, Serializer};
 
 use crate::wire::message::params;
 use crate::wire::protocol::{
-    InitializeParams, InitializeReply, KillParams, ListReply, NoParams, ResizePtyParams, RpcError,
-    SpawnParams, SpawnReply, WriteStdinParams, code, shortened,
+    InitializeParams, InitializeReply, InspectParams, Inspection, KillParams, ListReply, NoParams,
+    ResizePtyParams, RpcError, SpawnParams, SpawnReply, WriteStdinParams, code, shortened,
 };
 use crate::wire::results::Done;
 
@@ -204,4 +206,6 @@ methods! {
     "process/kill" Kill(params: KillParams);
     /// Tells what is running.
     "process/list" List -> ListReply;
+    /// Tells what the machine shows of a process, and whether it waits for input.
+    "process/inspect" Inspect(params: InspectParams) -> Arc<Inspection>, or INTERNAL_ERROR;
 }

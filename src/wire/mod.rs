@@ -10,6 +10,7 @@ mod error;
 pub(crate) mod framing;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub(crate) mod inspect;
 mod members;
 pub(crate) mod message;
 pub(crate) mod methods;

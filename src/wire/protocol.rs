@@ -14,6 +14,9 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 pub use crate::wire::error::{RpcError, SpawnFailure, Stage, code};
+pub use crate::wire::inspect::{
+    Foreground, Guarantees, InspectParams, Inspection, ProcessState, TerminalState,
+};
 use crate::wire::methods::Params;
 pub use crate::wire::methods::{Reply, Request};
 pub use crate::wire::notifications::{

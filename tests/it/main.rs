@@ -39,6 +39,7 @@ mod argv;
 mod environment;
 mod exit;
 mod framing;
+mod inspect;
 mod list;
 mod memory;
 mod protocol;
@@ -79,6 +80,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("argv", argv::TESTS),
     ("exit", exit::TESTS),
     ("list", list::TESTS),
+    ("inspect", inspect::TESTS),
     ("start_state", start_state::TESTS),
     ("stdin", stdin::TESTS),
     ("output", output::TESTS),
@@ -105,6 +107,9 @@ fn main() {
     refused::session::launch_if_asked();
     if std::env::args().nth(1).as_deref() == Some(sweep::PLAY) {
         sweep::play(std::env::args().skip(2));
+    }
+    if std::env::args().nth(1).as_deref() == Some(inspect::WAIT_IN) {
+        inspect::wait_in(&std::env::args().nth(2).unwrap_or_default());
     }
     if let Some(what) = std::env::var_os(harness::HELPER) {
         return harness::help(what.to_str().expect("helpers' names are ASCII"));

@@ -309,6 +309,7 @@ fn borders() -> Vec<Value> {
             "process/resizePty",
             "process/kill",
             "process/list",
+            "process/inspect",
             "initialize",
         ] {
             messages.push(json!({ "method": method, "params": params }));
@@ -472,6 +473,10 @@ fn every_number_has_the_range_that_the_server_takes() {
             "WriteStdinRequest",
             json!({ "method": "process/writeStdin", "params": {
                 "processHandle": "gone", "closeStdin": true } }),
+        ),
+        (
+            "InspectRequest",
+            json!({ "method": "process/inspect", "params": { "processHandle": "gone" } }),
         ),
         ("ListRequest", json!({ "method": "process/list" })),
         (
@@ -642,6 +647,7 @@ fn openrpc_names_exactly_the_methods_of_the_server() {
             "process/resizePty",
             "process/kill",
             "process/list",
+            "process/inspect",
             "initialized"
         ]
     );

@@ -1,13 +1,14 @@
 //! Tests of the envelope, on both sides.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
 use crate::wire::client::{FromServer, encode_request, parse_server};
 use crate::wire::protocol::{
-    Capabilities, ClientInfo, Collected, Exited, InitializeParams, InitializeReply, KillParams, Limit,
-    Limits, ListReply, OutputDelta, PtySize, Reply, ResizePtyParams, ServerInfo, SignalName, SpawnFailure,
-    SpawnParams, SpawnReply, Stage, Stream, Usage, WriteStdinParams,
+    Capabilities, ClientInfo, Collected, Exited, Guarantees, InitializeParams, InitializeReply,
+    InspectParams, KillParams, Limit, Limits, ListReply, OutputDelta, PtySize, Reply, ResizePtyParams,
+    ServerInfo, SignalName, SpawnFailure, SpawnParams, SpawnReply, Stage, Stream, Usage, WriteStdinParams,
 };
 
 #[test]
@@ -52,6 +53,9 @@ fn what_a_client_encodes_the_server_understands() {
         }),
         Request::Kill(kill),
         Request::List,
+        Request::Inspect(InspectParams {
+            process_handle: "h".into(),
+        }),
     ];
     for request in requests {
         let mut line = Vec::new();
@@ -122,11 +126,13 @@ fn what_the_server_encodes_a_client_understands() {
             max_in_flight: 7,
             default_pty_size: PtySize::default(),
         },
+        guarantees: Guarantees::default(),
     };
     for message in [
         answer(Ok(Reply::Spawn(SpawnReply { pid: 7 }))),
         answer(Ok(Reply::Done)),
         answer(Ok(Reply::List(ListReply::default()))),
+        answer(Ok(Reply::Inspect(Arc::default()))),
         answer(Ok(Reply::Initialize(Box::new(initialize)))),
         answer(Err(error)),
         answer(Err(RpcError::invalid_request("why"))),
