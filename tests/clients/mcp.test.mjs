@@ -76,7 +76,7 @@ test("tools are listed", options, () =>
   withAgent(async ({ client, tools }) => {
     assert.equal(client.getServerVersion().name, "procwire");
     assert.match(client.getInstructions(), /untilText/);
-    for (const name of ["run", "start", "write", "read", "kill", "resize", "list"]) {
+    for (const name of ["run", "start", "write", "read", "kill", "resize", "inspect", "list"]) {
       const tool = tools.find((tool) => tool.name === name);
       assert.equal(tool.inputSchema.type, "object");
       assert.equal(typeof tool.annotations.destructiveHint, "boolean");

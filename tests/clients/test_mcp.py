@@ -95,7 +95,8 @@ async def a_repl_is_driven(mode):
         await call(
             agent, "start", argv=[sys.executable, "-i", "-q"], tty=True, env=env, handle="py", untilText=">>> "
         )
-        shown = await call(agent, "write", handle="py", text="6 * 7\n", untilText=">>> ")
+        shown = await call(agent, "write", handle="py", text="6 * 7\n", untilInput=True)
+        assert shown["reason"] == "input", shown
         assert "\n42\n" in shown["stdout"], shown
         ended = await call(agent, "write", handle="py", text="exit(5)\n", untilExit=True)
         assert ended["exitCode"] == 5, ended

@@ -34,6 +34,8 @@ pub const TESTS: &[Test] = &[
     test!(characters_are_whole_and_other_bytes_are_said),
     test!(bytes_are_written_as_they_are),
     test!(a_terminal_has_its_size),
+    test!(a_prompt_is_waited_for_whatever_it_says),
+    test!(what_a_program_does_is_shown),
     test!(a_kill_reaches_all_and_waits_for_the_end),
     test!(handles_are_reused_once_their_process_has_ended),
     test!(what_runs_and_what_is_kept_are_bounded),
@@ -339,13 +341,18 @@ fn every_tool_is_described() {
             assert!(tool["annotations"][hint].is_boolean(), "{name}: {hint}");
         }
         let reads = tool["annotations"]["readOnlyHint"] == true;
-        assert_eq!(reads, ["read", "list"].contains(&&*name), "{name}");
+        assert_eq!(reads, ["read", "inspect", "list"].contains(&&*name), "{name}");
         assert!(!string(&tool["description"]).contains("  "), "{name}");
         names.push(name);
     }
     let again = client.call("tools/list", json!({}));
     assert_eq!(again, listed, "the order is always the same");
-    assert_eq!(names, ["run", "start", "write", "read", "kill", "resize", "list"]);
+    assert_eq!(
+        names,
+        [
+            "run", "start", "write", "read", "kill", "resize", "inspect", "list"
+        ]
+    );
     client.finish();
 }
 
@@ -929,6 +936,71 @@ fn a_terminal_has_its_size() {
         agent.call("run", json!({"command": "stty size", "tty": true}))["stdout"],
         "24 80\n"
     );
+    agent.finish();
+}
+
+fn a_prompt_is_waited_for_whatever_it_says() {
+    let mut agent = Agent::new();
+    for tty in [false, true] {
+        let handle = format!("tty {tty}");
+        // It computes before each of its prompts, and says nothing meanwhile.
+        let script = "printf 'name? '; read name; sleep 0.3; printf \"$name, age? \"; read age; \
+                      sleep 0.3; echo $age; exit 6";
+        let arguments = json!({"command": script, "tty": tty, "handle": handle, "untilInput": true});
+        let started = agent.call("start", arguments);
+        assert_eq!(
+            (&started["reason"], &started["stdout"]),
+            (&json!("input"), &json!("name? "))
+        );
+        let arguments = json!({"handle": handle, "text": "ann\n", "untilInput": true});
+        let written = agent.call("write", arguments);
+        assert_eq!(written["reason"], "input");
+        assert!(string(&written["stdout"]).ends_with("ann, age? "), "{written}");
+        // It waits already, which a read is told as well.
+        let read = agent.call("read", json!({"handle": handle, "untilInput": true}));
+        assert_eq!((&read["reason"], &read["stdout"]), (&json!("input"), &json!("")));
+        let arguments = json!({"handle": handle, "text": "7\n", "untilInput": true});
+        let ended = agent.call("write", arguments);
+        assert_eq!(
+            (&ended["reason"], &ended["exitCode"]),
+            (&json!("exit"), &json!(6))
+        );
+    }
+    // One that never does is waited for until the time is up.
+    let sleep = agent.call("start", json!({"argv": ["sleep", "1000"]}))["handle"].clone();
+    let read = agent.call(
+        "read",
+        json!({"handle": sleep, "untilInput": true, "waitMs": 300}),
+    );
+    assert_eq!(read["reason"], "time");
+    agent.finish();
+}
+
+fn what_a_program_does_is_shown() {
+    let mut agent = Agent::new();
+    let script = "stty -echo; echo ready; read secret; sleep 1000";
+    let arguments = json!({"command": script, "tty": true, "handle": "t", "rows": 30, "cols": 100,
+                           "untilText": "ready"});
+    agent.call("start", arguments);
+    agent.call("read", json!({"handle": "t", "untilInput": true}));
+    let shown = agent.call("inspect", json!({"handle": "t"}));
+    assert_eq!(shown["waitsForInput"], true);
+    let terminal = json!({"canonical": true, "echo": false, "rows": 30, "cols": 100});
+    assert_eq!(shown["terminal"], terminal);
+    assert_eq!(shown["processes"][0]["pid"], shown["pid"]);
+    let text = agent.text("inspect", json!({"handle": "t"}));
+    assert!(
+        text.starts_with("t: waits for input\nterminal: 30 x 100, echo off"),
+        "{text}"
+    );
+    agent.call("write", json!({"handle": "t", "text": "x\n"}));
+    wait_until("it sleeps", || {
+        let shown = agent.call("inspect", json!({"handle": "t"}));
+        shown["waitsForInput"] == false && shown["processes"].as_array().map(Vec::len) == Some(2)
+    });
+    agent.call("kill", json!({"handle": "t"}));
+    let why = agent.wrong("inspect", json!({"handle": "t"}));
+    assert!(why.contains("\"t\""), "{why}");
     agent.finish();
 }
 

@@ -15,7 +15,9 @@ use super::session::{Call, Outcome, Session};
 use super::spawn;
 use super::tools::{Arguments, Kind};
 use super::wait::Wait;
-use crate::wire::protocol::{KillParams, PtySize, Request, ResizePtyParams, Stream, WriteStdinParams};
+use crate::wire::protocol::{
+    InspectParams, KillParams, PtySize, Request, ResizePtyParams, Stream, WriteStdinParams,
+};
 
 /// How long a kill is waited for, unless the call says otherwise.
 const KILL_WAIT: Duration = Duration::from_secs(2);
@@ -214,6 +216,19 @@ impl Session {
                 cols: arguments.cols.unwrap_or(default.cols),
             },
         }))?);
+        Ok(Outcome::Later(Box::new(call)))
+    }
+
+    pub(super) fn inspect(
+        &mut self,
+        reply: &Reply,
+        arguments: &Arguments,
+        now: Instant,
+    ) -> Result<Outcome, String> {
+        let name = self.handles.find(&arguments.handle)?.name.clone();
+        let mut call = self.new_call(reply, Kind::Inspect, &name, arguments, now);
+        call.view.from = From::Nowhere;
+        call.asked = Some(self.ask(Request::Inspect(InspectParams { process_handle: name }))?);
         Ok(Outcome::Later(Box::new(call)))
     }
 

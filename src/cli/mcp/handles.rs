@@ -5,13 +5,17 @@
 //! **Never:** keeps more ended processes than may run at once.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::buffer::Kept;
 use crate::wire::protocol::{Exited, Stream};
 
 /// How many names of processes are remembered whose output is not.
 const DROPPED_NAMES: usize = 256;
+
+/// How long it takes at least and at most until a process is looked at again, whether it waits for input.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+const MAX_LOOK_PAUSE: Duration = Duration::from_millis(250);
 
 /// One process, from the request to start it until it is forgotten.
 #[derive(Debug)]
@@ -30,6 +34,11 @@ pub(super) struct Handle {
     pub(super) last_output: Instant,
     /// The call that has started it was cancelled: it is killed, and nothing of it is kept.
     pub(super) forgotten: bool,
+    /// When it was last asked, and is not answered yet, whether it waits for input.
+    pub(super) look_asked: Option<Instant>,
+    /// When it may be asked again.
+    pub(super) next_look: Instant,
+    look_pause: Duration,
 }
 
 /// One stream of it.
@@ -56,7 +65,23 @@ impl Handle {
             outputs: Default::default(),
             last_output: now,
             forgotten: false,
+            look_asked: None,
+            next_look: now,
+            look_pause: LOOK_PAUSE,
         }
+    }
+
+    /// It prints, or is written to: what it waits for may be another thing soon.
+    pub(super) fn stirs(&mut self, now: Instant) {
+        self.look_pause = LOOK_PAUSE;
+        self.next_look = self.next_look.min(now + LOOK_PAUSE);
+    }
+
+    /// A look is over; when it was asked for.
+    pub(super) fn looked(&mut self, now: Instant) -> Option<Instant> {
+        self.next_look = now + self.look_pause;
+        self.look_pause = (2 * self.look_pause).min(MAX_LOOK_PAUSE);
+        self.look_asked.take()
     }
 
     pub(super) fn output(&self, stream: Stream) -> &Output {

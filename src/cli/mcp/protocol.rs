@@ -32,7 +32,7 @@ const TTL_MS: u64 = 3_600_000;
 const INSTRUCTIONS: &str = "\
 Runs programs. `run` is for commands that end; `start` is for servers, REPLs and whatever is to go on, \
 followed by `read`, `write` and `kill` with the handle it gives. Wait for what you need (untilText, \
-untilQuietMs, untilExit) instead of sleeping. A `run` that takes too long is not killed: it answers \
+untilInput, untilQuietMs, untilExit) instead of sleeping. A `run` that takes too long is not killed: it answers \
 \"still running\", and `read` goes on from there. Everything that was started ends with this connection.";
 
 /// The id of a request: a string or an integer.

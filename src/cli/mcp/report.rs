@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::handles::Handle;
 use super::text::{self, Style};
-use crate::wire::protocol::{Exited, Stream};
+use crate::wire::protocol::{Exited, Inspection, Stream};
 
 /// Why a call is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,9 +20,12 @@ pub(super) enum Reason {
     Exit,
     Text,
     Quiet,
+    Input,
     Output,
     /// The time of the call is up.
     Time,
+    /// The same, and it could not be known whether the process waits for input.
+    Blind,
 }
 
 impl Reason {
@@ -33,8 +36,9 @@ impl Reason {
             Reason::Exit => "exit",
             Reason::Text => "text",
             Reason::Quiet => "quiet",
+            Reason::Input => "input",
             Reason::Output => "output",
-            Reason::Time => "time",
+            Reason::Time | Reason::Blind => "time",
         }
     }
 }
@@ -130,6 +134,10 @@ fn sentence(handle: &Handle, reason: Reason) -> String {
             (_, Reason::Done) => "done".to_owned(),
             (_, Reason::Text) => "running; the text has been printed".to_owned(),
             (_, Reason::Quiet) => "running; it has been quiet for so long".to_owned(),
+            (_, Reason::Input) => "running; it waits for input".to_owned(),
+            (_, Reason::Blind) => "still running; whether it waits for input cannot be known, so wait with \
+                                   untilText or untilQuietMs"
+                .to_owned(),
             (_, Reason::Time) => "still running; read goes on waiting, write and kill reach it".to_owned(),
             (_, Reason::Exit | Reason::Output) => "running".to_owned(),
         };
@@ -246,6 +254,42 @@ fn end_line(text: &mut String) {
 /// A result that says what went wrong.
 pub(super) fn failure(why: &str) -> Value {
     json!({"content": [{"type": "text", "text": why}], "isError": true})
+}
+
+/// The result of `inspect`.
+pub(super) fn inspection(handle: &str, inspection: &Inspection) -> Value {
+    let mut data = serde_json::to_value(inspection).unwrap_or_default();
+    data["handle"] = json!(handle);
+    let waits = match inspection.waits_for_input {
+        Some(true) => "waits for input",
+        Some(false) => "does not wait for input",
+        None => "may or may not wait for input: that cannot be known",
+    };
+    let mut text = format!("{handle}: {waits}\n");
+    if let Some(terminal) = inspection.terminal {
+        let on = |on| if on { "on" } else { "off" };
+        text.push_str(&format!(
+            "terminal: {} x {}, echo {}, line by line {}\n",
+            terminal.rows,
+            terminal.cols,
+            on(terminal.echo),
+            on(terminal.canonical)
+        ));
+    }
+    for process in &inspection.processes {
+        let command = process.command.as_deref().map(shell_words);
+        text.push_str(&format!(
+            "{} {} {}\n",
+            process.pid,
+            process.state.as_deref().unwrap_or("?"),
+            command.unwrap_or_default()
+        ));
+    }
+    json!({
+        "content": [{"type": "text", "text": text}],
+        "structuredContent": data,
+        "isError": false,
+    })
 }
 
 /// The result of `list`.

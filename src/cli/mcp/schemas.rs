@@ -16,7 +16,7 @@ pub(super) fn process_schema() -> Value {
         "running": flag("whether it goes on"),
         "reason": {
             "type": "string",
-            "enum": ["started", "done", "exit", "text", "quiet", "output", "time"],
+            "enum": ["started", "done", "exit", "text", "quiet", "input", "output", "time"],
             "description": "why the call has answered; time: waitMs was up",
         },
         "pid": integer("its process id"),
@@ -45,6 +45,54 @@ pub(super) fn process_schema() -> Value {
         properties[format!("{stream}Lossy")] = flag("bytes that are not UTF-8 are shown as U+FFFD");
     }
     json!({"type": "object", "properties": properties, "required": ["handle", "running"]})
+}
+
+/// Of `inspect`. What cannot be known is null.
+pub(super) fn inspection_schema() -> Value {
+    let or_null = |kind: &str| json!({"type": [kind, "null"]});
+    json!({
+        "type": "object",
+        "properties": {
+            "handle": {"type": "string"},
+            "pid": {"type": "integer"},
+            "waitsForInput": {
+                "type": ["boolean", "null"],
+                "description": "whether it is blocked in a read of its terminal or stdin",
+            },
+            "terminal": {
+                "type": ["object", "null"],
+                "properties": {
+                    "canonical": {"type": "boolean", "description": "input comes by lines"},
+                    "echo": {"type": "boolean", "description": "what is typed is shown"},
+                    "rows": {"type": "integer"},
+                    "cols": {"type": "integer"},
+                },
+            },
+            "foreground": {
+                "type": ["object", "null"],
+                "description": "who has the keyboard of the terminal",
+                "properties": {"pid": {"type": "integer"}, "command": or_null("array")},
+            },
+            "processes": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "pid": {"type": "integer"},
+                        "parentPid": or_null("integer"),
+                        "command": or_null("array"),
+                        "state": or_null("string"),
+                        "threads": or_null("integer"),
+                        "cpuMs": or_null("integer"),
+                        "rssBytes": or_null("integer"),
+                    },
+                    "required": ["pid"],
+                },
+            },
+            "processesOmitted": {"type": "integer"},
+        },
+        "required": ["handle", "pid", "waitsForInput", "processes"],
+    })
 }
 
 /// Of `list`.

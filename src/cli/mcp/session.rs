@@ -17,7 +17,9 @@ use super::report::{self, Reason, View};
 use super::tools::{self, Kind};
 use super::wait::Wait;
 use crate::server::connection::ClientSender;
-use crate::wire::protocol::{self as wire, KillParams, RequestId, RpcError, ServerMessage, code};
+use crate::wire::protocol::{
+    self as wire, InspectParams, KillParams, RequestId, RpcError, ServerMessage, code,
+};
 
 /// How many calls may wait at once.
 const MAX_CALLS: usize = 64;
@@ -45,6 +47,8 @@ pub(super) struct Session {
     calls: BTreeMap<i64, Call>,
     /// Which process a request to the engine is to start.
     pub(super) spawns: HashMap<i64, String>,
+    /// Which process a request to the engine looks at, whether it waits for input.
+    looks: HashMap<i64, String>,
     unsent: VecDeque<Vec<u8>>,
 }
 
@@ -77,6 +81,7 @@ impl Session {
             version: "",
             calls: BTreeMap::new(),
             spawns: HashMap::new(),
+            looks: HashMap::new(),
             unsent: VecDeque::new(),
         }
     }
@@ -186,6 +191,7 @@ impl Session {
                 Kind::Read => self.read(reply, &arguments, now),
                 Kind::Kill => self.kill(reply, arguments, now),
                 Kind::Resize => self.resize(reply, &arguments, now),
+                Kind::Inspect => self.inspect(reply, &arguments, now),
                 Kind::List => Ok(Outcome::Now(report::listing(self.handles.iter()))),
             }
         });
@@ -249,6 +255,7 @@ impl Session {
                     return;
                 };
                 handle.last_output = now;
+                handle.stirs(now);
                 handle.output_mut(delta.stream).kept.push(&delta.bytes);
                 for call in self.calls.values_mut() {
                     let shows = call.handle == *delta.process_handle
@@ -286,15 +293,25 @@ impl Session {
                 _ => {}
             }
         }
+        if let Some(name) = self.looks.remove(&number) {
+            self.looked(&name, &outcome, now);
+        }
         let found = self.calls.iter_mut().find(|(_, call)| call.asked == Some(number));
         let Some((&number, call)) = found else {
             return;
         };
         call.asked = None;
         match outcome {
+            Ok(wire::Reply::Inspect(inspection)) => {
+                let result = report::inspection(&call.handle, &inspection);
+                self.finish(number, result);
+            }
             Ok(_) => {
                 if let Some(wait) = &mut call.wait {
                     wait.begin(now);
+                }
+                if let Some(handle) = self.handles.get(&call.handle) {
+                    handle.stirs(now);
                 }
                 self.look_at(number, now);
             }
@@ -324,6 +341,9 @@ impl Session {
             if let (None, Some(wait), Some(handle)) = (call.asked, &call.wait, self.handles.get(&call.handle))
             {
                 at = wait.next_look(handle).map_or(at, |look| look.min(at));
+                if wait.asks_for_input().is_some() && handle.look_asked.is_none() {
+                    at = at.min(handle.next_look);
+                }
             }
             first = Some(first.map_or(at, |first: Instant| first.min(at)));
         }
@@ -362,9 +382,48 @@ impl Session {
             (None, None) => Some(Reason::Done),
         };
         if let Some(reason) = reason {
+            let is_blind = call.wait.as_ref().is_some_and(Wait::is_blind);
+            let reason = match reason {
+                Reason::Time if is_blind => Reason::Blind,
+                reason => reason,
+            };
             let result = report::report(handle, call.view, reason);
-            self.finish(number, result);
+            return self.finish(number, result);
         }
+        let asks = call.asked.is_none() && call.wait.as_ref().is_some_and(|w| w.asks_for_input().is_some());
+        if asks && handle.look_asked.is_none() && now >= handle.next_look {
+            handle.look_asked = Some(now);
+            let name = handle.name.clone();
+            let params = InspectParams {
+                process_handle: name.clone(),
+            };
+            // Without an engine everything ends anyway.
+            if let Ok(asked) = self.ask(wire::Request::Inspect(params)) {
+                self.looks.insert(asked, name);
+            }
+        }
+    }
+
+    /// Tells the calls that wait for it whether a process waits for input.
+    fn looked(&mut self, name: &str, outcome: &Result<wire::Reply, RpcError>, now: Instant) {
+        let Some(handle) = self.handles.get(name) else {
+            return;
+        };
+        let Some(asked_at) = handle.looked(now) else {
+            return;
+        };
+        let waits = match outcome {
+            Ok(wire::Reply::Inspect(inspection)) => inspection.waits_for_input,
+            _ => None,
+        };
+        for call in self.calls.values_mut().filter(|call| call.handle == name) {
+            if let Some(wait) = &mut call.wait
+                && wait.asks_for_input().is_some_and(|since| since <= asked_at)
+            {
+                wait.told(waits, now);
+            }
+        }
+        self.look_at_all_of(name, now);
     }
 
     fn finish(&mut self, number: i64, result: Value) {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::parameter::{MAX_MS, Parameter, Takes, optional, required};
-use super::schemas::{list_schema, process_schema};
+use super::schemas::{inspection_schema, list_schema, process_schema};
 use crate::wire::protocol::{SignalName, Stream};
 
 /// The most output of a stream that one result shows.
@@ -39,6 +39,7 @@ pub(super) enum Kind {
     Read,
     Resize,
     Kill,
+    Inspect,
     List,
 }
 
@@ -101,6 +102,11 @@ const UNTIL_QUIET: Parameter = optional(
     "untilQuietMs",
     DURATION,
     "answer once nothing has been printed for so long",
+);
+const UNTIL_INPUT: Parameter = optional(
+    "untilInput",
+    Takes::Flag,
+    "answer once it waits for input, as the machine tells: at a prompt, whatever that says",
 );
 const UNTIL_EXIT: Parameter = optional("untilExit", Takes::Flag, "answer once it has ended");
 const WAIT: Parameter = optional(
@@ -169,6 +175,7 @@ pub(super) const TOOLS: &[Tool] = &[
             NAME,
             UNTIL_TEXT,
             UNTIL_QUIET,
+            UNTIL_INPUT,
             UNTIL_EXIT,
             WAIT,
             MAX_BYTES,
@@ -200,6 +207,7 @@ pub(super) const TOOLS: &[Tool] = &[
             ),
             UNTIL_TEXT,
             UNTIL_QUIET,
+            UNTIL_INPUT,
             UNTIL_EXIT,
             WAIT,
             MAX_BYTES,
@@ -234,6 +242,7 @@ pub(super) const TOOLS: &[Tool] = &[
             ),
             UNTIL_TEXT,
             UNTIL_QUIET,
+            UNTIL_INPUT,
             UNTIL_EXIT,
             WAIT,
             MAX_BYTES,
@@ -288,6 +297,21 @@ pub(super) const TOOLS: &[Tool] = &[
         },
     },
     Tool {
+        kind: Kind::Inspect,
+        name: "inspect",
+        title: "Inspect a program",
+        about: "Tells what a running process does now: whether it waits for input, the modes of its terminal, \
+                and the processes below it with their state, processor time and memory.",
+        parameters: &[HANDLE],
+        output: inspection_schema,
+        hints: Hints {
+            read_only: true,
+            destructive: false,
+            idempotent: true,
+            open_world: false,
+        },
+    },
+    Tool {
         kind: Kind::List,
         name: "list",
         title: "List programs",
@@ -327,6 +351,7 @@ pub(super) struct Arguments {
     pub(super) grace_ms: Option<u64>,
     pub(super) until_text: Option<String>,
     pub(super) until_quiet_ms: Option<u64>,
+    pub(super) until_input: bool,
     pub(super) until_exit: bool,
     pub(super) wait_ms: Option<u64>,
     pub(super) max_bytes: Option<u64>,

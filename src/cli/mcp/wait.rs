@@ -23,10 +23,20 @@ pub(super) struct Wait {
     text: Option<Text>,
     quiet: Option<Duration>,
     output: bool,
+    input: Option<Input>,
     /// When it began to count.
     since: Instant,
     /// When there was first something new to show.
     seen: Option<Instant>,
+}
+
+/// Whether the process waits for input, as the engine was told by the machine.
+#[derive(Debug, Default)]
+struct Input {
+    /// Since when that is known, with nothing printed after.
+    known: Option<Instant>,
+    /// It could not be told.
+    unknown: bool,
 }
 
 #[derive(Debug)]
@@ -54,7 +64,9 @@ impl Wait {
     pub(super) fn of(arguments: &Arguments, style: Style, now: Instant) -> Option<Wait> {
         let text = arguments.until_text.as_deref();
         let quiet = arguments.until_quiet_ms;
-        (text.is_some() || quiet.is_some() || arguments.until_exit).then(|| Wait {
+        let input = arguments.until_input;
+        (text.is_some() || quiet.is_some() || input || arguments.until_exit).then(|| Wait {
+            input: input.then(Input::default),
             text: text.map(|wanted| Text::new(wanted, style)),
             quiet: quiet.map(Duration::from_millis),
             ..Wait::for_exit(now)
@@ -66,6 +78,7 @@ impl Wait {
             text: None,
             quiet: None,
             output: false,
+            input: None,
             since: now,
             seen: None,
         }
@@ -89,8 +102,33 @@ impl Wait {
         self.text.is_some()
     }
 
+    /// Since when it has asked whether the process waits for input; `None` if it does not ask.
+    pub(super) fn asks_for_input(&self) -> Option<Instant> {
+        self.input.as_ref().map(|_| self.since)
+    }
+
+    /// Takes an answer to that; `None`: it cannot be known.
+    pub(super) fn told(&mut self, waits: Option<bool>, now: Instant) {
+        if let Some(input) = &mut self.input {
+            input.unknown = waits.is_none();
+            match waits {
+                Some(true) => drop(input.known.get_or_insert(now)),
+                Some(false) | None => input.known = None,
+            }
+        }
+    }
+
+    /// Whether it waits in vain, because that cannot be known.
+    pub(super) fn is_blind(&self) -> bool {
+        self.input.as_ref().is_some_and(|input| input.unknown)
+    }
+
     /// The next bytes of a stream.
     pub(super) fn printed(&mut self, stream: Stream, bytes: &[u8]) {
+        if let Some(input) = &mut self.input {
+            // It may have been printed before, and be on its way since; or the process goes on.
+            input.known = None;
+        }
         if let Some(text) = &mut self.text
             && !text.found
         {
@@ -116,6 +154,9 @@ impl Wait {
         if self.quiet_at(handle).is_some_and(|at| now >= at) {
             return Some(Reason::Quiet);
         }
+        if self.input_at(handle).is_some_and(|at| now >= at) {
+            return Some(Reason::Input);
+        }
         if self.output && has_news(handle, view) {
             self.seen.get_or_insert(now);
         }
@@ -126,12 +167,22 @@ impl Wait {
 
     /// When to look again although nothing comes.
     pub(super) fn next_look(&self, handle: &Handle) -> Option<Instant> {
-        let times = [self.quiet_at(handle), self.settled_at(handle)];
+        let times = [
+            self.quiet_at(handle),
+            self.input_at(handle),
+            self.settled_at(handle),
+        ];
         times.into_iter().flatten().min()
     }
 
     fn quiet_at(&self, handle: &Handle) -> Option<Instant> {
         Some(self.since.max(handle.last_output) + self.quiet?)
+    }
+
+    /// What was printed before it waited has come by then.
+    fn input_at(&self, handle: &Handle) -> Option<Instant> {
+        let known = self.input.as_ref()?.known?;
+        Some(known.max(handle.last_output) + SETTLE_WAIT)
     }
 
     fn settled_at(&self, handle: &Handle) -> Option<Instant> {
