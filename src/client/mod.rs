@@ -28,7 +28,6 @@
 //! - [`Client::spawn`] connects all three streams, and [`Client::status`] none.
 //! - [`Process::kill`] reaches everything the process has started, and dropping a [`Process`] kills it.
 //! - A signal has a name: [`ExitStatus::signal`].
-//! - A reading end that is dropped is not noticed by the process: see [`Stdout`].
 //! - [`Error`] has what the server said; `?` in a function that returns [`std::io::Result`] turns it
 //!   into the error that std gives.
 //!
@@ -71,6 +70,7 @@ mod lines;
 mod process;
 mod receive;
 mod status;
+mod stdio;
 mod streams;
 mod unread;
 
@@ -80,7 +80,6 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -92,8 +91,11 @@ pub use control::Control;
 pub use error::Error;
 pub use process::Process;
 pub use status::{ExitStatus, Output};
+pub use stdio::Stdio;
 pub use streams::{Event, Events, Stderr, Stdin, Stdout};
 pub use unread::OutputLost;
+
+pub use crate::wire::protocol::{Condition, OutputKeep as Keep, WaitReply};
 
 use crate::server::connection::{ClientSender, Connection};
 use crate::server::{Config, serve};
@@ -108,6 +110,7 @@ use crate::wire::protocol::{
 use error::excerpt;
 use launched::{Server, command_line};
 use lines::Lines;
+use process::Pipes;
 use receive::{Answer, Incoming, Routes};
 use unread::{Shared, Total};
 
@@ -303,6 +306,7 @@ impl Client {
             // The server drops it, so that it is not even sent.
             params.stream_stdout_stderr = false;
             params.output_bytes_cap = Limit::Of(0);
+            params.output_keep = None;
         })?;
         process.wait()
     }
@@ -354,7 +358,12 @@ impl Client {
         command: impl Borrow<Command>,
         input: impl AsRef<[u8]>,
     ) -> Result<Output, Error> {
-        let mut process = self.start(command.borrow(), Shared::without_limit(), |params| {
+        let command = command.borrow();
+        if !command.takes_input() {
+            let error = "a command with a stdin of its own takes no input".to_owned();
+            return Err(Error::Invalid(error));
+        }
+        let mut process = self.start(command, Shared::without_limit(), |params| {
             params.stream_stdin = true
         })?;
         let stdin = process.stdin.take();
@@ -387,7 +396,11 @@ impl Client {
         let handle: Arc<str> = format!("p{}", self.link.next_number()).into();
         let mut params = command.params(&handle, self.link.default_directory())?;
         adapt(&mut params);
-        let has_stdin = params.stream_stdin || command.has_tty();
+        let pipes = Pipes {
+            stdin: params.stream_stdin || command.has_tty(),
+            stdout: params.stdout.is_none(),
+            stderr: params.stderr.is_none(),
+        };
         let shared = Arc::new(shared);
         // Before the request: the process may have ended before its answer has been seen.
         self.link.routes.add(&handle, &shared)?;
@@ -395,14 +408,15 @@ impl Client {
             Ok(SpawnReply { pid }) => {
                 // The reference does not tell it.
                 let pid = (pid != 0).then_some(pid);
-                let control = Control::new(Arc::clone(&self.link), handle, pid, shared);
-                Ok(Process::new(control, has_stdin, command.kill_on_drop))
+                let tty = command.has_tty();
+                let control = Control::new(Arc::clone(&self.link), handle, pid, tty, shared);
+                Ok(Process::new(control, pipes, command.kill_on_drop))
             }
             Err(error) => {
                 self.link.routes.remove(&handle);
                 if let Error::Unexpected(_) = error {
                     // It may run.
-                    Control::new(Arc::clone(&self.link), handle, None, shared).post_kill();
+                    Control::new(Arc::clone(&self.link), handle, None, command.has_tty(), shared).post_kill();
                 }
                 Err(error)
             }
@@ -635,7 +649,10 @@ impl Builder {
     /// [`Error::Launch`] if the command cannot be started, and [`Error::Io`] if a thread cannot.
     pub fn start(&self, server: impl Into<ServerCommand>) -> Result<Connecting, Error> {
         let ServerCommand(mut command) = server.into();
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let child = command
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn();
         let mut child = child.map_err(|source| Error::Launch {
             command: command_line(&command),
             source,

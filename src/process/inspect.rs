@@ -470,7 +470,7 @@ impl Process {
         }
     }
 
-    fn subject(&self) -> Subject {
+    pub(super) fn subject(&self) -> Subject {
         let terminal = self.terminal.as_ref();
         Subject::new(
             self.pid,

@@ -24,6 +24,7 @@ pub struct Config {
     pub drain: bool,
     /// How many descriptors a program may have open (the soft `RLIMIT_NOFILE`); `None`: as many as this
     /// one. For a server that has raised its own limit, which its programs should not notice.
+    /// A spawn's `limits.openFiles` is laid over it.
     pub child_descriptor_limit: Option<u64>,
     /// Called with the pid of each process that was spawned with `detach`, on its own thread, before
     /// its spawn is answered and before it can be reaped: for a process that sweeps up after the server

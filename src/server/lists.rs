@@ -111,3 +111,50 @@ impl Lists {
         waiting.into_iter().chain(std::mem::take(&mut self.ready))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(id: i64, spawns: &[u64], now: Instant) -> WaitingList {
+        WaitingList::new(id.into(), spawns.iter().copied().collect(), now, 0)
+    }
+
+    fn ready(lists: &mut Lists) -> Vec<RequestId> {
+        std::iter::from_fn(|| lists.next_ready())
+            .map(|list| list.id)
+            .collect()
+    }
+
+    #[test]
+    fn a_list_waits_for_the_spawns_before_it_and_for_what_is_behind_these() {
+        let (mut lists, now) = (Lists::default(), Instant::now());
+        lists.push(list(1, &[], now));
+        lists.push(list(2, &[7], now));
+        lists.push(list(3, &[7, 8], now));
+        assert_eq!(ready(&mut lists), [1.into()]);
+        lists.follow(7, 9);
+        lists.settled(7);
+        assert_eq!(ready(&mut lists), []);
+        lists.settled(9);
+        assert_eq!(ready(&mut lists), [2.into()]);
+        lists.settled(8);
+        assert_eq!(ready(&mut lists), [3.into()]);
+        assert_eq!(lists.at(), None);
+    }
+
+    #[test]
+    fn a_list_waits_no_longer_than_its_time() {
+        let (mut lists, now) = (Lists::default(), Instant::now());
+        lists.push(list(1, &[7], now));
+        lists.push(list(2, &[7], now + LIST_WAIT));
+        assert_eq!(lists.at(), Some(now + LIST_WAIT));
+        lists.expire(now);
+        assert!(!lists.has_ready());
+        lists.expire(now + LIST_WAIT);
+        assert_eq!(ready(&mut lists), [1.into()]);
+        assert_eq!(lists.at(), Some(now + 2 * LIST_WAIT));
+        let left: Vec<RequestId> = lists.take_all().map(|list| list.id).collect();
+        assert_eq!((left, lists.at()), (vec![2.into()], None));
+    }
+}

@@ -37,17 +37,18 @@ use crate::process::output::BUSY_PIPES;
 use crate::process::spawn::{Environment, Nursery};
 use crate::process::stdin::AcceptedWrite;
 use crate::process::tree::Camera;
+use crate::process::wait::Wait;
 use crate::process::{Command, Common, ProcessEvent, Start};
 use crate::sys;
 use crate::wire::message::ClientMessage;
 use crate::wire::protocol::{
-    InspectParams, KillParams, ListReply, MAX_HANDLE_BYTES, ProcessInfo, Reply, Request, RequestId,
-    ResizePtyParams, RpcError, WriteStdinParams, shortened,
+    CloseOutputParams, InheritEnv, InspectParams, KillParams, ListReply, MAX_HANDLE_BYTES, ProcessInfo,
+    Reply, Request, RequestId, ResizePtyParams, RpcError, WaitParams, WriteStdinParams, shortened,
 };
 use crate::wire::signal;
 
-/// Bytes of spawns that have not come to something, and of what waits for them, past which no request
-/// is taken. Nothing that is yet to be read ends that waiting: a spawn comes to something by itself,
+/// Bytes held by unfinished spawns and by the requests behind them. Above this the dispatcher takes no
+/// further request. Nothing that is yet to be read ends that waiting: a spawn succeeds or fails by itself,
 /// or, if it is held back, once the client has read what earlier processes have left.
 const MAX_WAITING: usize = 32 * 1024 * 1024;
 /// What a request that waits costs beside its bytes.
@@ -103,6 +104,10 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
 }
 
 /// Everything the dispatcher reacts to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a message is what it nearly always is, and is moved once"
+)]
 enum Event {
     Message(ClientMessage),
     InputEnded,
@@ -170,6 +175,7 @@ impl Dispatcher {
                 nursery,
                 camera: Camera::default(),
                 busy_pipes: Arc::new(AtomicUsize::new(BUSY_PIPES)),
+                waits_bytes: Arc::default(),
                 on_detach,
             }),
             initialized: false,
@@ -289,8 +295,22 @@ impl Dispatcher {
         }
     }
 
-    /// Takes one request that was admitted. Every way through here answers it, or hands it to
-    /// somebody who will.
+    /// Takes the messages that are there, as far as there is room.
+    fn take_waiting_messages(&mut self) {
+        for _ in 0..self.inbox.len() {
+            if !self.input_open || self.waiting >= MAX_WAITING || !self.outbox.has_room() {
+                return;
+            }
+            match self.inbox.try_recv() {
+                Ok(Inbound::Message(message, _weight)) => self.on_message(message),
+                Ok(Inbound::OutputGone) => return self.begin_end(End::OutputGone),
+                // Its end is seen where the next event is waited for.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Takes one request that was admitted. Every way through here answers it, or hands it to what will.
     fn on_request(&mut self, id: RequestId, request: Request) {
         if request
             .handle()
@@ -327,6 +347,8 @@ impl Dispatcher {
             Request::ResizePty(params) => self.resize(&id, &params),
             Request::Kill(params) => self.kill(&id, &params),
             Request::Inspect(params) => self.inspect(&id, &params),
+            Request::CloseOutput(params) => self.close_output(&id, &params),
+            Request::Wait(params) => self.wait(&id, params),
             Request::List => {
                 self.list(id);
                 return;
@@ -410,6 +432,22 @@ impl Dispatcher {
         Ok(())
     }
 
+    fn close_output(&self, id: &RequestId, params: &CloseOutputParams) -> Result<(), RpcError> {
+        self.entry(&params.process_handle)?.command(Command::CloseOutput {
+            id: id.clone(),
+            stream: params.stream,
+        });
+        Ok(())
+    }
+
+    fn wait(&self, id: &RequestId, params: WaitParams) -> Result<(), RpcError> {
+        validate::wait_params(&params)?;
+        let entry = self.entry(&params.process_handle)?;
+        let wait = Wait::new(id, params, &entry.vitals.waits, &self.common.waits_bytes)?;
+        entry.command(Command::Wait(Box::new(wait)));
+        Ok(())
+    }
+
     /// Answers with the live processes once the spawns that were sent before have succeeded or failed, or
     /// none of them has for [`LIST_WAIT`], as from a disk that does not answer.
     fn list(&mut self, id: RequestId) {
@@ -471,16 +509,26 @@ impl Dispatcher {
     fn on_process(&mut self, event: ProcessEvent) {
         match event {
             ProcessEvent::Started { serial } => {
+                // What has come behind the spawn so far is handed over with the rest of the backlog.
+                self.take_waiting_messages();
                 let Some(entry) = self.handles.of_serial(serial) else {
                     return;
                 };
                 // Its thread has let go of the params. What is still asked for is in a list.
                 if let Some(params) = Arc::get_mut(&mut entry.params) {
                     params.env = None;
+                    params.inherit_env = InheritEnv::default();
+                    params.limits = None;
+                    (params.stdin, params.stdout, params.stderr) = (None, None, None);
                 }
                 let params = Arc::clone(&entry.params);
                 if let Some(backlog) = entry.starting.take() {
                     self.catch_up(backlog, &params.process_handle, true);
+                }
+                if let Some(entry) = self.handles.of_serial(serial)
+                    && entry.vitals.handover.done()
+                {
+                    entry.wake.set();
                 }
                 self.spawn_settled(serial);
             }
@@ -517,7 +565,14 @@ impl Dispatcher {
         let (id, outcome) = match command {
             Command::Kill { id, .. } => (id, Ok(Reply::Done)),
             Command::Resize { id, .. } if entry.params.tty => (id, Ok(Reply::Done)),
-            Command::Resize { id, .. } | Command::Inspect { id } => {
+            Command::Wait(wait) => {
+                let (id, reply) = wait.too_late();
+                return self.outbox.answer_behind_output(id, Ok(reply));
+            }
+            Command::CloseOutput { id, .. } if !entry.params.tty => {
+                return self.outbox.answer_behind_output(id, Ok(Reply::Done));
+            }
+            Command::Resize { id, .. } | Command::Inspect { id } | Command::CloseOutput { id, .. } => {
                 (id, Err(no_process(&entry.params.process_handle)))
             }
             Command::Write(write) => {

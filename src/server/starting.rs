@@ -13,6 +13,7 @@ use crossbeam_channel::unbounded;
 
 use super::handles::{Backlog, Entry, Waiting};
 use super::{Dispatcher, WAITING_COST, validate};
+use crate::process::keep::Keep;
 use crate::process::{self, Start, Vitals, spawn};
 use crate::sys::{self, Birth, EventFd};
 use crate::wire::methods::Params as _;
@@ -35,7 +36,7 @@ impl Dispatcher {
                 shortened(&handle)
             )));
         }
-        let wake = EventFd::new().map_err(|e| spawn::failure(&params, Stage::Pipe, "eventfd2", &e))?;
+        let wake = EventFd::new().map_err(|e| spawn::failure(&params, Stage::Pipe, "eventfd2", e))?;
         let wake = Arc::new(wake);
         let serial = self.handles.next_serial();
         let (inbox_sender, inbox) = unbounded();
@@ -47,13 +48,17 @@ impl Dispatcher {
             id: id.clone(),
             handle: Arc::clone(&handle),
             reused: self.handles.may_be_on_its_way(&handle),
-            cap: params
-                .output_bytes_cap
-                .or_default(self.config.default_output_bytes_cap),
+            keep: Keep::new(
+                params.output_keep,
+                params
+                    .output_bytes_cap
+                    .or_default(self.config.default_output_bytes_cap),
+            ),
             timeout: params
                 .timeout_ms
                 .or_default(self.config.default_timeout_ms)
                 .map(Duration::from_millis),
+            grace: params.timeout_grace_ms.map(Duration::from_millis),
             params: Arc::clone(&params),
             birth: Arc::clone(&birth),
             inbox,
@@ -95,7 +100,7 @@ impl Dispatcher {
             let (serial, id, params) = (start.serial, start.id.clone(), Arc::clone(&start.params));
             let thread = sys::start_thread(&format!("proc-{serial}"), STACK, move || process::run(start));
             if let Err(error) = thread {
-                let error = spawn::failure(&params, Stage::Thread, sys::START_THREAD, &error);
+                let error = spawn::failure(&params, Stage::Thread, sys::START_THREAD, error);
                 self.outbox.answer(Some(id), Err(error));
                 self.failed(serial);
             }

@@ -303,7 +303,7 @@ pub(crate) fn stdin_hung_up() -> bool {
     sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].hung_up()
 }
 
-/// Descriptors 0 and 1, in whatever mode they are in. That mode is shared with whoever else has
+/// Descriptors 0 and 1, in whatever mode they are in. That mode is shared with all that have
 /// them open, a terminal's shell for example, so it is never changed.
 pub(crate) struct Stdio;
 

@@ -8,13 +8,14 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::Relaxed};
 
 use super::Pid;
 use super::close::{close_all_above, close_range};
 use super::descriptors::{above_stdio, descriptor_limit};
 use super::error::{check, may_be_refused};
 use super::exit::{end_of_child, reap};
+use super::limits::{self, ChildLimit};
 use super::signals::kill_group;
 use super::spawn::{
     Birth, ENTER_DIRECTORY, EXECUTE, Execve, LEAVE_DESCRIPTORS, OPEN_TERMINAL, PLACE_DESCRIPTORS, SpawnError,
@@ -22,7 +23,7 @@ use super::spawn::{
 };
 
 /// Everything a child does until its `execve`, made up beforehand, because it may not allocate.
-struct Plan {
+struct Plan<'a> {
     path: *const libc::c_char,
     argv: *const *const libc::c_char,
     environment: *const *const libc::c_char,
@@ -36,17 +37,22 @@ struct Plan {
     highest: RawFd,
     /// Its soft limit of descriptors, where it is not ours.
     descriptor_limit: Option<u64>,
+    /// Set in this order, behind that.
+    limits: &'a [ChildLimit],
+    birth: &'a Birth,
     /// The child has a table of descriptors of its own from the beginning.
     own_table: bool,
     /// What stopped the child; 0 if it runs.
     error: AtomicI32,
     /// Which [`Step`] that was.
     step: AtomicI32,
+    /// Which of `limits` that was, if it was one.
+    limit: AtomicUsize,
 }
 
 /// What a child does before its program runs.
 #[derive(Clone, Copy)]
-enum Step {
+pub(super) enum Step {
     Execute,
     LeadSession,
     EnterDirectory,
@@ -54,10 +60,14 @@ enum Step {
     OpenTerminal,
     PlaceDescriptors,
     LimitDescriptors,
+    SetLimit,
+    SetPriority,
+    OpenOomScore,
+    WriteOomScore,
 }
 
 impl Step {
-    const ALL: [(Step, &'static str); 7] = [
+    const ALL: [(Step, &'static str); 11] = [
         (Step::Execute, EXECUTE),
         (Step::LeadSession, "setsid"),
         (Step::EnterDirectory, ENTER_DIRECTORY),
@@ -65,6 +75,10 @@ impl Step {
         (Step::OpenTerminal, OPEN_TERMINAL),
         (Step::PlaceDescriptors, PLACE_DESCRIPTORS),
         (Step::LimitDescriptors, "prlimit64"),
+        (Step::SetLimit, "prlimit64"),
+        (Step::SetPriority, "setpriority"),
+        (Step::OpenOomScore, "open of /proc/self/oom_score_adj"),
+        (Step::WriteOomScore, "write to /proc/self/oom_score_adj"),
     ];
 
     fn call(number: i32) -> &'static str {
@@ -114,6 +128,7 @@ pub(crate) fn spawn(
     directory: Option<&OwnedFd>,
     stdio: &Stdio<'_>,
     descriptor_limit: Option<u64>,
+    limits: &[ChildLimit],
     stack: &mut ChildStack,
     birth: &Birth,
 ) -> Result<(Pid, OwnedFd), SpawnError> {
@@ -130,13 +145,19 @@ pub(crate) fn spawn(
         terminal,
         highest: stdio.into_iter().max().unwrap_or(2),
         descriptor_limit,
+        limits,
+        birth,
         own_table: NO_CLOSE_RANGE.load(Relaxed),
         error: AtomicI32::new(0),
         step: AtomicI32::new(0),
+        limit: AtomicUsize::new(usize::MAX),
     };
-    let refused = |call, error| Err(SpawnError { call, error });
+    let refused = |call, error| Err(SpawnError::new(call, error));
     loop {
-        let (pid, pidfd) = match start_child(&plan, stack, birth) {
+        let table = if plan.own_table { 0 } else { SHARED_TABLE };
+        let argument = ptr::from_ref(&plan).cast_mut().cast();
+        // SAFETY: `run_child` takes a plan, which outlives this call with all that it points to.
+        let (pid, pidfd) = match unsafe { start_child(run_child, argument, table, stack, birth) } {
             Ok(started) => started,
             Err(error) => return refused("clone", error),
         };
@@ -161,6 +182,10 @@ pub(crate) fn spawn(
             Some(error) => {
                 let _ = reap(pid);
                 let call = Step::call(plan.step.load(Relaxed));
+                if let Some(limit) = limits.get(plan.limit.load(Relaxed)) {
+                    let limit = Some(limit.name);
+                    return Err(SpawnError { call, error, limit });
+                }
                 if call != LEAVE_DESCRIPTORS || plan.own_table || !may_be_refused(&error) {
                     return refused(call, error);
                 }
@@ -171,22 +196,32 @@ pub(crate) fn spawn(
     }
 }
 
-/// Has a child carry out `plan`. Returns when it has executed a program or ended.
-fn start_child(plan: &Plan, stack: &mut ChildStack, birth: &Birth) -> io::Result<(Pid, Option<OwnedFd>)> {
-    let table = if plan.own_table { 0 } else { SHARED_TABLE };
+/// Has a child call `run` with `argument`. Returns when it has executed a program or ended. `table` is
+/// `CLONE_FILES` where it begins with our table of descriptors, or 0 for a copy.
+///
+/// # Safety
+///
+/// `argument` is what `run` takes, and with all it points to outlives this call. `run` does what a child
+/// that shares our memory may do.
+pub(super) unsafe fn start_child(
+    run: extern "C" fn(*mut libc::c_void) -> libc::c_int,
+    argument: *mut libc::c_void,
+    table: libc::c_int,
+    stack: &mut ChildStack,
+    birth: &Birth,
+) -> io::Result<(Pid, Option<OwnedFd>)> {
     // The child begins with our mask. As long as it shares our memory no handler of ours may run in it.
     let mask = raw_signal_mask(u64::MAX);
     let mut start = |pidfd_flag| {
-        // SAFETY: `run_child` fits; the stack is used from its end down by the child alone, and it, the
-        // plan and what the plan points to outlive the child's use, because CLONE_VFORK keeps this
-        // thread here until the child has executed a program or ended. The pidfd goes where the fifth
-        // argument points.
+        // SAFETY: the stack is used from its end down by the child alone, and it, the argument and what
+        // that points to outlive the child's use, because CLONE_VFORK keeps this thread here until the
+        // child has executed a program or ended. The pidfd goes where the fifth argument points.
         check(unsafe {
             libc::clone(
-                run_child,
+                run,
                 stack.top(),
                 libc::CLONE_VM | libc::CLONE_VFORK | pidfd_flag | table | libc::SIGCHLD,
-                ptr::from_ref(plan).cast_mut().cast(),
+                argument,
                 birth.pidfd.as_ptr(),
             )
         })
@@ -216,7 +251,7 @@ fn start_child(plan: &Plan, stack: &mut ChildStack, birth: &Birth) -> io::Result
 
 /// Blocks exactly the signals of `mask` for this thread; which were blocked before. Past the C
 /// library, which leaves out two signals of its own.
-fn raw_signal_mask(mask: u64) -> u64 {
+pub(super) fn raw_signal_mask(mask: u64) -> u64 {
     let mut before = 0u64;
     // SAFETY: both are the eight bytes the kernel takes a set to be.
     unsafe {
@@ -235,7 +270,7 @@ fn raw_signal_mask(mask: u64) -> u64 {
 /// It may only make system calls: no allocation, no lock, no panic.
 extern "C" fn run_child(plan: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `spawn` passes its plan, which outlives this function.
-    let plan = unsafe { &*plan.cast::<Plan>() };
+    let plan = unsafe { &*plan.cast::<Plan<'_>>() };
     // SAFETY: what it needs of the plan is as `spawn` has made it.
     let (step, error) = unsafe { become_program(plan) };
     plan.step.store(step as i32, Relaxed);
@@ -244,21 +279,26 @@ extern "C" fn run_child(plan: *mut libc::c_void) -> libc::c_int {
     unsafe { libc::_exit(127) }
 }
 
+/// The error of the last call of a child that shares our memory.
+pub(super) fn child_errno() -> libc::c_int {
+    // SAFETY: the parent's errno; its thread waits.
+    unsafe { *libc::__errno_location() }
+}
+
 /// Returns only with the step that stopped it, and the number of the error.
 ///
 /// # Safety
 ///
 /// Called in the child of a `clone` that shares memory, with the pointers of the plan valid.
-unsafe fn become_program(plan: &Plan) -> (Step, libc::c_int) {
-    fn errno() -> libc::c_int {
-        // SAFETY: the parent's errno; its thread waits.
-        unsafe { *libc::__errno_location() }
+unsafe fn become_program(plan: &Plan<'_>) -> (Step, libc::c_int) {
+    if plan.birth.is_given_up() {
+        return (Step::Execute, libc::ECANCELED);
     }
     macro_rules! done {
         ($step:expr, $call:expr) => {
             // SAFETY: system calls, with pointers that the caller answers for.
             if unsafe { $call } < 0 {
-                return ($step, errno());
+                return ($step, child_errno());
             }
         };
     }
@@ -283,7 +323,7 @@ unsafe fn become_program(plan: &Plan) -> (Step, libc::c_int) {
         // SAFETY: a path that the caller answers for.
         let terminal = unsafe { libc::open(plan.terminal, libc::O_RDWR) };
         if terminal < 0 {
-            return (Step::OpenTerminal, errno());
+            return (Step::OpenTerminal, child_errno());
         }
         [terminal; 3]
     };
@@ -291,7 +331,7 @@ unsafe fn become_program(plan: &Plan) -> (Step, libc::c_int) {
         // The same number only if ours had none there.
         // SAFETY: no memory is involved; the table is the child's own.
         if fd != target && unsafe { libc::dup2(fd, target) } < 0 {
-            let refused = errno();
+            let refused = child_errno();
             // Where the older call is refused, or missing, the newer one does the same.
             // SAFETY: as above.
             if unsafe { libc::dup3(fd, target, 0) } < 0 {
@@ -321,6 +361,12 @@ unsafe fn become_program(plan: &Plan) -> (Step, libc::c_int) {
             }
         }
     }
+    for (index, limit) in plan.limits.iter().enumerate() {
+        if let Err(stopped) = limits::apply(&limit.setting) {
+            plan.limit.store(index, Relaxed);
+            return stopped;
+        }
+    }
     // What the parent ignores would stay so, and what it handles must not run here.
     let default = [0u8; 64];
     for signal in 1..=64 {
@@ -339,5 +385,5 @@ unsafe fn become_program(plan: &Plan) -> (Step, libc::c_int) {
     raw_signal_mask(0);
     // SAFETY: a path and two lists that end in null, which the caller answers for.
     unsafe { libc::execve(plan.path, plan.argv, plan.environment) };
-    (Step::Execute, errno())
+    (Step::Execute, child_errno())
 }

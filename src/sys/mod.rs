@@ -14,9 +14,11 @@ mod error;
 mod exit;
 mod files;
 pub(crate) mod inspect;
+mod limits;
 pub(crate) mod lock;
 #[cfg(feature = "cli")]
 mod memory;
+mod open;
 mod pidfd;
 mod poll;
 mod proc;
@@ -35,11 +37,13 @@ pub(crate) use descriptors::*;
 pub(crate) use error::*;
 pub(crate) use exit::*;
 pub(crate) use files::*;
+pub(crate) use limits::{ChildLimit, Resource, Setting};
 pub(crate) use lock::lock;
 #[cfg(feature = "cli")]
 pub use memory::Allocator;
 #[cfg(feature = "cli")]
 pub(crate) use memory::*;
+pub(crate) use open::{OPEN, OPEN_IN_TIME, Purpose, open_for_child, open_null_for_writing};
 pub(crate) use pidfd::*;
 pub(crate) use poll::*;
 pub(crate) use proc::*;

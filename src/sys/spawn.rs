@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard};
 
 use super::descriptors::as_borrowed;
@@ -82,9 +82,16 @@ impl Slot {
 pub(crate) struct SpawnError {
     pub(crate) call: &'static str,
     pub(crate) error: io::Error,
+    /// The name of the limit that was refused.
+    pub(crate) limit: Option<&'static str>,
 }
 
 impl SpawnError {
+    pub(super) fn new(call: &'static str, error: io::Error) -> Self {
+        let limit = None;
+        SpawnError { call, error, limit }
+    }
+
     /// Whether the kernel would not execute the program for this reason.
     pub(crate) fn is_of_the_program(&self, errno: i32) -> bool {
         self.call == EXECUTE && self.error.raw_os_error() == Some(errno)
@@ -111,6 +118,9 @@ pub(crate) struct Birth {
     /// The pidfd of a child that has not executed its program yet; negative where there is none. The
     /// kernel writes it, before the child runs.
     pub(super) pidfd: AtomicI32,
+    /// For a child that begins after it was given up, and would wait for something: either its pidfd is
+    /// seen and it is killed, or it sees this.
+    given_up: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +137,7 @@ impl Birth {
         Birth {
             state: Mutex::new(BirthState::UnderWay),
             pidfd: AtomicI32::new(-1),
+            given_up: AtomicBool::new(false),
         }
     }
 
@@ -150,13 +161,19 @@ impl Birth {
             return false;
         }
         *state = end;
-        let pidfd = self.pidfd.load(Relaxed);
+        self.given_up.store(end == BirthState::GivenUp, SeqCst);
+        let pidfd = self.pidfd.load(SeqCst);
         if end == BirthState::GivenUp && pidfd >= 0 {
             // SAFETY: it is open, because its thread cannot take it before we let go of the lock.
             let pidfd = unsafe { BorrowedFd::borrow_raw(pidfd) };
             let _ = pidfd_signal(pidfd, libc::SIGKILL);
         }
         true
+    }
+
+    /// Asked in a child, which must not lock.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(SeqCst)
     }
 
     /// Takes the pidfd out: from here on it is its thread's alone.

@@ -10,6 +10,8 @@ use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::wire::start::LimitName;
+
 /// Error codes of JSON-RPC and of the protocol.
 pub mod code {
     /// Not JSON, or not UTF-8.
@@ -98,6 +100,10 @@ pub struct SpawnFailure {
     pub stage: Stage,
     /// The program as the client named it; of a long name the first 200 characters and `…`.
     pub program: String,
+    /// Which of `limits` was refused, at that stage only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "LimitName"))]
+    pub limit: Option<LimitName>,
 }
 
 /// The step of starting a program that failed.
@@ -118,6 +124,14 @@ pub enum Stage {
     Pipe,
     /// Starting the server's thread for it.
     Thread,
+    /// Opening what it is to read.
+    Stdin,
+    /// Opening what it is to print to.
+    Stdout,
+    /// Opening what it is to print errors to.
+    Stderr,
+    /// Setting what it may use.
+    Limits,
 }
 
 impl Stage {
@@ -130,6 +144,10 @@ impl Stage {
             Stage::Pty => "pty",
             Stage::Pipe => "pipe",
             Stage::Thread => "thread",
+            Stage::Stdin => "stdin",
+            Stage::Stdout => "stdout",
+            Stage::Stderr => "stderr",
+            Stage::Limits => "limits",
         }
     }
 }

@@ -11,8 +11,9 @@ use serde::ser::{Serialize, Serializer};
 
 use crate::wire::message::params;
 use crate::wire::protocol::{
-    InitializeParams, InitializeReply, InspectParams, Inspection, KillParams, ListReply, NoParams,
-    ResizePtyParams, RpcError, SpawnParams, SpawnReply, WriteStdinParams, code, shortened,
+    CloseOutputParams, InitializeParams, InitializeReply, InspectParams, Inspection, KillParams, ListReply,
+    NoParams, ResizePtyParams, RpcError, SpawnParams, SpawnReply, WaitParams, WaitReply, WriteStdinParams,
+    code, shortened,
 };
 use crate::wire::results::Done;
 
@@ -204,6 +205,10 @@ methods! {
     "process/resizePty" ResizePty(params: ResizePtyParams), or INTERNAL_ERROR;
     /// Signals a process, or kills it with all it has started.
     "process/kill" Kill(params: KillParams);
+    /// Closes the reading end of a program's output.
+    "process/closeOutput" CloseOutput(params: CloseOutputParams);
+    /// Answered when the first of some conditions holds.
+    "process/wait" Wait(params: WaitParams) -> WaitReply, or OVERLOADED;
     /// Tells what is running.
     "process/list" List -> ListReply;
     /// Tells what the machine shows of a process, and whether it waits for input.

@@ -16,9 +16,11 @@ pub(crate) mod message;
 pub(crate) mod methods;
 pub(crate) mod modes;
 pub(crate) mod notifications;
+pub(crate) mod output;
 pub mod protocol;
 mod quick;
 mod results;
 #[cfg(feature = "schema")]
 pub mod schema;
 pub(crate) mod signal;
+pub(crate) mod start;

@@ -20,9 +20,11 @@ pub use crate::wire::inspect::{
 use crate::wire::methods::Params;
 pub use crate::wire::methods::{Reply, Request};
 pub use crate::wire::notifications::{
-    Collected, Exited, OutputDelta, ServerMessage, Stream, Usage, notification,
+    Collected, CollectedTail, Exited, OutputDelta, ServerMessage, Stream, Usage, notification,
 };
-pub use crate::wire::results::{InitializeReply, Limits, ListReply, ProcessInfo, ServerInfo, SpawnReply};
+pub use crate::wire::output::{CloseOutputParams, Condition, OutputKeep, WaitParams, WaitReply};
+pub use crate::wire::results::*;
+pub use crate::wire::start::{InheritEnv, LimitName, Redirect, ResourceLimits, StreamFile};
 
 /// The id of a request: a string or an integer of the whole `i64`/`u64` range, given back as it came.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -192,7 +194,11 @@ impl<'de> Deserialize<'de> for Limit {
 #[cfg_attr(
     feature = "schema",
     derive(schemars::JsonSchema),
-    schemars(transform = crate::wire::schema::terminals_want_tty)
+    schemars(
+        transform = crate::wire::schema::terminals_want_tty,
+        transform = crate::wire::schema::one_origin_a_stream,
+        transform = crate::wire::output::head_and_tail_are_the_cap
+    )
 )]
 pub struct SpawnParams {
     /// The argument vector: program first, no shell.
@@ -209,13 +215,18 @@ pub struct SpawnParams {
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// Laid over the server's environment; a variable without a value is unset.
+    /// Laid over what is inherited of the server's environment; a variable without a value is unset.
     #[cfg_attr(
         feature = "schema",
         schemars(with = "Option<crate::wire::schema::Environment>")
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, Option<String>>>,
+    /// What is inherited of the server's environment: all, nothing, or the variables with these names,
+    /// of which one that ends in `*` stands for all that begin so.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::Inherited"))]
+    #[serde(default, skip_serializing_if = "InheritEnv::is_default")]
+    pub inherit_env: InheritEnv,
     /// Give the process a PTY of its own; implies both stream flags.
     #[serde(default, skip_serializing_if = "is_false")]
     pub tty: bool,
@@ -240,12 +251,42 @@ pub struct SpawnParams {
     /// Send output as it comes; otherwise it is collected into `process/exited`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stream_stdout_stderr: bool,
+    /// Where stdin comes from if it is not streamed: `/dev/null`, which is the default, or a file. Not
+    /// with `tty`.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::StdinFrom"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<Redirect>,
+    /// Where stdout goes: through a pipe to the client, which is the default, to `/dev/null` or into a
+    /// file. Not with `tty`.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::StdoutTo"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout: Option<Redirect>,
+    /// Where stderr goes: as stdout, or to where that goes. Not with `tty`.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::StderrTo"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<Redirect>,
     /// Bytes of output kept of each stream.
     #[serde(default, skip_serializing_if = "Limit::is_default")]
     pub output_bytes_cap: Limit,
+    /// What is kept of a stream that outgrows its cap: its beginning, its end, or some of both, and then
+    /// the cap is the sum and `outputBytesCap` is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_keep: Option<OutputKeep>,
     /// Milliseconds after which the process is killed.
     #[serde(default, skip_serializing_if = "Limit::is_default")]
     pub timeout_ms: Limit,
+    /// When the time is up, SIGTERM comes first, and the kill follows after so many milliseconds if
+    /// anything is left. Without a timeout it has no effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_grace_ms: Option<u64>,
+    /// What the process may use.
+    #[serde(
+        default,
+        deserialize_with = "crate::wire::members::optional_object",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<ResourceLimits>"))]
+    pub limits: Option<Box<ResourceLimits>>,
     /// The process and what it starts may outlive the connection.
     #[serde(default, skip_serializing_if = "is_false")]
     pub detach: bool,
@@ -262,9 +303,13 @@ impl Params for SpawnParams {
         });
         let modes = self.terminal_modes.iter().flatten();
         let modes = modes.map(|(name, _)| size_of::<String>() + name.len());
+        let streams = [&self.stdin, &self.stdout, &self.stderr];
+        let files = streams.into_iter().flatten().map(Redirect::len);
         // The table of handles has the handle once more.
         2 * self.process_handle.len()
             + modes.sum::<usize>()
+            + files.sum::<usize>()
+            + cost_of_strings(self.inherit_env.names())
             + self.cwd.as_ref().map_or(0, String::len)
             + cost_of_strings(&self.command)
             + env.sum::<usize>()

@@ -191,7 +191,7 @@ mod tests {
     use super::*;
     use crate::wire::message::parse_any;
 
-    const LINES: [&str; 12] = [
+    const LINES: [&str; 13] = [
         r#"{"id":1,"method":"process/kill","params":{"processHandle":"h","signal":"INT","graceMs":5}}"#,
         r#"{"jsonrpc":"2.0","id":"a b","method":"process/list"}"#,
         r#"{"method":"process/list","id":-7,"params":{}}"#,
@@ -201,6 +201,7 @@ mod tests {
         r#"{"id":1,"method":"process/writeStdin","params":{"processHandle":"h","closeStdin":false}}"#,
         r#"{"id":1,"method":"process/writeStdin","params":{"processHandle":"ü","deltaBase64":null}}"#,
         r#"{"id":1,"method":"process/spawn","params":{"command":["a","\"}]"],"processHandle":"h","env":{"A":null},"x":[{"y":1}]}}"#,
+        r#"{"id":1,"method":"process/spawn","params":{"command":["a"],"processHandle":"h","stdin":"null","stdout":{"file":"/a","append":true},"stderr":"stdout","inheritEnv":["A*"],"limits":{"nice":-3},"timeoutGraceMs":1}}"#,
         r#"{"id":1,"method":"process/resizePty","params":{"processHandle":"h","size":{"rows":3,"cols":4}}}"#,
         r#"{"id":1,"method":"initialize","params":{"clientInfo":{"name":"c"}}}"#,
         r#"{"jsonrpc":"1.0","id":1,"method":"process/list"}"#,

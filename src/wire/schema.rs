@@ -18,8 +18,8 @@ use serde_json::{Map, Value, json};
 use crate::wire::methods::METHODS;
 use crate::wire::modes;
 use crate::wire::notifications::{ExitedForm, OutputDeltaForm};
-use crate::wire::protocol::{Limit, RequestId, RpcError, SignalName, code, notification};
-use crate::wire::signal;
+use crate::wire::protocol::{Limit, RequestId, RpcError, SignalName, StreamFile, code, notification};
+use crate::wire::{signal, start};
 
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 const OPENRPC: &str = "1.3.2";
@@ -43,7 +43,10 @@ const CODES: [(i64, &str); 6] = [
         code::INTERNAL_ERROR,
         "The machine refused; for a spawn, data says why.",
     ),
-    (code::OVERLOADED, "Too much stdin is pending already."),
+    (
+        code::OVERLOADED,
+        "Too much stdin is pending already, or too many waits are.",
+    ),
 ];
 
 pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
@@ -438,6 +441,57 @@ impl JsonSchema for Environment {
     }
 }
 
+/// A schema of one of these words, a file, or null, which is as left out.
+fn redirect(generator: &mut SchemaGenerator, words: &[&str]) -> Schema {
+    let file = generator.subschema_for::<StreamFile>();
+    json_schema!({ "anyOf": [{ "type": "string", "enum": words }, file, { "type": "null" }] })
+}
+
+/// Where a stream comes from or goes to, and the words for it.
+macro_rules! redirected {
+    ($name:ident, $words:expr) => {
+        pub(crate) struct $name;
+
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+                redirect(generator, &$words)
+            }
+        }
+    };
+}
+
+redirected!(StdinFrom, start::STDIN_WORDS);
+redirected!(StdoutTo, start::STDOUT_WORDS);
+redirected!(StderrTo, start::STDERR_WORDS);
+
+/// What is inherited of the server's environment.
+pub(crate) struct Inherited;
+
+impl JsonSchema for Inherited {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Inherited".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let name = "^(?:[^=*\\u0000]+\\*?|\\*)$";
+        json_schema!({
+            "anyOf": [
+                { "type": "boolean" },
+                { "type": "array", "items": { "type": "string", "pattern": name } },
+                { "type": "null" },
+            ],
+        })
+    }
+}
+
 /// Modes of a terminal by name.
 pub(crate) struct TerminalModes;
 
@@ -511,6 +565,24 @@ pub(crate) fn terminals_want_tty(schema: &mut Schema) {
     schema.insert(
         "then".to_owned(),
         json!({ "properties": { "tty": { "const": true } }, "required": ["tty"] }),
+    );
+}
+
+/// A terminal is all three streams, and a stream of writes is not a file.
+pub(crate) fn one_origin_a_stream(schema: &mut Schema) {
+    let given =
+        |name: &str| json!({ "properties": { name: { "not": { "type": "null" } } }, "required": [name] });
+    let flag = |name: &str| json!({ "properties": { name: { "const": true } }, "required": [name] });
+    let with = |mut flag: Value, streams: &[&str]| {
+        flag["anyOf"] = streams.iter().map(|stream| given(stream)).collect();
+        flag
+    };
+    schema.insert(
+        "not".to_owned(),
+        json!({ "anyOf": [
+            with(flag("tty"), &["stdin", "stdout", "stderr"]),
+            with(flag("streamStdin"), &["stdin"]),
+        ] }),
     );
 }
 

@@ -42,6 +42,7 @@ pub const TESTS: &[Test] = &[
     test!(a_process_that_does_not_let_go_of_its_memory_delays_nothing),
     test!(with_descriptors_used_up_it_still_tells),
     test!(without_a_usable_proc_nothing_is_made_up),
+    test!(in_an_inner_namespace_with_the_outer_proc_its_own_numbers_are_told),
     test!(an_embedded_server_guarantees_what_it_can),
     test!(the_binary_guarantees_more_than_the_library),
     test!(the_rust_client_inspects),
@@ -1167,6 +1168,27 @@ fn without_a_usable_proc_nothing_is_made_up() {
         }
         client.finish();
     }
+}
+
+fn in_an_inner_namespace_with_the_outer_proc_its_own_numbers_are_told() {
+    if !can("an outer /proc", "unshare --pid --fork true") {
+        return;
+    }
+    let mut client = server_in("exec unshare --pid --fork \"$@\"");
+    assert_eq!(guarantees(&mut client)["inspect"], true);
+    for mode in [Mode::Pipe, Mode::Tty] {
+        let pid = client.spawn(mode.params("a", &["cat"]));
+        let shown = waits(&mut client, "a", &json!(true));
+        assert_eq!(shown["processes"][0]["pid"], pid, "{shown}");
+        assert!(pid < 1000, "a number of the inner namespace: {pid}");
+        assert_eq!(shown["processes"][0]["command"], json!(["cat"]));
+        if mode == Mode::Tty {
+            assert_eq!(shown["foreground"], json!({"pid": pid, "command": ["cat"]}));
+        }
+        client.kill("a");
+        client.exited("a");
+    }
+    client.finish();
 }
 
 fn an_embedded_server_guarantees_what_it_can() {

@@ -25,9 +25,13 @@ mod layers;
 mod schema;
 
 // The bytes between.
+mod close_output;
+mod eof;
+mod keep;
 mod output;
 mod pty;
 mod stdin;
+mod wait;
 
 // Who is meant, and how it ends.
 mod handles;
@@ -40,11 +44,13 @@ mod environment;
 mod exit;
 mod framing;
 mod inspect;
+mod limits;
 mod list;
 mod memory;
 mod protocol;
 mod spawn;
 mod start_state;
+mod streams;
 
 // A whole connection.
 mod connection;
@@ -78,12 +84,18 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),
+    ("streams", streams::TESTS),
+    ("limits", limits::TESTS),
     ("exit", exit::TESTS),
     ("list", list::TESTS),
     ("inspect", inspect::TESTS),
     ("start_state", start_state::TESTS),
     ("stdin", stdin::TESTS),
     ("output", output::TESTS),
+    ("keep", keep::TESTS),
+    ("eof", eof::TESTS),
+    ("close_output", close_output::TESTS),
+    ("wait", wait::TESTS),
     ("pty", pty::TESTS),
     ("handles", handles::TESTS),
     ("timeout", timeout::TESTS),
