@@ -122,7 +122,7 @@ Tools:
   run      run a program to its end, or answer that it is still running
   start    start what is to go on, and wait until it is ready
   write    write to its stdin, and wait for the reaction
-  read     show what it has printed since; wait for text, a prompt, quiet, its end
+  read     show what is new, or wait for text, a prompt, quiet or its end
   kill     kill it with all it has started, or signal it
   resize   change the size of its terminal
   inspect  tell what it does now, and whether it waits for input

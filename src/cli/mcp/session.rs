@@ -250,6 +250,8 @@ impl Session {
                 outcome,
             } => self.answered(number, outcome, now),
             ServerMessage::Response { .. } => {}
+            // The end of a stream may come without bytes.
+            ServerMessage::OutputDelta(delta) if delta.bytes.is_empty() => {}
             ServerMessage::OutputDelta(delta) => {
                 let Some(handle) = self.handles.get(&delta.process_handle) else {
                     return;
