@@ -47,6 +47,17 @@ pub(super) fn process_schema() -> Value {
     json!({"type": "object", "properties": properties, "required": ["handle", "running"]})
 }
 
+/// The same without descriptions, which an agent has read with the first tool.
+pub(super) fn brief_process_schema() -> Value {
+    let mut schema = process_schema();
+    if let Some(properties) = schema["properties"].as_object_mut() {
+        for property in properties.values_mut().filter_map(Value::as_object_mut) {
+            property.remove("description");
+        }
+    }
+    schema
+}
+
 /// Of `inspect`. What cannot be known is null.
 pub(super) fn inspection_schema() -> Value {
     let or_null = |kind: &str| json!({"type": [kind, "null"]});

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::parameter::{MAX_MS, Parameter, Takes, optional, required};
-use super::schemas::{inspection_schema, list_schema, process_schema};
+use super::schemas::{brief_process_schema, inspection_schema, list_schema, process_schema};
 use crate::wire::protocol::{SignalName, Stream};
 
 /// The most output of a stream that one result shows.
@@ -181,7 +181,7 @@ pub(super) const TOOLS: &[Tool] = &[
             MAX_BYTES,
             RAW,
         ],
-        output: process_schema,
+        output: brief_process_schema,
         hints: Hints {
             read_only: false,
             destructive: true,
@@ -213,7 +213,7 @@ pub(super) const TOOLS: &[Tool] = &[
             MAX_BYTES,
             RAW,
         ],
-        output: process_schema,
+        output: brief_process_schema,
         hints: Hints {
             read_only: false,
             destructive: true,
@@ -248,7 +248,7 @@ pub(super) const TOOLS: &[Tool] = &[
             MAX_BYTES,
             RAW,
         ],
-        output: process_schema,
+        output: brief_process_schema,
         hints: Hints {
             read_only: true,
             destructive: false,
@@ -270,7 +270,7 @@ pub(super) const TOOLS: &[Tool] = &[
             MAX_BYTES,
             RAW,
         ],
-        output: process_schema,
+        output: brief_process_schema,
         hints: Hints {
             read_only: false,
             destructive: true,
@@ -288,7 +288,7 @@ pub(super) const TOOLS: &[Tool] = &[
             required("rows", CELLS, "lines"),
             required("cols", CELLS, "columns"),
         ],
-        output: process_schema,
+        output: brief_process_schema,
         hints: Hints {
             read_only: false,
             destructive: false,
