@@ -14,7 +14,7 @@ mod handshake;
 mod lists;
 mod spin;
 mod starting;
-mod transport;
+pub(crate) mod transport;
 mod validate;
 
 use std::collections::VecDeque;

@@ -63,7 +63,16 @@ const fn among(line: &'static str, offered: &'static [&'static str]) -> Case {
     }
 }
 
-const COMMANDS: &[&str] = &["check", "completions", "help", "man", "run", "schema", "serve"];
+const COMMANDS: &[&str] = &[
+    "check",
+    "completions",
+    "help",
+    "man",
+    "mcp",
+    "run",
+    "schema",
+    "serve",
+];
 
 /// What holds in every shell. `frob-procwire` is a program with a completion of its own, which offers
 /// `alpha`, `beta` and `--gamma`; the working directory has a directory `inner` and a file `file`.

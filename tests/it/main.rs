@@ -15,6 +15,7 @@ mod client;
 mod command_line;
 mod completions;
 mod man;
+mod mcp;
 mod recording;
 mod run;
 
@@ -83,6 +84,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("check", check::TESTS),
     ("completions", completions::TESTS),
     ("man", man::TESTS),
+    ("mcp", mcp::TESTS),
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),
