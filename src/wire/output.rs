@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::wire::members::{object, optional_base64};
 use crate::wire::methods::Params;
-use crate::wire::protocol::{MAX_HANDLE_BYTES, Stream};
+#[cfg(feature = "schema")]
+use crate::wire::protocol::MAX_HANDLE_BYTES;
+use crate::wire::protocol::Stream;
 
 /// What is kept of an output stream that outgrows its cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
