@@ -6,13 +6,13 @@ use std::process::Command;
 use avt::Terminal;
 use serde_json::Value;
 
-use crate::harness::{Scratch, Test, test};
+use crate::harness::{PROCWIRE, Scratch, Test, test};
 
 pub const TESTS: &[Test] = &[
     test!(the_drawing_is_that_of_the_cast),
     test!(the_first_minute_is_true),
     test!(colours_sizes_and_pauses_of_other_casts_are_drawn),
-    test!(what_is_no_cast_is_named),
+    test!(what_is_not_a_cast_is_named),
 ];
 
 /// What a README may weigh beside its text.
@@ -38,7 +38,7 @@ fn cast(arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(env!("CARGO"))
         .args(["run", "--quiet", "--example", "cast", "--"])
         .args(arguments)
-        .env("PROCWIRE", env!("CARGO_BIN_EXE_procwire"))
+        .env("PROCWIRE", PROCWIRE)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo starts");
@@ -135,7 +135,7 @@ fn colours_sizes_and_pauses_of_other_casts_are_drawn() {
     assert!(!svg.contains("not shown"), "{svg}");
 }
 
-fn what_is_no_cast_is_named() {
+fn what_is_not_a_cast_is_named() {
     let scratch = Scratch::new();
     for (text, error) in [
         ("", "it is empty"),
