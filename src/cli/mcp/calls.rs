@@ -21,6 +21,11 @@ use crate::wire::protocol::{
 
 /// How long a kill is waited for, unless the call says otherwise.
 const KILL_WAIT: Duration = Duration::from_secs(2);
+/// How long the engine is waited for at least, whatever the call says: that a program cannot be started,
+/// for example, should not be told by the next call.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
+/// How long an inspection is waited for, which the engine answers within 2 s.
+const INSPECT_WAIT: Duration = Duration::from_secs(10);
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
@@ -225,8 +230,13 @@ impl Session {
         arguments: &Arguments,
         now: Instant,
     ) -> Result<Outcome, String> {
-        let name = self.handles.find(&arguments.handle)?.name.clone();
+        let handle = self.handles.find(&arguments.handle)?;
+        let name = handle.name.clone();
+        if handle.exited.is_some() {
+            return Err(format!("{name} has ended: there is nothing to inspect"));
+        }
         let mut call = self.new_call(reply, Kind::Inspect, &name, arguments, now);
+        call.answer_deadline = now + INSPECT_WAIT;
         call.view.from = From::Nowhere;
         call.asked = Some(self.ask(Request::Inspect(InspectParams { process_handle: name }))?);
         Ok(Outcome::Later(Box::new(call)))
@@ -242,6 +252,7 @@ impl Session {
             handle: handle.to_owned(),
             view: view(arguments),
             deadline: now + patience,
+            answer_deadline: now + patience.max(ANSWER_WAIT),
             asked: None,
             wait: None,
         }

@@ -129,7 +129,8 @@ fn run(
         let takes_messages = session.takes_messages();
         // A client that does not read may be gone, which the reader of its lines does not see then.
         let look = (!takes_messages).then(|| Instant::now() + LOOK_PAUSE);
-        let deadline = [session.deadline(), look].into_iter().flatten().min();
+        let at_once = session.is_behind().then(Instant::now);
+        let deadline = [session.deadline(), look, at_once].into_iter().flatten().min();
         let mut select = Select::new();
         let engine = select.recv(from_engine);
         let client = takes_messages.then(|| select.recv(from_client));
@@ -144,6 +145,7 @@ fn run(
                 session.client_is_gone();
             }
             session.time_is(now);
+            session.catch_up(now);
             continue;
         };
         match ready.index() {
@@ -165,6 +167,7 @@ fn run(
         if deadline.is_some_and(|deadline| now >= deadline) {
             session.time_is(now);
         }
+        session.catch_up(now);
     }
     session.engine_is_gone();
     let until = Instant::now() + LAST_ANSWERS;

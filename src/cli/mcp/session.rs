@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 
 use super::handles::Handles;
+use super::parameter::quoted;
 use super::protocol::{self, Id, Incoming, Reply, Request};
 use super::report::{self, Reason, View};
 use super::tools::{self, Kind};
@@ -25,6 +26,8 @@ use crate::wire::protocol::{
 const MAX_CALLS: usize = 64;
 /// How many answers may wait for a client that does not read; then its requests wait, too.
 const MAX_UNSENT: usize = 64;
+/// And how many bytes of them.
+const MAX_UNSENT_BYTES: usize = 16 * 1024 * 1024;
 
 /// How a session is run.
 #[derive(Debug, Clone)]
@@ -50,6 +53,8 @@ pub(super) struct Session {
     /// Which process a request to the engine looks at, whether it waits for input.
     looks: HashMap<i64, String>,
     unsent: VecDeque<Vec<u8>>,
+    /// What is left of an array of messages.
+    batch: VecDeque<Incoming>,
 }
 
 /// A call of a tool that is not answered yet.
@@ -61,6 +66,8 @@ pub(super) struct Call {
     pub(super) deadline: Instant,
     /// The request to the engine whose answer it waits for first.
     pub(super) asked: Option<i64>,
+    /// Until when it waits for that answer.
+    pub(super) answer_deadline: Instant,
     /// What it waits for then; `None`: nothing.
     pub(super) wait: Option<Wait>,
 }
@@ -83,6 +90,7 @@ impl Session {
             spawns: HashMap::new(),
             looks: HashMap::new(),
             unsent: VecDeque::new(),
+            batch: VecDeque::new(),
         }
     }
 
@@ -93,7 +101,29 @@ impl Session {
 
     /// Whether a message of the client is welcome now.
     pub(super) fn takes_messages(&self) -> bool {
-        self.engine.is_some() && self.unsent.len() < MAX_UNSENT
+        self.batch.is_empty() && self.may_go_on()
+    }
+
+    fn may_go_on(&self) -> bool {
+        let is_short = self.unsent.len() < MAX_UNSENT;
+        is_short
+            && self.engine.is_some()
+            && self.unsent.iter().map(Vec::len).sum::<usize>() < MAX_UNSENT_BYTES
+    }
+
+    /// Whether there is more of an array of messages that can be served now.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.batch.is_empty() && self.may_go_on()
+    }
+
+    /// Serves the next message of an array. The others wait, so that its length delays nothing else and
+    /// its answers do not pile up.
+    pub(super) fn catch_up(&mut self, now: Instant) {
+        if self.is_behind()
+            && let Some(message) = self.batch.pop_front()
+        {
+            self.client_says(message, now);
+        }
     }
 
     // ---- the client ----
@@ -103,11 +133,7 @@ impl Session {
             Incoming::Request(request) => self.request(request, now),
             Incoming::Cancelled(id) => self.cancelled(&id),
             Incoming::Nothing => {}
-            Incoming::Batch(messages) if protocol::has_batches(self.version) => {
-                for message in messages {
-                    self.client_says(message, now);
-                }
-            }
+            Incoming::Batch(messages) if protocol::has_batches(self.version) => self.batch.extend(messages),
             Incoming::Batch(_) => self.unsent.push_back(protocol::no_batches()),
             Incoming::Invalid(answer) => self.unsent.push_back(answer),
         }
@@ -146,7 +172,10 @@ impl Session {
                 Ok(None) => return,
                 Err(error) => reply.error(error.code, &error.message),
             },
-            _ => reply.error(code::METHOD_NOT_FOUND, &format!("unknown method {method:?}")),
+            _ => {
+                let why = format!("unknown method {}", quoted(&method));
+                reply.error(code::METHOD_NOT_FOUND, &why)
+            }
         };
         self.unsent.push_back(answer);
     }
@@ -162,8 +191,13 @@ impl Session {
         let Some(Value::String(name)) = params.remove("name") else {
             return Err(wrong("tools/call: the name of a tool is missing".to_owned()));
         };
-        let tool = tools::find(&name)
-            .ok_or_else(|| wrong(format!("unknown tool {name:?}; there are {}", tools::names())))?;
+        let tool = tools::find(&name).ok_or_else(|| {
+            wrong(format!(
+                "unknown tool {}; there are {}",
+                quoted(&name),
+                tools::names()
+            ))
+        })?;
         let given = match params.remove("arguments") {
             None | Some(Value::Null) => Map::new(),
             Some(Value::Object(given)) => given,
@@ -339,7 +373,10 @@ impl Session {
     pub(super) fn deadline(&mut self) -> Option<Instant> {
         let mut first = None;
         for call in self.calls.values() {
-            let mut at = call.deadline;
+            let mut at = match call.asked {
+                Some(_) => call.answer_deadline,
+                None => call.deadline,
+            };
             if let (None, Some(wait), Some(handle)) = (call.asked, &call.wait, self.handles.get(&call.handle))
             {
                 at = wait.next_look(handle).map_or(at, |look| look.min(at));
@@ -377,8 +414,13 @@ impl Session {
             return;
         };
         let late = (now >= call.deadline).then_some(Reason::Time);
+        let unanswered = (now >= call.answer_deadline).then_some(Reason::Time);
+        if call.kind == Kind::Inspect && unanswered.is_some() {
+            let why = format!("{} cannot be inspected: the machine does not answer", call.handle);
+            return self.finish(number, report::failure(&why));
+        }
         let reason = match (call.asked, &mut call.wait) {
-            (Some(_), _) => late,
+            (Some(_), _) => unanswered,
             (None, Some(wait)) => wait.holds(handle, &call.view, now).or(late),
             (None, None) if call.kind == Kind::Start => Some(Reason::Started),
             (None, None) => Some(Reason::Done),

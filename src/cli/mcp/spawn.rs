@@ -6,8 +6,9 @@
 
 use std::path::Path;
 
+use super::parameter::quoted;
 use super::tools::Arguments;
-use crate::wire::protocol::{Limit, PtySize, SpawnParams};
+use crate::wire::protocol::{Limit, PtySize, Redirect, SpawnParams};
 
 /// What a program on a terminal finds as TERM where the server has none.
 const DEFAULT_TERM: &str = "xterm-256color";
@@ -30,7 +31,7 @@ pub(super) fn params(arguments: Arguments, base: Option<&Path>) -> Result<SpawnP
     let mut env = arguments.env;
     for (name, value) in &env {
         if name.is_empty() || name.contains('=') {
-            return Err(format!("env: {name:?} cannot be the name of a variable"));
+            return Err(format!("env: {} cannot be the name of a variable", quoted(name)));
         }
         no_nul("env", name)?;
         no_nul("env", value.as_deref().unwrap_or_default())?;
@@ -69,6 +70,9 @@ pub(super) fn params(arguments: Arguments, base: Option<&Path>) -> Result<SpawnP
             rows: arguments.rows.unwrap_or(default.rows),
             cols: arguments.cols.unwrap_or(default.cols),
         }),
+        // A terminal is one stream anyway.
+        stderr: (arguments.merge_stderr && !arguments.tty).then_some(Redirect::Stdout),
+        limits: arguments.limits.map(Box::new),
         stream_stdout_stderr: true,
         output_bytes_cap: Limit::Unlimited,
         timeout_ms: arguments.timeout_ms.map_or(Limit::Unlimited, Limit::Of),

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::parameter::{MAX_MS, Parameter, Takes, optional, required};
+use super::parameter::{MAX_MS, Parameter, Takes, optional, quoted, required};
 use super::schemas::{brief_process_schema, inspection_schema, list_schema, process_schema};
-use crate::wire::protocol::{SignalName, Stream};
+use crate::wire::protocol::{ResourceLimits, SignalName, Stream};
 
 /// The most output of a stream that one result shows.
 pub(super) const MAX_RESULT_BYTES: i64 = 256 * 1024;
@@ -82,6 +82,16 @@ const TTY: Parameter = optional(
 );
 const ROWS: Parameter = optional("rows", CELLS, "lines of the terminal [24]");
 const COLS: Parameter = optional("cols", CELLS, "columns of the terminal [80]");
+const MERGE: Parameter = optional(
+    "mergeStderr",
+    Takes::Flag,
+    "make stderr one stream with stdout, in the order in which it is written",
+);
+const LIMITS: Parameter = optional(
+    "limits",
+    Takes::Limits,
+    "what each of its processes may use; what it cannot be given is told",
+);
 const TIMEOUT: Parameter = optional(
     "timeoutMs",
     Takes::Integer(1, MAX_MS),
@@ -143,6 +153,8 @@ pub(super) const TOOLS: &[Tool] = &[
             TTY,
             ROWS,
             COLS,
+            MERGE,
+            LIMITS,
             TIMEOUT,
             NAME,
             WAIT,
@@ -171,6 +183,8 @@ pub(super) const TOOLS: &[Tool] = &[
             TTY,
             ROWS,
             COLS,
+            MERGE,
+            LIMITS,
             TIMEOUT,
             NAME,
             UNTIL_TEXT,
@@ -340,6 +354,8 @@ pub(super) struct Arguments {
     pub(super) tty: bool,
     pub(super) rows: Option<u16>,
     pub(super) cols: Option<u16>,
+    pub(super) merge_stderr: bool,
+    pub(super) limits: Option<ResourceLimits>,
     pub(super) timeout_ms: Option<u64>,
     pub(super) handle: String,
     pub(super) text: Option<String>,
@@ -423,12 +439,13 @@ impl Tool {
     pub(super) fn arguments(&self, mut given: Map<String, Value>) -> Result<Arguments, String> {
         // Left out, as many clients write it.
         given.retain(|_, value| !value.is_null());
-        for (name, value) in &given {
+        for (name, value) in &mut given {
             let parameter = self
                 .parameters
                 .iter()
                 .find(|parameter| parameter.name == name)
                 .ok_or_else(|| self.unknown(name))?;
+            parameter.normalize(value);
             parameter
                 .check(value)
                 .map_err(|expected| format!("{}: {name} must be {expected}", self.name))?;
@@ -449,10 +466,11 @@ impl Tool {
     fn unknown(&self, name: &str) -> String {
         let known: Vec<&str> = self.parameters.iter().map(|parameter| parameter.name).collect();
         match known.is_empty() {
-            true => format!("{}: takes no arguments, got {name:?}", self.name),
+            true => format!("{}: takes no arguments, got {}", self.name, quoted(name)),
             false => format!(
-                "{}: unknown argument {name:?}; there are {}",
+                "{}: unknown argument {}; there are {}",
                 self.name,
+                quoted(name),
                 known.join(", ")
             ),
         }
@@ -475,6 +493,7 @@ mod tests {
                     Takes::Integer(..) => json!(7),
                     Takes::Environment => json!({"a": "b", "c": null}),
                     Takes::OneOf(words) => json!(words[0]),
+                    Takes::Limits => json!({"openFiles": 64.0, "nice": 19}),
                     Takes::Signal => json!("INT"),
                 };
                 given.insert(parameter.name.to_owned(), value);
