@@ -24,6 +24,7 @@
 
 mod compare;
 mod conversation;
+mod processes;
 mod record;
 
 use std::fmt;

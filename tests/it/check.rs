@@ -22,6 +22,8 @@ pub const TESTS: &[Test] = &[
     test!(ends_a_server_that_hangs),
     test!(a_server_cannot_control_the_terminal),
     test!(waits_for_text_in_the_output),
+    test!(waits_for_text_of_any_process),
+    test!(forgets_what_need_not_be_shown),
     test!(tells_of_an_offset_that_cannot_be),
     test!(keeps_little_of_a_flood),
     test!(reads_while_it_sends),
@@ -524,6 +526,19 @@ fn waits_for_text_in_the_output() {
         printed.contains("instead  stdout of \"a\": \"no\\n\""),
         "what came instead: {printed}"
     );
+    // That it cannot come any more is told at once, and not when the time is up.
+    for command in [
+        r#"["echo","no"]"#,
+        r#"["no-such-program"]"#,
+        r#"["sh","-c","echo no >&2; exit 3"]"#,
+    ] {
+        let ended = ended.replace(r#"["echo","no"]"#, command);
+        let output = fed(&["check", "--deadline", "1h", "-"], &ended);
+        let why = "output with \"yes\" did not come: no process is left that could print it\n";
+        assert!(text(&output.stdout).contains(why), "{}", text(&output.stdout));
+        let output = fed(&["check", "--record", "--deadline", "1h", "-"], &ended);
+        assert!(text(&output.stderr).contains(why.trim_end()), "{output:?}");
+    }
     // A recording keeps the lines that wait, and writes no output that they take.
     let asked: String = SMOKE
         .lines()
@@ -537,6 +552,46 @@ fn waits_for_text_in_the_output() {
     assert_eq!(again.status.code(), Some(0), "{recorded}{}", text(&again.stdout));
     assert_eq!(recorded.matches("\n<~ ").count(), 3, "{recorded}");
     assert!(!recorded.contains("outputDelta"), "{recorded}");
+}
+
+/// The same text in pieces, on both streams, of several processes, with a space at its end.
+fn waits_for_text_of_any_process() {
+    let spawn = |id: u32, script: &str| {
+        let params = json!({"command": ["sh", "-c", script], "processHandle": format!("p{id}"),
+            "streamStdin": true, "streamStdoutStderr": true, "timeoutMs": null});
+        format!(
+            "--> {}\n<-- {}\n",
+            json!({"id": id, "method": "process/spawn", "params": params}),
+            json!({"id": id, "result": {"pid": "{...}"}})
+        )
+    };
+    // The first ends without it; of the second each character comes by itself, and on stderr.
+    let slow = "for c in r e a d y; do printf $c >&2; sleep 0.02; done; printf ': '; printf ' > '; read x";
+    let session = format!(
+        "{}{}<~ ready\n<~ : \n<~  > \n",
+        spawn(1, "echo rea"),
+        spawn(2, slow)
+    );
+    let output = fed(&["check", "--deadline", "20s", "-"], &session);
+    let printed = text(&output.stdout);
+    // What the first has printed is not shown anywhere.
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert!(printed.contains("process/outputDelta") && !printed.contains("did not come"), "{printed}");
+    let session = session.replace("echo rea\"", "true\"");
+    let output = fed(&["check", "--deadline", "20s", "-"], &session);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+}
+
+/// Of a process whose text has come, any amount of output may follow.
+fn forgets_what_need_not_be_shown() {
+    let params = json!({"command": ["sh", "-c", "echo ready; yes | head -c 80000000; echo; echo end >&2; read x"],
+        "processHandle": "a", "streamStdin": true, "streamStdoutStderr": true, "timeoutMs": null,
+        "outputBytesCap": null});
+    let spawn = json!({"id": 1, "method": "process/spawn", "params": params});
+    let answer = json!({"id": 1, "result": {"pid": "{...}"}});
+    let session = format!("--> {spawn}\n<-- {answer}\n<~ ready\n<~ end\n");
+    let output = fed(&["check", "--deadline", "60s", "-"], &session);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
 }
 
 fn tells_of_an_offset_that_cannot_be() {

@@ -18,6 +18,7 @@ use memchr::memmem::Finder;
 use serde_json::Value;
 
 use super::compare::{brief, brief_text, delta, encode, is_before, is_meant, label, mismatches};
+use super::processes::Processes;
 use crate::cli::quote::escaped_line;
 use crate::sys::{self, Interest};
 use crate::wire::framing::{Frame, Frames};
@@ -59,6 +60,7 @@ pub(super) struct Conversation {
     pub heard: usize,
     /// Processes whose output was waited for: what else they print need not be shown.
     followed: Vec<Value>,
+    processes: Processes,
     patience: Duration,
     /// Until when all that is late may come, once something was.
     late: Option<Instant>,
@@ -112,6 +114,7 @@ impl Conversation {
             kept: 0,
             heard: 0,
             followed: Vec::new(),
+            processes: Processes::default(),
             patience,
             late: None,
             hung_up: false,
@@ -130,6 +133,7 @@ impl Conversation {
 
     pub(super) fn send(&mut self, text: &str) -> Result<(), String> {
         let deadline = self.deadline();
+        self.processes.sent(text);
         let line = format!("{text}\n");
         let mut unsent = line.as_bytes();
         while !unsent.is_empty() {
@@ -184,6 +188,10 @@ impl Conversation {
                         false => String::new(),
                     };
                     size += text.len();
+                    self.processes.came(&value);
+                    if self.kept + size > MAX_KEPT_BYTES {
+                        self.forget_followed();
+                    }
                     self.kept += size;
                     self.heard += 1;
                     self.unseen.push_back(Message { value, text, size });
@@ -205,6 +213,18 @@ impl Conversation {
             Err(e) => Err(format!("reading from the server failed: {e}")),
         });
         true
+    }
+
+    /// Forgets output that need not be shown.
+    fn forget_followed(&mut self) {
+        let (followed, kept) = (&self.followed, &mut self.kept);
+        self.unseen.retain(|message| {
+            let forget = is_of(followed, &message.value);
+            if forget {
+                *kept -= message.size;
+            }
+            !forget
+        });
     }
 
     fn forget_unseen(&mut self) {
@@ -289,7 +309,15 @@ impl Conversation {
                 begun.push((stream, before.split_off(before.len() - kept)));
             }
             let what = || format!("output with \"{}\"", escaped_line(text));
-            self.next_message(deadline, &what, brief_text)?;
+            if self.processes.are_over() {
+                return Err(self.missing(
+                    &what(),
+                    "did not come: no process is left that could print it",
+                    true,
+                    brief_text,
+                ));
+            }
+            looked_at = self.next_message(deadline, &what, brief_text)?;
         }
     }
 
@@ -321,17 +349,18 @@ impl Conversation {
 
     /// Whether this is output that need not be shown.
     pub(super) fn is_followed(&self, message: &Value) -> bool {
-        delta(message).is_some() && self.followed.contains(&message["params"]["processHandle"])
+        is_of(&self.followed, message)
     }
 
-    /// Takes one more message. The error says that `what` does not come, and shows what came instead.
+    /// Takes one more message; up to where there is nothing new. The error says that `what` does not come, and shows what came instead.
     fn next_message(
         &mut self,
         deadline: Instant,
         what: &dyn Fn() -> String,
         show: fn(&Value) -> String,
-    ) -> Result<(), String> {
+    ) -> Result<usize, String> {
         let first = self.late.is_none();
+        let heard = self.heard;
         let why = match &self.end {
             Some(Ok(())) => "did not come: the server's output has ended".to_owned(),
             Some(Err(why)) => format!("did not come: {why}"),
@@ -339,14 +368,20 @@ impl Conversation {
                 "did not come: the server says too much that is not expected".to_owned()
             }
             None => match self.step(&mut &[][..], deadline) {
-                Ok(()) => return Ok(()),
+                // What was before it may have been forgotten meanwhile.
+                Ok(()) => return Ok(self.unseen.len().saturating_sub(self.heard - heard)),
                 Err(_) => {
                     self.is_late();
                     format!("did not come within {:?}", self.patience)
                 }
             },
         };
-        let mut text = format!("{} {why}", what());
+        Err(self.missing(&what(), &why, first, show))
+    }
+
+    /// Says that `what` is missing and `why`, and what came instead if that has not been shown.
+    fn missing(&self, what: &str, why: &str, first: bool, show: fn(&Value) -> String) -> String {
+        let mut text = format!("{what} {why}");
         if first {
             for message in self.unseen.iter().take(MAX_SHOWN_MESSAGES) {
                 text.push_str(&format!("\n  instead  {}", show(&message.value)));
@@ -355,7 +390,7 @@ impl Conversation {
                 text.push_str(&format!("\n  and {more} more"));
             }
         }
-        Err(text)
+        text
     }
 
     fn find(&mut self, expected: &Value, deadline: Instant) -> Result<Message, String> {
@@ -380,7 +415,8 @@ impl Conversation {
                 }
                 looked_at += 1;
             }
-            self.next_message(deadline, &|| label(expected), brief)
+            looked_at = self
+                .next_message(deadline, &|| label(expected), brief)
                 .map_err(|why| match why.split_once('\n') {
                     Some((first, rest)) => format!("{first}\n  expected {}\n{rest}", brief(expected)),
                     None => format!("{why}\n  expected {}", brief(expected)),
@@ -478,6 +514,11 @@ impl Conversation {
         let silent = self.heard == 0 && !status.success();
         silent.then(|| format!("{} before it sent anything", how_it_ended(status)))
     }
+}
+
+/// Whether this is output of one of these processes.
+fn is_of(processes: &[Value], message: &Value) -> bool {
+    delta(message).is_some() && processes.contains(&message["params"]["processHandle"])
 }
 
 /// The process and the stream that output is of.

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::compare::{delta, encode, is_meant, matches};
 use super::conversation::{Conversation, Message};
+use super::processes::SPAWN;
 use super::{ANY, Difference, Differences, Failure, Line, Session, start, wait_line};
 use crate::cli::quote::escaped_json;
 use crate::wire::protocol::notification;
@@ -30,9 +31,6 @@ const VOLATILE: [&str; 10] = [
     "cpuMs",
     "rssBytes",
 ];
-
-/// The request that starts a process.
-const SPAWN: &str = "process/spawn";
 
 /// How long nothing must come before the next line is sent, where nothing says what to wait for: as a
 /// person would wait until a program has printed what it has to print.
