@@ -17,6 +17,9 @@ use crate::wire::protocol::{
     SignalName, Stream, WaitParams, WaitReply, code,
 };
 
+/// How long the end of a process may take to come whose handle is free already.
+const END_WAIT: Duration = Duration::from_secs(1);
+
 /// Something to wait for, kill, signal and resize a process with, from any number of threads: see
 /// [`Process::control`](super::Process::control). It keeps the connection, and not the process: that is
 /// killed when its [`Process`](super::Process) is dropped.
@@ -328,8 +331,8 @@ impl Control {
     /// silence, the end of its output, its exit. Its output can be read before, meanwhile and after, by
     /// any thread, and what holds a match has arrived when this returns.
     ///
-    /// If the process ends first, or `timeout` is over, [`WaitReply::index`] is `None`. Any number of
-    /// threads may wait, up to 64 at a time.
+    /// If the process ends first, or had ended before, or `timeout` is over, [`WaitReply::index`] is `None`,
+    /// but for [`Condition::Exit`], which holds then. Any number of threads may wait, up to 64 at a time.
     ///
     /// ```
     /// # use procwire::client::{Client, Command, Condition};
@@ -349,18 +352,21 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] if the process has ended before, if there is no condition or one without bytes,
-    /// or if the server has no such method; otherwise as [`kill`](Self::kill).
+    /// [`Error::Refused`] if there is no condition or one without bytes, or if the server has no such method;
+    /// otherwise as [`kill`](Self::kill).
     pub fn wait_until(
         &self,
         until: impl IntoIterator<Item = Condition>,
         timeout: impl Into<Option<Duration>>,
     ) -> Result<WaitReply, Error> {
-        self.start_wait(until, timeout)?.wait(&self.link)
+        let until: Vec<Condition> = until.into_iter().collect();
+        let exit = until.iter().position(|condition| *condition == Condition::Exit);
+        let pending = self.start_wait(until, timeout)?;
+        self.finish_wait(pending, exit)
     }
 
     /// Waits until one of these texts has appeared in its output, from now on; the place of the first that
-    /// has. `None` if the process ends first.
+    /// has. `None` if the process ends first, or had ended before.
     ///
     /// ```
     /// # use procwire::client::{Client, Command};
@@ -398,7 +404,26 @@ impl Control {
     ) -> Result<Option<usize>, Error> {
         let pending = self.start_wait(texts.iter().map(|&text| text.into()), None)?;
         provoke()?;
-        pending.wait(&self.link).map(place)
+        self.finish_wait(pending, None).map(place)
+    }
+
+    /// What a wait has led to; `exit` is the place of the condition that it exits.
+    fn finish_wait(&self, pending: Pending<method::Wait>, exit: Option<usize>) -> Result<WaitReply, Error> {
+        match pending.wait(&self.link) {
+            // Its handle was free by then, and its end is on its way.
+            Err(Error::Refused(refused)) if refused.code == code::INVALID_REQUEST => {
+                match self.wait_timeout(END_WAIT)? {
+                    Some(_) => Ok(WaitReply {
+                        index: exit.and_then(|place| u64::try_from(place).ok()),
+                        timed_out: exit.is_none().then_some(false),
+                        exited: exit.is_none().then_some(true),
+                        ..WaitReply::default()
+                    }),
+                    None => Err(Error::Refused(refused)),
+                }
+            }
+            outcome => outcome,
+        }
     }
 
     fn start_wait(

@@ -583,13 +583,21 @@ fn what_a_process_prints_is_waited_for_from_any_thread() {
         cat.kill().expect("it is killed");
         for thread in waiting {
             let (reply, none) = thread.join().expect("no panic");
-            match reply {
-                Ok(reply) => assert_eq!(reply.index, Some(2)),
-                // It had ended before.
-                Err(error) => assert!(matches!(error, Error::Refused(_)), "{error}"),
-            }
-            assert!(matches!(none, Ok(None) | Err(Error::Refused(_))), "{none:?}");
+            assert_eq!(reply.expect("it ends").index, Some(2));
+            assert_eq!(none.expect("it ends"), None);
         }
+        // It is the same if it had ended before.
+        control.wait().expect("it ends");
+        assert_eq!(control.expect(&["x"]).expect("it has ended"), None);
+        let reply = control.wait_until(["x".into(), Condition::Exit], None);
+        assert_eq!(reply.expect("it has ended").index, Some(1));
+        let reply = control
+            .wait_until([Condition::Input], PATIENCE)
+            .expect("it has ended");
+        assert_eq!(
+            (reply.index, reply.exited, reply.timed_out),
+            (None, Some(true), Some(false))
+        );
         let error = control.wait_until([], None);
         assert!(matches!(error, Err(Error::Refused(_))), "{error:?}");
     }
