@@ -78,8 +78,17 @@ def shell():
             assert process.wait(30) == 5
 
 
+def agent():
+    done = python("agent.py", "cd /", "pwd", 'read -s -p "Password: " x', "secret", "echo ${#x}")
+    assert done.returncode == 0, done
+    shown = ["cd /", "$ pwd", "/", '$ read -s -p "Password: " x', "Password: [it asks for a password]"]
+    assert done.stdout.splitlines() == [*shown, "$ echo ${#x}", "6", "$ "], done
+    done = python("agent.py", "exit 4", "echo never")
+    assert done.returncode == 4 and "never" not in done.stdout, done
+
+
 # Each file, and what runs it.
-EXAMPLES = {"repl.py": repl, "many.py": many, "shell.ts": shell}
+EXAMPLES = {"agent.py": agent, "repl.py": repl, "many.py": many, "shell.ts": shell}
 
 if __name__ == "__main__":
     failed = False

@@ -576,7 +576,10 @@ fn waits_for_text_of_any_process() {
     let printed = text(&output.stdout);
     // What the first has printed is not shown anywhere.
     assert_eq!(output.status.code(), Some(1), "{printed}");
-    assert!(printed.contains("process/outputDelta") && !printed.contains("did not come"), "{printed}");
+    assert!(
+        printed.contains("process/outputDelta") && !printed.contains("did not come"),
+        "{printed}"
+    );
     let session = session.replace("echo rea\"", "true\"");
     let output = fed(&["check", "--deadline", "20s", "-"], &session);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));

@@ -6,13 +6,17 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use crate::harness::{PROCWIRE, Scratch, Test, binary, test};
+use crate::harness::{PROCWIRE, Scratch, Test, binary, is_alive, test};
 
 pub const TESTS: &[Test] = &[
     test!(each_is_listed_and_run),
     test!(sessions_pass_and_would_fail),
     test!(timeout_tries_three_times_and_keeps_the_exit_code),
     test!(kill_tree_leaves_nothing),
+    test!(server_ready_tests_a_server_and_ends_it),
+    test!(log_ends_shows_the_beginning_and_the_end),
+    test!(password_answers_one_prompt),
+    test!(repl_shows_every_answer),
     test!(remote_reaches_every_host_and_tells_which_failed),
     test!(build_log_shows_every_line_with_its_stream),
     test!(compress_feeds_a_compressor),
@@ -113,6 +117,104 @@ fn timeout_tries_three_times_and_keeps_the_exit_code() {
         (Some(4), "once\n".to_owned())
     );
     assert_eq!(run(&mut script("timeout.sh")).status.code(), Some(2));
+}
+
+fn server_ready_tests_a_server_and_ends_it() {
+    let scratch = Scratch::new();
+    let file = scratch.path("child");
+    let server = format!("sleep 1000 & echo $! > {file}; echo \"it says \\\"ready\\\"\" >&2; wait");
+    for (test, code) in [("cat \"$FILE\"", 0), ("exit 6", 6)] {
+        let mut command = script("server_ready.sh");
+        command.env("FILE", &file).args(["says \"ready\"", &server, test]);
+        let output = run(&mut command);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let child = std::fs::read_to_string(&file).expect("the server has written it");
+        let printed = if code == 0 { &*child } else { "" };
+        assert_eq!(text(&output.stdout), printed);
+        assert!(!is_alive(child.trim().parse().expect("a pid")), "{output:?}");
+    }
+    // One that ends first is not waited for.
+    let output = run(script("server_ready.sh").args(["ready", "exit 3", "true"]));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("\"exited\":true"), "{output:?}");
+    assert_eq!(run(&mut script("server_ready.sh")).status.code(), Some(2));
+}
+
+fn log_ends_shows_the_beginning_and_the_end() {
+    let output = run(script("log_ends.sh").args(["sh", "-c", "seq 200000; echo last >&2; exit 5"]));
+    assert_eq!(output.status.code(), Some(5), "{:?}", text(&output.stderr));
+    let printed = text(&output.stdout);
+    assert!(printed.starts_with("1\n2\n3\n") && printed.ends_with("\n200000\nlast\n"));
+    assert_eq!(printed.len(), (2 + 8) * 1024);
+    let all: usize = (1..=200_000).map(|n: u32| n.to_string().len() + 1).sum();
+    let left_out = all + "last\n".len() - printed.len();
+    assert_eq!(
+        text(&output.stderr),
+        format!("procwire: {left_out} bytes of stdout left out\n")
+    );
+    assert_eq!(run(&mut script("log_ends.sh")).status.code(), Some(2));
+}
+
+fn password_answers_one_prompt() {
+    let ask = "printf 'Secret? '; stty -echo; read word; stty echo; echo; \
+               if [ \"$word\" = right ]; then echo welcome; exit 7; fi; \
+               printf 'Again: '; stty -echo; read word; exit 1";
+    for (password, asks, code, shown, said) in [
+        (
+            "right",
+            ask,
+            7,
+            "Secret? \r\nwelcome\r\n",
+            "asked 1 times, exit code 7\n",
+        ),
+        (
+            "wrong",
+            ask,
+            1,
+            "Secret? \r\nAgain: ",
+            "asked 2 times, killed by SIGKILL\n",
+        ),
+        (
+            "right",
+            "printf 'Go on? '; read word",
+            1,
+            "Go on? ",
+            "asked 1 times, killed by SIGKILL\n",
+        ),
+        (
+            "right",
+            "echo done",
+            0,
+            "done\r\n",
+            "asked 0 times, exit code 0\n",
+        ),
+    ] {
+        let output = run(example("password")
+            .env("PASSWORD", password)
+            .args(["sh", "-c", asks]));
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert_eq!((&*text(&output.stdout), &*text(&output.stderr)), (shown, said));
+    }
+}
+
+fn repl_shows_every_answer() {
+    let lines = [
+        "6 * 7",
+        "import sys",
+        "sys.stdout.isatty()",
+        "print('two\\nlines')",
+    ];
+    let output = run(example("repl").args(lines));
+    assert!(output.status.success(), "{output:?}");
+    let shown =
+        "6 * 7 -> 42\nimport sys -> \nsys.stdout.isatty() -> True\nprint('two\\nlines') -> two\nlines\n";
+    assert_eq!(text(&output.stdout), shown);
+    let output = run(example("repl").arg("exit(3)"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        text(&output.stderr).contains("the REPL has ended: exit code 3"),
+        "{output:?}"
+    );
 }
 
 fn kill_tree_leaves_nothing() {
