@@ -10,6 +10,7 @@ import os
 import shlex
 import subprocess
 import sys
+from typing import Any
 
 server = subprocess.Popen(
     [*shlex.split(os.environ.get("PROCWIRE", "procwire")), "mcp"],
@@ -18,29 +19,34 @@ server = subprocess.Popen(
     text=True,
 )
 assert server.stdin and server.stdout
+requests, answers = server.stdin, server.stdout
 count = 0
 
 
-def request(method: str, **params: object) -> dict:
+def request(method: str, **params: object) -> "dict[str, Any]":
     global count
     count += 1
-    print(json.dumps({"jsonrpc": "2.0", "id": count, "method": method, "params": params}), file=server.stdin, flush=True)
-    answer = json.loads(server.stdout.readline())  # one request at a time, so this is its answer
+    message = {"jsonrpc": "2.0", "id": count, "method": method, "params": params}
+    print(json.dumps(message), file=requests, flush=True)
+    answer: "dict[str, Any]" = json.loads(answers.readline())  # to one request at a time
     if "error" in answer:
         raise RuntimeError(answer["error"]["message"])
-    return answer["result"]
+    result: "dict[str, Any]" = answer["result"]
+    return result
 
 
-def tool(name: str, **arguments: object) -> dict:
+def tool(name: str, **arguments: object) -> "dict[str, Any]":
     result = request("tools/call", name=name, arguments=arguments)
     if result["isError"]:
         raise RuntimeError(result["content"][0]["text"])
-    return result["structuredContent"]
+    shown: "dict[str, Any]" = result["structuredContent"]
+    return shown
 
 
 about = {"name": "agent", "version": "1"}
 request("initialize", protocolVersion="2025-11-25", capabilities={}, clientInfo=about)
-print(json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}), file=server.stdin, flush=True)
+initialized = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+print(json.dumps(initialized), file=requests, flush=True)
 
 # untilInput: until it waits for input, whatever its prompt says.
 environment = {"PS1": "$ ", "TERM": "dumb"}
@@ -54,5 +60,5 @@ for line in sys.argv[1:]:
     if terminal["canonical"] and not terminal["echo"]:
         print("[it asks for a password]")
 tool("kill", handle="shell")
-server.stdin.close()  # ends whatever still runs
+requests.close()  # ends whatever still runs
 sys.exit(server.wait())
