@@ -350,7 +350,7 @@ class Member:
 
     pid: int
     parent_pid: Optional[int]
-    command: Optional[str]
+    command: Optional[List[str]]
     state: Optional[str]
     threads: Optional[int]
     cpu_time: Optional[float]  # seconds
@@ -837,24 +837,25 @@ class Server:
 
     def _await(self, answer: _Answer) -> _Answered:
         """Waits for an answer, which may take its time, but not for a server that does not answer at all."""
-        patience = self._answer_timeout
-        if patience is None:
-            return answer.get()
         probed: Optional[float] = None
         while True:
             try:
-                return answer.get(timeout=patience)
+                return answer.get(timeout=self._answer_timeout)
             except queue.Empty:
-                pass
-            now = time.monotonic()
-            if now - self._heard < patience:
-                probed = None
-            elif probed is None or self._heard > probed:
-                # There is no such program, which is an error at once.
-                probed = now
-                self._post("process/kill", {"processHandle": "0", "signal": 0})
-            else:
-                self._end(f"{self._name} has sent nothing for {now - self._heard:.0f} s")
+                probed = self._probe(probed)
+
+    def _probe(self, probed: Optional[float]) -> Optional[float]:
+        """An answer is late: asks for a sign of life, and ends the connection if there was none since it
+        was asked for the last time. When it was asked for."""
+        now, patience = time.monotonic(), cast(float, self._answer_timeout)
+        if now - self._heard < patience:
+            return None
+        if probed is not None and self._heard <= probed:
+            self._end(f"{self._name} has sent nothing for {now - self._heard:.0f} s")
+            return probed
+        # There is no such program, which is an error at once.
+        self._post("process/kill", {"processHandle": "0", "signal": 0})
+        return now
 
     def _post(self, method: str, params: Mapping[str, Any]) -> None:
         """Sends a request whose answer nothing waits for."""
@@ -1596,12 +1597,7 @@ class Popen(Generic[AnyStr]):
                     return index
                 if ended:
                     rest = len(held)
-                    return self._missed(
-                        search,
-                        EOF,
-                        held,
-                        EOF(f"not found: {search.said!r}; the output ends with {held[-100:]!r}"),
-                    )
+                    return self._missed(search, EOF, held, search.at_end(held))
                 server._check_gone()
                 if len(held) > server._max_unread:
                     raise OSError(
@@ -1661,18 +1657,10 @@ class Popen(Generic[AnyStr]):
         the program has ended, or it waits for input. Reads nothing. `stream` has it look at one only.
         `send` is written to stdin when the wait has begun, so that no answer to it is missed. A
         TimeoutExpired if none holds in time, and EOF if none can hold any more."""
-        self._server._needs(self._server._is_current, "wait for output")
         conditions = _conditions(text, quiet, eof, exit, input)
+        params = self._wait_params(conditions, stream, timeout)
         if self._process.exit is not None:
             return self._waited(conditions, None, timeout)
-        params: Dict[str, Any] = {
-            "processHandle": self._process.handle,
-            "until": [condition for condition, _ in conditions],
-        }
-        if stream is not None:
-            params["stream"] = stream
-        if timeout is not None:
-            params["timeoutMs"] = max(0, round(timeout * 1000))
         answer: _Answer = queue.SimpleQueue()
         number = next(self._server._ids)
         try:
@@ -1682,20 +1670,37 @@ class Popen(Generic[AnyStr]):
             answered = self._server._await(answer)
         finally:
             self._server._calls.pop(number, None)
-        try:
-            return self._waited(conditions, self._server._result(answered), timeout)
-        except RpcError as error:
-            if self._ended(error):
-                return self._waited(conditions, None, timeout)
-            raise ValueError(error.message) from error
+        return self._waited(conditions, answered, timeout)
+
+    def _wait_params(
+        self,
+        conditions: Sequence[Tuple[Mapping[str, Any], Waited]],
+        stream: Optional[str],
+        timeout: Optional[float],
+    ) -> Dict[str, Any]:
+        self._server._needs(self._server._is_current, "wait for output")
+        until = [condition for condition, _ in conditions]
+        params: Dict[str, Any] = {"processHandle": self._process.handle, "until": until}
+        if stream is not None:
+            params["stream"] = stream
+        if timeout is not None:
+            params["timeoutMs"] = max(0, round(timeout * 1000))
+        return params
 
     def _waited(
         self,
         conditions: Sequence[Tuple[Mapping[str, Any], Waited]],
-        answer: Optional[Mapping[str, Any]],
+        answered: _Answered,
         timeout: Optional[float],
     ) -> Waited:
-        """What the answer says, or without one, the end of the program."""
+        """What the answer says, or the end of the program."""
+        answer: Optional[Mapping[str, Any]] = None
+        if self._process.exit is None or answered is not None:
+            try:
+                answer = self._server._result(answered)
+            except RpcError as error:
+                if not self._ended(error):
+                    raise self._translated(error) from None
         if answer is None:
             for _, held in conditions:
                 if held.condition in ("exit", "eof", "quiet"):
@@ -1723,7 +1728,9 @@ class Popen(Generic[AnyStr]):
         """What it does now, as `process/inspect` tells it: whether it waits for input, its terminal, and
         the processes it consists of."""
         self._server._needs(self._server._is_current, "look at a program")
-        answer = self._request("process/inspect", {})
+        return self._inspection(self._request("process/inspect", {}))
+
+    def _inspection(self, answer: Mapping[str, Any]) -> Inspection:
         try:
             return Inspection._of(answer)
         except (KeyError, TypeError, AttributeError) as error:
@@ -1773,14 +1780,19 @@ class Popen(Generic[AnyStr]):
         try:
             return self._server._call(method, {"processHandle": self._process.handle, **params})
         except RpcError as error:
-            if error.code == -32602:
-                raise ValueError(error.message) from error
-            if self._ended(error):
-                raise ProcessLookupError(errno.ESRCH, "the program has ended") from error
-            number = error.data.get("errno")
-            if isinstance(number, int):
-                raise OSError(number, os.strerror(number)) from error
-            raise
+            translated = self._translated(error)
+            if translated is error:
+                raise
+            raise translated from error
+
+    def _translated(self, error: RpcError) -> Exception:
+        """The error that Python has for it."""
+        if error.code == -32602:
+            return ValueError(error.message)
+        if self._ended(error):
+            return ProcessLookupError(errno.ESRCH, "the program has ended")
+        number = error.data.get("errno")
+        return OSError(number, os.strerror(number)) if isinstance(number, int) else error
 
     def __enter__(self) -> Popen[AnyStr]:
         return self
@@ -2119,7 +2131,11 @@ class _Search:
             wanted = wanted.encode()
         if isinstance(wanted, bytes) and text:
             wanted = wanted.decode()
-        return re.compile(re.escape(wanted) if exact else wanted, flags)
+        pattern: Any = wanted
+        return re.compile(re.escape(pattern) if exact else pattern, flags)
+
+    def at_end(self, held: Any) -> EOF:
+        return EOF(f"not found: {self.said!r}; the output ends with {held[-100:]!r}")
 
     def find(self, held: Any, new: int) -> Optional[Tuple[int, Any]]:
         """The index and the match in what is held, of which so much is new."""
@@ -2162,6 +2178,8 @@ class _Input(io.RawIOBase):
 
     #: A pipe of this program into it, once a descriptor was asked for.
     pipe: Optional[_Descriptor] = None
+    #: Whether nothing waits for the answers.
+    posts = False
 
     def writable(self) -> bool:
         return True
@@ -2226,7 +2244,7 @@ class _Input(io.RawIOBase):
         if process.exit is not None:
             self._broken(None)
         params = {"processHandle": process.handle, **params}
-        if threading.current_thread() in (server._reader, server._writer):
+        if self.posts or threading.current_thread() in (server._reader, server._writer):
             # Garbage, which happens to be collected there: they cannot wait for themselves.
             server._post("process/writeStdin", params)
             return
