@@ -1079,11 +1079,11 @@ class Server:
             name = params["stream"]
             process.delivered[name] = process.delivered.get(name, 0) + len(data)
             stream = process.outputs.get(name)
-            ended = params.get("eof") is True
-            if stream is None or not (data or ended):
+            if stream is None:
                 return 0
-            if ended and (not data or stream.refused):
-                stream.ended = True
+            ended = params.get("eof") is True
+            if not data or (ended and stream.refused):
+                stream.ended = stream.ended or ended
                 process.wake()
                 return 0
             if stream.unread() > _FLOOD * self._max_unread and not self._is_read(stream):
@@ -1239,8 +1239,6 @@ class Popen(Generic[AnyStr]):
 
         command, program = self._command(args, shell, executable)
         directory = None if cwd is None else _utf8(cwd, "cwd")
-        if directory is None and server._is_other:
-            directory = server._cwd  # It has to have one.
         params: Dict[str, Any] = {
             "command": command,
             "processHandle": f"{next(server._ids)}",
@@ -1249,8 +1247,8 @@ class Popen(Generic[AnyStr]):
             "outputBytesCap": output_cap,
             "timeoutMs": None if timeout is None else max(0, round(timeout * 1000)),
         }
-        if directory is not None:
-            params["cwd"] = directory
+        if directory is not None or server._is_other:
+            params["cwd"] = directory or server._cwd  # Another server has to have one.
         params.update(self._variables(server, env, inherit_env, tty, directory))
         if tty:
             params["tty"] = True
@@ -1280,9 +1278,11 @@ class Popen(Generic[AnyStr]):
             server._needs(not server._is_other, "leave a program running")
             params["detach"] = True
         # Where the server puts the streams itself, and what is asked for under the name of each stage.
-        names: Dict[str, Text] = {"": program, "lookup": program, "exec": program}
+        names: Dict[str, Text] = {"lookup": program, "exec": program}
         if cwd is not None:
             names["cwd"] = cwd
+        else:
+            names[""] = program  # A server that tells no stage had nothing else to find.
         for name, file in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
             if isinstance(file, File):
                 server._needs(server._is_current, f"open a file as {name}")
@@ -1438,9 +1438,8 @@ class Popen(Generic[AnyStr]):
     @property
     def pid(self) -> int:
         """On the server's machine."""
-        if self._pid is None:
-            raise NotImplementedError(f"{self._server._name} is a server that does not tell it")
-        return self._pid
+        self._server._needs(self._pid is not None, "tell the pid of a program")
+        return cast(int, self._pid)
 
     @property
     def exit(self) -> Optional[Exit]:
@@ -1937,7 +1936,8 @@ class _Output(io.RawIOBase):
 
     def signal_later(self) -> None:
         self.refuse_after = time.monotonic() + _CLOSE_GRACE
-        self.refusals = ["SIGHUP" if self._tty else "SIGPIPE", None]
+        # None kills it, which another server does whatever the signal.
+        self.refusals = [None] if self._of.server._is_other else ["SIGHUP" if self._tty else "SIGPIPE", None]
 
     def readable(self) -> bool:
         return True
