@@ -587,11 +587,12 @@ class StreamWriter:
         """Sends this as soon as what is before it has been taken. `drain` waits until that is so."""
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+        if self._error is not None:
+            return  # `drain` says so.
         if self._closing:
             raise RuntimeError("Cannot call write() after write_eof()")
-        if self._error is None:
-            self._pending += data
-            self._go_on()
+        self._pending += data
+        self._go_on()
 
     def writelines(self, data: Iterable[Union[bytes, bytearray, memoryview]]) -> None:
         """Writes each of these."""
