@@ -21,7 +21,6 @@ import atexit
 import base64
 import binascii
 import errno
-import fcntl
 import io
 import itertools
 import json
@@ -1539,6 +1538,7 @@ class Popen(Generic[AnyStr]):
     def _feed(self, stdin: IO[bytes], left: memoryview) -> None:
         try:
             try:
+                stdin.flush()  # What was written before.
                 while left:
                     left = left[stdin.write(left) :]  # Without a buffer, a part is written.
             finally:
@@ -2269,10 +2269,12 @@ def _same_file(one: Stream, other: Stream) -> bool:
         return False  # It is told where it is used.
     if fds[0] == fds[1]:
         return True
-    if not os.path.samestat(*about):
+    if os.name != "posix" or not os.path.samestat(*about):
         return False
     if not stat.S_ISREG(about[0].st_mode):
         return True
+    import fcntl  # Not everywhere.
+
     return all(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND for fd in fds)
 
 

@@ -45,9 +45,6 @@ FAILS = {
     "a program has a pipe where this program has a file, so it cannot write to its stdin": [
         "POSIXProcessTestCase.test_swap_std_fds_with_one_closed",
     ],
-    "wants a call of `flush` before `close`, which flushes": [
-        "POSIXProcessTestCase.test_communicate_BrokenPipeError_stdin_flush",
-    ],
 }
 
 # Tests of what the client does not offer, and tests that look at how `subprocess` is made.
@@ -87,7 +84,7 @@ NOT_CLAIMED = {
     "the parent of a program is the server, which the test would kill": [
         "ProcessTestCase.test_communicate_eintr",
     ],
-    "a program that runs is not garbage: no warning, no list of zombies": [
+    "a program that is forgotten causes no warning, and is not on a list of zombies": [
         "POSIXProcessTestCase.test_leak_fast_process_del_killed",
         "POSIXProcessTestCase.test_zombie_fast_process_del",
     ],
