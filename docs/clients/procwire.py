@@ -1608,7 +1608,7 @@ class Popen(Generic[AnyStr]):
                     return self._missed(search, TIMEOUT, held, late)
         finally:
             if self._text:
-                stream.ahead = held[rest:] + stream.ahead
+                stream.give_back(held[rest:])
             elif held[rest:]:
                 raw.give_back(held[rest:])
 
@@ -2052,14 +2052,37 @@ class _Closed:
 
 
 class _Text(io.TextIOWrapper):
-    """A text of which some has been looked at, which is read first."""
+    """A text that can be looked at before it is read."""
 
     ahead = ""
 
+    def at_hand(self) -> Tuple[str, bool]:
+        """What is here, and whether that is all there will be. With a raw stream that hurries."""
+        pieces, self.ahead = [self.ahead], ""
+        try:
+            # One by one, because what a longer read has when it has to wait is lost.
+            for character in iter(lambda: io.TextIOWrapper.read(self, 1), ""):
+                pieces.append(character)
+        except BlockingIOError:
+            return "".join(pieces), False
+        except BaseException:
+            self.give_back("".join(pieces))
+            raise
+        return "".join(pieces), True
+
+    def give_back(self, text: str) -> None:
+        """What is read next."""
+        if text:
+            self.ahead = text + self.ahead
+            # Only then, so that other texts are read as fast as any.
+            cast(Any, self).__class__ = _TextAhead
+
+
+class _TextAhead(_Text):
+    """A text of which some has been given back. It is iterated by way of `readline`."""
+
     def read(self, size: Optional[int] = -1, /) -> str:
         ahead, all_of_it = self.ahead, size is None or size < 0
-        if not ahead:
-            return super().read(size)
         if not all_of_it and cast(int, size) <= len(ahead):
             self.ahead = ahead[size:]
             return ahead[:size]
@@ -2072,31 +2095,10 @@ class _Text(io.TextIOWrapper):
             return super().readline(size)
         end = ahead.find("\n") + 1 or len(ahead)
         end = end if size < 0 else min(end, size)
-        self.ahead = ahead[end:]
-        line = ahead[:end]
+        line, self.ahead = ahead[:end], ahead[end:]
         if self.ahead or line.endswith("\n") or len(line) == size:
             return line
         return line + super().readline(-1 if size < 0 else size - len(line))
-
-    def __next__(self) -> str:  # type: ignore[override]
-        line = self.readline()
-        if not line:
-            raise StopIteration
-        return line
-
-    def at_hand(self) -> Tuple[str, bool]:
-        """What is here, and whether that is all there will be. With a raw stream that hurries."""
-        pieces, self.ahead = [self.ahead], ""
-        try:
-            # One by one, because what a longer read has when it has to wait is lost.
-            for character in iter(lambda: super(_Text, self).read(1), ""):
-                pieces.append(character)
-        except BlockingIOError:
-            return "".join(pieces), False
-        except BaseException:
-            self.ahead = "".join(pieces)
-            raise
-        return "".join(pieces), True
 
 
 class _Search:
