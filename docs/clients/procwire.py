@@ -1559,7 +1559,7 @@ class Popen(Generic[AnyStr]):
         `bytes` is a regular expression with DOTALL; the first match in the output counts, and at the
         same place the first in the list; `before`, `match` and `after` tell more, and what comes behind
         the match is what is read next. Where the time is up or the output has ended, TIMEOUT or EOF is
-        raised, or its index is returned if it is in the list. None is no timeout."""
+        raised, or its index is returned if it is in the list. None is no timeout, and -1 the default."""
         return self._expect(_Search(pattern, self._text, False, searchwindowsize), timeout)
 
     def expect_exact(
@@ -1580,6 +1580,7 @@ class Popen(Generic[AnyStr]):
         raw, server = self._process.outputs["stdout"], self._server
         if raw.pipe is not None:
             raise io.UnsupportedOperation("what is read through a descriptor is not there for expect")
+        timeout = _EXPECT_WAIT if timeout == -1 else timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         held: Any = "" if self._text else b""
         rest: Optional[int] = 0  # what is read next begins there

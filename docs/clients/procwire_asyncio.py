@@ -363,6 +363,7 @@ class AsyncProcess:
         reader = self.stdout
         if reader is None:
             raise ValueError("expect reads stdout, which is not PIPE")
+        timeout = procwire._EXPECT_WAIT if timeout == -1 else timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         with reader._alone("expect"):
             new = len(reader._buffer)
