@@ -1079,6 +1079,7 @@ class Server:
             process.delivered[name] = process.delivered.get(name, 0) + len(data)
             stream = process.outputs.get(name)
             if stream is None:
+                self._refuse(process, name)
                 return 0
             ended = params.get("eof") is True
             if not data or (ended and stream.refused):
@@ -1090,7 +1091,7 @@ class Server:
                 stream.refuse()
                 process.wake()
             if stream.refused:
-                self._refuse(process, stream)
+                self._refuse(process, stream.name)
                 return 0
             stream.received += len(data) + _PIECE_COST
             stream.chunks.append(memoryview(data))
@@ -1125,14 +1126,15 @@ class Server:
             process.wake()
         return 0
 
-    def _refuse(self, process: _Process, stream: _Output) -> None:
+    def _refuse(self, process: _Process, name: str) -> None:
         """Output has come of a stream that is closed, and that the server has not closed: a terminal, or
         an older server. The program gets the signal that it would get; what ignores it and goes on to
         write is killed."""
-        if not stream.refusals or time.monotonic() < stream.refuse_after:
+        refusal = process.refusals.get(name)
+        if refusal is None or not refusal.signals or time.monotonic() < refusal.after:
             return
-        signal = stream.refusals.pop(0)
-        stream.refuse_after = time.monotonic() + _SIGNAL_GRACE
+        signal = refusal.signals.pop(0)
+        refusal.after = time.monotonic() + _SIGNAL_GRACE
         params = {"processHandle": process.handle, **({"signal": signal} if signal else {})}
         self._post("process/kill", params)
 
@@ -1841,8 +1843,9 @@ class _Process:
         # Those who use its streams have them; what they drop is closed.
         self.input: Callable[[], Optional[_Input]] = lambda: None
         self.outputs: weakref.WeakValueDictionary[str, _Output] = weakref.WeakValueDictionary()
-        # How many bytes have come of each stream.
+        # How many bytes have come of each stream, and what is done about those that come when it is closed.
         self.delivered: Dict[str, int] = {}
+        self.refusals: Dict[str, _Refusal] = {}
         self.exit: Optional[Exit] = None
         self.ended = 0.0
         # What copies its output to files.
@@ -1851,6 +1854,22 @@ class _Process:
     def wake(self) -> None:
         for wake in list(self.waiting):
             wake.put(None)
+
+    def refuse_later(self, name: str, tty: bool) -> None:
+        """Has the program signalled if more comes of a stream, where the server does not close it."""
+        # None kills it, which another server does whatever the signal.
+        signals: List[Optional[str]] = [None]
+        if not self.server._is_other:
+            signals.insert(0, "SIGHUP" if tty else "SIGPIPE")
+        self.refusals[name] = _Refusal(signals, time.monotonic() + _CLOSE_GRACE)
+
+
+@dataclass
+class _Refusal:
+    """The signals that are yet to be sent, and when the next one is."""
+
+    signals: List[Optional[str]]
+    after: float
 
 
 class _Output(io.RawIOBase):
@@ -1879,9 +1898,6 @@ class _Output(io.RawIOBase):
         #: Whether more came than is kept, or it is closed: then nothing is kept any more.
         self.overflowed = False
         self.refused = False
-        self.refuse_after = 0.0
-        # The signals that are sent when more comes, where the server does not close it.
-        self.refusals: List[Optional[str]] = []
 
     #: A pipe of this program that has the output, once a descriptor was asked for, and what its end means.
     pipe: Optional[_Descriptor] = None
@@ -1926,19 +1942,14 @@ class _Output(io.RawIOBase):
         if process.handle not in server._live or self.ended:
             return
         if self._tty or server._is_other:
-            self.signal_later()
+            process.refuse_later(self.name, self._tty)
             return
         try:
             # From whatever thread: nothing waits for the answer.
             params = {"processHandle": process.handle, "stream": self.name}
-            server._ask(next(server._ids), _Closed(self), "process/closeOutput", params)
+            server._ask(next(server._ids), _Closed(process, self.name), "process/closeOutput", params)
         except ServerGone:
             pass
-
-    def signal_later(self) -> None:
-        self.refuse_after = time.monotonic() + _CLOSE_GRACE
-        # None kills it, which another server does whatever the signal.
-        self.refusals = [None] if self._of.server._is_other else ["SIGHUP" if self._tty else "SIGPIPE", None]
 
     def readable(self) -> bool:
         return True
@@ -2042,14 +2053,14 @@ class _Output(io.RawIOBase):
 class _Closed:
     """Takes the answer to the end of a stream."""
 
-    def __init__(self, stream: _Output) -> None:
-        self._stream = weakref.ref(stream)
+    def __init__(self, process: _Process, name: str) -> None:
+        self._process = process
+        self._name = name
 
     def put(self, answered: _Answered) -> None:
-        stream = self._stream()
         # A server that does not know of this yet.
-        if stream is not None and isinstance(answered, RpcError) and answered.code == -32601:
-            stream.signal_later()
+        if isinstance(answered, RpcError) and answered.code == -32601:
+            self._process.refuse_later(self._name, False)
 
 
 class _Text(io.TextIOWrapper):

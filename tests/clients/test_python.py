@@ -1137,6 +1137,12 @@ class Closing(TestCase):
             del process
             gc.collect()
             wait_until("it has ended", lambda: not self.server.list())
+        # A terminal hangs up.
+        process = self.popen(["yes"], tty=True)
+        process.stdout.read(2)
+        del process
+        gc.collect()
+        wait_until("it has ended", lambda: not self.server.list())
         # Its stdin as well.
         for options in [{}, {"text": True}, {"bufsize": 0}]:
             process = self.popen(["cat"], stdin=PIPE, **options)
@@ -1277,6 +1283,11 @@ class Older(unittest.TestCase):
                 process = within(PATIENCE, leave)
                 self.assertEqual(process.exit.signal, expected)
                 self.assertEqual(process.returncode, -getattr(signal, expected))
+        process = server.popen(["yes"])
+        process.stdout.read(2)
+        del process
+        gc.collect()
+        wait_until("it has ended", lambda: not server.list())
         process = self.server("base").popen(["yes"])
         process.stdout.close()
         self.assertEqual(within(PATIENCE, process.wait), 128 + signal.SIGKILL)
@@ -1296,7 +1307,7 @@ class Older(unittest.TestCase):
         with mock.patch.object(procwire, "_CLOSE_GRACE", 0):
             with self.server("before").popen(["sh", "-c", script], stdin=PIPE, bufsize=0) as process:
                 process.stdout.close()
-                wait_until("it is not known", lambda: process.stdout.refusals)
+                wait_until("it is not known", lambda: process._process.refusals)
                 process.stdin.write(b"go\n")
                 self.assertEqual(process.stderr.readline(), b"signal\n")
         self.assertEqual(process.returncode, 7)
