@@ -1308,13 +1308,15 @@ class Popen(Generic[AnyStr]):
         self._server: Server = server
         self._process: _Process = process
         raw_stdin = _Input(process) if params["streamStdin"] else None
-        raw_stdout, raw_stderr = _Output(process, "stdout", tty), _Output(process, "stderr", tty)
+        # Only those that are wanted, because one that is garbage is closed.
+        raws: Dict[str, _Output] = {}
         if not (stdout == DEVNULL or isinstance(stdout, File)):
-            process.outputs["stdout"] = raw_stdout
-            if stderr == STDOUT:
-                process.outputs["stderr"] = raw_stdout  # From a server that does not have them in one.
+            raws["stdout"] = _Output(process, "stdout", tty)
         if not (stderr in (DEVNULL, STDOUT) or isinstance(stderr, File) or tty):
-            process.outputs["stderr"] = raw_stderr
+            raws["stderr"] = _Output(process, "stderr", tty)
+        process.outputs.update(raws)
+        if stderr == STDOUT and "stdout" in raws:
+            process.outputs["stderr"] = raws["stdout"]  # From a server that does not have them in one.
 
         def opened(raw: io.RawIOBase) -> IO[AnyStr]:
             binary: Any = raw
@@ -1336,16 +1338,16 @@ class Popen(Generic[AnyStr]):
             process.input = weakref.ref(raw_stdin)
         # Before the program, which would run on if something is wrong with the encoding or a file.
         self.stdin = opened(cast(Any, raw_stdin)) if stdin == PIPE else None
-        self.stdout = opened(raw_stdout) if stdout == PIPE else None
-        self.stderr = opened(raw_stderr) if stderr == PIPE and not tty else None
+        self.stdout = opened(raws["stdout"]) if stdout == PIPE else None
+        self.stderr = opened(raws["stderr"]) if stderr == PIPE and not tty else None
         copies: List[_Copy] = []
         started = False
         try:
             if raw_stdin is not None and stdin != PIPE:
                 copies.append(_Copy(process, _source(stdin), raw_stdin))
-            for file, raw in ((stdout, raw_stdout), (stderr, raw_stderr)):
-                if file != PIPE and raw in process.outputs.values():
-                    copies.append(_Copy(process, raw, _Descriptor(cast(Any, file))))
+            for name, file in (("stdout", stdout), ("stderr", stderr)):
+                if file != PIPE and name in raws:
+                    copies.append(_Copy(process, raws[name], _Descriptor(cast(Any, file))))
             server._live[process.handle] = process
             answer = server._call("process/spawn", params)
             self._pid = None if server._is_other else server._member(answer, "pid", int)

@@ -40,7 +40,11 @@ def run(test):
                 await asyncio.wait_for(test(self, server), PATIENCE)
                 # What a test leaves running is its own affair; what it waits for is not.
                 self.assertEqual(server.server._waiting, set())
-                self.assertEqual(server.server._calls, {})
+
+                async def answered():
+                    return not server.server._calls
+
+                await until("all is answered", answered)
 
         before = set(threading.enumerate())
         asyncio.run(main(), debug=True)
