@@ -1,6 +1,7 @@
 """The asyncio face of the Python client against the real server, which the variable PROCWIRE names."""
 
 import asyncio
+import contextlib
 import functools
 import gc
 import os
@@ -62,6 +63,23 @@ async def until(what, condition):
         if time.monotonic() > deadline:
             raise AssertionError(f"waited in vain until {what}")
         await asyncio.sleep(0.002)
+
+
+@contextlib.contextmanager
+def stopped(server):
+    """Stops a server, and what guards it, until the function is called that is handed out."""
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
+    pids = [server.pid, *map(int, children.split())]
+
+    def send(number):
+        for pid in pids:
+            os.kill(pid, number)
+
+    send(signal.SIGSTOP)
+    try:
+        yield lambda: send(signal.SIGCONT)
+    finally:
+        send(signal.SIGCONT)
 
 
 async def nothing_runs(server):
@@ -172,25 +190,37 @@ class Programs(unittest.TestCase):
 
     @run
     async def test_the_loop_is_never_blocked(self, server):
-        """A server that answers nothing for a while holds up the tasks that ask it, and no other."""
-        command = ["sh", "-c", 'sleep 0.5; exec "$@"', "sh", *procwire.shlex.split(os.environ["PROCWIRE"])]
-        longest, last, stop = 0.0, time.monotonic(), False
-
-        async def tick():
-            nonlocal longest, last
-            while not stop:
-                await asyncio.sleep(0.001)
-                now = time.monotonic()
-                longest, last = max(longest, now - last), now
-
-        ticks = asyncio.ensure_future(tick())
-        async with AsyncServer(command) as other:
-            process = await other.aopen(["sh", "-c", "sleep 0.5; head -c 5000000 /dev/zero"], stdin=PIPE)
-            self.assertEqual(len(await process.stdout.read()), 5_000_000)
-            await process.wait()
-        stop = True
-        await ticks
-        self.assertLess(longest, 0.4)
+        """While a server is stopped, what asks it waits, and the loop goes on."""
+        writer = await server.aopen(["cat"], stdin=PIPE)
+        running = await server.aopen(["cat"], stdin=PIPE)
+        with stopped(server.server) as go_on:
+            writer.stdin.write(bytes(1 << 20))
+            asks = [
+                asyncio.ensure_future(ask)
+                for ask in (
+                    server.aopen(["true"]),
+                    server.run(["echo", "x"]),
+                    server.list(),
+                    running.wait(),
+                    running.stdout.read(),
+                    running.stderr.readline(),
+                    writer.stdin.drain(),
+                    running.inspect(),
+                    running.wait_for(exit=True),
+                )
+            ]
+            killed = running.kill()
+            writer.stdout.close()
+            starting = asyncio.ensure_future(AsyncServer(["sleep", "1000"], handshake_timeout=0.05).start())
+            with self.assertRaises(ServerGone):
+                await starting
+            for _ in range(100):
+                await asyncio.sleep(0)
+            self.assertFalse(any(ask.done() for ask in [*asks, killed]))
+            go_on()
+            await killed
+            await asyncio.gather(*asks, return_exceptions=True)
+        self.assertEqual(await running.wait(), -signal.SIGKILL)
 
     @run
     async def test_streams_may_be_files_in_asyncio(self, server):
@@ -456,20 +486,12 @@ class Waiting(unittest.TestCase):
     @run
     async def test_a_server_that_is_silent_is_given_up_in_asyncio(self, _):
         async with AsyncServer(answer_timeout=0.1, stderr=DEVNULL) as server:
-            pids = [server.pid]
-            children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
-            pids += map(int, children.split())
             process = await server.aopen(NEVER)
-            for pid in pids:
-                os.kill(pid, signal.SIGSTOP)
-            try:
+            with stopped(server.server):
                 with self.assertRaisesRegex(ServerGone, "has sent nothing"):
                     await server.list()
                 with self.assertRaises(ServerGone):
                     await process.wait()
-            finally:
-                for pid in pids:
-                    os.kill(pid, signal.SIGCONT)
 
 
 if __name__ == "__main__":
