@@ -625,7 +625,8 @@ class Server:
         **options: Any,
     ) -> Any:
         """As `subprocess.run`: starts a program and waits for its end. Its output is captured unless
-        `stdout` and `stderr` say otherwise."""
+        `stdout` and `stderr` say otherwise. When the time is up, it is killed; with `timeout_grace`, it
+        gets SIGTERM first, and so many seconds."""
         if input is not None:
             if options.get("stdin") is not None:
                 raise ValueError("stdin and input arguments may not both be used.")
@@ -639,11 +640,7 @@ class Server:
             try:
                 stdout, stderr = process.communicate(input, timeout)
             except TimeoutExpired as expired:
-                grace = options.get("timeout_grace")
-                if grace is None:
-                    process.kill()
-                else:
-                    process.terminate(grace)
+                process._give_up(options.get("timeout_grace"))
                 process.wait()
                 # With what came until the end. Bytes, as everywhere in this exception.
                 expired.stdout, expired.stderr = process._so_far("stdout"), process._so_far("stderr")
@@ -665,6 +662,9 @@ class Server:
         with process:
             try:
                 return process.wait(timeout)
+            except TimeoutExpired:
+                process._give_up(options.get("timeout_grace"))
+                raise
             except BaseException:
                 process.kill()
                 raise
@@ -1762,6 +1762,12 @@ class Popen(Generic[AnyStr]):
     def kill(self) -> None:
         """Kills it and everything it has started."""
         self._signal({})
+
+    def _give_up(self, grace: Optional[float]) -> None:
+        if grace is None:
+            self.kill()
+        else:
+            self.terminate(grace)
 
     def _signal(self, params: Dict[str, Any]) -> None:
         if self.poll() is not None:

@@ -1590,6 +1590,11 @@ class Limiting(TestCase):
         with self.assertRaises(TimeoutExpired) as caught:
             self.server.run(["sh", "-c", script], timeout=0.5, timeout_grace=PATIENCE)
         self.assertEqual(caught.exception.stdout, b"ready\nterm\n")
+        with tempfile.TemporaryFile() as out:
+            with self.assertRaises(TimeoutExpired):
+                self.server.call(["sh", "-c", script], timeout=0.5, timeout_grace=PATIENCE, stdout=out)
+            out.seek(0)
+            self.assertEqual(out.read(), b"ready\nterm\n")
 
 
 class Starting(unittest.TestCase):
