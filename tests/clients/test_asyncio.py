@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import logging
 import os
 import re
 import signal
@@ -29,6 +30,8 @@ from test_python import Result  # noqa: E402
 
 PATIENCE = 30
 NEVER = ["sleep", "1000"]
+# It warns of what took long, which a busy machine does.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 def run(test):
