@@ -1542,7 +1542,10 @@ class Popen(Generic[AnyStr]):
     def _feed(self, stdin: IO[bytes], left: memoryview) -> None:
         try:
             try:
-                stdin.flush()  # What was written before.
+                try:
+                    stdin.flush()  # What was written before.
+                except ValueError:
+                    pass  # It is closed, which a write tells.
                 while left:
                     left = left[stdin.write(left) :]  # Without a buffer, a part is written.
             finally:

@@ -2233,9 +2233,9 @@ class Interruptions(unittest.TestCase):
             run_script("""
                 from procwire import PIPE, Server
 
-                with Server(answer_timeout=0.01) as server:
+                with Server(answer_timeout=0.5) as server:
                     # The answer to a write that is more than fits comes when it is read.
-                    slow = server.popen(["sh", "-c", "sleep 0.3; exec wc -c"], stdin=PIPE, text=True)
+                    slow = server.popen(["sh", "-c", "sleep 1.5; exec wc -c"], stdin=PIPE, text=True)
                     print(slow.communicate("x" * 4_000_000)[0], end="")
                 """),
             "4000000\n",
