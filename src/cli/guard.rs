@@ -36,11 +36,11 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::process::tree::{self, Held, Picture, Seen};
-use crate::sys::{self, Interest, Pid, StringList};
+use crate::process::tree::{self, Held};
+use crate::sys::{self, Interest, Picture, Pid, Seen, StringList};
 
 /// The argument by which the guard tells the server who guards it: `--guarded-by=PID,FD`.
 pub const GUARDED_BY: &str = "--guarded-by=";
@@ -206,7 +206,7 @@ impl Client {
 /// ENXIO where the client has let go of it already.
 fn output_of(server: Pid) -> io::Result<Option<File>> {
     let path = format!("/proc/{server}/fd/1");
-    if !tree::shows_own_numbers() || !std::fs::metadata(&path)?.file_type().is_fifo() {
+    if !sys::shows_own_numbers() || !std::fs::metadata(&path)?.file_type().is_fifo() {
         return Ok(None);
     }
     let mut options = OpenOptions::new();
@@ -298,7 +298,7 @@ impl Watch {
             }
             if left == Some(Duration::ZERO) {
                 self.looks += 1;
-                if kill_at == next || tree::is_stopped(self.child) {
+                if kill_at == next || sys::is_stopped(self.child) {
                     self.kill();
                 }
             }
@@ -488,7 +488,7 @@ pub fn own_command() -> (OsString, Vec<OsString>) {
 /// What a program may start here that is not found when it is to be killed, and why; `None` if all is.
 #[must_use]
 pub fn blindness() -> Option<String> {
-    tree::blindness()
+    sys::blindness()
 }
 
 fn read_detached(reader: &OwnedFd, detached: &mut Spared) {
@@ -562,7 +562,7 @@ impl Guarded {
             let pid = pid.cast_signed();
             // It has not been reaped yet.
             let started = tree::started(pid).unwrap_or(0);
-            let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut detached = sys::lock(&DETACHED);
             detached.insert(pid, started);
             if let Some(fd) = fd {
                 // SAFETY: given up above and never closed.
@@ -579,7 +579,7 @@ fn spare_children() {
         let own = own_pid();
         let picture = Picture::take().unwrap_or_default();
         let listed = picture.unlisted(vec![own]).unwrap_or_default();
-        let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut detached = sys::lock(&DETACHED);
         for child in picture.seen().iter().chain(&listed).filter(|p| p.parent == own) {
             detached.insert(child.pid, child.started.unwrap_or(0));
         }
@@ -606,7 +606,7 @@ pub fn sweep() {
     // The threads of processes that have not ended in time leave everything to this sweep.
     tree::stop_looking();
     let guarded = GUARD.get() == Some(&std::os::unix::process::parent_id());
-    let detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let detached = sys::lock(&DETACHED).clone();
     let now = Instant::now();
     if guarded {
         // What is left is left to the guard, which also tells of it.
@@ -629,7 +629,7 @@ fn continue_waiting_process() {
 /// Names what a sweep could not end.
 fn tell(left: &[Seen]) {
     if !left.is_empty() {
-        let names: Vec<String> = left.iter().map(tree::describe).collect();
+        let names: Vec<String> = left.iter().map(sys::describe).collect();
         log::warn!(
             "these processes could not be ended and are left: {}",
             names.join(", ")
@@ -791,7 +791,7 @@ impl Scan {
         self.tried.extend(new);
         self.tried
             .iter()
-            .filter_map(|&pid| tree::hidden(pid, own))
+            .filter_map(|&pid| sys::hidden(pid, own))
             .collect()
     }
 }
@@ -813,7 +813,7 @@ impl Below {
         let parents = picture.below([own]).iter().map(|p| p.pid).chain([own]).collect();
         picture.add(picture.unlisted(parents).unwrap_or_default());
         let below = Below::new(&picture, own, spared);
-        let unseen = || sys::has_children() && !tree::shows_own_children();
+        let unseen = || sys::has_children() && !sys::shows_own_children();
         if below.processes.is_empty() && !UNKNOWN_CHILDREN.load(Relaxed) && unseen() {
             picture.add(scan.children(spared, deadline));
             return Below {

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::status::ExitStatus;
 use super::unread::Shared;
-use super::{Done, Error, Link};
-use crate::wire::protocol::{KillParams, PtySize, Request, ResizePtyParams, RpcError, SignalName, code};
+use super::{Error, Link};
+use crate::wire::methods::{Method, method};
+use crate::wire::protocol::{KillParams, PtySize, ResizePtyParams, RpcError, SignalName, code};
 
 /// Something to wait for, kill, signal and resize a process with, from any number of threads: see
 /// [`Process::control`](super::Process::control). It keeps the connection, and not the process: that is
@@ -131,7 +132,7 @@ impl Control {
     /// [`kill`](Self::kill).
     pub fn signal(&self, signal: impl Into<SignalName>) -> Result<(), Error> {
         let params = self.kill_params(Some(signal.into()), None);
-        self.link.call::<Done>(Request::Kill(params)).map(drop)
+        self.link.call::<method::Kill>(params).map(drop)
     }
 
     /// Changes the size of its terminal, in character cells.
@@ -141,7 +142,7 @@ impl Control {
     /// [`Error::Refused`] if it has none, or has ended, or one of the numbers is zero.
     pub fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
         let params = self.resize_params(rows, cols);
-        self.link.call::<Done>(Request::ResizePty(params)).map(drop)
+        self.link.call::<method::ResizePty>(params).map(drop)
     }
 
     /// Sends a signal without waiting for the answer, and so without learning of an error: for a
@@ -150,23 +151,23 @@ impl Control {
     /// requests is not taken, no more are sent.
     pub fn post_signal(&self, signal: impl Into<SignalName>, grace: Option<Duration>) {
         let params = self.kill_params(Some(signal.into()), grace);
-        self.post(Request::Kill(params));
+        self.post::<method::Kill>(params);
     }
 
     /// Changes the size of its terminal as [`post_signal`](Self::post_signal) sends a signal.
     pub fn post_resize(&self, rows: u16, cols: u16) {
-        self.post(Request::ResizePty(self.resize_params(rows, cols)));
+        self.post::<method::ResizePty>(self.resize_params(rows, cols));
     }
 
-    fn post(&self, request: Request) {
+    fn post<M: Method>(&self, params: M::Params) {
         if self.link.out.takes_posts() {
-            self.link.tell(request);
+            self.link.tell::<M>(params);
         }
     }
 
     /// Kills it without waiting for the answer.
     pub(super) fn post_kill(&self) {
-        self.link.tell(Request::Kill(self.kill_params(None, None)));
+        self.link.tell::<method::Kill>(self.kill_params(None, None));
     }
 
     fn resize_params(&self, rows: u16, cols: u16) -> ResizePtyParams {
@@ -180,7 +181,7 @@ impl Control {
         if self.has_ended() {
             return Ok(());
         }
-        match self.link.call::<Done>(Request::Kill(params)) {
+        match self.link.call::<method::Kill>(params) {
             // It has ended meanwhile.
             Err(Error::Refused(RpcError {
                 code: code::INVALID_REQUEST,

@@ -35,25 +35,33 @@ use crate::wire::protocol::SignalName;
 /// ```
 #[derive(Debug)]
 pub struct Process {
-    /// Its input. `None` if the command wanted none, or it was taken.
+    /// Its input. `None` if the command has it elsewhere, or it was taken.
     pub stdin: Option<Stdin>,
-    /// Its output, and on a terminal everything it prints. `None` if it was taken.
+    /// Its output, and on a terminal everything it prints. `None` if the command sends it
+    /// elsewhere, or it was taken.
     ///
     /// A program whose output is not wanted should have it dropped, so that it does not wait here to be
     /// read: `drop(process.stdout.take())`.
     pub stdout: Option<Stdout>,
-    /// Its error output; on a terminal there is never any. `None` if it was taken.
+    /// Its error output; on a terminal there is never any. `None` as with `stdout`.
     pub stderr: Option<Stderr>,
     control: Control,
     kill_on_drop: bool,
 }
 
+/// Which streams of a process its client has the other end of.
+pub(super) struct Pipes {
+    pub(super) stdin: bool,
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
+}
+
 impl Process {
-    pub(super) fn new(control: Control, has_stdin: bool, kill_on_drop: bool) -> Process {
+    pub(super) fn new(control: Control, pipes: Pipes, kill_on_drop: bool) -> Process {
         Process {
-            stdin: has_stdin.then(|| Stdin::new(control.clone())),
-            stdout: Some(Stdout::new(control.clone())),
-            stderr: Some(Stderr::new(control.clone())),
+            stdin: pipes.stdin.then(|| Stdin::new(control.clone())),
+            stdout: pipes.stdout.then(|| Stdout::new(control.clone())),
+            stderr: pipes.stderr.then(|| Stderr::new(control.clone())),
             control,
             kill_on_drop,
         }

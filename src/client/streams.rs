@@ -9,10 +9,11 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Error;
 use super::control::Control;
 use super::unread::{OutputLost, Shared};
-use super::{Done, Error};
-use crate::wire::protocol::{Request, Stream, WriteStdinParams, code};
+use crate::wire::methods::method;
+use crate::wire::protocol::{Stream, WriteStdinParams, code};
 
 /// The input of a process, with the shape of [`std::process::ChildStdin`]. Dropping it ends the input;
 /// on a terminal, end-of-file is typed.
@@ -27,12 +28,12 @@ impl Stdin {
         Stdin(control)
     }
 
-    fn request(&self, delta: Option<&[u8]>, close_stdin: bool) -> Request {
-        Request::WriteStdin(WriteStdinParams {
+    fn params(&self, delta: Option<&[u8]>, close_stdin: bool) -> WriteStdinParams {
+        WriteStdinParams {
             process_handle: self.0.handle().to_owned(),
             delta: delta.map(<[u8]>::to_vec),
             close_stdin,
-        })
+        }
     }
 }
 
@@ -44,8 +45,12 @@ impl Write for Stdin {
             return Ok(0);
         }
         let bytes = &bytes[..bytes.len().min(self.0.link().write_bytes())];
-        match self.0.link().call::<Done>(self.request(Some(bytes), false)) {
-            Ok(Done) => Ok(bytes.len()),
+        match self
+            .0
+            .link()
+            .call::<method::WriteStdin>(self.params(Some(bytes), false))
+        {
+            Ok(_) => Ok(bytes.len()),
             Err(Error::Refused(e)) if e.code == code::INVALID_REQUEST => {
                 Err(io::Error::new(io::ErrorKind::BrokenPipe, Error::Refused(e)))
             }
@@ -62,7 +67,7 @@ impl Write for Stdin {
 impl Drop for Stdin {
     fn drop(&mut self) {
         if !self.0.has_ended() {
-            self.0.link().tell(self.request(None, true));
+            self.0.link().tell::<method::WriteStdin>(self.params(None, true));
         }
     }
 }

@@ -8,12 +8,13 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
+use super::Error;
 use super::status::ExitStatus;
 use super::streams::Event;
-use super::{Error, lock};
+use crate::sys::{self, lock};
 use crate::wire::protocol::{Exited, Stream};
 
 /// Deltas that follow each other are kept as one piece up to this.
@@ -97,11 +98,12 @@ fn index(stream: Stream) -> usize {
 
 impl Shared {
     pub(super) fn new(limit: usize, wait: bool, total: &Arc<Total>) -> Shared {
-        let mut shared = Shared::without_limit();
-        let state = shared.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let shared = Shared::without_limit();
+        let mut state = lock(&shared.state);
         state.limit = limit;
         state.wait = wait;
         state.total = Some(Arc::clone(total));
+        drop(state);
         shared
     }
 
@@ -128,10 +130,7 @@ impl Shared {
                     && !state.streams[index(stream)].closed
                     && !state.let_go
             };
-            state = self
-                .changed
-                .wait_while(state, full)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = sys::lock::wait_while(&self.changed, state, full);
         }
         let state = &mut *state;
         let too_much = !state.wait && state.is_too_much(cost);
@@ -204,14 +203,13 @@ impl Shared {
                 return Some(found);
             }
             state = match deadline {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => sys::lock::wait(&self.changed, state),
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         return None;
                     }
-                    let waited = self.changed.wait_timeout(state, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
+                    sys::lock::wait_timeout(&self.changed, state, left)
                 }
             };
         }

@@ -22,7 +22,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::sys::EventFd;
 use crate::wire::protocol::{
-    Capabilities, Exited, OutputDelta, ProcessInfo, Reply, RequestId, RpcError, ServerMessage, notification,
+    Capabilities, Exited, OutputDelta, ProcessInfo, Reply, RequestId, RpcError, ServerMessage,
+    cost_of_strings, notification,
 };
 
 /// The most bytes of output in one message.
@@ -145,7 +146,7 @@ impl Outbox {
         let weight = 64
             + id.as_ref().map_or(0, RequestId::len)
             + match &outcome {
-                Ok(Reply::List(processes)) => processes.iter().map(weight_in_list).sum(),
+                Ok(Reply::List(list)) => list.processes.iter().map(weight_in_list).sum(),
                 Ok(_) => 0,
                 Err(error) => error.message.len() + error.data.as_ref().map_or(0, |d| d.program.len()),
             };
@@ -280,12 +281,8 @@ impl Shared {
 /// What one process of a list holds.
 fn weight_in_list(process: &ProcessInfo) -> usize {
     256 + process.process_handle.len()
-        + weight_of_strings(&process.command)
+        + cost_of_strings(&process.command)
         + process.cwd.as_ref().map_or(0, String::len)
-}
-
-pub(crate) fn weight_of_strings(strings: &[String]) -> usize {
-    strings.iter().map(|s| size_of::<String>() + s.len()).sum()
 }
 
 /// A message with what it holds, which is given back when this is dropped.

@@ -10,14 +10,18 @@
 //! | state | event | what happens |
 //! | --- | --- | --- |
 //! | running | a command | it is done and answered |
-//! | running | time is up | the tree is killed, the exit will be 124 |
+//! | running | time is up | the tree is killed, the exit will be 124; with a grace, SIGTERM comes first |
+//! | graced | nothing of the tree is left, or the grace has passed | what is left is killed; it is drained |
 //! | running | the pidfd is readable | draining begins: 2 s at most for what keeps an output open |
 //! | draining | outputs ended, or time is up and what was owed is delivered | the group is killed, the child reaped, its end told |
 //! | drained | a tracer holds the zombie | it is asked for at growing intervals, and commands are answered |
 //! | any | the connection ends | the tree is killed, and draining no longer waits for the client |
 
+mod grace;
+mod limits;
 pub(crate) mod output;
 mod pty;
+mod redirect;
 pub(crate) mod spawn;
 pub(crate) mod stdin;
 pub(crate) mod tree;
@@ -31,15 +35,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use self::grace::Grace;
 use self::output::{Output, Sink};
 use self::pty::Terminal;
 use self::spawn::{Channels, Child, Environment, Nursery};
-use self::stdin::{Stdin, unanswered_cost};
+use self::stdin::{AcceptedWrite, Stdin};
 use self::tree::{Camera, Held};
 use crate::outbox::Outbox;
 use crate::sys::{self, Birth, EventFd, Interest, Pid, Status};
 use crate::wire::protocol::{
-    Collected, Exited, PtySize, Reply, RequestId, RpcError, SpawnParams, Stream, Usage, code,
+    Collected, Exited, PtySize, Reply, RequestId, RpcError, SpawnParams, SpawnReply, Stream, Usage, code,
 };
 use crate::wire::signal;
 
@@ -65,11 +70,7 @@ const UNKNOWN: i32 = -1;
 
 /// What the dispatcher hands to a process.
 pub(crate) enum Command {
-    Write {
-        id: RequestId,
-        bytes: Vec<u8>,
-        close: bool,
-    },
+    Write(AcceptedWrite),
     Resize {
         id: RequestId,
         size: PtySize,
@@ -111,20 +112,6 @@ pub(crate) struct Vitals {
     pub(crate) stdin_unanswered: Arc<AtomicUsize>,
 }
 
-impl Vitals {
-    /// Counts a write of so many bytes that is accepted; [`Stdin`] takes it off the counts again.
-    pub(crate) fn count_write(&self, id: &RequestId, bytes: usize) {
-        self.stdin_pending.fetch_add(bytes as u64, Relaxed);
-        self.stdin_unanswered.fetch_add(unanswered_cost(id), Relaxed);
-    }
-
-    /// Takes back a [`count_write`](Self::count_write) that came to nothing.
-    pub(crate) fn uncount_write(&self, id: &RequestId, bytes: usize) {
-        self.stdin_pending.fetch_sub(bytes as u64, Relaxed);
-        self.stdin_unanswered.fetch_sub(unanswered_cost(id), Relaxed);
-    }
-}
-
 /// What all processes of a server share.
 pub(crate) struct Common {
     pub(crate) environment: Environment,
@@ -145,6 +132,8 @@ pub(crate) struct Start {
     pub(crate) birth: Arc<Birth>,
     pub(crate) cap: Option<u64>,
     pub(crate) timeout: Option<Duration>,
+    /// How long after SIGTERM a timeout kills; `None`: at once, and without one.
+    pub(crate) grace: Option<Duration>,
     pub(crate) inbox: Receiver<Command>,
     pub(crate) wake: Arc<EventFd>,
     pub(crate) vitals: Arc<Vitals>,
@@ -159,7 +148,14 @@ pub(crate) fn run(start: Start) {
     let serial = start.serial;
     let events = start.events.clone();
     let common = &start.common;
-    let spawned = spawn::spawn(&start.params, &common.environment, &common.nursery, &start.birth);
+    let deadline = start.timeout.and_then(|t| Instant::now().checked_add(t));
+    let spawned = spawn::spawn(
+        &start.params,
+        &common.environment,
+        &common.nursery,
+        &start.birth,
+        deadline,
+    );
     if !start.birth.settle() {
         // The dispatcher has given up on it, and answered.
         if let Ok(child) = spawned {
@@ -189,7 +185,7 @@ pub(crate) fn run(start: Start) {
         on_detach(pid);
     }
     // The answer goes out before the first delta, and by this thread, so that it does.
-    let reply = Ok(Reply::Spawn { pid });
+    let reply = Ok(Reply::Spawn(SpawnReply { pid }));
     if start.reused {
         // Nobody shall take the last process's output and exit for this one's.
         start.outbox.answer_behind_output(start.id.clone(), reply);
@@ -225,8 +221,13 @@ struct Process {
     started: Instant,
     exited: Option<Instant>,
     timeout_at: Option<Instant>,
+    timeout_grace: Option<Duration>,
     kill_at: Option<Instant>,
     timed_out: bool,
+    /// Its time was up, and what has not ended since is killed later.
+    grace: Option<Grace>,
+    /// When what the grace had left was killed, if the process had ended before.
+    grace_ended: Option<Instant>,
     drain_timed_out: bool,
     /// When the connection began to end.
     ending: Option<Instant>,
@@ -261,10 +262,9 @@ impl Process {
                 stdout,
                 stderr,
             } => {
-                let outputs = [
-                    Some(output(Rc::new(stdout), Stream::Stdout, &vitals.stdout_bytes)),
-                    Some(output(Rc::new(stderr), Stream::Stderr, &vitals.stderr_bytes)),
-                ];
+                let stdout = stdout.map(|fd| output(Rc::new(fd), Stream::Stdout, &vitals.stdout_bytes));
+                let stderr = stderr.map(|fd| output(Rc::new(fd), Stream::Stderr, &vitals.stderr_bytes));
+                let outputs = [stdout, stderr];
                 (None, outputs, stdin.map(Rc::new))
             }
             Channels::Terminal { terminal, descriptor } => {
@@ -300,8 +300,11 @@ impl Process {
             exited: None,
             // A timeout past the end of time is none.
             timeout_at: start.timeout.and_then(|t| started.checked_add(t)),
+            timeout_grace: start.grace,
             kill_at: None,
             timed_out: false,
+            grace: None,
+            grace_ended: None,
             drain_timed_out: false,
             ending: None,
             answer_writes_at: None,
@@ -323,6 +326,7 @@ impl Process {
                 let interest = output.as_ref().and_then(|o| o.interest(&self.sink));
                 interest.map_or(Interest::NONE, Interest::read)
             });
+            let graced = self.exited.and(self.grace.as_ref()).and_then(Grace::awaited);
             let mut interests = [
                 Interest::read(self.wake.raw()),
                 self.pidfd.as_ref().map_or(Interest::NONE, |fd| {
@@ -331,6 +335,7 @@ impl Process {
                 self.stdin.interest().map_or(Interest::NONE, Interest::write),
                 first,
                 second,
+                graced.map_or(Interest::NONE, Interest::read),
             ];
             let deadline = self.next_deadline(now);
             let timeout = deadline.map(|d| d.saturating_duration_since(Instant::now()));
@@ -341,7 +346,7 @@ impl Process {
                 return;
             }
             self.stdin.observe();
-            let [wake, exit, stdin, first, second] = interests;
+            let [wake, exit, stdin, first, second, _] = interests;
             if wake.readable() {
                 self.wake.clear();
                 self.take_commands();
@@ -370,6 +375,9 @@ impl Process {
 
     fn keep_deadlines(&mut self, now: Instant) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if self.grace.as_ref().is_some_and(|grace| grace.is_over(now)) {
+            self.kill_unasked();
+        }
         if self.exited.is_some() {
             return;
         }
@@ -381,7 +389,10 @@ impl Process {
                 return;
             }
             self.timed_out = true;
-            self.kill_unasked();
+            match self.timeout_grace {
+                Some(grace) => self.grace = Some(Grace::begin(self.pid, grace, &self.common.camera)),
+                None => self.kill_unasked(),
+            }
         }
         if due(self.kill_at) {
             self.kill_at = None;
@@ -400,8 +411,12 @@ impl Process {
     /// When to look at the deadlines again, if nothing else happens. `now` must be what
     /// [`is_over`](Self::is_over) was asked with, or a deadline could fall between the two.
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let grace = self.grace.as_ref().and_then(Grace::deadline);
         if let Some(exited) = self.exited {
-            let drain = exited + self.drain();
+            if self.grace.is_some() {
+                return grace;
+            }
+            let drain = self.drain_from(exited) + self.drain();
             // Once the drain is over, only the delivery of what is owed is waited for: the client's
             // reading ends that, or the end of the connection.
             return match drain > now {
@@ -411,7 +426,7 @@ impl Process {
         }
         let outputs = self.outputs().filter_map(Output::look_again_at).min();
         let others = [self.answer_writes_at, outputs, self.stdin.look_again_at()];
-        [self.timeout_at, self.kill_at]
+        [self.timeout_at, self.kill_at, grace]
             .into_iter()
             .chain(others)
             .flatten()
@@ -432,19 +447,30 @@ impl Process {
         }
     }
 
+    /// When the drain of a process that ended at `exited` began.
+    fn drain_from(&self, exited: Instant) -> Instant {
+        self.grace_ended.unwrap_or(exited)
+    }
+
     /// Whether there is nothing left to do but to reap.
     fn is_over(&mut self, now: Instant) -> bool {
         if self.released {
             return true;
         }
         let Some(exited) = self.exited else { return false };
+        if let Some(grace) = &mut self.grace {
+            if grace.is_anything_left(now, &self.common.camera) {
+                return false;
+            }
+            self.grace = None;
+        }
         if !self.outputs().any(Output::is_open) {
             return true;
         }
         // What was written before the exit is delivered, however long the client takes to read it;
         // only the end of the connection does not wait for that.
         let settled = |output: &Output| output.is_settled() || output.is_silent();
-        let drained = now >= exited + self.drain();
+        let drained = now >= self.drain_from(exited) + self.drain();
         let delivered = drained && self.outputs().all(settled);
         let hopeless = self.ending.is_some_and(|ending| now >= ending + DELIVER_AT_END);
         let over = drained && (delivered || hopeless);
@@ -476,7 +502,7 @@ impl Process {
         for _ in 0..waiting {
             let Ok(command) = self.inbox.try_recv() else { break };
             match command {
-                Command::Write { id, bytes, close } => self.stdin.write(id, bytes, close),
+                Command::Write(write) => self.stdin.write(write),
                 Command::Resize { id, size } => {
                     let outcome = self.resize(size);
                     self.sink.outbox.answer(Some(id), outcome);
@@ -528,6 +554,10 @@ impl Process {
             return Ok(Reply::Done);
         }
         self.killed_after_exit = self.exited.is_some();
+        if let Some(grace) = self.grace.take() {
+            self.grace_ended = self.exited.map(|_| Instant::now());
+            self.killed.extend(grace.kill());
+        }
         let killed = tree::kill(self.pid, &self.common.camera);
         self.killed.extend(killed.outside);
         self.signalled(libc::SIGKILL, killed.outcome)
@@ -560,11 +590,13 @@ impl Process {
         let now = Instant::now();
         self.ending = Some(now);
         self.answer_writes_at = Some(now + DELIVER_AT_END);
-        if self.detach && self.exited.is_none() {
+        // The time of one that has a grace was up before.
+        let detached = self.detach && self.grace.is_none();
+        if detached && self.exited.is_none() {
             self.released = true;
             return;
         }
-        if !self.detach {
+        if !detached {
             self.kill_unasked();
         }
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::outbox::{CHUNK, Credit, Outbox, Permit};
 use crate::sys;
-use crate::wire::message;
+use crate::wire::notifications;
 use crate::wire::protocol::{Collected, OutputDelta, Stream};
 
 /// What a pipe is asked to hold once its stream is busy. More gains nothing: it no longer fits the cache.
@@ -316,7 +316,7 @@ impl Output {
         loop {
             let kept = &self.collected.bytes;
             let is_there = |needed| Vec::<u8>::new().try_reserve_exact(needed).is_ok();
-            if kept.len() <= message::LARGE || is_there(message::needed_to_encode(kept)) {
+            if kept.len() <= notifications::LARGE || is_there(notifications::needed_to_encode(kept)) {
                 return self.collected;
             }
             self.keep_less();

@@ -10,11 +10,6 @@
 //! the children of the dead get another parent. So the tree is frozen first, looked at until
 //! nothing new turns up, and killed last.
 //!
-//! What `/proc` says is checked before it is believed. It may belong to an outer PID namespace, and its
-//! numbers then mean others: they are translated, or not used. It may hide processes (`hidepid`) or
-//! refuse to be listed: what it leaves out is found among the children of what it shows. The state `Z`
-//! is that of the main thread, and the process is alive as long as another thread is left.
-//!
 //! A snapshot costs some microseconds for each process of the machine. A thousand kills at once share
 //! a few of them: a caller that comes while one is being taken waits for the next, which serves all that
 //! wait.
@@ -22,15 +17,14 @@
 //! All of this takes descriptors, and a kill has to work when they are used up: then it is done on a
 //! thread that has a table of its own for as long as it takes, `tree`.
 
-use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::sys::{self, Pid};
+use crate::sys::{self, Picture, Pid, Seen};
 
 /// Rounds of freezing and looking; each finds what the last one's newcomers had started meanwhile.
 const ROUNDS: usize = 32;
@@ -55,138 +49,6 @@ fn is_swept() -> bool {
     SWEPT.load(Relaxed)
 }
 
-/// One process, as `/proc` shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Seen {
-    pub(crate) pid: Pid,
-    pub(crate) parent: Pid,
-    pub(crate) group: Pid,
-    pub(crate) session: Pid,
-    /// In clock ticks since boot; with the pid, an identity. `None` where `/proc` hides the process.
-    pub(crate) started: Option<u64>,
-    /// Ended, and not yet reaped.
-    pub(crate) dead: bool,
-    /// Its number in `/proc`, which is another one where that belongs to an outer PID namespace.
-    pub(crate) entry: Pid,
-}
-
-/// All processes at one moment.
-#[derive(Default)]
-pub(crate) struct Picture {
-    seen: Vec<Seen>,
-    children: HashMap<Pid, Vec<usize>>,
-    pids: HashSet<Pid>,
-    /// The numbers in `/proc` are those of this process's own PID namespace.
-    own_numbers: bool,
-}
-
-/// Whose processes `/proc` shows, and by which numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum View {
-    Ours,
-    /// Those of an outer PID namespace: its number for this process, and how many levels it is above us.
-    Outer {
-        own: Pid,
-        level: usize,
-    },
-    /// There is none, or it does not show this process.
-    Unusable,
-}
-
-impl View {
-    /// # Errors
-    ///
-    /// Only where descriptors are used up.
-    fn look() -> io::Result<View> {
-        let Some(status) = read_if_there("/proc/self/status")? else {
-            return Ok(View::Unusable);
-        };
-        let own = numbers(&status, "Pid:").first().copied();
-        // One number for each PID namespace, from that of `/proc` to that of the process.
-        let mut levels = numbers(&status, "NSpid:");
-        if levels.is_empty() {
-            levels.extend(own);
-        }
-        Ok(match (own, levels.as_slice()) {
-            (Some(_), [here]) if is_own(*here) => View::Ours,
-            (Some(own), [.., here]) if is_own(*here) => View::Outer {
-                own,
-                level: levels.len() - 1,
-            },
-            _ => View::Unusable,
-        })
-    }
-}
-
-fn is_own(pid: Pid) -> bool {
-    u32::try_from(pid) == Ok(std::process::id())
-}
-
-/// The numbers behind `name` in a `/proc/PID/status`.
-fn numbers(status: &str, name: &str) -> Vec<Pid> {
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    let numbers = line.unwrap_or_default().split_ascii_whitespace();
-    numbers.map_while(|number| number.parse().ok()).collect()
-}
-
-fn read_if_there(path: &str) -> io::Result<Option<String>> {
-    let mut text = Vec::new();
-    let file = if_there(fs::File::open(path))?;
-    let read = file.and_then(|mut file| file.read_to_end(&mut text).ok());
-    // A name in it may be anything.
-    Ok(read.map(|_| String::from_utf8_lossy(&text).into_owned()))
-}
-
-/// What keeps `/proc` from showing what a program has started; `None` if it does.
-#[cfg(feature = "cli")]
-pub(crate) fn blindness() -> Option<String> {
-    match View::look() {
-        Ok(View::Unusable) => Some(match fs::File::open("/proc/self/status") {
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => format!("/proc cannot be read ({e})"),
-            _ if fs::exists("/proc/version").unwrap_or(false) => {
-                "/proc belongs to another PID namespace".to_owned()
-            }
-            _ => "there is no /proc".to_owned(),
-        }),
-        // Cheaper to list than all processes, and refused alike.
-        Ok(_) => match fs::read_dir("/proc/self/task").and_then(Iterator::collect::<io::Result<Vec<_>>>) {
-            Ok(_) => None,
-            // Much of it is found among the children of what is known, but not those of threads that
-            // are not listed either.
-            Err(e) => Some(format!("/proc cannot be listed ({e})")),
-        },
-        Err(e) => Some(format!("/proc cannot be read ({e})")),
-    }
-}
-
-/// Whether the numbers in `/proc` are those of this process's own PID namespace.
-#[cfg(feature = "cli")]
-pub(crate) fn shows_own_numbers() -> bool {
-    View::look().is_ok_and(|view| view == View::Ours)
-}
-
-/// Whether `/proc` shows that the main thread of `pid` is stopped, be it alone.
-#[cfg(feature = "cli")]
-pub(crate) fn is_stopped(pid: Pid) -> bool {
-    let stat = shows_own_numbers().then(|| read_if_there(&format!("/proc/{pid}/stat")));
-    let stat = stat.and_then(|read| read.ok().flatten()).unwrap_or_default();
-    // Behind the name, which may hold anything.
-    stat.rsplit_once(')')
-        .is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
-}
-
-/// Whether `/proc` tells this thread's children, also those that it does not show otherwise.
-#[cfg(feature = "cli")]
-pub(crate) fn shows_own_children() -> bool {
-    shows_own_numbers() && has_children_files()
-}
-
-/// Whether the kernel tells the children of a thread, which needs CONFIG_PROC_CHILDREN.
-#[cfg(feature = "cli")]
-fn has_children_files() -> bool {
-    fs::exists(format!("/proc/self/task/{}/children", std::process::id())).unwrap_or(false)
-}
-
 /// Takes pictures, one for all who ask at the same time.
 #[derive(Default)]
 pub(crate) struct Camera {
@@ -207,13 +69,13 @@ impl Camera {
     /// A picture that was begun after this call. Waits for one being taken; that ends by itself.
     fn picture(&self) -> io::Result<Arc<Picture>> {
         let asked = Instant::now();
-        let locked = || self.film.lock().unwrap_or_else(PoisonError::into_inner);
+        let locked = || sys::lock(&self.film);
         let mut film = locked();
         loop {
             match &film.last {
                 Some((begun, picture)) if *begun > asked => return Ok(Arc::clone(picture)),
                 _ if !film.taking => break,
-                _ => film = self.taken.wait(film).unwrap_or_else(PoisonError::into_inner),
+                _ => film = sys::lock::wait(&self.taken, film),
             }
         }
         film.taking = true;
@@ -231,244 +93,12 @@ impl Camera {
     }
 }
 
-impl Picture {
-    /// Looks at `/proc` now. Without one there is nothing to see, and groups are all that is ended.
-    ///
-    /// # Errors
-    ///
-    /// Only where descriptors are used up: then nobody knows who is there.
-    pub(crate) fn take() -> io::Result<Self> {
-        let view = View::look()?;
-        if view == View::Unusable {
-            return Ok(Picture::default());
-        }
-        let mut seen = Vec::new();
-        for entry in if_there(fs::read_dir("/proc"))?.into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            if let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) {
-                seen.extend(look_at(pid)?);
-            }
-        }
-        let picture = Picture::of(seen);
-        match view {
-            View::Outer { own, level } => picture.translated(own, level),
-            View::Ours | View::Unusable => Ok(Picture {
-                own_numbers: true,
-                ..picture
-            }),
-        }
-    }
-
-    pub(crate) fn of(seen: Vec<Seen>) -> Self {
-        let mut picture = Picture::default();
-        picture.add(seen);
-        picture
-    }
-
-    pub(crate) fn add(&mut self, seen: Vec<Seen>) {
-        for process in seen {
-            self.children
-                .entry(process.parent)
-                .or_default()
-                .push(self.seen.len());
-            self.pids.insert(process.pid);
-            self.seen.push(process);
-        }
-    }
-
-    /// The same for a `/proc` that has the numbers of an outer namespace: this process, `own` there,
-    /// and what is below it. All of that is in our namespace or below it, so it has a number here.
-    fn translated(self, own: Pid, level: usize) -> io::Result<Self> {
-        let below = self.below([own]);
-        let mut translated = Vec::new();
-        let mut here = HashMap::new();
-        for process in self.seen.iter().filter(|p| p.pid == own).chain(&below) {
-            let Some(status) = read_if_there(&format!("/proc/{}/status", process.entry))? else {
-                continue;
-            };
-            let number = |name| numbers(&status, name).get(level).copied();
-            // None if it has gone meanwhile.
-            let Some(pid) = number("NSpid:") else { continue };
-            here.insert(process.pid, pid);
-            translated.push(Seen {
-                pid,
-                // Parents come before their children.
-                parent: here.get(&process.parent).copied().unwrap_or(0),
-                group: number("NSpgid:").unwrap_or(0),
-                session: number("NSsid:").unwrap_or(0),
-                ..*process
-            });
-        }
-        Ok(Picture::of(translated))
-    }
-
-    /// Everything there is, the dead included.
-    #[cfg(feature = "cli")]
-    pub(crate) fn seen(&self) -> &[Seen] {
-        &self.seen
-    }
-
-    /// Everything that is below one of `roots`, the dead included and the roots left out; parents come
-    /// before their children.
-    pub(crate) fn below(&self, roots: impl IntoIterator<Item = Pid>) -> Vec<Seen> {
-        let mut known = HashSet::new();
-        let mut found = Vec::new();
-        let mut queue: Vec<Pid> = roots.into_iter().collect();
-        while let Some(parent) = queue.pop() {
-            for &index in self.children.get(&parent).into_iter().flatten() {
-                let process = self.seen[index];
-                if known.insert(process.pid) {
-                    queue.push(process.pid);
-                    found.push(process);
-                }
-            }
-        }
-        found
-    }
-
-    /// Everything alive that is below one of `roots`, the roots left out.
-    pub(crate) fn descendants(&self, roots: impl IntoIterator<Item = Pid>) -> Vec<Seen> {
-        let mut found = self.below(roots);
-        found.retain(|process| !process.dead);
-        found
-    }
-
-    /// What is below `parents` and not in this picture, the dead included: what has been started since,
-    /// and what `/proc` hides or does not list. The kernel tells the children of every thread that may
-    /// be looked at, whatever may be seen of these children themselves.
-    pub(crate) fn unlisted(&self, mut parents: Vec<Pid>) -> io::Result<Vec<Seen>> {
-        let mut found = Vec::new();
-        let mut new = HashSet::new();
-        while self.own_numbers
-            && let Some(parent) = parents.pop()
-        {
-            for pid in children_of(parent)? {
-                if self.pids.contains(&pid) || !new.insert(pid) {
-                    continue;
-                }
-                let Some(seen) = look_at(pid)?.or_else(|| hidden(pid, parent)) else {
-                    continue;
-                };
-                found.push(seen);
-                let below = self.below([pid]);
-                parents.push(pid);
-                parents.extend(below.iter().map(|p| p.pid));
-                found.extend(below);
-            }
-        }
-        Ok(found)
-    }
-
-    /// Everything alive in the group or session of `leader`, or below such a one.
-    fn tree(&self, leader: Pid) -> Vec<Seen> {
-        let own = |p: &&Seen| p.pid == leader || p.group == leader || p.session == leader;
-        let members: Vec<Seen> = self.seen.iter().filter(own).copied().collect();
-        let mut tree = self.descendants(members.iter().map(|p| p.pid));
-        let known: HashSet<Pid> = tree.iter().map(|p| p.pid).collect();
-        tree.extend(members.into_iter().filter(|p| !p.dead && !known.contains(&p.pid)));
-        tree
-    }
-
-    /// Everything alive in the group `pgid`.
-    fn group(&self, pgid: Pid) -> impl Iterator<Item = Seen> + '_ {
-        self.seen
-            .iter()
-            .filter(move |p| p.group == pgid && !p.dead)
-            .copied()
-    }
-}
-
-/// The children of all threads of `pid`, as far as the kernel tells; of this process, those of the main
-/// thread, to which orphans come.
-fn children_of(pid: Pid) -> io::Result<Vec<Pid>> {
-    let mut threads: Vec<Pid> = Vec::new();
-    if !is_own(pid) {
-        for entry in if_there(fs::read_dir(format!("/proc/{pid}/task")))?
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            threads.extend(
-                entry
-                    .file_name()
-                    .to_str()
-                    .and_then(|name| name.parse::<Pid>().ok()),
-            );
-        }
-    }
-    if threads.is_empty() {
-        // What is not listed can still be opened, and the main thread has the number of its process.
-        threads.push(pid);
-    }
-    let mut children = Vec::new();
-    for thread in threads {
-        let text = read_if_there(&format!("/proc/{pid}/task/{thread}/children"))?.unwrap_or_default();
-        children.extend(
-            text.split_ascii_whitespace()
-                .filter_map(|child| child.parse::<Pid>().ok()),
-        );
-    }
-    Ok(children)
-}
-
-/// A child of `parent` of which `/proc` shows nothing; `None` if it is gone.
-pub(crate) fn hidden(pid: Pid, parent: Pid) -> Option<Seen> {
-    let (group, session) = sys::group_and_session(pid)?;
-    Some(Seen {
-        pid,
-        parent,
-        group,
-        session,
-        started: None,
-        dead: false,
-        entry: pid,
-    })
-}
-
-/// What `/proc` says of one process; `None` if there is none.
-fn look_at(pid: Pid) -> io::Result<Option<Seen>> {
-    let mut text = [0; 512];
-    let file = if_there(fs::File::open(format!("/proc/{pid}/stat")))?;
-    let n = file.and_then(|mut file| file.read(&mut text).ok());
-    Ok(n.and_then(|n| parse_stat(pid, &text[..n])))
-}
-
 /// When the process was started, with or without a descriptor left; `None` where that is not shown.
 #[cfg(feature = "cli")]
 pub(crate) fn started(pid: Pid) -> Option<u64> {
-    let look = || match View::look()? {
-        View::Ours => look_at(pid),
-        View::Outer { .. } | View::Unusable => Ok(None),
-    };
+    let look = || sys::look_at_own_number(pid);
     let seen = look().or_else(|_| on_own_table(look));
     seen.ok().flatten().and_then(|seen| seen.started)
-}
-
-/// What to call a process in a message: its pid, and what else is known of it.
-#[cfg(feature = "cli")]
-pub(crate) fn describe(seen: &Seen) -> String {
-    let pid = seen.pid;
-    if seen.started.is_none() {
-        return pid.to_string();
-    }
-    let status = read_if_there(&format!("/proc/{}/status", seen.entry));
-    let status = status.ok().flatten().unwrap_or_default();
-    let name = status.lines().find_map(|line| line.strip_prefix("Name:"));
-    let name = name.unwrap_or("gone").trim();
-    match numbers(&status, "TracerPid:").first() {
-        Some(tracer @ 1..) if seen.dead => format!("{pid} ({name}, has ended; its tracer {tracer} holds it)"),
-        Some(tracer @ 1..) => format!("{pid} ({name}, traced by {tracer})"),
-        _ => format!("{pid} ({name})"),
-    }
-}
-
-/// What is gone is nothing, and no error; that descriptors are used up says nothing about it.
-fn if_there<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
-    match opened {
-        Ok(there) => Ok(Some(there)),
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => Err(e),
-        Err(_) => Ok(None),
-    }
 }
 
 /// Does `work` on a thread with an empty table of descriptors, where ours is full. It must neither
@@ -480,29 +110,6 @@ fn on_own_table<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Res
     });
     done.and_then(|done| done.map_err(|_| io::Error::other("its thread has panicked"))?)
         .inspect_err(|e| log::warn!("what has left its process group is not found: {e}"))
-}
-
-/// The line is `pid (name) state ppid pgrp session …`, and the name may hold anything, `)` included.
-fn parse_stat(pid: Pid, line: &[u8]) -> Option<Seen> {
-    let after_name = line.iter().rposition(|&b| b == b')')? + 1;
-    let mut fields = str::from_utf8(&line[after_name..]).ok()?.split_ascii_whitespace();
-    let state = fields.next()?;
-    let mut number = || fields.next()?.parse::<i64>().ok();
-    let mut id = || Pid::try_from(number()?).ok();
-    let (parent, group, session) = (id()?, id()?, id()?);
-    // From tty_nr, the fourth behind the state, to num_threads, the seventeenth, and starttime, the nineteenth.
-    let threads: u64 = fields.nth(13)?.parse().ok()?;
-    let started = fields.nth(1)?.parse().ok()?;
-    Some(Seen {
-        pid,
-        parent,
-        group,
-        session,
-        started: Some(started),
-        // The state is that of the main thread, which counts until it is reaped.
-        dead: matches!(state, "Z" | "X") && threads <= 1,
-        entry: pid,
-    })
 }
 
 /// A process that is held by a pidfd, so that its pid cannot come to mean another. Where the system has
@@ -535,8 +142,8 @@ impl Held {
     fn is_there(&self) -> io::Result<bool> {
         let seen = self.seen;
         Ok(match seen.started {
-            Some(_) => look_at(seen.entry)?.is_some_and(|now| now.started == seen.started),
-            None => sys::is_child(seen.pid) || children_of(seen.parent)?.contains(&seen.pid),
+            Some(_) => sys::look_at(seen.entry)?.is_some_and(|now| now.started == seen.started),
+            None => sys::is_child(seen.pid) || sys::children_of(seen.parent)?.contains(&seen.pid),
         })
     }
 
@@ -554,18 +161,32 @@ impl Held {
         }
     }
 
+    /// What becomes readable at its end, where the system has that.
+    pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.pidfd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether it has ended, reaped or not.
+    pub(crate) fn has_ended(&self) -> bool {
+        match &self.pidfd {
+            Some(pidfd) => sys::readable_by(pidfd, Instant::now()).unwrap_or(true),
+            None => !self.is_alive(),
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        let now = sys::look_at(self.seen.entry).ok().flatten();
+        now.is_some_and(|now| now.started == self.seen.started && !now.dead)
+    }
+
     /// Waits for its end, but not past `deadline`. The kernel ends the wait of what was killed.
     pub(crate) fn wait(&self, deadline: Instant) {
         if let Some(pidfd) = &self.pidfd {
             let _ = sys::readable_by(pidfd, deadline);
             return;
         }
-        let alive = || {
-            let now = look_at(self.seen.entry).ok().flatten();
-            now.is_some_and(|now| now.started == self.seen.started && !now.dead)
-        };
         // Nothing tells; but the kernel takes no longer than this, as a rule.
-        while alive() && Instant::now() < deadline {
+        while self.is_alive() && Instant::now() < deadline {
             let _ = sys::poll(&mut [], Some(GLANCE));
         }
     }
@@ -609,6 +230,20 @@ pub(crate) fn kill(leader: Pid, camera: &Camera) -> Killed {
     }
 }
 
+/// Takes hold of all that is alive in the tree of `leader`, but of the leader itself.
+///
+/// # Errors
+///
+/// Where descriptors are used up.
+pub(crate) fn hold(leader: Pid, camera: &Camera) -> io::Result<Vec<Held>> {
+    let picture = camera.picture()?;
+    let mut tree = picture.tree(leader);
+    let parents = tree.iter().map(|p| p.pid).chain([leader]).collect();
+    tree.extend(picture.unlisted(parents)?.into_iter().filter(|p| !p.dead));
+    let others = tree.into_iter().filter(|p| p.pid != leader);
+    others.map(Held::take).filter_map(Result::transpose).collect()
+}
+
 /// Stops what is outside of `leader`'s group, or in it as well, until nothing new turns up, and puts
 /// it into `held`.
 fn freeze(leader: Pid, with_group: bool, camera: &Camera, held: &mut Vec<Held>) -> io::Result<()> {
@@ -641,7 +276,7 @@ fn freeze(leader: Pid, with_group: bool, camera: &Camera, held: &mut Vec<Held>) 
 
 /// Sends SIGKILL to all of `held`, and keeps those that got it. The death of another user's process is
 /// not waited for: it has not been brought about.
-fn kill_all(held: &mut Vec<Held>) {
+pub(crate) fn kill_all(held: &mut Vec<Held>) {
     held.retain(|process| process.signal(libc::SIGKILL).is_ok());
 }
 
@@ -669,47 +304,5 @@ pub(crate) fn wait_for_group(pgid: Pid, camera: &Camera) {
         if !wait().or_else(|_: io::Error| on_own_table(wait)).unwrap_or(false) {
             return;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_cannot_confuse_the_fields() {
-        let line = b"42 (a) Z 1 (b)) S 7 8 9 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 12345 0 0";
-        let seen = parse_stat(42, line).expect("well-formed");
-        assert_eq!((seen.parent, seen.group, seen.session), (7, 8, 9));
-        assert_eq!((seen.started, seen.dead), (Some(12345), false));
-    }
-
-    #[test]
-    fn process_is_dead_only_if_no_thread_is_left() {
-        let dead = |state, threads| {
-            let line =
-                format!("42 (a) {state} 7 8 9 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 {threads} 0 12345 0 0");
-            parse_stat(42, line.as_bytes()).expect("well-formed").dead
-        };
-        assert_eq!(
-            [dead('Z', 1), dead('X', 0), dead('Z', 2), dead('S', 1)],
-            [true, true, false, false]
-        );
-    }
-
-    #[test]
-    fn numbers_of_a_status_are_those_of_its_line() {
-        let status = "Name:\tNSpid: 7\nPid:\t40\nPPid:\t1\nNSpid:\t40\t7\t2\nNSpgid:\t0\t7\t2\n";
-        assert_eq!(numbers(status, "NSpid:"), [40, 7, 2]);
-        assert_eq!(numbers(status, "Pid:"), [40]);
-        assert!(numbers(status, "NSsid:").is_empty());
-    }
-
-    #[test]
-    fn this_process_is_in_the_picture_below_its_parent() {
-        let own = Pid::try_from(std::process::id()).unwrap();
-        let seen = look_at(own).unwrap().expect("we are alive");
-        let picture = Picture::take().unwrap();
-        assert!(picture.descendants([seen.parent]).contains(&seen));
     }
 }

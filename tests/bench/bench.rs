@@ -196,7 +196,7 @@ struct Side<'a> {
     start: Option<&'a Start>,
     /// A measurement for each pair.
     values: Vec<Vec<f64>>,
-    /// The first failure, after which there is no further try.
+    /// The first failure, after which nothing more is tried.
     fault: Option<String>,
 }
 

@@ -32,7 +32,7 @@ pub enum Event<'a> {
         /// The whole line, for the fields that some rows look at.
         line: &'a [u8],
     },
-    /// A notification or request nobody asked for.
+    /// A notification, or a request of the server's own.
     Uninvited,
 }
 

@@ -87,7 +87,7 @@ pub fn sweep() -> usize {
                 // SAFETY: the call takes integers only, and the process is a descendant of this one.
                 unsafe { libc::kill(id, libc::SIGKILL) };
             }
-            // SAFETY: a null status is allowed; a process that is no child of this one is an error
+            // SAFETY: a null status is allowed; a process that is not a child of this one is an error
             // and nothing else.
             unsafe { libc::waitpid(id, std::ptr::null_mut(), libc::WNOHANG) };
         }

@@ -271,7 +271,7 @@ test("a program that does not read slows its writer alone", async (server) => {
 });
 
 test(
-  "output that nobody reads slows its program",
+  "output that is not read slows its program",
   async (server) => {
     const child = server.spawn("head", ["-c", "100000000", "/dev/zero"]);
     await once(child, "spawn");
@@ -1033,7 +1033,7 @@ nodeTest("the memory for what a server sends is bounded", { timeout: 2 * PATIENC
   const endless = new Server("cat /dev/zero");
   await assert.rejects(endless.info, /sent a message of more than 67108864 bytes$/);
   await endless.close();
-  // Output that nobody reads, in large pieces and in small ones, while an answer never comes.
+  // Output that is not read, in large pieces and in small ones, while an answer never comes.
   for (const [deltaBase64, least, most] of [
     ["A".repeat(80_000), 60e6, 200e6],
     ["eA==", 10e6, 60e6],

@@ -291,7 +291,7 @@ class Bytes(TestCase):
             time.sleep(0.3)
             self.assertLess(process.stdout.raw.unread(), 2 << 20)
             self.assertIsNone(process.poll())
-            # Whoever waits for something is not held up by it.
+            # A wait for an answer is not held up by it.
             self.assertEqual(server.run(["echo", "x"]).stdout, b"x\n")
             total = sum(len(piece) for piece in iter(lambda: process.stdout.read1(1 << 20), b""))
             self.assertEqual((total, process.wait(PATIENCE)), (100_000_000, 0))

@@ -147,7 +147,7 @@ impl Reader {
         match method {
             None => self.response(&message),
             // What becomes of processes after the end of the connection is
-            // nobody's to see, but what has ended has ended.
+            // not visible, but what has ended has ended.
             Some(_) if self.closed && !self.ended(params) => {}
             Some("process/outputDelta") => self.delta(params),
             Some("process/exited") => self.exited(params),
@@ -181,7 +181,7 @@ impl Reader {
                 self.facts.add(name.clone(), "result");
                 let members = result.as_object().cloned().unwrap_or_default();
                 if !result.is_object() {
-                    self.wrong.push(format!("{name}: the result is no object"));
+                    self.wrong.push(format!("{name}: the result is not an object"));
                 }
                 for (member, value) in members {
                     let value = self.value(&value);
@@ -261,7 +261,7 @@ impl Reader {
             Ok(bytes) => stream.bytes.extend(bytes),
             Err(_) => self
                 .wrong
-                .push(format!("{}: a delta that is no base64", process.name)),
+                .push(format!("{}: a delta that is not base64", process.name)),
         }
         stream.capped = params["capReached"] == true;
         for name in params.as_object().into_iter().flat_map(Map::keys) {
@@ -354,7 +354,7 @@ fn short(text: &str) -> String {
     if text.len() <= SHORT {
         return text.to_owned();
     }
-    // FNV-1a: nobody here means to make two outputs collide.
+    // FNV-1a: no input here is made to collide.
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });

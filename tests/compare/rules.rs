@@ -235,7 +235,7 @@ pub const RULES: [Rule; 21] = [
     },
     Rule {
         name: "end-answers",
-        says: "responses to requests already read are written where somebody still reads",
+        says: "responses to requests already read are written while the client still reads",
         explains: |diff, _, _| {
             let process = diff.name.starts_with("process ") || diff.name.starts_with("answers for ");
             (diff.name.starts_with("response ") && is(&diff.a, "none")) || (process && diff.a.is_none())

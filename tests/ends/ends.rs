@@ -85,7 +85,7 @@ struct Trick {
     daemons: usize,
     /// The program itself ends at once.
     leader_ends: bool,
-    /// How often to look before nobody is there.
+    /// How often to look before it is taken for empty.
     looks: usize,
 }
 
@@ -640,7 +640,7 @@ fn try_case(command: &[String], directory: &str, case: &Case) -> Outcome {
     outcome
 }
 
-/// The servers that were started: they are waited for by whoever has started them.
+/// The servers that were started: they are waited for by the code that has started them.
 static SERVERS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 struct Server {
@@ -980,7 +980,7 @@ impl TrickProcess {
         if !contains(&arguments, marker) {
             return None;
         }
-        // Of one that ends while it is looked at there is no telling: it is dead then.
+        // One that ends while it is looked at cannot be told: it is dead then.
         let now = Proc::of(process.pid).filter(|now| !now.is_dead())?;
         Some(TrickProcess {
             pid: i32::try_from(now.pid).expect("a pid is small"),

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use procwire::fuzzing::{Line, bodies, parse};
+use procwire::fuzzing::{ClientMessage, bodies, parse};
 use procwire::protocol::{Request, RequestId};
 use procwire::{Config, Connection, End, serve};
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ fuzz_target!(|data: &[u8]| {
     if busy {
         eprintln!("busy: the connection took {:?}", began.elapsed());
     }
-    let bytes = std::mem::take(&mut *bytes.lock().expect("nobody panics"));
+    let bytes = std::mem::take(&mut *bytes.lock().expect("not poisoned"));
     let expected = Expected::of(input);
     if breaks_off.is_none() && !busy {
         assert_eq!(end, End::InputEnded);
@@ -124,7 +124,7 @@ struct Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut all = self.bytes.lock().expect("nobody panics");
+        let mut all = self.bytes.lock().expect("not poisoned");
         if self
             .breaks_off
             .is_some_and(|limit| all.len() + bytes.len() > limit)
@@ -219,9 +219,9 @@ impl Expected {
                     expected.jsonrpc = jsonrpc;
                 }
                 id = match message {
-                    Line::Notification => continue,
-                    Line::Invalid { id, .. } => id,
-                    Line::Request { id, request } => {
+                    ClientMessage::Notification => continue,
+                    ClientMessage::Invalid { id, .. } => id,
+                    ClientMessage::Request { id, request } => {
                         match request {
                             Request::Spawn(params) => {
                                 expected.detached |= params.detach;
@@ -356,7 +356,7 @@ impl Footprint {
                 "the server has left children: {left:?}"
             );
             for pid in left {
-                // SAFETY: no memory is involved; a child of ours that nobody else reaps.
+                // SAFETY: no memory is involved; a child of ours that nothing else reaps.
                 unsafe {
                     libc::kill(pid, libc::SIGKILL);
                     libc::waitpid(pid, std::ptr::null_mut(), 0);

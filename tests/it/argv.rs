@@ -1,4 +1,4 @@
-//! Arguments and handles: bytes that nobody interprets on the way.
+//! Arguments and handles: bytes that are not interpreted on the way.
 
 use crate::harness::{Client, Mode, Scratch, Test, both, children_of, test};
 use crate::spawn::{silent_to_the_end, still_serves};
@@ -101,7 +101,7 @@ fn nul_is_refused() {
     still_serves(client, Mode::Pipe);
 }
 
-/// It is no character, so no argument can be made of it.
+/// It is not a character, so it cannot be an argument.
 fn half_a_surrogate_pair_is_refused() {
     let mut client = Client::in_process();
     for (id, half) in ["\\ud800", "\\udc00", "\\ud800x", "\\ud800\\ud800"]

@@ -272,7 +272,7 @@ fn kill_signal_and_terminate() {
         (status.details().exit_code, &*status.to_string()),
         (137, "killed by SIGKILL")
     );
-    process.kill().expect("killing what has ended is no error");
+    process.kill().expect("killing what has ended is not an error");
     assert!(process.signal("INT").is_err());
 
     let script = "trap 'echo got; exit 9' INT; printf ready; while :; do read x; done";
@@ -344,7 +344,7 @@ fn what_is_dropped_is_killed_unless_told_otherwise() {
     wait_until("what was left is gone with the connection", || !is_alive(id));
 }
 
-/// Two floods that nobody reads, one of each kind of connection: everybody else is served, and what
+/// Two floods that are not read, one of each kind of connection: all others are served, and what
 /// is read later is an unbroken beginning, then the loss, then the end.
 fn a_process_nobody_reads_delays_nobody() {
     for client in [in_process(), launched()] {
@@ -491,14 +491,14 @@ fn a_lost_server_ends_everything_that_waits() {
     let error = reader
         .join()
         .expect("no panic")
-        .expect_err("that is no end of output");
+        .expect_err("that is not the end of the output");
     assert!(error.to_string().contains("exit status: 137"), "{error}");
     let error = process.wait().expect_err("it is not known how it ended");
     assert!(matches!(&error, Error::Ended(Some(why)) if why.contains("exit status: 137")));
     assert!(stdin.write(b"x").is_err());
     assert!(process.kill().is_err());
     assert!(client.spawn(sh("true")).is_err());
-    let error = client.close().expect_err("that was no good end");
+    let error = client.close().expect_err("that was not a clean end");
     assert!(matches!(error, Error::Ended(Some(_))));
 }
 

@@ -39,7 +39,7 @@ pub const TESTS: &[Test] = &[
     test!(typed_alone_it_says_what_it_waits_for),
 ];
 
-pub const PROCWIRE: &str = env!("CARGO_BIN_EXE_procwire");
+pub use crate::harness::PROCWIRE;
 
 /// `procwire` with these arguments, and pipes.
 fn start(arguments: &[&str]) -> Child {
@@ -79,7 +79,7 @@ fn read_until(reader: &mut impl Read, wanted: &str) -> String {
 /// `procwire` in a terminal that a server has made, or in its pipes.
 fn typed(mode: Mode, arguments: &[&str]) -> (Client, u32) {
     let mut client = Client::in_process();
-    let command = [&[PROCWIRE], arguments].concat();
+    let command = [&[&*PROCWIRE], arguments].concat();
     let pid = client.spawn(mode.params("p", &command));
     (client, pid)
 }
@@ -226,7 +226,7 @@ fn signals_are_passed_on() {
     read_until(child.stdout.as_mut().expect("piped"), "ready\n");
     signal(&child, libc::SIGINT);
     assert_eq!(wait(&mut child).signal(), Some(libc::SIGINT));
-    // Whoever sent it knows.
+    // The sender knows.
     let mut said = String::new();
     let stderr = child.stderr.as_mut().expect("piped");
     stderr.read_to_string(&mut said).expect("text");
@@ -312,7 +312,7 @@ fn what_fails_here_is_named() {
     );
     // What the server refuses is said without the codes of JSON-RPC, and cannot control a terminal.
     for (server, said) in [
-        (PROCWIRE, "no\\u{1b}[2Jsuch"),
+        (&*PROCWIRE, "no\\u{1b}[2Jsuch"),
         (
             r#"read line; id=${line#*:}; printf '%s\n' '{"id":'"${id%%,*}"',"error":{"code":-32603,"message":"\u001b]0;x\u0007\u009b31m\u202e"}}'; read end"#,
             "\\u{1b}]0;x\\u{7}\\u{9b}31m\\u{202e}",
@@ -605,7 +605,7 @@ fn a_closed_pipe_ends_it_without_a_word() {
 /// Alone at a terminal it says what it waits for; a program that asks for the protocol hears nothing else.
 fn typed_alone_it_says_what_it_waits_for() {
     let mut client = Client::in_process();
-    client.spawn(Mode::Tty.params("p", &[PROCWIRE]));
+    client.spawn(Mode::Tty.params("p", &[&PROCWIRE]));
     client.until(
         "p",
         "waiting for JSON-RPC lines on stdin; try 'procwire --help'\r\n",

@@ -1,8 +1,8 @@
 //! The ends of a connection, and what stands at them: pipes, sockets, files, clients that stall or go away.
 
 use crate::harness::{
-    Client, HungProgram, Mode, PATIENCE, Proc, Scratch, Test, binary, both, encode, is_alive, processes,
-    set_nonblocking, test, times, wait, wait_until,
+    Client, HungProgram, Mode, PATIENCE, PROCWIRE, Proc, Scratch, Test, binary, both, encode, is_alive,
+    processes, set_nonblocking, test, times, wait, wait_until,
 };
 use procwire::{Config, Connection, End};
 use serde_json::{Value, json};
@@ -283,7 +283,7 @@ fn start(command: &mut Command) -> Child {
     command.stdin(Stdio::piped()).spawn().expect("the server starts")
 }
 
-/// With nobody asking any more, each process ends in its own time.
+/// Without further requests, each process ends in its own time.
 fn drain_waits_for_every_exit() {
     let mut client = Client::binary(&["--drain"]);
     for (handle, code) in [("a", 3), ("b", 4), ("c", 5)] {
@@ -465,10 +465,7 @@ fn interrupt_that_is_typed_loses_no_exit() {
     let scratch = Scratch::new();
     for round in 0..times(20) {
         let output = scratch.path(&format!("{round}"));
-        let script = format!(
-            "stty -echo; echo ready; exec {} >{output}",
-            env!("CARGO_BIN_EXE_procwire")
-        );
+        let script = format!("stty -echo; echo ready; exec {} >{output}", &*PROCWIRE);
         let mut client = Client::in_process();
         client.spawn_ready(Mode::Tty.params("p", &["sh", "-c", &script]));
         for id in 0..5 {
@@ -572,7 +569,7 @@ fn second_signal_waits_for_nobody() {
 /// Who starts the server so that it outlives a terminal means it.
 fn hangup_is_ignored_under_nohup() {
     let mut command = Command::new("sh");
-    command.args(["-c", "trap '' HUP; exec \"$0\"", env!("CARGO_BIN_EXE_procwire")]);
+    command.args(["-c", "trap '' HUP; exec \"$0\"", &*PROCWIRE]);
     let mut client = Client::command(command);
     client.call("process/list", json!({}));
     signal(client.pid(), libc::SIGHUP);
@@ -800,11 +797,7 @@ fn sockets_serve_as_well() {
 /// A server of `sh` that runs `before` and then becomes it.
 fn behind(before: &str) -> Command {
     let mut command = Command::new("sh");
-    command.args([
-        "-c",
-        &format!("{before}; exec \"$0\""),
-        env!("CARGO_BIN_EXE_procwire"),
-    ]);
+    command.args(["-c", &format!("{before}; exec \"$0\""), &*PROCWIRE]);
     command
 }
 
@@ -827,7 +820,7 @@ fn missing_descriptors_are_no_trouble(mode: Mode) {
     }
     assert_eq!(client.finish().1.and_then(|s| s.code()), Some(0));
 
-    // No input is an input that has ended; no output is one that nobody reads.
+    // No input is an input that has ended; no output is one that is not read.
     for before in ["exec 0<&-", "exec 1>&-", "exec 0<&- 1>&- 2>&-"] {
         let mut server = start(behind(before).stdout(Stdio::piped()));
         if before == "exec 1>&-" {
@@ -892,7 +885,7 @@ fn logs_never_reach_the_output() {
     assert!(log.contains("no/such"), "the log goes to stderr: {log:?}");
 }
 
-/// Logs are dropped where nobody reads them, however many there are and however long one is.
+/// Logs are dropped where they are not read, however many there are and however long one is.
 fn unread_logs_hold_up_nothing() {
     let mut command = binary();
     command.env("RUST_LOG", "trace");
@@ -912,7 +905,7 @@ fn unread_logs_hold_up_nothing() {
     assert_eq!(client.finish().1.and_then(|s| s.code()), Some(0));
     drop(reader);
 
-    // Nobody has the other end at all.
+    // The other end is closed.
     let mut command = binary();
     command.env("RUST_LOG", "trace");
     let (reader, writer) = io::pipe().expect("a pipe");

@@ -208,7 +208,7 @@ impl Server {
 fn send(pid: libc::pid_t, signal: i32) {
     // SAFETY: no memory is involved; the guard is an unreaped child of this test, the server its child.
     let result = unsafe { libc::kill(pid, signal) };
-    assert_eq!(result, 0, "somebody is there to be signalled");
+    assert_eq!(result, 0, "there is a process to signal");
 }
 
 fn gone(server: u32) {
@@ -232,7 +232,7 @@ fn nothing_outlives_any_end(mode: Mode) {
 }
 
 /// When the exit is read, what was below the process is dead, whatever its group and session. Only
-/// what had nobody above it any more lives on, and not beyond the connection.
+/// what has lost its parent lives on, but not beyond the connection.
 fn kill_spares_only_daemons_and_these_until_the_connection_ends(mode: Mode) {
     let mut server = Server::start();
     let tricks = start_tricks(&mut server.client, mode);
@@ -295,7 +295,7 @@ fn daemon_of_a_leader_that_exited_dies_with_the_connection(mode: Mode) {
     }
 }
 
-/// A daemon that is another process every millisecond: whoever looks at one looks at a dead one. It
+/// A daemon that is another process every millisecond: the one that was seen is dead already. It
 /// leaves a trace as long as it lives.
 fn what_only_forks_and_exits_dies_with_the_connection(mode: Mode) {
     let scratch = Scratch::new();
@@ -346,7 +346,7 @@ fn detached_process_survives_every_end(mode: Mode) {
         let before = marked(&kept);
         server.end(end);
         must_die(&neighbour, &format!("{end:?}"));
-        // Whoever sweeps is done: guard and server are gone.
+        // The sweeps are over: guard and server are gone.
         assert_eq!(marked(&kept), before, "after {end:?}");
         for (pid, _) in before {
             kill_stray(pid);
@@ -389,7 +389,7 @@ fn guard_that_is_killed_takes_the_server_along() {
     gone(server.below);
 }
 
-/// Told to end, and stopped by somebody: after some seconds the guard ends it the hard way.
+/// Told to end, and stopped by a signal: after some seconds the guard kills it.
 fn server_that_is_stuck_is_killed_by_its_guard() {
     let mut server = Server::start();
     let marker = marker();

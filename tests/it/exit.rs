@@ -214,7 +214,7 @@ fn members_are_those_of_the_protocol() {
     });
     assert_eq!(exited, expected);
 
-    // What is no text comes in base64 as well, each stream for itself.
+    // What is not UTF-8 comes in base64 as well, each stream for itself.
     let exited = client.run(&["sh", "-c", "printf 'a\\377'; printf 'b\\376' >&2"]);
     let more = ["stdoutBase64", "stderrBase64"].map(str::to_owned);
     assert_eq!(members(&exited), always.iter().cloned().chain(more).collect());
@@ -499,7 +499,7 @@ fn output_held_open_delays_the_exit_by_the_drain_only(mode: Mode) {
     assert!(took < Duration::from_secs(6), "{took:?}");
     assert_eq!(exited["exitCode"], 6);
     assert_eq!(exited["outputDrainTimedOut"], true);
-    // The drain is no part of the process's life.
+    // The drain does not count as run time of the process.
     let duration = exited["durationMs"].as_u64().expect("a number");
     assert!(duration < 1_500, "{exited}");
     client.finish();
@@ -632,7 +632,7 @@ fn daemon_that_writes_on_is_let_go() {
     silent_to_the_end(client);
 }
 
-/// Nobody else can get the number of a process that the client may still name: it is reaped last.
+/// No other process can get the pid while the client may still name the handle: it is reaped last.
 fn pid_stays_taken_until_the_exit_is_told() {
     let mut client = Client::in_process();
     let pid = client.spawn(collected(Mode::Pipe, "a", "sleep 1000 & exit 6"));

@@ -394,7 +394,7 @@ fn bad_headers_are_told_and_the_next_good_ones_are_served() {
     assert_eq!(left[0]["params"]["signal"], "SIGKILL");
 }
 
-/// A message that is cut off is no message.
+/// A message that is cut off is not a message.
 fn input_that_ends_inside_of_a_message_is_told() {
     let whole = with_header(r#"{"id":1,"method":"process/list"}"#);
     for cut in 1..whole.len() {

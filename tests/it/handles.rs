@@ -22,7 +22,7 @@ pub const TESTS: &[Test] = &[
     test!(a_hundred_conversations_do_not_mix),
 ];
 
-/// The exit is the last word on a handle, so whoever reads it may use the handle at once.
+/// The exit is the last word on a handle, so a client that has read it may use the handle at once.
 fn is_free_when_the_exit_is_read(mode: Mode) {
     let mut client = Client::in_process();
     for i in 0..times(150) {
@@ -251,7 +251,7 @@ fn requests_behind_a_failed_and_another_spawn_find_the_other(mode: Mode) {
     for _ in 0..times(10) {
         let failing = [
             client.request("process/spawn", mode.params("h", &["/nonexistent"])),
-            client.write("h", b"to nobody"),
+            client.write("h", b"too late"),
             client.request("process/spawn", mode.params("h", &["/nonexistent/either"])),
             client.request("process/kill", json!({"processHandle": "h"})),
         ];

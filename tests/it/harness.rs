@@ -7,6 +7,7 @@
 //! no descriptor, no child, and, because it is a child subreaper, no grandchild either.
 
 use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
@@ -15,7 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 const WHOLE_TEST: Duration = Duration::from_secs(120);
 /// How many seconds the random sequences of `model.rs` are to last.
 pub const MODEL_SECONDS: &str = "PROCWIRE_MODEL_SECONDS";
+/// The binary to test, where it is not the one that was built with the tests.
+pub const BINARY: &str = "PROCWIRE_BIN";
 /// Makes a process of this program do what a test needs a program for; see [`help`].
 pub const HELPER: &str = "PROCWIRE_TEST_HELPER";
 /// A value of [`HELPER`]: the main thread ends, and another prints `ready`, reads a line and exits with 7.
@@ -256,7 +259,7 @@ fn become_subreaper() {
     assert_eq!(result, 0, "a child subreaper");
 }
 
-/// Reaps children that nobody waits for: the orphans this process has adopted as subreaper.
+/// Reaps the orphans that this process has adopted as subreaper.
 pub fn reap_adopted() {
     // SAFETY: no status is asked for.
     while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
@@ -427,12 +430,12 @@ struct Pause {
 
 impl Pause {
     fn set(&self, paused: bool) {
-        *self.paused.lock().expect("nobody panics with it") = paused;
+        *self.paused.lock().expect("not poisoned") = paused;
         self.changed.notify_all();
     }
 
     fn wait(&self) {
-        let paused = self.paused.lock().expect("nobody panics with it");
+        let paused = self.paused.lock().expect("not poisoned");
         drop(self.changed.wait_while(paused, |paused| *paused));
     }
 }
@@ -442,9 +445,45 @@ enum Server {
     Binary(Child),
 }
 
+/// The path of the binary under test: the one that was built with the tests, or what the environment
+/// says in [`BINARY`]. A server in this process ([`Client::in_process`]) is of the library that the tests
+/// were built with all the same.
+pub const PROCWIRE: Binary = Binary;
+
+/// See [`PROCWIRE`].
+#[derive(Clone, Copy)]
+pub struct Binary;
+
+impl std::ops::Deref for Binary {
+    type Target = str;
+
+    fn deref(&self) -> &'static str {
+        static PATH: LazyLock<String> = LazyLock::new(|| match std::env::var(BINARY) {
+            Ok(path) => Path::new(&path).canonicalize().map_or_else(
+                |error| panic!("{BINARY}={path}: {error}"),
+                |path| path.into_os_string().into_string().expect("a path in UTF-8"),
+            ),
+            Err(_) => env!("CARGO_BIN_EXE_procwire").to_owned(),
+        });
+        &PATH
+    }
+}
+
+impl AsRef<OsStr> for Binary {
+    fn as_ref(&self) -> &OsStr {
+        (**self).as_ref()
+    }
+}
+
+impl std::fmt::Display for Binary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self)
+    }
+}
+
 /// How a [`Client::binary`] is started.
 pub fn binary() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_procwire"))
+    Command::new(PROCWIRE)
 }
 
 impl Client {
@@ -895,6 +934,6 @@ pub fn cpu_time() -> Duration {
 
 /// Ends a process that the server is not meant to end.
 pub fn kill_stray(pid: u32) {
-    // SAFETY: no memory is involved; the test has started it, and nobody but the test can reap it.
+    // SAFETY: no memory is involved; the test has started it, and only the test can reap it.
     unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
 }

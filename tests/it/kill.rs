@@ -75,11 +75,7 @@ fn ends_the_whole_group(mode: Mode) {
     wait_until("all of them run", || members(pid).len() == 5);
     client.kill("c");
     check_killed(&client.exited("c"));
-    assert_eq!(
-        members(pid).len(),
-        0,
-        "somebody of the group lives behind the exit"
-    );
+    assert_eq!(members(pid).len(), 0, "a member of the group outlives the exit");
     client.finish();
 }
 
@@ -100,7 +96,7 @@ fn needs_no_consent(mode: Mode) {
     client.finish();
 }
 
-/// Being stopped is no end, and no shelter either.
+/// A stopped process has not ended, and can be killed.
 fn ends_what_is_stopped(mode: Mode) {
     let mut client = Client::in_process();
     let pid = client.spawn_ready(script(mode, "c", "sleep 1000 & printf ready; wait"));
@@ -111,7 +107,7 @@ fn ends_what_is_stopped(mode: Mode) {
     wait_until("both of them are stopped", || {
         members(pid).iter().all(|p| p.state == "T")
     });
-    // Only pending for somebody who is stopped.
+    // Only pending for a stopped process.
     signal(&mut client, "c", "SIGTERM");
     assert_eq!(members(pid).len(), 2);
     client.kill("c");
@@ -152,7 +148,7 @@ fn ends_descendants_that_left_the_group(mode: Mode) {
     client.finish();
 }
 
-/// Nobody slips through between being counted and being killed.
+/// No process slips through between the count and the kill.
 fn ends_what_forks_all_the_time(mode: Mode) {
     let mut client = Client::in_process();
     for _ in 0..times(5) {
@@ -207,7 +203,7 @@ fn of_nothing_is_an_error(mode: Mode) {
     client.finish();
 }
 
-/// Whoever wins, there is one answer and one exit, and the client hears of no ESRCH.
+/// Whichever comes first, there is one answer and one exit, and the client never gets ESRCH.
 fn may_race_the_exit(mode: Mode) {
     let mut client = Client::in_process();
     for i in 0..times(150) {
@@ -376,7 +372,7 @@ fn a_signal_may_be_handled(mode: Mode) {
     client.finish();
 }
 
-/// Whoever is still there when the grace is over is killed, its group included.
+/// What is left when the grace is over is killed, its group included.
 fn grace_ends_with_sigkill(mode: Mode) {
     let mut client = Client::in_process();
     let pid = client.spawn_ready(script(
@@ -438,7 +434,7 @@ fn the_shortest_grace_counts() {
         }
         check_killed(&client.exited("c"));
     }
-    // Past the end of time is no kill at all, and no overflow.
+    // A time past the end of the clock means no kill, and does not overflow.
     let pid = client.spawn_ready(ignoring);
     client.call(
         "process/kill",
@@ -571,6 +567,7 @@ fn flood_is_answered_in_order_and_delays_no_exit(mode: Mode) {
                     assert!(late < Duration::from_secs(20), "the exit came after {late:?}");
                 }
                 ServerMessage::OutputDelta(_) => {}
+                other => panic!("neither output, an answer nor an exit: {other:?}"),
             }
         }
         assert_eq!(exits, 1);

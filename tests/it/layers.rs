@@ -1,10 +1,15 @@
-//! The folders of `src` are layers: each may use those below it, and no other.
+//! The folders of `src` are layers: each may use those below it, and no other. What differs between
+//! systems is in the lowest.
 
 use crate::harness::{Test, test};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-pub const TESTS: &[Test] = &[test!(no_import_runs_upward)];
+pub const TESTS: &[Test] = &[
+    test!(no_import_runs_upward),
+    test!(systems_differ_only_in_sys),
+    test!(only_the_harness_names_the_binary),
+];
 
 /// From the top down.
 const LAYERS: [&str; 7] = ["cli", "client", "server", "process", "outbox", "wire", "sys"];
@@ -46,6 +51,38 @@ fn no_import_runs_upward() {
         let down = arrows.iter().any(|&(from, to)| from == rank && to > rank);
         assert!(down, "{layer} uses nothing below it");
     }
+}
+
+/// What a system lacks or does in another way is for `src/sys` to say. Signals are numbered by each system,
+/// and `src/lib.rs` refuses those that there is no code for.
+fn systems_differ_only_in_sys() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let spared = [src.join("sys"), src.join("wire/signal.rs"), src.join("lib.rs")];
+    let (inside, outside): (Vec<_>, Vec<_>) = lines_with(&src, &["target_os", "cfg(unix)", "target_env"])
+        .into_iter()
+        .partition(|(file, _)| spared.iter().any(|spared| file.starts_with(spared)));
+    assert!(outside.is_empty(), "{outside:#?}");
+    assert!(!inside.is_empty(), "nothing was looked at");
+}
+
+fn only_the_harness_names_the_binary() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let mut named = lines_with(&tests, &[concat!("CARGO_BIN", "_EXE_procwire")]);
+    named.retain(|(file, _)| !file.ends_with("harness.rs"));
+    assert!(named.is_empty(), "use harness::PROCWIRE: {named:#?}");
+}
+
+/// The lines below `folder` that contain one of `words`.
+fn lines_with(folder: &Path, words: &[&str]) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for file in files(folder) {
+        let text = std::fs::read_to_string(&file).expect("a source file");
+        let lines = text
+            .lines()
+            .filter(|line| words.iter().any(|word| line.contains(word)));
+        found.extend(lines.map(|line| (file.clone(), line.trim().to_owned())));
+    }
+    found
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -14,6 +14,7 @@ mod check;
 mod client;
 mod command_line;
 mod completions;
+mod recording;
 mod run;
 
 // What the documents say.
@@ -37,11 +38,13 @@ mod argv;
 mod environment;
 mod exit;
 mod framing;
+mod limits;
 mod list;
 mod memory;
 mod protocol;
 mod spawn;
 mod start_state;
+mod streams;
 
 // A whole connection.
 mod connection;
@@ -68,11 +71,14 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("client::hostile", client::hostile::TESTS),
     ("command_line", command_line::TESTS),
     ("run", run::TESTS),
+    ("recording", recording::TESTS),
     ("check", check::TESTS),
     ("completions", completions::TESTS),
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),
+    ("streams", streams::TESTS),
+    ("limits", limits::TESTS),
     ("exit", exit::TESTS),
     ("list", list::TESTS),
     ("start_state", start_state::TESTS),

@@ -5,7 +5,7 @@
 //! which handles are free, and nothing left behind. One that fails is made shorter as long as it
 //! fails, and printed as a list of steps with the conversation.
 //!
-//! `PROCWIRE_MODEL_SECONDS=3600` makes it last, from seeds nobody has seen; `PROCWIRE_MODEL_SEED=7`
+//! `PROCWIRE_MODEL_SECONDS=3600` makes it last, from new seeds; `PROCWIRE_MODEL_SEED=7`
 //! begins with that one, and with `PROCWIRE_MODEL_SECONDS=0` runs no other.
 
 mod drive;

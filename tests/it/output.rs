@@ -420,7 +420,7 @@ fn a_cap_cuts_before_a_character_it_would_split() {
         (r"printf '\360\237\246\200'", 1, "", None),
         (r"printf '\360\237\246\200'", 2, "", None),
         (r"printf '\360\237\246\200'", 3, "", None),
-        // What is no character is not cut off, and the bytes are those within the cap.
+        // Bytes that are not a character are not cut off, and the bytes are those within the cap.
         (r"printf 'a\377b'", 2, "a\u{fffd}", Some(&b"a\xff"[..])),
         (r"printf '\377\303\251'", 2, "\u{fffd}", Some(b"\xff\xc3")),
     ] {
@@ -585,7 +585,7 @@ fn check_flood(client: &mut Client, handle: &str) -> Value {
     exited
 }
 
-/// Memory is bounded, the children wait, and whoever does not write runs on. What they wrote comes
+/// Memory is bounded, the children that write wait, and the others run on. What they wrote comes
 /// whole once the client reads again.
 fn a_client_that_does_not_read_slows_only_writers(mode: Mode) {
     let mut client = Client::in_process();
@@ -626,7 +626,7 @@ fn a_client_that_does_not_read_slows_only_writers(mode: Mode) {
     client.finish();
 }
 
-/// Nobody reads what the server says; what it is told still happens, and on time.
+/// The client does not read; what it asks for still happens, and on time.
 fn kills_and_timeouts_are_obeyed_while_nobody_reads(mode: Mode) {
     let mut client = Client::in_process();
     let killed = client.spawn(flood(mode, "killed"));
@@ -722,7 +722,7 @@ fn a_slow_reader_of_a_dead_process_gets_everything() {
     for ((_, handle), pid) in modes.iter().zip(pids) {
         client.write(handle, b"\n");
         wait_until_stuck(pid);
-        // It dies with its output in the pipe or the terminal, and nobody there to take it.
+        // It dies with its output in the pipe or the terminal, unread.
         // SAFETY: no memory is involved; the server's own child, which is alive and stuck.
         unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
         wait_until("it is dead", || !is_alive(pid));

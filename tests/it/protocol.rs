@@ -1,4 +1,4 @@
-//! The envelope: framing, ids, what is no request, the handshake. After each bad line the next one is served.
+//! The envelope: framing, ids, lines that are not requests, the handshake. After each bad line the next one is served.
 
 use crate::harness::{Client, Mode, Test, both, encode, test};
 use procwire::Config;
@@ -205,7 +205,7 @@ fn jsonrpc_is_written_exactly_when_the_first_message_had_it(mode: Mode) {
     }
 }
 
-/// What is no message says nothing about those behind it, not even that they come without a version.
+/// A line that is not a message decides nothing for those behind it, the version included.
 fn the_first_message_that_can_be_read_decides() {
     let unreadable: [&[u8]; 5] = [
         b"nonsense\n",
@@ -338,7 +338,7 @@ fn ids_come_back_as_sent() {
             client.response(id.clone()),
             json!({"id": id, "result": {"processes": []}})
         );
-        // Errors carry it as well, whoever finds them.
+        // Errors carry it as well, wherever they are found.
         client.send(&json!({"id": id, "method": "no/such"}));
         assert_eq!(code_of(&client.response(id.clone())), -32601);
         client.send(&json!({"id": id, "method": "process/list", "params": 1}));
@@ -994,7 +994,7 @@ struct Sheet(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Sheet {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("nobody panics with it").extend(bytes);
+        self.0.lock().expect("not poisoned").extend(bytes);
         Ok(bytes.len())
     }
     fn flush(&mut self) -> std::io::Result<()> {
@@ -1032,7 +1032,7 @@ fn every_line_gets_exactly_one_answer() {
     let connection = procwire::Connection::from_io(Cursor::new(input), sheet.clone());
     let end = procwire::serve(connection, Config::default()).expect("a connection like any other");
     assert_eq!(end, procwire::End::InputEnded);
-    let output = sheet.0.lock().expect("nobody panics with it");
+    let output = sheet.0.lock().expect("not poisoned");
     let output = std::str::from_utf8(&output).expect("UTF-8");
     let answers = output.lines().map(|line| {
         let answer: Value = serde_json::from_str(line).expect("one JSON value a line");

@@ -274,7 +274,7 @@ fn echo_and_line_ends_are_the_programs_to_set() {
     client.finish();
 }
 
-/// Reading what nobody writes any more fails on a terminal. That is its end: nothing is said of it.
+/// On a terminal, a read fails once its last writer has closed it. That is the end, not an error.
 fn the_end_of_a_terminal_is_no_error() {
     let scratch = Scratch::new();
     let log = scratch.path("log");
@@ -293,7 +293,7 @@ fn the_end_of_a_terminal_is_no_error() {
     assert_eq!(std::fs::read_to_string(&log).expect("the log"), "");
 }
 
-/// Nobody but the child holds the terminal's other side, so its end comes with the exit.
+/// Only the child holds the terminal's other side, so its end comes with the exit.
 fn ends_with_its_child() {
     let mut client = Client::in_process();
     let started = Instant::now();
@@ -350,7 +350,7 @@ fn a_hung_up_terminal_can_be_opened_again() {
     client.finish();
 }
 
-/// What was typed while nobody had it open, more than the kernel takes, waits without a spin.
+/// What was typed while no process had it open, more than the kernel takes, waits without a spin.
 fn input_for_a_hung_up_terminal_costs_nothing() {
     const TYPED: usize = 512 * 1024;
     let mut client = Client::in_process();
@@ -408,7 +408,7 @@ fn children_have_nothing_of_each_other() {
             assert_eq!(own.len(), if i % 2 == 0 { 1 } else { 3 });
             assert!(
                 own.iter().all(|o| !seen.contains(o)),
-                "{own:?} is somebody else's"
+                "{own:?} belongs to another"
             );
             seen.extend(own);
         }

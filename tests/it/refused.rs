@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Scratch, Test, test, wait};
+use crate::harness::{Client, PROCWIRE, Scratch, Test, test, wait};
 use session::Call;
 
 // Shared with the example that prints the table.
@@ -36,7 +36,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 fn server() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_procwire"))
+    Path::new(&*PROCWIRE)
 }
 
 /// Refuses each of `tries`, and fails with all that must not be.
@@ -50,14 +50,14 @@ fn check_all(tries: &[(Vec<Call>, i32)]) {
                     let outcome = session::run(server(), calls, *errno);
                     let names: Vec<&str> = calls.iter().map(|call| call.name).collect();
                     for fault in outcome.faults(&calls[0]) {
-                        let mut faults = faults.lock().expect("nobody panics with it");
+                        let mut faults = faults.lock().expect("not poisoned");
                         faults.push(format!("{names:?} with {errno}: {fault}\n{outcome:?}"));
                     }
                 }
             });
         }
     });
-    let faults = faults.into_inner().expect("nobody panicked with it");
+    let faults = faults.into_inner().expect("not poisoned");
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
@@ -192,7 +192,7 @@ fn every_call_is_in_the_table() {
     assert!(listed.is_empty(), "docs/refused.md has others: {listed:?}");
 }
 
-/// The server has others open, of its own and from whoever started it, low numbers and high ones.
+/// The server has others open, of its own and inherited ones, low numbers and high ones.
 fn without_close_range_programs_get_three_descriptors() {
     for names in [
         &["close_range"][..],
@@ -201,7 +201,7 @@ fn without_close_range_programs_get_three_descriptors() {
     ] {
         let (inherited, _other) = std::io::pipe().expect("a pipe");
         let mut command = session::command(server(), &session::named(names), libc::EPERM);
-        // Whoever starts it has a few open that do not close on exec.
+        // Its parent has a few open that do not close on exec.
         let fd = inherited.as_raw_fd();
         // SAFETY: plain calls of fcntl between fork and exec.
         unsafe {
@@ -367,7 +367,7 @@ fn serves_and_ends(mut client: Client, kib: u64, live: usize) {
 }
 
 fn a_thread_that_memory_does_not_allow_is_an_answer() {
-    let mib = (20..44).step_by(3).chain([60, 90, 140, 200]);
+    let mib = (24..48).step_by(3).chain([60, 90, 140, 200]);
     let mut any_refused = 0;
     for kib in mib.map(|mib| mib * 1024 + 300) {
         let mut client = Client::command(with_addresses(kib));

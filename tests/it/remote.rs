@@ -16,7 +16,7 @@ use procwire::client;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Client, Mode, Scratch, Test, binary, children_of, decoded, is_alive, test, wait, wait_until,
+    Client, Mode, PROCWIRE, Scratch, Test, binary, children_of, decoded, is_alive, test, wait, wait_until,
 };
 
 pub const TESTS: &[Test] = &[
@@ -29,7 +29,6 @@ pub const TESTS: &[Test] = &[
     test!(a_static_binary_serves_in_an_empty_root),
 ];
 
-const PROCWIRE: &str = env!("CARGO_BIN_EXE_procwire");
 /// As the distributions install it; it insists on being called by its whole path.
 const SSHD: &str = "/usr/sbin/sshd";
 const REQUIRE_SSHD: &str = "PROCWIRE_REQUIRE_SSHD";
@@ -147,7 +146,7 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
-/// One that nobody listens on; sshd takes no listener from its parent.
+/// One without a listener; sshd takes no listener from its parent.
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has ports");
     listener.local_addr().expect("it is bound").port()
@@ -183,7 +182,7 @@ fn a_terminal_over_ssh_is_resized() {
     let mut params = Mode::Tty.params(
         "p",
         &[
-            PROCWIRE, "run", "--tty", "--server", &server, "--", "sh", "-c", script,
+            &PROCWIRE, "run", "--tty", "--server", &server, "--", "sh", "-c", script,
         ],
     );
     params["size"] = json!({ "rows": 31, "cols": 101 });
@@ -327,7 +326,7 @@ fn a_transcript_over_ssh_is_the_local_one() {
 fn the_rust_client_works_over_ssh() {
     let sshd = Sshd::start();
     let mut ssh = Command::new("ssh");
-    ssh.args(["-F", &sshd.scratch.path("ssh_config"), "box", PROCWIRE]);
+    ssh.args(["-F", &sshd.scratch.path("ssh_config"), "box", &PROCWIRE]);
     let client = client::Client::launch(ssh).expect("ssh starts");
     let output = client.output(client::Command::shell("echo $SSH_CONNECTION; exit 3"));
     let output = output.expect("it runs over there");

@@ -8,7 +8,8 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Client, Mode, Scratch, Test, binary, children_of, is_alive, kill_stray, processes, test, wait, wait_until,
+    Client, Mode, PROCWIRE, Scratch, Test, binary, children_of, is_alive, kill_stray, processes, test, wait,
+    wait_until,
 };
 
 pub const TESTS: &[Test] = &[
@@ -40,8 +41,6 @@ pub const TESTS: &[Test] = &[
     test!(help_fits_a_terminal),
 ];
 
-const PROCWIRE: &str = env!("CARGO_BIN_EXE_procwire");
-
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -63,7 +62,7 @@ fn shell(line: &str) -> Output {
 }
 
 /// A terminal of a server in this process, and what was printed there.
-struct Screen {
+pub struct Screen {
     client: Client,
     seen: String,
     /// What was waited for ends here.
@@ -71,13 +70,19 @@ struct Screen {
 }
 
 impl Screen {
-    fn write(&mut self, typed: &str) {
+    pub fn write(&mut self, typed: &str) {
         self.client.write("t", typed.as_bytes());
+    }
+
+    /// Changes the terminal's size.
+    pub fn resize(&mut self, rows: u16, cols: u16) {
+        let params = json!({"processHandle": "t", "size": {"rows": rows, "cols": cols}});
+        self.client.call("process/resizePty", params);
     }
 
     /// Waits for this text behind the last one; what was printed up to its end.
     #[track_caller]
-    fn until(&mut self, wanted: &str) -> String {
+    pub fn until(&mut self, wanted: &str) -> String {
         loop {
             if let Some(found) = self.seen[self.at..].find(wanted) {
                 let from = self.at;
@@ -89,7 +94,7 @@ impl Screen {
     }
 
     /// All that is printed behind that, to the end.
-    fn ended(mut self) -> (String, Value) {
+    pub fn ended(mut self) -> (String, Value) {
         let (stdout, _, exited) = self.client.streamed("t");
         self.client.finish();
         (self.seen[self.at..].to_owned() + &text(&stdout), exited)
@@ -97,7 +102,7 @@ impl Screen {
 }
 
 /// A terminal in which this script of bash runs; `$PW` is `procwire run`.
-fn in_terminal(script: &str) -> (Screen, u32) {
+pub fn in_terminal(script: &str) -> (Screen, u32) {
     let mut client = Client::in_process();
     let mut params = Mode::Tty.params("t", &["bash", "--norc", "-c", script]);
     params["env"] = json!({"PW": format!("{PROCWIRE} run"), "TERM": "xterm"});
@@ -257,7 +262,7 @@ fn a_signal_to_the_server_as_well_is_what_ended_the_start() {
 fn a_typed_interrupt_is_not_for_the_server() {
     let script = "trap 'echo caught; exit 4' INT; echo on; sleep 1000 & wait";
     let mut command = binary();
-    command.args(["run", "--server", PROCWIRE, "--", "sh", "-c", script]);
+    command.args(["run", "--server", &PROCWIRE, "--", "sh", "-c", script]);
     let mut child = command
         .process_group(0)
         .stdin(Stdio::null())
@@ -441,7 +446,7 @@ fn a_timeout_asks_before_it_kills() {
     });
 }
 
-/// A pipe that nobody reads does not hold up the end.
+/// A pipe that is not read does not hold up the end.
 fn a_timeout_holds_where_output_is_not_read() {
     let mut child = start(&["--timeout", TIMEOUT, "--grace", "0", "--", "yes"]);
     assert_eq!(wait(&mut child).code(), Some(124));
@@ -511,7 +516,7 @@ fn what_the_server_says_cannot_control_the_terminal() {
             ),
             "\\u{9b}31m\\u{7f}\\u{202e}\\u{2066}\\n",
         ),
-        // What is no message is quoted.
+        // What is not a message is quoted.
         (
             "printf '\\033]0;x\\007\\302\\233\\n'; read c".to_owned(),
             "\\u{1b}",

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, PATIENCE, Scratch, Test, binary, test, wait};
+use crate::harness::{Client, PATIENCE, PROCWIRE, Scratch, Test, binary, test, wait};
 
 pub const TESTS: &[Test] = &[
     test!(copies_are_what_the_binary_prints),
@@ -72,10 +72,7 @@ fn copies_are_what_the_binary_prints() {
 fn documented_sessions_follow_the_schema() {
     let scratch = Scratch::new();
     let (sent, got) = (scratch.path("sent"), scratch.path("got"));
-    let server = format!(
-        "tee -a '{sent}' | '{}' | tee -a '{got}'",
-        env!("CARGO_BIN_EXE_procwire")
-    );
+    let server = format!("tee -a '{sent}' | '{}' | tee -a '{got}'", &*PROCWIRE);
     let mut child = binary()
         .args(["check", "--server", &server, "README.md", "docs/protocol.md"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -99,11 +96,12 @@ fn documented_sessions_follow_the_schema() {
         .lines()
         .filter(|line| !serde_json::from_str(line).is_ok_and(|message| client_message.is_valid(&message)))
         .collect();
-    // The page on the protocol shows three that are refused for what they are.
-    assert_eq!(bad.len(), 3, "{bad:#?}");
+    // The page on the protocol shows four that are refused for what they are.
+    assert_eq!(bad.len(), 4, "{bad:#?}");
     assert!(bad[0].contains("\"timeoutMs\":-5"), "{bad:?}");
     assert_eq!(bad[1], "nonsense");
     assert!(bad[2].contains("process/fly"), "{bad:?}");
+    assert!(bad[3].contains("\"nice\":20"), "{bad:?}");
     assert!(lines.lines().count() > 15, "{lines}");
 }
 
@@ -207,6 +205,87 @@ fn borders() -> Vec<Value> {
         "tty",
         vec![json!(true), json!(false)],
     );
+
+    // What has pipes may have other streams instead.
+    let paths = json!([
+        {"file": "/dev/null"}, {"file": "/dev/null", "append": true}, {"file": "/dev/null", "append": false},
+        {"file": "/dev/null", "append": null}, {"file": "/dev/null", "append": 1}, {"file": "/dev/null", "mode": 1},
+        {"file": "/no/such/file"}, {"file": "/no/such/\n"}, {"file": "relative"}, {"file": ""}, {"file": "/\0"},
+        {"file": null}, {"file": 1}, {"append": true}, ["/dev/null"], "/dev/null", "nul", "NULL", "pipe", "null",
+        "stdout", "stderr", "stdin", "inherit", false
+    ]);
+    for stream in ["stdin", "stdout", "stderr"] {
+        with("process/spawn", piped.clone(), stream, and(paths.clone()));
+        for flag in ["tty", "streamStdin", "streamStdoutStderr", "detach"] {
+            for set in [true, false] {
+                let mut base = piped.clone();
+                base[flag] = json!(set);
+                let values = vec![json!(null), json!("null"), json!({"file": "/dev/null"})];
+                with("process/spawn", base, stream, values);
+            }
+        }
+    }
+    with(
+        "process/spawn",
+        piped.clone(),
+        "inheritEnv",
+        and(json!([
+            false,
+            ["PATH"],
+            ["PATH", "LC_*"],
+            ["*"],
+            ["A\n"],
+            ["é*"],
+            [" "],
+            [""],
+            ["PATH", ""],
+            ["A=B"],
+            ["="],
+            ["A=*"],
+            ["*A"],
+            ["A*B"],
+            ["**"],
+            ["A**"],
+            ["\0"],
+            ["A\0*"],
+            [1],
+            [null],
+            [["PATH"]],
+            "PATH"
+        ])),
+    );
+    with(
+        "process/spawn",
+        piped.clone(),
+        "timeoutGraceMs",
+        and(json!([1, -1, u64::MAX, "1"])),
+    );
+    let mut limits = vec![
+        json!({"unknown": 1}),
+        json!({"cpuSeconds": 1, "nice": 19}),
+        json!([1]),
+        json!("1"),
+    ];
+    for name in [
+        "cpuSeconds",
+        "fileBytes",
+        "dataBytes",
+        "coreBytes",
+        "openFiles",
+        "processes",
+        "stackBytes",
+    ] {
+        limits.extend(
+            and(json!([1, -1, u64::MAX, "1"]))
+                .into_iter()
+                .map(|value| json!({name: value})),
+        );
+    }
+    for (name, most) in [("nice", 19), ("oomScoreAdj", 1_000)] {
+        limits.extend(odd().into_iter().map(|value| json!({name: value})));
+        limits.extend([most, most + 1, -21, -1_001, i64::MAX].map(|value| json!({name: value})));
+    }
+    with("process/spawn", piped.clone(), "limits", and(json!(limits)));
 
     let write = json!({ "processHandle": "h", "deltaBase64": "aGk=" });
     with(
@@ -424,7 +503,7 @@ fn integers(document: &Value, schema: &Value, path: &str, found: &mut Vec<Ranged
     };
     assert!(
         !kinds.contains(&json!("number")),
-        "{path}: a number that is no integer"
+        "{path}: a number that is not an integer"
     );
     if kinds.contains(&json!("integer")) {
         let limit = |name: &str| {
@@ -459,7 +538,7 @@ fn every_number_has_the_range_that_the_server_takes() {
             "SpawnRequest",
             json!({ "method": "process/spawn", "params": {
                 "processHandle": "new", "command": ["true"], "tty": true, "size": {"rows": 1, "cols": 1},
-                "terminalModes": {}, "outputBytesCap": 1, "timeoutMs": 1 } }),
+                "terminalModes": {}, "outputBytesCap": 1, "timeoutMs": 1, "timeoutGraceMs": 1, "limits": {} } }),
         ),
         (
             "ResizePtyRequest",
@@ -574,7 +653,7 @@ fn it_says_nothing_that_a_strict_validator_does_not_know() {
     ];
     fn check(schema: &Value, path: &str) {
         let Some(members) = schema.as_object() else {
-            assert!(schema.is_boolean(), "{path}: {schema} is no schema");
+            assert!(schema.is_boolean(), "{path}: {schema} is not a schema");
             return;
         };
         for (keyword, value) in members {

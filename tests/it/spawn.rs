@@ -67,6 +67,7 @@ pub fn refused(client: &mut Client, params: Value, stage: &str, errno: i32, abou
         libc::ETXTBSY => "ETXTBSY",
         libc::ENOEXEC => "ENOEXEC",
         libc::EMFILE => "EMFILE",
+        libc::EISDIR => "EISDIR",
         other => panic!("no name for {other} in this test"),
     };
     assert_eq!(error["code"], -32603, "{response}");
@@ -144,7 +145,7 @@ fn missing_program_is_an_error_and_frees_the_handle(mode: Mode) {
     // Of directories that everybody may search.
     params["env"] = json!({"PATH": "/bin:/usr/bin"});
     refused(&mut client, params, "lookup", libc::ENOENT, name);
-    // A file is no directory on the way to a program.
+    // A file is not a directory on the way to a program.
     refused(
         &mut client,
         mode.params("a", &["/dev/null/x"]),
@@ -977,7 +978,7 @@ fn detached_process_outlives_the_connection(mode: Mode) {
     assert!(is_alive(pid), "it was killed");
     let left = children_of(std::process::id());
     assert_eq!(left.iter().map(|p| p.pid).collect::<Vec<_>>(), [pid], "{left:?}");
-    // SAFETY: no memory is involved; it is a child of this process that nobody has reaped.
+    // SAFETY: no memory is involved; it is a child of this process that has not been reaped.
     unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
     wait_until("it has died", || !is_alive(pid));
 }

@@ -192,7 +192,7 @@ fn session_is_its_own(mode: Mode) {
 const ASK_FOR_TERMINAL: &str = "if (: </dev/tty) 2>/dev/null; then echo reached >/dev/tty; else echo none; fi; \
                                 tty </dev/tty || :";
 
-/// A server in somebody's terminal: its children have their own or none, and never that one.
+/// A server in a user's terminal: its children have their own or none, and never that one.
 fn servers_terminal_is_out_of_reach(mode: Mode) {
     let (mut master, mut slave) = (-1, -1);
     // SAFETY: both integers have room for a descriptor, and nothing else is asked for.
@@ -206,7 +206,7 @@ fn servers_terminal_is_out_of_reach(mode: Mode) {
         )
     };
     assert_eq!(opened, 0, "a terminal for the server");
-    // SAFETY: openpty succeeded, so both are open and belong to nobody else.
+    // SAFETY: openpty succeeded, so both are open, and nothing else owns them.
     let (master, slave) = unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
     let mut server = binary();
     let terminal = slave.as_raw_fd();

@@ -210,7 +210,7 @@ fn answered_at_once_up_to_a_mebibyte_and_later_otherwise() {
     assert_eq!(pending(&mut client, "c"), MIB);
     let third = client.write("c", &[0]);
     let fourth = client.write("c", &[0]);
-    // A signal is no input: it overtakes the bytes, though not the requests.
+    // A signal is not input: it overtakes the bytes, though not the requests.
     client.call("process/kill", json!({"processHandle": "c", "signal": "SIGCONT"}));
     assert!(!client.is_answered(third) && !client.is_answered(fourth));
     assert_eq!(pending(&mut client, "c"), MIB + 2);
@@ -369,7 +369,7 @@ fn a_child_that_closed_its_stdin_refuses_writes_and_lives_on() {
     let script = "trap 'exit 3' USR1; exec 0<&-; sleep 1000 >/dev/null & printf ready; wait";
     client.spawn_ready(Mode::Pipe.params("c", &["sh", "-c", script]));
     for _ in 0..3 {
-        let id = client.write("c", b"nobody reads this");
+        let id = client.write("c", b"this is not read");
         assert_eq!(client.error(id).0, -32600);
     }
     assert_eq!(pending(&mut client, "c"), 0);
@@ -389,7 +389,7 @@ fn a_terminal_with_a_closed_descriptor_still_takes_input() {
     client.finish();
 }
 
-/// The exit is told, the handle freed and our end closed though somebody still holds the other end.
+/// The exit is told, the handle freed and our end closed though another process holds the other end.
 fn a_grandchild_that_keeps_stdin_keeps_nothing_else() {
     let mut client = Client::in_process();
     let script = "exec 3<&0
@@ -500,7 +500,7 @@ fn small_pipelined_writes_keep_their_order(mode: Mode) {
     client.finish();
 }
 
-/// The kernel keeps 4095 bytes of a line and its end; the rest is lost there, and nobody waits for it.
+/// The kernel keeps 4095 bytes of a line and its end; the rest is lost there, and is not waited for.
 fn a_line_too_long_for_the_terminal_does_not_hang() {
     let mut client = Client::in_process();
     let script = "stty -echo && printf ready; head -n 1 | wc -c; cat";
@@ -594,7 +594,7 @@ fn end_of_file_is_typed_as_often_as_the_terminals_settings_ask_for() {
     client.finish();
 }
 
-/// It was typed without a line's end, and nobody waits for one.
+/// It was typed without a line's end, and none is waited for.
 fn end_of_file_behind_what_a_raw_program_took() {
     let mut client = Client::in_process();
     let script = "stty raw -echo; printf ready; head -c1; stty -raw -opost; printf lines; \

@@ -71,13 +71,13 @@ fn main() -> ExitCode {
                         faults.fetch_add(1, Relaxed);
                         eprintln!("{} with {name}: {fault}", call.name);
                     }
-                    results.lock().expect("nobody panics with it")[index] = Some(outcome.in_words());
+                    results.lock().expect("not poisoned")[index] = Some(outcome.in_words());
                 }
             });
         }
     });
     println!("| call | what happens |\n| --- | --- |");
-    let results = results.into_inner().expect("nobody panicked with it");
+    let results = results.into_inner().expect("not poisoned");
     for (call, words) in calls.iter().zip(results.chunks(ERRORS.len())) {
         println!("| `{}` | {} |", call.name, cell(words));
     }

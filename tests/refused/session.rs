@@ -260,7 +260,7 @@ pub struct Outcome {
     pub status: Option<i32>,
     /// The errors that were answered.
     pub errors: Vec<String>,
-    /// What was not as expected, and is no error of the wire.
+    /// What was not as expected, and is not an error of the wire.
     pub oddities: Vec<String>,
     /// Requests that were not answered though the server went on.
     pub lost: Vec<String>,

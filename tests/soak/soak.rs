@@ -129,7 +129,7 @@ struct Shared {
     answers: Mutex<HashMap<u64, Sender<Value>>>,
     handles: Mutex<HashMap<String, Sender<Value>>>,
     next: AtomicU64,
-    /// Whoever works holds it for reading; to come to rest is to hold it for writing.
+    /// A worker holds it for reading; who waits for all workers to rest takes it for writing.
     work: RwLock<()>,
     over: AtomicBool,
     /// The client does not read.
@@ -206,7 +206,7 @@ impl Shared {
                     .and_then(|id| lock(&self.answers).remove(&id));
                 match waiting {
                     Some(waiting) => drop(waiting.send(message)),
-                    None => self.wrong(&format!("nobody asked: {message}")),
+                    None => self.wrong(&format!("an answer without a request: {message}")),
                 }
             }
         }
@@ -221,7 +221,7 @@ impl Shared {
         let mut handles = lock(&self.handles);
         match handles.get(&handle) {
             Some(waiting) => drop(waiting.send(message)),
-            None => self.wrong(&format!("nobody's notification: {message}")),
+            None => self.wrong(&format!("a notification of an unknown handle: {message}")),
         }
         if ended {
             handles.remove(&handle);
@@ -589,7 +589,7 @@ fn stuffed(shared: &Shared, random: &mut Random) -> Outcome {
         .collect();
     process.ok("process/kill", json!({}))?;
     for receiver in written {
-        answer(shared, "a write that nobody reads", &receiver)?;
+        answer(shared, "a write that is not read", &receiver)?;
     }
     process.exit().map(drop)
 }

@@ -176,7 +176,7 @@ impl Ledger {
         let handle = params["processHandle"].as_str().unwrap_or_default();
         let slot = handle.strip_prefix('h').and_then(|n| n.parse::<usize>().ok());
         let slot = slot.filter(|s| *s < SLOTS);
-        let slot = slot.ok_or_else(|| format!("a notification of nobody's: {message}"))?;
+        let slot = slot.ok_or_else(|| format!("a notification of an unknown handle: {message}"))?;
         let peace = self.ending.is_none();
         let process = self.slots[slot].iter_mut().find(|p| p.exited.is_none());
         let process =
@@ -209,7 +209,7 @@ impl Ledger {
         if message["id"].is_null() {
             let code = outcome
                 .err()
-                .ok_or_else(|| format!("a result for nobody: {message}"))?;
+                .ok_or_else(|| format!("a result without a request: {message}"))?;
             self.nulls_seen.push(code);
             return Ok(());
         }
@@ -555,9 +555,10 @@ impl Ledger {
         match (timed_out, signal) {
             (true, _) => {
                 let timeout = process.shape.timeout;
+                let grace = process.shape.grace.unwrap_or(0);
                 ensure!(code == 124, "124 was due: {exited}");
                 ensure!(
-                    timeout.is_some_and(|t| t <= duration && duration <= t + LATE),
+                    timeout.is_some_and(|t| t <= duration && duration <= t + grace + LATE),
                     "the timeout was {timeout:?}: {exited}"
                 );
             }
@@ -579,7 +580,8 @@ impl Ledger {
                 "it should have timed out after {timeout} ms: {exited}"
             );
         }
-        let holds = matches!(process.program, Program::LeavesChild { holds: true, .. });
+        let holds = matches!(process.program, Program::LeavesChild { holds: true, .. })
+            && (process.shape.has_pipe(0) || process.shape.has_pipe(1));
         if process.in_peace {
             let late = exited["outputDrainTimedOut"] == true;
             let undisturbed = naturally && deadly.is_empty() && !process.shape.tty;
@@ -592,7 +594,7 @@ impl Ledger {
         self.judge_output(process, &asked, exited, naturally)
     }
 
-    /// The exit code and the signal of a process that nobody disturbs.
+    /// The exit code and the signal of a process that is left alone.
     fn natural_end(&self, process: &Process, asked: &[&Sent]) -> Option<(i64, Option<&'static str>)> {
         let shape = &process.shape;
         let taken = |s: &&&Sent| s.error().is_none();
@@ -702,7 +704,8 @@ impl Ledger {
                     near(&expected)
                 ));
             }
-            if naturally && process.program != Program::Yes {
+            let prints_on = process.program == Program::Yes && process.shape.has_pipe(index);
+            if naturally && !prints_on {
                 ensure!(
                     written == expected.len() as u64,
                     "{name}: {} bytes were written before the exit: {exited}",
@@ -781,8 +784,9 @@ impl Process {
         let index = match params["stream"].as_str() {
             Some("stdout") => 0,
             Some("stderr") if !self.shape.tty => 1,
-            _ => return Err(format!("a stream it has not: {params}")),
+            Some(_) | None => return Err(format!("a stream it has not: {params}")),
         };
+        ensure!(self.shape.has_pipe(index), "its output goes elsewhere: {params}");
         ensure!(
             self.shape.is_streamed(),
             "its output was to be collected: {params}"
@@ -921,6 +925,9 @@ impl Process {
             true => text.replace('\n', "\r\n").into_bytes(),
             false => text.as_bytes().to_vec(),
         };
+        if !self.shape.has_pipe(stream) {
+            return Some(Vec::new());
+        }
         Some(match (self.program, stream) {
             (Program::Seq { lines, errors, .. }, 0) if self.shape.tty => {
                 printed(&(numbers(lines) + &numbers(errors)))

@@ -1,0 +1,244 @@
+//! The end of a child: being told of it, and reaping.
+//!
+//! **Thread:** the caller's; and `exit`, which waits for a child where pidfds are refused.
+//! **Owns:** nothing.
+//! **Never:** reaps a child of another thread.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use super::Pid;
+use super::descriptors::pipe;
+use super::error::{check, check_size, may_be_refused};
+use super::pidfd::pidfd_open;
+use super::poll::readable_by;
+use super::signals::block_signals_for_this_thread;
+use super::threads::{SMALL_STACK, start_thread};
+
+/// Waits until a child that nobody has waited for has ended, but not past `deadline`; whether it has.
+pub(crate) fn ends_by(child: &Child, deadline: Instant) -> io::Result<bool> {
+    let pid = Pid::try_from(child.id()).map_err(io::Error::other)?;
+    readable_by(&end_of_child(pid)?, deadline)
+}
+
+/// What becomes readable once the child `pid` has ended, and stays so. Nobody may reap it before.
+///
+/// A pidfd; where the system has none, or does not allow them, a pipe that a thread lets go of when
+/// the child has ended.
+pub(super) fn end_of_child(pid: Pid) -> io::Result<OwnedFd> {
+    match pidfd_open(pid) {
+        Err(error) if may_be_refused(&error) => {}
+        opened => return opened,
+    }
+    let (reader, writer) = pipe()?;
+    let id = libc::id_t::try_from(pid).map_err(io::Error::other)?;
+    start_thread("exit", SMALL_STACK, move || {
+        block_signals_for_this_thread();
+        let options = libc::WEXITED | libc::WNOWAIT;
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        // SAFETY: `info` is valid for writes, and nobody is reaped. What fails for another reason than
+        // a signal would fail again: whoever waits then finds out by reaping.
+        while unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), options) } != 0
+            && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+        {}
+        drop(writer);
+    })?;
+    Ok(reader)
+}
+
+/// Whether `pid` is a child of the calling thread that has not been reaped. Asks the kernel itself, so
+/// it works without `/proc`. No other thread can reap such a child, so its pid means it until we do.
+pub(crate) fn is_child(pid: Pid) -> bool {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WNOTHREAD;
+    // SAFETY: `info` is valid for writes, and nobody is reaped.
+    unsafe { libc::waitid(libc::P_PID, pid.unsigned_abs(), info.as_mut_ptr(), options) == 0 }
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) code: i32,
+    pub(crate) signal: Option<i32>,
+    pub(crate) core_dumped: bool,
+}
+
+impl Status {
+    /// From what the wait functions give.
+    fn new(status: libc::c_int) -> Self {
+        let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
+        Status {
+            code: match signal {
+                Some(n) => 128 + n,
+                None => libc::WEXITSTATUS(status),
+            },
+            signal,
+            core_dumped: signal.is_some() && libc::WCOREDUMP(status),
+        }
+    }
+}
+
+/// Reaps a child of ours, blocking until it has ended: for one that has not executed a program, or was
+/// killed.
+pub(crate) fn reap(pid: Pid) -> io::Result<Status> {
+    wait(pid, 0).map(|(_, status, _)| status)
+}
+
+/// What a child has used, with those of its children that it has waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) user: Duration,
+    pub(crate) system: Duration,
+    pub(crate) max_rss_bytes: u64,
+}
+
+/// Reaps a child of ours; `None` while it lives, or while a tracer holds it, which gets the end of a
+/// process before its parent does.
+pub(crate) fn try_reap(pid: Pid) -> io::Result<Option<(Status, Usage)>> {
+    let (reaped, status, usage) = wait(pid, libc::WNOHANG)?;
+    if reaped == 0 {
+        return Ok(None);
+    }
+    Ok(Some((
+        status,
+        Usage {
+            user: duration(usage.ru_utime),
+            system: duration(usage.ru_stime),
+            max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+        },
+    )))
+}
+
+/// `wait4`; with `WNOHANG`, the pid is 0 if nobody has ended. Never fails with `EINTR`.
+fn wait(pid: Pid, options: libc::c_int) -> io::Result<(Pid, Status, libc::rusage)> {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    loop {
+        // SAFETY: both pointers are valid for writes.
+        let waited = check(unsafe { libc::wait4(pid, &mut status, options, usage.as_mut_ptr()) });
+        let (pid, status) = match waited {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if may_be_refused(&error) => {
+                wait_by_id(pid, options, &mut usage).map_err(|_| error)?
+            }
+            waited => (waited?, Status::new(status)),
+        };
+        // SAFETY: zeroed, which is valid, and maybe filled.
+        return Ok((pid, status, unsafe { usage.assume_init() }));
+    }
+}
+
+/// The same by `waitid`, whose system call tells the usage as well.
+fn wait_by_id(
+    pid: Pid,
+    options: libc::c_int,
+    usage: &mut MaybeUninit<libc::rusage>,
+) -> io::Result<(Pid, Status)> {
+    let (kind, id) = match libc::id_t::try_from(pid) {
+        Ok(id) => (libc::P_PID, id),
+        Err(_) => (libc::P_ALL, 0),
+    };
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = options | libc::WEXITED;
+    // SAFETY: both pointers are valid for writes.
+    check_size(unsafe {
+        libc::syscall(
+            libc::SYS_waitid,
+            kind,
+            id,
+            info.as_mut_ptr(),
+            options,
+            usage.as_mut_ptr(),
+        ) as libc::ssize_t
+    })?;
+    // SAFETY: zeroed, which is valid, and filled as for SIGCHLD if it was filled.
+    let (code, pid, status) = unsafe {
+        let info = info.assume_init();
+        (info.si_code, info.si_pid(), info.si_status())
+    };
+    let signal = matches!(code, libc::CLD_KILLED | libc::CLD_DUMPED).then_some(status);
+    let status = Status {
+        code: signal.map_or(status, |signal| 128 + signal),
+        signal,
+        core_dumped: code == libc::CLD_DUMPED,
+    };
+    Ok((pid, status))
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
+        + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
+}
+
+#[cfg(feature = "cli")]
+/// Reaps a child of the calling thread that has ended, if there is one. Those of other threads are
+/// for these to reap.
+pub(crate) fn reap_any() -> Option<(Pid, Status)> {
+    let (pid, status, _) = wait(-1, libc::WNOHANG | libc::__WNOTHREAD).ok()?;
+    (pid > 0).then_some((pid, status))
+}
+
+#[cfg(feature = "cli")]
+/// Whether the calling thread has children, ended ones included. To the main thread of a subreaper,
+/// none means that there is nobody below it but the children of other threads and what has those
+/// above it.
+pub(crate) fn has_children() -> bool {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WNOTHREAD;
+    // SAFETY: `info` is valid for writes, and nobody is reaped.
+    unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) == 0 }
+}
+
+#[cfg(feature = "cli")]
+/// Whether a child of the calling thread has ended, and waits to be reaped.
+pub(crate) fn has_ended(pid: Pid) -> bool {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WNOTHREAD;
+    // SAFETY: `info` is valid for writes, and nobody is reaped. It stays zero if nothing has ended.
+    unsafe {
+        libc::waitid(libc::P_PID, pid.unsigned_abs(), info.as_mut_ptr(), options) == 0
+            && info.assume_init().si_pid() == pid
+    }
+}
+
+#[cfg(feature = "cli")]
+/// Whether the child has been stopped (`true`) or continued since it was asked last.
+pub(crate) fn stopped_or_continued(pid: Pid) -> Option<bool> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG;
+    // SAFETY: `info` is valid for writes. It stays zero if nothing has happened.
+    let info = unsafe {
+        (libc::waitid(libc::P_PID, pid.unsigned_abs(), info.as_mut_ptr(), options) == 0)
+            .then(|| info.assume_init())?
+    };
+    match info.si_code {
+        libc::CLD_STOPPED => Some(true),
+        libc::CLD_CONTINUED => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(all(test, feature = "cli"))]
+mod tests {
+    use super::*;
+    use crate::sys::{Interest, poll};
+    use std::os::fd::AsRawFd;
+
+    /// Whoever reaps it could free its pid while the thread that owns it still signals that.
+    #[test]
+    fn nobody_reaps_the_child_of_another_thread() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pidfd = pidfd_open(child.id().cast_signed()).unwrap();
+        poll(&mut [Interest::read(pidfd.as_raw_fd())], None).unwrap();
+        let (reaped, children) = std::thread::scope(|scope| {
+            let stranger = scope.spawn(|| (reap_any(), has_children()));
+            stranger.join().unwrap()
+        });
+        assert_eq!((reaped, children), (None, false));
+        assert!(has_children());
+        assert!(child.wait().unwrap().success());
+    }
+}

@@ -1,0 +1,145 @@
+//! Memory of the binary: the reserve for what cannot do without, and what is given back.
+//!
+//! **Thread:** any.
+//! **Owns:** the reserve.
+//! **Never:** is used by an embedding program, which has its own allocator.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io;
+use std::ptr;
+use std::sync::atomic::{
+    AtomicBool, AtomicPtr,
+    Ordering::{AcqRel, Acquire, Relaxed},
+};
+
+#[cfg(target_env = "gnu")]
+use super::descriptors::limit_of;
+
+/// What is put by for what cannot do without memory: answers, kills, the end of a connection.
+const RESERVE: usize = 4 * 1024 * 1024;
+/// Where it is; null while it is used up, or not wanted.
+static RESERVED: AtomicPtr<libc::c_void> = AtomicPtr::new(ptr::null_mut());
+static RESERVE_WANTED: AtomicBool = AtomicBool::new(false);
+
+/// The allocator of the system, which is given the reserve when it has no more memory to give.
+#[derive(Debug)]
+pub struct Allocator;
+
+// SAFETY: all is passed on to the allocator of the system as it came.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's.
+        let memory = unsafe { System.alloc(layout) };
+        match memory.is_null() && give_reserve() {
+            // SAFETY: the caller's.
+            true => unsafe { System.alloc(layout) },
+            false => memory,
+        }
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's.
+        let memory = unsafe { System.alloc_zeroed(layout) };
+        match memory.is_null() && give_reserve() {
+            // SAFETY: the caller's.
+            true => unsafe { System.alloc_zeroed(layout) },
+            false => memory,
+        }
+    }
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's.
+        let grown = unsafe { System.realloc(memory, layout, size) };
+        match grown.is_null() && give_reserve() {
+            // SAFETY: the caller's; a block that could not be grown is as it was.
+            true => unsafe { System.realloc(memory, layout, size) },
+            false => grown,
+        }
+    }
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's.
+        unsafe { System.dealloc(memory, layout) };
+    }
+}
+
+/// Whether it is worth trying again: the reserve is the system's, given by us or another thread.
+fn give_reserve() -> bool {
+    let reserve = RESERVED.swap(ptr::null_mut(), AcqRel);
+    if !reserve.is_null() {
+        // SAFETY: mapped by `map_reserve`, of that size, and used by nobody.
+        unsafe { libc::munmap(reserve, RESERVE) };
+    }
+    RESERVE_WANTED.load(Relaxed)
+}
+
+fn map_reserve() -> io::Result<()> {
+    let (protection, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    );
+    // SAFETY: a new mapping, that nobody knows yet. It is not touched, so it takes no page.
+    let reserve = unsafe { libc::mmap(ptr::null_mut(), RESERVE, protection, flags, -1, 0) };
+    if reserve == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    if RESERVED
+        .compare_exchange(ptr::null_mut(), reserve, AcqRel, Relaxed)
+        .is_err()
+    {
+        // SAFETY: as above; another thread was first.
+        unsafe { libc::munmap(reserve, RESERVE) };
+    }
+    Ok(())
+}
+
+/// Puts memory by from now on. As long as there is none, no thread is started.
+pub(crate) fn keep_reserve() {
+    #[cfg(target_env = "gnu")]
+    if limit_of(libc::RLIMIT_AS as _).is_ok_and(|limit| limit.rlim_cur != libc::RLIM_INFINITY) {
+        // SAFETY: no memory is involved.
+        unsafe {
+            // Each thread would have an arena of 64 MiB of its own, as addresses; that is what is
+            // limited.
+            libc::mallopt(libc::M_ARENA_MAX, 1);
+            // What is large is mapped by itself, and goes back when it is freed. Otherwise the C
+            // library learns from the first large block to keep blocks of that size.
+            libc::mallopt(libc::M_MMAP_THRESHOLD, 256 * 1024);
+        }
+    }
+    RESERVE_WANTED.store(true, Relaxed);
+    let _ = map_reserve();
+}
+
+/// Whether there is memory for one thread more: not if that which was put by is used up, and there
+/// is none to take its place.
+pub(super) fn spare_memory() -> io::Result<()> {
+    if RESERVE_WANTED.load(Relaxed) && RESERVED.load(Acquire).is_null() {
+        return map_reserve();
+    }
+    Ok(())
+}
+
+/// Gives the memory of code that has run back to the system. It is file pages that nobody has
+/// changed; what runs again is mapped again from the page cache.
+pub(crate) fn forget_code_pages() {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for line in maps.lines() {
+        // `start-end perms offset device inode path`
+        let Some((range, rest)) = line.split_once(' ') else {
+            continue;
+        };
+        // Code, and the headers and tables a file begins with. Other read-only parts may have
+        // been written by the loader before they became so.
+        let unchanged = rest.starts_with("r-xp ") || rest.starts_with("r--p 00000000 ");
+        if !unchanged || !rest.contains(" /") {
+            continue;
+        }
+        let Some((start, end)) = range.split_once('-') else {
+            continue;
+        };
+        let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)) else {
+            continue;
+        };
+        // SAFETY: a private mapping of a file that is not writable has no content of its own,
+        // so what is dropped here comes back from the file unchanged.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+    }
+}

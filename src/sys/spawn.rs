@@ -1,0 +1,184 @@
+//! What a spawn is made of, and the process that is being started.
+//!
+//! **Thread:** the process thread of the child; the dispatcher, for giving it up.
+//! **Owns:** the descriptor by which a start that takes too long is given up.
+//! **Never:** starts anything; that is [`super::clone`]'s.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard};
+
+use super::descriptors::as_borrowed;
+use super::error::check;
+use super::lock;
+use super::pidfd::pidfd_signal;
+
+/// A list of strings as `execve` wants it: pointers, then a null.
+pub(crate) struct StringList<'a> {
+    pointers: Vec<*const libc::c_char>,
+    _strings: std::marker::PhantomData<&'a CStr>,
+}
+
+impl<'a> StringList<'a> {
+    pub(crate) fn new(strings: impl IntoIterator<Item = &'a CString>) -> Self {
+        let mut pointers: Vec<_> = strings.into_iter().map(|s| s.as_ptr()).collect();
+        pointers.push(ptr::null());
+        StringList {
+            pointers,
+            _strings: std::marker::PhantomData,
+        }
+    }
+
+    pub(super) fn as_ptr(&self) -> *const *mut libc::c_char {
+        self.pointers.as_ptr().cast()
+    }
+}
+
+/// The arguments of an `execve`.
+pub(crate) struct Execve<'a> {
+    /// Used as it stands; there is no search.
+    pub(crate) path: &'a CStr,
+    pub(crate) argv: &'a StringList<'a>,
+    pub(crate) environment: &'a StringList<'a>,
+}
+
+/// What a child gets as descriptors 0, 1 and 2.
+pub(crate) enum Stdio<'a> {
+    Descriptors([BorrowedFd<'a>; 3]),
+    /// The terminal of this name, which becomes the controlling terminal of the child's session.
+    Terminal(&'a CStr),
+}
+
+/// Low numbers among our descriptors, reserved for what the next child is given.
+#[derive(Debug)]
+pub(crate) struct Slot([OwnedFd; 3]);
+
+impl Slot {
+    /// Reserves the three lowest numbers that are free, with `filler` in them.
+    pub(crate) fn reserve(filler: &OwnedFd) -> io::Result<Slot> {
+        let number = || filler.try_clone();
+        Ok(Slot([number()?, number()?, number()?]))
+    }
+
+    /// Puts each of `fds` where one of the numbers is.
+    pub(crate) fn fill(&self, fds: [BorrowedFd<'_>; 3]) -> io::Result<()> {
+        for (fd, slot) in fds.into_iter().zip(&self.0) {
+            // SAFETY: the number is open and ours, so nothing that anybody else relies on is closed.
+            check(unsafe { libc::dup3(fd.as_raw_fd(), slot.as_raw_fd(), libc::O_CLOEXEC) })?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 3] {
+        self.0.each_ref().map(as_borrowed)
+    }
+}
+
+/// Which call stopped a spawn, and why.
+#[derive(Debug)]
+pub(crate) struct SpawnError {
+    pub(crate) call: &'static str,
+    pub(crate) error: io::Error,
+    /// The name of the limit that was refused.
+    pub(crate) limit: Option<&'static str>,
+}
+
+impl SpawnError {
+    pub(super) fn new(call: &'static str, error: io::Error) -> Self {
+        let limit = None;
+        SpawnError { call, error, limit }
+    }
+
+    /// Whether the kernel would not execute the program for this reason.
+    pub(crate) fn is_of_the_program(&self, errno: i32) -> bool {
+        self.call == EXECUTE && self.error.raw_os_error() == Some(errno)
+    }
+}
+
+/// The call by which the kernel executes a program: what it refuses is the program, as a rule.
+pub(crate) const EXECUTE: &str = "execve";
+/// The one that enters the working directory.
+pub(crate) const ENTER_DIRECTORY: &str = "fchdir";
+/// The one that opens the child's terminal.
+pub(crate) const OPEN_TERMINAL: &str = "open of the terminal";
+/// The ones that make a child's table of descriptors.
+pub(crate) const LEAVE_DESCRIPTORS: &str = "close_range";
+pub(crate) const PLACE_DESCRIPTORS: &str = "dup2";
+/// Starting a thread of ours.
+pub(crate) const START_THREAD: &str = "pthread_create";
+
+/// A process that is being started, as its thread and the dispatcher share it. The thread is in the kernel
+/// until the program runs, which takes as long as the disk that has the program takes to answer.
+#[derive(Debug)]
+pub(crate) struct Birth {
+    state: Mutex<BirthState>,
+    /// The pidfd of a child that has not executed its program yet; negative where there is none. The
+    /// kernel writes it, before the child runs.
+    pub(super) pidfd: AtomicI32,
+    /// For a child that begins after it was given up, and would wait for something: either its pidfd is
+    /// seen and it is killed, or it sees this.
+    given_up: AtomicBool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BirthState {
+    UnderWay,
+    /// Its thread has its outcome, and answers.
+    Settled,
+    /// The dispatcher has given up, and answers.
+    GivenUp,
+}
+
+impl Birth {
+    pub(crate) fn new() -> Self {
+        Birth {
+            state: Mutex::new(BirthState::UnderWay),
+            pidfd: AtomicI32::new(-1),
+            given_up: AtomicBool::new(false),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, BirthState> {
+        lock(&self.state)
+    }
+
+    /// Whether the thread that has started it is the one to answer.
+    pub(crate) fn settle(&self) -> bool {
+        self.end_as(BirthState::Settled)
+    }
+
+    /// Whether the caller is the one to answer; then what has not executed its program is killed.
+    pub(crate) fn give_up(&self) -> bool {
+        self.end_as(BirthState::GivenUp)
+    }
+
+    fn end_as(&self, end: BirthState) -> bool {
+        let mut state = self.state();
+        if *state != BirthState::UnderWay {
+            return false;
+        }
+        *state = end;
+        self.given_up.store(end == BirthState::GivenUp, SeqCst);
+        let pidfd = self.pidfd.load(SeqCst);
+        if end == BirthState::GivenUp && pidfd >= 0 {
+            // SAFETY: it is open, because its thread cannot take it before we let go of the lock.
+            let pidfd = unsafe { BorrowedFd::borrow_raw(pidfd) };
+            let _ = pidfd_signal(pidfd, libc::SIGKILL);
+        }
+        true
+    }
+
+    /// Asked in a child, which must not lock.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(SeqCst)
+    }
+
+    /// Takes the pidfd out: from here on it is its thread's alone.
+    pub(super) fn take_pidfd(&self) -> libc::c_int {
+        let _state = self.state();
+        self.pidfd.swap(-1, Relaxed)
+    }
+}

@@ -1,0 +1,140 @@
+//! Threads that fail to start with an error, and never with a panic.
+//!
+//! **Thread:** starts them.
+//! **Owns:** what a thread leaves, until it is joined.
+//! **Never:** starts one with the memory that is kept for what cannot do without.
+
+use std::ffi::CString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::panic::AssertUnwindSafe;
+use std::ptr;
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::lock::{lock, wait};
+#[cfg(feature = "cli")]
+use super::memory::spare_memory;
+
+/// The stack of a thread of which there are few: what the standard library gives one.
+pub(crate) const STACK: usize = 2 * 1024 * 1024;
+/// A stack for a thread that makes a system call or two.
+pub(super) const SMALL_STACK: usize = 64 * 1024;
+
+/// A thread of ours. Dropped, it goes on by itself.
+///
+/// Not one of the standard library's: those map a stack for signals when they begin, and panic where
+/// there is no memory for it. Of these, whatever is refused is an error of the start.
+pub(crate) struct Thread<T>(Arc<Outcome<T>>);
+
+/// What a thread leaves.
+struct Outcome<T> {
+    value: Mutex<Option<std::thread::Result<T>>>,
+    left: Condvar,
+}
+
+/// What the thread has; boxed once more, because a pointer to it has to fit into one word.
+type Body = Box<dyn FnOnce() + Send>;
+
+/// Starts a thread with a stack of so many bytes.
+///
+/// # Errors
+///
+/// Those of `pthread_create`, and `ENOMEM` where it would take the memory that is kept for what
+/// cannot do without.
+pub(crate) fn start_thread<T: Send + 'static>(
+    name: &str,
+    stack: usize,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Thread<T>> {
+    // SAFETY: what it borrows lives for ever.
+    unsafe { start_borrowing_thread(name, stack, body) }
+}
+
+/// Runs `body` on a thread of its own, and waits for it; the outer error is that of the start, the
+/// inner one a panic.
+pub(crate) fn on_thread<T: Send>(
+    name: &str,
+    stack: usize,
+    body: impl FnOnce() -> T + Send,
+) -> io::Result<std::thread::Result<T>> {
+    // SAFETY: it is joined before anything it borrows can end.
+    unsafe { start_borrowing_thread(name, stack, body) }.map(Thread::join)
+}
+
+/// # Safety
+///
+/// What `body` borrows, and what it returns, lives until the thread has ended.
+unsafe fn start_borrowing_thread<'a, T: Send + 'a>(
+    name: &str,
+    stack: usize,
+    body: impl FnOnce() -> T + Send + 'a,
+) -> io::Result<Thread<T>> {
+    spare_memory()?;
+    // The kernel keeps fifteen bytes of it.
+    let name = CString::new(&name[..name.len().min(15)])?;
+    let outcome = Arc::new(Outcome {
+        value: Mutex::new(None),
+        left: Condvar::new(),
+    });
+    let its_outcome = Arc::clone(&outcome);
+    let body: Box<dyn FnOnce() + Send + 'a> = Box::new(move || {
+        // SAFETY: the calling thread's own name, a NUL-terminated string.
+        unsafe { libc::pthread_setname_np(libc::pthread_self(), name.as_ptr()) };
+        let result = std::panic::catch_unwind(AssertUnwindSafe(body));
+        *lock(&its_outcome.value) = Some(result);
+        its_outcome.left.notify_all();
+    });
+    // SAFETY: only the lifetime changes, for which the caller answers.
+    let body: Body = unsafe { std::mem::transmute::<Box<dyn FnOnce() + Send + 'a>, Body>(body) };
+    let body: *mut Body = Box::into_raw(Box::new(body));
+    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    let mut id = MaybeUninit::<libc::pthread_t>::uninit();
+    // SAFETY: the attributes are made before they are used and destroyed once; `run_thread` takes the
+    // body over if it is called, which it is exactly if the call succeeds.
+    let error = unsafe {
+        let mut error = libc::pthread_attr_init(attributes.as_mut_ptr());
+        if error == 0 {
+            libc::pthread_attr_setdetachstate(attributes.as_mut_ptr(), libc::PTHREAD_CREATE_DETACHED);
+            error =
+                libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), stack.max(libc::PTHREAD_STACK_MIN));
+            if error == 0 {
+                error = libc::pthread_create(id.as_mut_ptr(), attributes.as_ptr(), run_thread, body.cast());
+            }
+            libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        }
+        error
+    };
+    if error != 0 {
+        // SAFETY: from `into_raw` above, and nobody has taken it.
+        drop(unsafe { Box::from_raw(body) });
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    Ok(Thread(outcome))
+}
+
+extern "C" fn run_thread(body: *mut libc::c_void) -> *mut libc::c_void {
+    // SAFETY: `start_borrowing_thread` has made it for this call alone.
+    let body = unsafe { Box::from_raw(body.cast::<Body>()) };
+    // It catches its panics. What the end of the thread's own values does may not unwind from here.
+    body();
+    ptr::null_mut()
+}
+
+impl<T> Thread<T> {
+    /// Waits until it has done its work; an error is a panic. What the system still does to end it is
+    /// not waited for, which may be refused.
+    pub(crate) fn join(self) -> std::thread::Result<T> {
+        let mut value = lock(&self.0.value);
+        loop {
+            match value.take() {
+                Some(outcome) => return outcome,
+                None => value = wait(&self.0.left, value),
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "cli"))]
+fn spare_memory() -> io::Result<()> {
+    Ok(())
+}
