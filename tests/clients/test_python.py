@@ -1592,7 +1592,9 @@ class Limiting(TestCase):
         self.assertEqual(caught.exception.stdout, b"ready\nterm\n")
         with tempfile.TemporaryFile() as out:
             with self.assertRaises(TimeoutExpired):
-                self.server.call(["sh", "-c", script], timeout=0.5, timeout_grace=PATIENCE, stdout=out)
+                self.server.call(
+                    ["sh", "-c", script], timeout=0.5, timeout_grace=PATIENCE, stdout=out, stderr=DEVNULL
+                )
             out.seek(0)
             self.assertEqual(out.read(), b"ready\nterm\n")
 
