@@ -97,7 +97,7 @@ class Programs(unittest.TestCase):
         example = re.search(r"\n\n((?:    .*\n|\n)+)", procwire_asyncio.__doc__).group(1)
         example = textwrap.dedent(example).replace('"ping", "-c", "3", "localhost"', '"seq", "3"')
         done = subprocess.run(
-            [sys.executable, "-X", "dev", "-B", "-c", example],
+            [sys.executable, "-W", "error", "-B", "-c", example],
             cwd=CLIENTS,
             capture_output=True,
             text=True,
