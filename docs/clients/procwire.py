@@ -365,6 +365,7 @@ class Inspection:
     foreground: Optional[Mapping[str, Any]]  # pid and command of what has the terminal
     waits_for_input: Optional[bool]
     processes: List[Member]  # oldest first
+    processes_omitted: int = 0  # how many more there are
 
     @staticmethod
     def _of(answer: Mapping[str, Any]) -> Inspection:
@@ -387,6 +388,7 @@ class Inspection:
                 )
                 for one in answer["processes"]
             ],
+            processes_omitted=answer.get("processesOmitted", 0),
         )
 
 
