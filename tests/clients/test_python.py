@@ -153,6 +153,32 @@ class Programs(TestCase):
             repr(process), "<Popen: returncode: 3 args: ['sh', '-c', 'echo out; echo err >&2; exit 3']>"
         )
 
+    def test_what_is_not_asked_for_is_not_sent(self):
+        sent = []
+        ask = Server._ask
+
+        def spy(server, number, answer, method, params):
+            sent.append((method, set(params)))
+            ask(server, number, answer, method, params)
+
+        base = {"command", "processHandle", "streamStdin", "streamStdoutStderr", "outputBytesCap", "timeoutMs"}
+        with mock.patch.object(Server, "_ask", spy):
+            for options, more in [
+                ({}, set()),
+                ({"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, "keep": "head"}, set()),
+                ({"env": {"A": "b"}, "inherit_env": True}, {"env"}),
+                ({"env": {"A": "b"}}, {"env", "inheritEnv"}),
+                ({"stderr": STDOUT}, {"stderr"}),
+                ({"stdout": DEVNULL, "stderr": DEVNULL}, {"stdout", "stderr"}),
+                ({"timeout": 30, "timeout_grace": 3}, {"timeoutGraceMs"}),
+                ({"timeout_grace": 3}, set()),
+            ]:
+                with self.popen(["true"], **options) as process:
+                    process.communicate()
+                # And nothing is closed that has ended.
+                self.assertEqual(sent, [("process/spawn", base | more)])
+                sent.clear()
+
     def test_lines_come_as_they_are_written(self):
         with self.popen(
             ["sh", "-c", "while read x; do echo got $x; done"], stdin=PIPE, text=True, bufsize=1
