@@ -205,7 +205,7 @@ class AsyncProcess:
         self._popen = popen
         self._process = popen._process
         self._server = popen._server
-        self.args = popen.args
+        self.args: Args = popen.args
         self.stdin = None if popen.stdin is None else StreamWriter(cast(Any, popen.stdin))
         self.stdout = None if popen.stdout is None else StreamReader(cast(Any, popen.stdout))
         self.stderr = None if popen.stderr is None else StreamReader(cast(Any, popen.stderr))
