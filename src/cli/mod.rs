@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use signal_hook::consts::SIGPIPE;
 
 use self::args::Command;
+use crate::sys;
 
 pub use self::guard::Allocator;
 
@@ -49,6 +50,9 @@ pub fn main() -> ExitCode {
         }
         Err(error) => return exit(Err(error.into()), 2),
     };
+    if let Err(error) = sys::can_close() {
+        return exit(Err(error.into()), 1);
+    }
     guard::survive_file_size_limit();
     if serve.guarded_by.is_none() {
         if !serve.named && io::stdin().is_terminal() && io::stderr().is_terminal() {

@@ -6,16 +6,30 @@
 //! **Never:** decides more than how a call is done: where one is refused another is tried, and what to
 //! do about an error is for the caller.
 
+mod backend;
+#[cfg(any(target_os = "macos", target_os = "freebsd"))]
+mod bsd;
+mod child;
+#[cfg(target_os = "linux")]
 mod clone;
 mod close;
 mod descriptors;
 mod error;
 mod exit;
 mod files;
+#[cfg(target_os = "freebsd")]
+mod freebsd;
+#[cfg(target_os = "macos")]
+mod macos;
 #[cfg(feature = "cli")]
 mod memory;
+#[cfg(target_os = "linux")]
 mod pidfd;
 mod poll;
+mod portable;
+#[cfg(any(target_os = "linux", target_vendor = "apple", feature = "cli"))]
+mod posix_spawn;
+#[cfg(target_os = "linux")]
 mod proc;
 #[cfg(feature = "cli")]
 mod program;
@@ -26,7 +40,9 @@ mod terminal;
 mod threads;
 mod wake;
 
-pub(crate) use clone::*;
+pub(crate) use backend::*;
+#[cfg(any(target_os = "macos", target_os = "freebsd"))]
+pub(crate) use bsd::*;
 pub(crate) use close::*;
 pub(crate) use descriptors::*;
 pub(crate) use error::*;
@@ -36,8 +52,10 @@ pub(crate) use files::*;
 pub use memory::Allocator;
 #[cfg(feature = "cli")]
 pub(crate) use memory::*;
+#[cfg(target_os = "linux")]
 pub(crate) use pidfd::*;
 pub(crate) use poll::*;
+#[cfg(target_os = "linux")]
 pub(crate) use proc::*;
 #[cfg(feature = "cli")]
 pub(crate) use program::*;
