@@ -123,6 +123,7 @@ impl Plan {
     }
 
     /// What stopped a child that shared our memory, and has ended or runs its program by now.
+    #[cfg(target_os = "linux")]
     pub(super) fn stopped(&self) -> Option<(&'static str, io::Error)> {
         match self.error.swap(0, Relaxed) {
             0 => None,

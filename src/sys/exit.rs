@@ -28,6 +28,7 @@ pub(crate) fn ends_by(child: &Child, deadline: Instant) -> io::Result<bool> {
 }
 
 /// A pid as `waitid` takes it, whose width and sign differ between systems.
+#[allow(clippy::unnecessary_fallible_conversions)]
 fn id_of(pid: Pid) -> libc::id_t {
     libc::id_t::try_from(pid).unwrap_or_default()
 }

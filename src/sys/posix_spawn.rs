@@ -5,6 +5,7 @@
 //! **Never:** starts anything.
 
 use std::io;
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
 use std::os::fd::RawFd;
 
 use super::error::spawn_check;

@@ -28,6 +28,13 @@ pub(crate) fn become_subreaper() -> io::Result<()> {
     Err(unsupported())
 }
 
+/// Keeps this process from leaving a core, also where cores are piped to a program and its limit does not
+/// hold. Where the system has no such call, the limit is all there is.
+pub(crate) fn leave_no_core() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
 /// Sends this process `signal` when its parent dies.
 pub(crate) fn die_with_parent(signal: libc::c_int) -> io::Result<()> {
     #[cfg(target_os = "linux")]

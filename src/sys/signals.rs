@@ -54,6 +54,7 @@ pub(crate) fn kill_group(pgid: Pid, signal: libc::c_int) -> io::Result<()> {
 }
 
 /// The process group and the session of a process, of whatever user; `None` if there is none.
+#[cfg(any(target_os = "linux", target_os = "macos", feature = "cli"))]
 pub(crate) fn group_and_session(pid: Pid) -> Option<(Pid, Pid)> {
     // SAFETY: no memory is involved.
     let (group, session) = unsafe { (libc::getpgid(pid), libc::getsid(pid)) };

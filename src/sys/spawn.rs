@@ -6,6 +6,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+#[cfg(target_os = "linux")]
 use std::mem::MaybeUninit;
 #[cfg(not(target_vendor = "apple"))]
 use std::os::fd::AsRawFd;
@@ -204,6 +205,7 @@ impl Birth {
     }
 
     /// Takes the pidfd out: from here on it is its thread's alone.
+    #[cfg(target_os = "linux")]
     pub(super) fn take_pidfd(&self) -> libc::c_int {
         let _state = self.state();
         self.pidfd.swap(-1, Relaxed)
@@ -212,8 +214,10 @@ impl Birth {
 
 /// What a child runs on until its exec. Not the thread's own stack: to make room there would touch
 /// pages that it never needs again, in every process thread there is.
+#[cfg(target_os = "linux")]
 pub(crate) struct ChildStack(Box<MaybeUninit<[u128; 1024]>>);
 
+#[cfg(target_os = "linux")]
 impl ChildStack {
     pub(crate) fn new() -> Self {
         ChildStack(Box::new_uninit())
@@ -221,10 +225,20 @@ impl ChildStack {
 
     /// Just above it. 16 KiB are below, of which less than 1 KiB is used, or 4 where the C library
     /// looks its functions up at their first call.
-    #[cfg(target_os = "linux")]
     pub(super) fn top(&mut self) -> *mut libc::c_void {
         // SAFETY: one past the end of the same allocation.
         unsafe { self.0.as_mut_ptr().add(1).cast() }
+    }
+}
+
+/// No child runs on a stack of ours here.
+#[cfg(not(target_os = "linux"))]
+pub(crate) struct ChildStack;
+
+#[cfg(not(target_os = "linux"))]
+impl ChildStack {
+    pub(crate) fn new() -> Self {
+        ChildStack
     }
 }
 
