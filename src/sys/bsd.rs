@@ -18,28 +18,52 @@ use super::freebsd::{list, look};
 #[cfg(target_os = "macos")]
 use super::macos::{list, look};
 use super::snapshot::{Picture, Seen};
+use super::spawn::SpawnError;
 
 /// What becomes readable once the child `pid` has ended, and stays so. Nobody may reap it before.
 pub(super) fn end_of_child(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: a plain call; the result is checked before it is taken.
-    let queue = check(unsafe { libc::kqueue() })?;
-    // SAFETY: kqueue returned a new descriptor that belongs to nobody else.
-    let queue = above_stdio(unsafe { OwnedFd::from_raw_fd(queue) })?;
-    // A fork does not inherit it, but an exec keeps it.
-    set_close_on_exec(&queue)?;
-    let mut change = event();
-    change.ident = usize::try_from(pid).map_err(io::Error::other)?;
-    change.filter = libc::EVFILT_PROC;
-    change.flags = libc::EV_ADD;
-    change.fflags = libc::NOTE_EXIT;
-    // SAFETY: one change is read, and no event is written.
-    let added =
-        check(unsafe { libc::kevent(queue.as_raw_fd(), &change, 1, ptr::null_mut(), 0, ptr::null()) });
-    match added {
-        Ok(_) => Ok(queue),
-        // It has ended: a pipe whose writing end is closed says so for ever.
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => pipe().map(|(reader, _)| reader),
-        Err(error) => Err(error),
+    let watch = ExitWatch::prepare().map_err(|SpawnError { error, .. }| error)?;
+    watch.watch(pid)
+}
+
+/// Hears of the exit of a child: a kqueue, which takes a descriptor before there is a child.
+pub(super) struct ExitWatch(OwnedFd);
+
+impl ExitWatch {
+    pub(super) fn prepare() -> Result<ExitWatch, SpawnError> {
+        ExitWatch::new().map_err(|error| SpawnError {
+            call: "kqueue",
+            error,
+        })
+    }
+
+    fn new() -> io::Result<ExitWatch> {
+        // SAFETY: a plain call; the result is checked before it is taken.
+        let queue = check(unsafe { libc::kqueue() })?;
+        // SAFETY: kqueue returned a new descriptor that belongs to nobody else.
+        let queue = above_stdio(unsafe { OwnedFd::from_raw_fd(queue) })?;
+        // A fork does not inherit it, but an exec keeps it.
+        set_close_on_exec(&queue)?;
+        Ok(ExitWatch(queue))
+    }
+
+    /// What becomes readable once the child `pid` has ended.
+    pub(super) fn watch(self, pid: Pid) -> io::Result<OwnedFd> {
+        let ExitWatch(queue) = self;
+        let mut change = event();
+        change.ident = usize::try_from(pid).map_err(io::Error::other)?;
+        change.filter = libc::EVFILT_PROC;
+        change.flags = libc::EV_ADD;
+        change.fflags = libc::NOTE_EXIT;
+        // SAFETY: one change is read, and no event is written.
+        let added =
+            check(unsafe { libc::kevent(queue.as_raw_fd(), &change, 1, ptr::null_mut(), 0, ptr::null()) });
+        match added {
+            Ok(_) => Ok(queue),
+            // It has ended: a pipe whose writing end is closed says so for ever.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => pipe().map(|(reader, _)| reader),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -5,7 +5,8 @@
 //! **Never:** allocates, locks or panics in a child of a fork.
 //!
 //! `posix_spawn` cannot open a controlling terminal, lower a limit, or say which step has failed. A fork
-//! can, and takes as long as the memory of this program is large.
+//! can, and takes as long as the memory of this program is large; so it is for those plans, and for what
+//! `posix_spawn` has failed with.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -15,32 +16,30 @@ use super::descriptors::{pipe, read};
 use super::error::check;
 use super::exit::reap;
 use super::signals::kill_group;
-use super::spawn::{Birth, SpawnError};
-use super::{Pid, end_of_child};
+use super::spawn::{Birth, MAKE_PIPE, SpawnError};
+use super::{ExitWatch, Pid};
 
 /// Starts a program as [`super::spawn::spawn`] says.
 pub(super) fn spawn(plan: Plan, birth: &Birth) -> Result<(Pid, OwnedFd), SpawnError> {
+    // What it takes to hear of the exit comes first: a child whose end we could not see is worse than none.
+    let watch = ExitWatch::prepare()?;
     let pid = match by_posix_spawn(&plan) {
-        Some(started) => started,
-        None => by_fork(plan, birth),
-    }
-    .map_err(|(call, error)| SpawnError { call, error })?;
-    end_of_child(pid).map(|end| (pid, end)).map_err(|error| {
-        // A child whose end we could not see is worse than none.
+        Some(pid) => pid,
+        None => by_fork(plan, birth).map_err(|(call, error)| SpawnError { call, error })?,
+    };
+    watch.watch(pid).map(|end| (pid, end)).map_err(|error| {
         let _ = kill_group(pid, libc::SIGKILL);
         let _ = reap(pid);
         SpawnError {
-            call: "waitid",
+            call: "kevent",
             error,
         }
     })
 }
 
-type Started = Result<Pid, (&'static str, io::Error)>;
-
 /// Has a copy of this process carry out `plan`.
-fn by_fork(mut plan: Plan, birth: &Birth) -> Started {
-    let (reader, writer) = pipe().map_err(|error| ("pipe2", error))?;
+fn by_fork(mut plan: Plan, birth: &Birth) -> Result<Pid, (&'static str, io::Error)> {
+    let (reader, writer) = pipe().map_err(|error| (MAKE_PIPE, error))?;
     plan.report = writer.as_raw_fd();
     // SAFETY: the child makes system calls and nothing else, so what other threads hold does not matter.
     let pid = match check(unsafe { libc::fork() }).map_err(|error| ("fork", error))? {
@@ -76,7 +75,7 @@ use with_posix_spawn::by_posix_spawn;
 
 /// `posix_spawn` starts no session here.
 #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
-fn by_posix_spawn(_: &Plan) -> Option<Started> {
+fn by_posix_spawn(_: &Plan) -> Option<Pid> {
     None
 }
 
@@ -85,11 +84,9 @@ mod with_posix_spawn {
     use super::*;
     use std::ffi::CStr;
     use std::mem::MaybeUninit;
-    use std::os::fd::RawFd;
 
     use crate::sys::error::spawn_check;
     use crate::sys::posix_spawn::{Actions, Attributes};
-    use crate::sys::spawn::EXECUTE;
 
     /// Not in every version of the libc package.
     #[cfg(target_vendor = "apple")]
@@ -99,8 +96,8 @@ mod with_posix_spawn {
     #[cfg(target_os = "linux")]
     const FLAGS: libc::c_int = libc::POSIX_SPAWN_SETSID as libc::c_int;
 
-    /// `None` where it cannot do what the plan says.
-    pub(super) fn by_posix_spawn(plan: &Plan) -> Option<Started> {
+    /// `None` where it cannot do what the plan says, or has failed.
+    pub(super) fn by_posix_spawn(plan: &Plan) -> Option<Pid> {
         // SAFETY: a NUL-terminated string that lives as long as the plan.
         let path = unsafe { CStr::from_ptr(plan.path) };
         // Some systems look for a relative path before they enter the directory.
@@ -108,17 +105,10 @@ mod with_posix_spawn {
         if !plan.terminal.is_null() || plan.descriptor_limit.is_some() || is_relative {
             return None;
         }
-        let others = left_open()?;
-        Some(start(plan, &others).map_err(|error| {
-            let call = match error.raw_os_error() {
-                Some(libc::EAGAIN | libc::ENOSYS | libc::EPERM) => "posix_spawn",
-                _ => EXECUTE,
-            };
-            (call, error)
-        }))
+        start(plan).ok()
     }
 
-    fn start(plan: &Plan, others: &[RawFd]) -> io::Result<Pid> {
+    fn start(plan: &Plan) -> io::Result<Pid> {
         let mut actions = Actions::new()?;
         for (fd, target) in plan.stdio.into_iter().zip(0..) {
             actions.place(fd, target)?;
@@ -126,9 +116,7 @@ mod with_posix_spawn {
         if plan.directory >= 0 {
             actions.enter(plan.directory)?;
         }
-        for fd in others {
-            actions.close(*fd)?;
-        }
+        actions.close_all_above(2)?;
         let mut attributes = Attributes::new()?;
         let (mut none, mut all) = (MaybeUninit::uninit(), MaybeUninit::uninit());
         // SAFETY: both sets are initialised before they are used.
@@ -158,28 +146,5 @@ mod with_posix_spawn {
             )
         })?;
         Ok(pid)
-    }
-
-    /// The descriptors above 2 that an exec leaves open; `None` where that is not known. What the embedding
-    /// program opens so in another thread at this moment is not among them.
-    #[cfg(target_os = "linux")]
-    fn left_open() -> Option<Vec<RawFd>> {
-        let listed = std::fs::read_dir("/proc/self/fd").ok()?;
-        let mut open = Vec::new();
-        for entry in listed {
-            let fd: RawFd = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            // SAFETY: any number may be asked about.
-            let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
-            if fd > 2 && flags >= 0 && flags & libc::FD_CLOEXEC == 0 {
-                open.push(fd);
-            }
-        }
-        Some(open)
-    }
-
-    /// The system closes them all.
-    #[cfg(target_vendor = "apple")]
-    fn left_open() -> Option<Vec<RawFd>> {
-        Some(Vec::new())
     }
 }

@@ -80,9 +80,31 @@ impl Actions {
         spawn_check(unsafe { libc::posix_spawn_file_actions_adddup2(&mut *self.0, fd, target) })
     }
 
-    pub(super) fn close(&mut self, fd: RawFd) -> io::Result<()> {
+    /// Closes everything above `last`. On macOS that is a flag of the attributes.
+    #[cfg(target_vendor = "apple")]
+    pub(super) fn close_all_above(&mut self, _: RawFd) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Closes everything above `last`, which the C library learned in glibc 2.34.
+    #[cfg(not(target_vendor = "apple"))]
+    pub(super) fn close_all_above(&mut self, last: RawFd) -> io::Result<()> {
+        type CloseFrom =
+            unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, libc::c_int) -> libc::c_int;
+        let name = c"posix_spawn_file_actions_addclosefrom_np";
+        // A static program has the functions it was linked with.
+        let function = match cfg!(all(target_env = "gnu", not(target_feature = "crt-static"))) {
+            // SAFETY: a NUL-terminated string.
+            true => unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) },
+            false => std::ptr::null_mut(),
+        };
+        if function.is_null() {
+            return Err(super::error::unsupported());
+        }
+        // SAFETY: the function of that name has this type.
+        let function: CloseFrom = unsafe { std::mem::transmute(function) };
         // SAFETY: an initialised object.
-        spawn_check(unsafe { libc::posix_spawn_file_actions_addclose(&mut *self.0, fd) })
+        spawn_check(unsafe { function(&mut *self.0, last + 1) })
     }
 
     /// Makes the directory behind `fd` the working directory.

@@ -122,6 +122,8 @@ pub(crate) const OPEN_TERMINAL: &str = "open of the terminal";
 /// The ones that make a child's table of descriptors.
 pub(crate) const LEAVE_DESCRIPTORS: &str = "close_range";
 pub(crate) const PLACE_DESCRIPTORS: &str = "dup2";
+/// Making a pipe, where that is part of a start.
+pub(crate) const MAKE_PIPE: &str = "pipe2";
 /// Starting a thread of ours.
 pub(crate) const START_THREAD: &str = "pthread_create";
 
