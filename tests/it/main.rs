@@ -46,6 +46,7 @@ mod start_state;
 // A whole connection.
 mod connection;
 mod ends;
+mod portable;
 mod refused;
 mod remote;
 mod resources;
@@ -91,6 +92,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("remote", remote::TESTS),
     ("resources", resources::TESTS),
     ("refused", refused::TESTS),
+    ("portable", portable::TESTS),
     ("model", model::TESTS),
 ];
 
@@ -117,7 +119,9 @@ fn main() {
     let arguments = Arguments::from_args();
     let trials = all().into_iter().map(|(name, _)| {
         let own_name = name.clone();
-        let missing = remote::missing(&name).or_else(|| completions::missing(&name));
+        let missing = remote::missing(&name)
+            .or_else(|| completions::missing(&name))
+            .or_else(|| portable::missing(&name));
         let trial = Trial::test(name, move || {
             harness::run_in_own_process(&own_name).map_err(Into::into)
         });
