@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 println!("ended by {}", exited.signal.as_deref().unwrap_or("itself"));
                 break;
             }
+            _ => {} // what later versions may send
         }
     }
     drop(client); // the end of the connection: whatever still ran would be killed now

@@ -279,6 +279,14 @@ pub const COMMANDS: &[Subcommand] = &[
                  resource use and output",
                 |s| s.run.json = true,
             ),
+            flag(
+                None,
+                "record",
+                Takes::Value("FILE", Completes::Files),
+                "record what is shown, with its times, as an asciicast, which 'asciinema play' shows again; \
+                 what is typed is not in it unless it is echoed",
+                |s, given| given.path().map(|path| s.run.record = Some(path)),
+            ),
             switch(
                 None,
                 "detach",
@@ -594,6 +602,9 @@ fn run(settings: Settings) -> Result<Command, String> {
             "--detach leaves the program alone and cannot be combined with --tty, --timeout or --stats"
                 .to_owned(),
         );
+    }
+    if run.record.is_some() && (run.json || run.detach) {
+        return Err("--record records what is shown, and --json and --detach show nothing".to_owned());
     }
     if let Some(cwd) = &run.cwd {
         check_directory(cwd, run.server.is_some())

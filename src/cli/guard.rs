@@ -36,7 +36,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::process::tree::{self, Held};
@@ -561,6 +561,12 @@ impl Guarded {
         })
     }
 
+    /// Whether another process ends everything if this one is killed.
+    #[must_use]
+    pub fn has_guard(&self) -> bool {
+        self.detached.is_some()
+    }
+
     /// What spares a detached process, here and in the guard, for
     /// [`Config::on_detach`](crate::Config::on_detach).
     pub fn detached(self) -> impl Fn(u32) + Send + Sync + 'static {
@@ -570,7 +576,7 @@ impl Guarded {
             let pid = pid.cast_signed();
             // It has not been reaped yet.
             let started = tree::started(pid).unwrap_or(0);
-            let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut detached = sys::lock(&DETACHED);
             detached.insert(pid, started);
             if let Some(fd) = fd {
                 // SAFETY: given up above and never closed.
@@ -587,7 +593,7 @@ fn spare_children() {
         let own = own_pid();
         let picture = Picture::take().unwrap_or_default();
         let listed = picture.unlisted(vec![own]).unwrap_or_default();
-        let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut detached = sys::lock(&DETACHED);
         for child in picture.seen().iter().chain(&listed).filter(|p| p.parent == own) {
             detached.insert(child.pid, child.started.unwrap_or(0));
         }
@@ -607,6 +613,13 @@ pub fn reap_adopted() {
     while sys::reap_any().is_some() {}
 }
 
+/// Whether [`sweep`] ends all that is left. Not where this process has children that it did not start, and
+/// cannot tell which: then it is only what `/proc` shows.
+#[must_use]
+pub fn ends_daemons() -> bool {
+    !UNKNOWN_CHILDREN.load(Relaxed)
+}
+
 /// Kills everything below this process, but for what was detached and what is below or in the session
 /// of that: freeze, look, kill, until nothing is left or nothing more can be done. Must be called by
 /// the main thread.
@@ -614,7 +627,7 @@ pub fn sweep() {
     // The threads of processes that have not ended in time leave everything to this sweep.
     tree::stop_looking();
     let guarded = GUARD.get() == Some(&std::os::unix::process::parent_id());
-    let detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let detached = sys::lock(&DETACHED).clone();
     let now = Instant::now();
     if guarded {
         // What is left is left to the guard, which also tells of it.

@@ -8,6 +8,7 @@
 //! program that was started with `--detach`.
 
 mod life;
+mod recording;
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Read, Write};
@@ -31,6 +32,7 @@ use signal_hook::consts::{SIGINT, SIGPIPE, SIGWINCH};
 use crate::cli::quote::{escaped_json, escaped_line};
 use crate::cli::terminal::{self, Patient};
 use life::{Ending, Life, State, lock};
+use recording::{Recording, Shown};
 
 /// Exit codes of our own, as `timeout`, `env` and shells have them.
 const TIMED_OUT: i32 = 124;
@@ -72,6 +74,7 @@ pub struct Run {
     pub grace: Duration,
     pub connect_timeout: Option<Duration>,
     pub server: Option<String>,
+    pub record: Option<PathBuf>,
 }
 
 impl Default for Run {
@@ -90,6 +93,7 @@ impl Default for Run {
             grace: Duration::from_secs(2),
             connect_timeout: None,
             server: None,
+            record: None,
         }
     }
 }
@@ -191,6 +195,7 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     let tty = run.wants_tty();
     let has_input = has_input(run)?;
     let spawn = spawn(run, tty, has_input)?;
+    let mut recording = record(run, tty)?;
     // Before anything can change: no signal goes unheard from now on.
     let life = life::heed_signals(tty, run.server.is_some())?;
     life::watch_clock(run, &life)?;
@@ -220,7 +225,7 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
             (output.status, Some((output.stdout, output.stderr)))
         }
         false => {
-            print(&mut process)?;
+            print(&mut process, recording.as_mut())?;
             (process.wait()?, None)
         }
     };
@@ -232,10 +237,13 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     let signal = status.details().signal.as_deref().filter(|_| !timed_out);
     let number =
         signal.and_then(|name| life::signal_number(name, status.details().exit_code, run.server.is_none()));
+    let record_error = recording.and_then(|recording| recording.finish().err());
     let ending = match number {
         _ if timed_out => Ending::Code(TIMED_OUT),
         Some(number) => Ending::Signal(number),
-        None if status.details().exit_code == 0 && input_error.is_some() => Ending::Code(FAILED),
+        None if status.details().exit_code == 0 && (input_error.is_some() || record_error.is_some()) => {
+            Ending::Code(FAILED)
+        }
         None => Ending::Code(status.details().exit_code),
     };
     lock(&life).state = State::Over(ending);
@@ -256,6 +264,9 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     }
     if let Some(error) = input_error {
         life::say(&format!("stdin: {error}"));
+    }
+    if let (Some(error), Some(path)) = (record_error, &run.record) {
+        life::say(&format!("--record {}: {error}", path.display()));
     }
     let known = number.is_some_and(|number| [SIGINT, SIGPIPE].contains(&number) || passed.contains(&number));
     if run.stats || !run.json && (timed_out || signal.is_some() && !known) {
@@ -524,13 +535,36 @@ fn wait_to_be_typed_at() {
     }
 }
 
-/// Prints what the program prints, until its end.
-fn print(process: &mut Process) -> Result<(), Box<dyn std::error::Error>> {
+/// Begins the recording, if one is wanted.
+fn record(run: &Run, tty: bool) -> Result<Option<Recording>, String> {
+    let Some(path) = &run.record else {
+        return Ok(None);
+    };
+    let size = terminal::size().unwrap_or((24, 80));
+    let recording = Recording::create(path, &run.command, size, tty);
+    recording
+        .map(Some)
+        .map_err(|e| format!("--record {}: {e}", path.display()))
+}
+
+/// Prints what the program prints, until its end, and records it.
+fn print(
+    process: &mut Process,
+    mut recording: Option<&mut Recording>,
+) -> Result<(), Box<dyn std::error::Error>> {
     let mut stdout = Some(Patient(io::stdout()));
     let mut failure = None;
+    let mut record = |stream, bytes: &[u8]| {
+        if let Some(recording) = &mut recording {
+            // A new size shows only in what is printed after it.
+            recording.resized(terminal::size().unwrap_or((24, 80)));
+            recording.output(stream, bytes);
+        }
+    };
     for event in process.events() {
         match event? {
             Event::Stdout(bytes) => {
+                record(Shown::Stdout, &bytes);
                 let print = || stdout.as_mut().map(|stdout| stdout.write_all(&bytes));
                 let (printed, stops) = terminal::printing(&bytes, print);
                 if let Some(Err(e)) = printed {
@@ -546,7 +580,10 @@ fn print(process: &mut Process) -> Result<(), Box<dyn std::error::Error>> {
                 }
             }
             // Where stderr is not read, there is no place left to say so.
-            Event::Stderr(bytes) => drop(Patient(io::stderr()).write_all(&bytes)),
+            Event::Stderr(bytes) => {
+                record(Shown::Stderr, &bytes);
+                drop(Patient(io::stderr()).write_all(&bytes));
+            }
         }
     }
     match failure {

@@ -12,7 +12,7 @@ mod watch;
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, Once};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,6 +23,8 @@ use rustix::termios::{
     tcsetattr,
 };
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTSTP};
+
+use crate::sys;
 
 use screen::Screen;
 use watch::Watcher;
@@ -73,7 +75,7 @@ static TAKEN: Mutex<Taken> = Mutex::new(Taken {
 static GATE: Condvar = Condvar::new();
 
 fn taken() -> MutexGuard<'static, Taken> {
-    TAKEN.lock().unwrap_or_else(PoisonError::into_inner)
+    sys::lock(&TAKEN)
 }
 
 /// Starts what restores the terminal on stdin if this process is killed with SIGKILL. Does nothing
@@ -167,8 +169,8 @@ fn print(text: &[u8]) {
 /// stop itself.
 pub fn printing<T>(bytes: &[u8], print: impl FnOnce() -> T) -> (T, bool) {
     let stops = {
-        let taken = GATE.wait_while(taken(), |taken| taken.paused);
-        taken.unwrap_or_else(PoisonError::into_inner).follow(bytes)
+        let mut taken = sys::lock::wait_while(&GATE, taken(), |taken| taken.paused);
+        taken.follow(bytes)
     };
     let printed = print();
     taken().printing = false;

@@ -9,12 +9,13 @@
 //! <-- {"id":1,"result":{"pid":"{...}"}}
 //! ```
 //!
-//! `-->` is sent as it stands, `<--` is expected. `"{...}"` stands for any value and `[..]` for any
-//! text inside a string. An answer is found by its id; a notification is the next of its method,
+//! `-->` is sent as it stands, `<--` is expected, and `<~` waits for output that contains its text.
+//! `"{...}"` stands for any value and `[..]` for any text inside a string. An answer is found by its id; a notification is the next of its method,
 //! handle and stream. That is all the order the protocol promises, and all that is asked for.
 //! Output may be cut into deltas anywhere: it is joined, or cut, to the length that is expected. Integers
 //! beyond 64 bits are compared as floating-point numbers. What the server says beyond the transcript
-//! is a difference, but for the end of processes that are left running.
+//! is a difference, but for the end of processes that are left running, and for the output of a
+//! process for which a `<~` has waited: what comes before the text and after it need not be shown.
 //!
 //! **Thread:** the caller's.
 //! **Owns:** the notation; the server, while a session is played or recorded.
@@ -66,6 +67,8 @@ enum Line {
         value: Value,
         text: String,
     },
+    /// Waits for output that contains this.
+    Wait(String),
 }
 
 /// Reads the sessions of a file that send or expect something: of Markdown (`name` ends in `.md`)
@@ -222,6 +225,11 @@ fn line(text: &str, bare: bool) -> Result<Line, String> {
                 Err(format!("{column}: the expected message is not JSON: {why}"))
             }
         }
+    } else if let Some(wanted) = text.strip_prefix("<~") {
+        match wanted.strip_prefix(' ').unwrap_or(wanted) {
+            "" => Err("3: '<~' waits for text in the output, and there is none behind it".to_owned()),
+            wanted => Ok(Line::Wait(wanted.to_owned())),
+        }
     } else if text.trim().is_empty() || text.starts_with('#') {
         Ok(Line::Remark(text.to_owned()))
     } else if bare && text.starts_with('{') {
@@ -230,7 +238,7 @@ fn line(text: &str, bare: bool) -> Result<Line, String> {
         let shown: String = text.chars().take(40).collect();
         let more = if shown.len() < text.len() { "…" } else { "" };
         Err(format!(
-            " expected a line starting with '-->', '<--' or '#', got {shown}{more}"
+            " expected a line starting with '-->', '<--', '<~' or '#', got {shown}{more}"
         ))
     }
 }
@@ -313,6 +321,7 @@ impl Session {
         let own = self.lines.iter().map(|line| match line {
             Line::Remark(text) | Line::Expect { text, .. } => text.clone(),
             Line::Send(text) => format!("--> {text}"),
+            Line::Wait(text) => wait_line(text),
         });
         own.eq(lines.iter().cloned())
     }
@@ -336,6 +345,7 @@ impl Session {
                 }
                 Line::Send(text) => conversation.send(text),
                 Line::Expect { value, .. } => conversation.expect(value),
+                Line::Wait(text) => conversation.wait_for(text),
             };
             let Err(text) = outcome else { continue };
             if let Some(why) = conversation.why_no_server() {
@@ -377,6 +387,10 @@ impl Session {
             false => Err(Failure::Differs(differences.found, differences.more)),
         }
     }
+}
+
+fn wait_line(text: &str) -> String {
+    format!("<~ {text}")
 }
 
 fn start(server: &mut Command, patience: Duration, keeps_text: bool) -> Result<Conversation, Failure> {
@@ -454,7 +468,7 @@ mod tests {
             parse("a.txt", text).unwrap_err(),
             [
                 "a.txt:2:5: the expected message is not JSON: EOF while parsing an object",
-                "a.txt:3: expected a line starting with '-->', '<--' or '#', got what is this line about, after all, I wo…",
+                "a.txt:3: expected a line starting with '-->', '<--', '<~' or '#', got what is this line about, after all, I wo…",
                 "a.txt:4:11: the expected message is not JSON: expected value",
             ]
         );

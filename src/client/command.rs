@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use super::Error;
 use super::error::quoted;
+use super::stdio::Stdio;
 use crate::wire::modes;
-use crate::wire::protocol::{Limit, PtySize, SpawnParams};
+use crate::wire::protocol::{InheritEnv, Limit, OutputKeep, PtySize, Redirect, ResourceLimits, SpawnParams};
 
 /// Unread output of a process that is kept, unless the command says otherwise.
 const UNREAD_BYTES: usize = 64 * 1024 * 1024;
@@ -34,8 +35,8 @@ const UNREAD_BYTES: usize = 64 * 1024 * 1024;
 ///
 /// # What differs from std
 ///
-/// There is no `stdin(Stdio)` and so on, only [`no_stdin`](Self::no_stdin); no `env_clear`, `arg0`,
-/// `uid`, `pre_exec` or `exec`; and no inherited descriptors. `TERM` is the server's, if it has one.
+/// A [`Stdio`] is a pipe, `/dev/null` or a file on the server's machine; streams are not inherited, and
+/// neither are descriptors. There is no `arg0`, `uid`, `pre_exec` or `exec`. `TERM` is the server's, if it has one.
 /// With a terminal, `COLUMNS` and `LINES` are removed, and with a directory `PWD` is set, unless the
 /// command names them. An empty program is `InvalidInput` and not `NotFound`.
 ///
@@ -57,9 +58,16 @@ pub struct Command {
     directory: Option<PathBuf>,
     size: Option<PtySize>,
     modes: Option<BTreeMap<String, u8>>,
-    stdin: bool,
+    inherited: InheritEnv,
+    stdin: Stdio,
+    stdout: Stdio,
+    stderr: Stdio,
+    stderr_merged: bool,
+    limits: ResourceLimits,
     timeout: Limit,
+    timeout_grace: Option<Duration>,
     output_cap: Limit,
+    keep: Option<OutputKeep>,
     detach: bool,
     pub(super) unread_limit: usize,
     pub(super) wait_when_unread: bool,
@@ -78,9 +86,16 @@ impl Command {
             directory: None,
             size: None,
             modes: None,
-            stdin: true,
+            inherited: InheritEnv::All,
+            stdin: Stdio::pipe(),
+            stdout: Stdio::pipe(),
+            stderr: Stdio::pipe(),
+            stderr_merged: false,
+            limits: ResourceLimits::default(),
             timeout: Limit::Unlimited,
+            timeout_grace: None,
             output_cap: Limit::Unlimited,
+            keep: None,
             detach: false,
             unread_limit: UNREAD_BYTES,
             wait_when_unread: false,
@@ -155,6 +170,43 @@ impl Command {
         self
     }
 
+    /// Starts from an empty environment, in which only what the command sets from here on is, as with
+    /// [`std::process::Command::env_clear`].
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut show = Command::new("/usr/bin/env");
+    /// show.env_clear().env("GREETING", "hello");
+    /// assert_eq!(client.output(&show)?.stdout, b"GREETING=hello\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn env_clear(&mut self) -> &mut Command {
+        self.environment.clear();
+        self.inherited = InheritEnv::Nothing;
+        self
+    }
+
+    /// Inherits these of the server's variables and no others. A name that ends in `*` stands for all
+    /// that begin so.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut show = Command::shell("echo ${HOME-none}");
+    /// show.inherit_env(["PATH", "LC_*"]);
+    /// assert_eq!(client.output(&show)?.stdout, b"none\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn inherit_env<N: Into<String>>(&mut self, names: impl IntoIterator<Item = N>) -> &mut Command {
+        self.inherited = InheritEnv::Only(names.into_iter().map(Into::into).collect());
+        self
+    }
+
     /// Sets its working directory: an absolute path on the server's machine. Its `PWD` is the same,
     /// unless the command sets or removes that.
     ///
@@ -203,7 +255,75 @@ impl Command {
 
     /// Gives it `/dev/null` as stdin. A process with a terminal can be typed at all the same.
     pub fn no_stdin(&mut self) -> &mut Command {
-        self.stdin = false;
+        self.stdin = Stdio::null();
+        self
+    }
+
+    /// Where its stdin comes from. If that is not a pipe, [`Process::stdin`](super::Process::stdin) is
+    /// `None`.
+    pub fn stdin(&mut self, stdin: Stdio) -> &mut Command {
+        self.stdin = stdin;
+        self
+    }
+
+    /// Where its stdout goes. If that is not a pipe, [`Process::stdout`](super::Process::stdout) is
+    /// `None`. Not with [`tty`](Self::tty), like all that is not a pipe but a stdin of `/dev/null`.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command, Stdio};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut noise = Command::shell("yes | head -c 1000000; exit 3");
+    /// let mut process = client.spawn(noise.stdout(Stdio::null()))?;
+    /// assert!(process.stdout.is_none());
+    /// assert_eq!(process.wait()?.code(), Some(3));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stdout(&mut self, stdout: Stdio) -> &mut Command {
+        self.stdout = stdout;
+        self
+    }
+
+    /// Where its stderr goes, as [`stdout`](Self::stdout).
+    pub fn stderr(&mut self, stderr: Stdio) -> &mut Command {
+        self.stderr = stderr;
+        self.stderr_merged = false;
+        self
+    }
+
+    /// Sends its stderr to where its stdout goes, in the order of the writes;
+    /// [`Process::stderr`](super::Process::stderr) is `None`.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let output = client.output(Command::shell("echo a; echo b >&2; echo c").merge_stderr())?;
+    /// assert_eq!(output.stdout, b"a\nb\nc\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn merge_stderr(&mut self) -> &mut Command {
+        self.stderr_merged = true;
+        self
+    }
+
+    /// What it may use. `None` in a member leaves it as the server has it.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use procwire::protocol::ResourceLimits;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut limited = Command::shell("ulimit -n");
+    /// limited.limits(ResourceLimits { open_files: Some(40), ..ResourceLimits::default() });
+    /// assert_eq!(client.output(&limited)?.stdout, b"40\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn limits(&mut self, limits: ResourceLimits) -> &mut Command {
+        self.limits = limits;
         self
     }
 
@@ -222,7 +342,28 @@ impl Command {
     /// # }
     /// ```
     pub fn timeout(&mut self, timeout: Duration) -> &mut Command {
-        self.timeout = Limit::Of(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        self.timeout = Limit::Of(milliseconds(timeout));
+        self
+    }
+
+    /// Ends it gently when its [`timeout`](Self::timeout) strikes: SIGTERM goes to its group, and what is
+    /// left after this long is killed.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut sleep = Command::new("sleep");
+    /// sleep.arg("1000").timeout(Duration::from_millis(10)).timeout_grace(Duration::from_secs(5));
+    /// let status = client.status(&sleep)?;
+    /// assert!(status.timed_out());
+    /// assert_eq!(status.signal(), Some("SIGTERM"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn timeout_grace(&mut self, grace: Duration) -> &mut Command {
+        self.timeout_grace = Some(grace);
         self
     }
 
@@ -240,6 +381,27 @@ impl Command {
     /// ```
     pub fn output_cap(&mut self, bytes: u64) -> &mut Command {
         self.output_cap = Limit::Of(bytes);
+        self
+    }
+
+    /// What the server keeps of a stream that outgrows its [cap](Self::output_cap): its beginning, as
+    /// without this, its end, or so many bytes of both, and then there is no other cap. The end is sent when
+    /// the stream has ended.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command, Keep};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut seq = Command::new("seq");
+    /// seq.arg("1000").keep(Keep::HeadTail { head: 4, tail: 5 });
+    /// let output = client.output(&seq)?;
+    /// assert_eq!((&*output.stdout, &*output.stdout_tail), (&b"1\n2\n"[..], &b"1000\n"[..]));
+    /// assert_eq!(output.stdout_omitted_bytes, 3884);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn keep(&mut self, keep: OutputKeep) -> &mut Command {
+        self.keep = Some(keep);
         self
     }
 
@@ -307,20 +469,44 @@ impl Command {
                 env.entry(name.to_owned()).or_insert(None);
             }
         }
+        let tty = self.size.is_some();
+        let streamed = self.stdin.is_pipe();
+        let stderr = match self.stderr_merged {
+            true => Some(Redirect::Stdout),
+            false => self.stderr.redirect()?,
+        };
+        let limited = self.limits != ResourceLimits::default();
         Ok(SpawnParams {
             command,
             process_handle: handle.to_owned(),
             cwd: directory,
             env: (!env.is_empty()).then_some(env),
-            tty: self.size.is_some(),
+            inherit_env: self.inherited.clone(),
+            tty,
             size: self.size,
             terminal_modes: self.modes.clone(),
-            stream_stdin: self.stdin,
+            stream_stdin: streamed,
             stream_stdout_stderr: true,
-            output_bytes_cap: self.output_cap,
+            // `/dev/null` is what it is anyway, and may be asked for with a terminal as well.
+            stdin: self.stdin.redirect()?.filter(|stdin| *stdin != Redirect::Null),
+            stdout: self.stdout.redirect()?,
+            stderr,
+            output_bytes_cap: match (self.keep, self.output_cap) {
+                // It says itself how much.
+                (Some(OutputKeep::HeadTail { .. }), Limit::Unlimited) => Limit::Default,
+                (_, cap) => cap,
+            },
+            output_keep: self.keep,
             timeout_ms: self.timeout,
+            timeout_grace_ms: self.timeout_grace.map(milliseconds),
+            limits: limited.then(|| Box::new(self.limits.clone())),
             detach: self.detach,
         })
+    }
+
+    /// Whether its stdin is not a file.
+    pub(super) fn takes_input(&self) -> bool {
+        self.stdin.is_pipe() || self.stdin == Stdio::null()
     }
 
     pub(super) fn has_tty(&self) -> bool {
@@ -328,8 +514,12 @@ impl Command {
     }
 }
 
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// What of a command is text on the wire, and can be given to a program.
-fn text(what: impl std::fmt::Display, value: &OsStr) -> Result<String, Error> {
+pub(super) fn text(what: impl std::fmt::Display, value: &OsStr) -> Result<String, Error> {
     let wrong = match value.to_str() {
         Some(text) if !text.contains('\0') => return Ok(text.to_owned()),
         Some(_) => "has a NUL in it",

@@ -10,9 +10,9 @@ use std::process::{Child, Command};
 use std::sync::Mutex;
 use std::time::Instant;
 
+use super::SERVER_END_WAIT;
 use super::error::excerpt;
-use super::{SERVER_END_WAIT, lock};
-use crate::sys::{self, Thread};
+use crate::sys::{self, Thread, lock};
 
 pub(super) struct Server {
     kind: Mutex<Option<Kind>>,

@@ -7,11 +7,11 @@
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::process::ChildStdin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
-use super::{Error, lock};
-use crate::sys::{self, Interest};
+use super::Error;
+use crate::sys::{self, Interest, lock};
 
 /// A buffer is not kept beyond this.
 const KEPT_BUFFER_BYTES: usize = 1024 * 1024;
@@ -133,7 +133,7 @@ impl Lines {
     fn try_writer(&self) -> Option<MutexGuard<'_, Option<LineWriter>>> {
         match self.writer.try_lock() {
             Ok(writer) => Some(writer),
-            Err(TryLockError::Poisoned(writer)) => Some(PoisonError::into_inner(writer)),
+            Err(TryLockError::Poisoned(writer)) => Some(writer.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
     }

@@ -28,7 +28,6 @@
 //! - [`Client::spawn`] connects all three streams, and [`Client::status`] none.
 //! - [`Process::kill`] reaches everything the process has started, and dropping a [`Process`] kills it.
 //! - A signal has a name: [`ExitStatus::signal`].
-//! - A reading end that is dropped is not noticed by the process: see [`Stdout`].
 //! - [`Error`] has what the server said; `?` in a function that returns [`std::io::Result`] turns it
 //!   into the error that std gives.
 //!
@@ -63,7 +62,6 @@
 // **Never:** signals or reaps a process; that is the server's business. Only a server that was
 // launched as a command is a child of this program.
 
-mod answer;
 mod command;
 mod control;
 mod error;
@@ -72,6 +70,7 @@ mod lines;
 mod process;
 mod receive;
 mod status;
+mod stdio;
 mod streams;
 mod unread;
 
@@ -79,10 +78,10 @@ use std::borrow::Borrow;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::marker::PhantomData;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
@@ -92,23 +91,27 @@ pub use control::Control;
 pub use error::Error;
 pub use process::Process;
 pub use status::{ExitStatus, Output};
+pub use stdio::Stdio;
 pub use streams::{Event, Events, Stderr, Stdin, Stdout};
 pub use unread::OutputLost;
 
+pub use crate::wire::protocol::{Condition, OutputKeep as Keep, WaitReply};
+
 use crate::server::connection::{ClientSender, Connection};
 use crate::server::{Config, serve};
-use crate::sys::{self, Thread};
+use crate::sys::{self, Thread, lock};
+use crate::wire::client;
 use crate::wire::framing::Frames;
-use crate::wire::message;
+use crate::wire::methods::{Method, method};
 use crate::wire::protocol::{
-    Capabilities, ClientInfo, InitializeParams, Limit, ProcessInfo, Request, RequestId, RpcError,
-    SpawnParams, code,
+    Capabilities, ClientInfo, Guarantees, InitializeParams, InitializeReply, Limit, NoParams, ProcessInfo,
+    Request, RequestId, RpcError, SpawnParams, SpawnReply, code,
 };
-use answer::{Answer, Done, Initialized, Listed, Spawned};
 use error::excerpt;
 use launched::{Server, command_line};
 use lines::Lines;
-use receive::{Incoming, Routes};
+use process::Pipes;
+use receive::{Answer, Incoming, Routes};
 use unread::{Shared, Total};
 
 /// The longest message that is taken from a server. Only a list of very many processes is long.
@@ -303,6 +306,7 @@ impl Client {
             // The server drops it, so that it is not even sent.
             params.stream_stdout_stderr = false;
             params.output_bytes_cap = Limit::Of(0);
+            params.output_keep = None;
         })?;
         process.wait()
     }
@@ -354,7 +358,12 @@ impl Client {
         command: impl Borrow<Command>,
         input: impl AsRef<[u8]>,
     ) -> Result<Output, Error> {
-        let mut process = self.start(command.borrow(), Shared::without_limit(), |params| {
+        let command = command.borrow();
+        if !command.takes_input() {
+            let error = "a command with a stdin of its own takes no input".to_owned();
+            return Err(Error::Invalid(error));
+        }
+        let mut process = self.start(command, Shared::without_limit(), |params| {
             params.stream_stdin = true
         })?;
         let stdin = process.stdin.take();
@@ -387,20 +396,27 @@ impl Client {
         let handle: Arc<str> = format!("p{}", self.link.next_number()).into();
         let mut params = command.params(&handle, self.link.default_directory())?;
         adapt(&mut params);
-        let has_stdin = params.stream_stdin || command.has_tty();
+        let pipes = Pipes {
+            stdin: params.stream_stdin || command.has_tty(),
+            stdout: params.stdout.is_none(),
+            stderr: params.stderr.is_none(),
+        };
         let shared = Arc::new(shared);
         // Before the request: the process may have ended before its answer has been seen.
         self.link.routes.add(&handle, &shared)?;
-        match self.link.call(Request::Spawn(params)) {
-            Ok(Spawned { pid }) => {
-                let control = Control::new(Arc::clone(&self.link), handle, pid, shared);
-                Ok(Process::new(control, has_stdin, command.kill_on_drop))
+        match self.link.call::<method::Spawn>(params) {
+            Ok(SpawnReply { pid }) => {
+                // The reference does not tell it.
+                let pid = (pid != 0).then_some(pid);
+                let tty = command.has_tty();
+                let control = Control::new(Arc::clone(&self.link), handle, pid, tty, shared);
+                Ok(Process::new(control, pipes, command.kill_on_drop))
             }
             Err(error) => {
                 self.link.routes.remove(&handle);
                 if let Error::Unexpected(_) = error {
                     // It may run.
-                    Control::new(Arc::clone(&self.link), handle, None, shared).post_kill();
+                    Control::new(Arc::clone(&self.link), handle, None, command.has_tty(), shared).post_kill();
                 }
                 Err(error)
             }
@@ -427,8 +443,28 @@ impl Client {
     /// no such method, as codex app-server has not.
     pub fn list(&self) -> Result<Vec<ProcessInfo>, Error> {
         self.link
-            .call(Request::List)
-            .map(|Listed { processes }| processes)
+            .call::<method::List>(NoParams {})
+            .map(|list| list.processes)
+    }
+
+    /// What the server enforces where it runs, for a program that shall not run without one of these. What a
+    /// server does not tell, as codex app-server does not, is not guaranteed.
+    ///
+    /// ```
+    /// # use procwire::client::Client;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::in_process(procwire::Config::default())?;
+    /// // This program cannot end anything once it has been killed itself.
+    /// assert!(!client.guarantees().survives_server_kill);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn guarantees(&self) -> Guarantees {
+        self.link
+            .initialized
+            .get()
+            .map_or_else(Guarantees::default, |server| server.guarantees)
     }
 
     /// Ends the connection, whatever still holds on to it, and waits until the server has ended
@@ -613,7 +649,10 @@ impl Builder {
     /// [`Error::Launch`] if the command cannot be started, and [`Error::Io`] if a thread cannot.
     pub fn start(&self, server: impl Into<ServerCommand>) -> Result<Connecting, Error> {
         let ServerCommand(mut command) = server.into();
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let child = command
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn();
         let mut child = child.map_err(|source| Error::Launch {
             command: command_line(&command),
             source,
@@ -686,7 +725,7 @@ impl Builder {
                 opt_out_notification_methods: None,
             }),
         };
-        let answer = link.send(Request::Initialize(params));
+        let answer = link.send::<method::Initialize>(params);
         Ok(Connecting {
             client: Client {
                 link,
@@ -705,7 +744,7 @@ impl Builder {
 #[derive(Debug)]
 pub struct Connecting {
     client: Client,
-    answer: Result<Pending, Error>,
+    answer: Result<Pending<method::Initialize>, Error>,
     deadline: Option<Instant>,
     timeout: Option<Duration>,
 }
@@ -732,9 +771,9 @@ impl Connecting {
         } = self;
         let link = &client.link;
         let name = link.server.name();
-        let failed = match answer.map(|pending| pending.wait_until::<Initialized>(link, deadline)) {
+        let failed = match answer.map(|pending| pending.wait_until(link, deadline)) {
             Ok(Some(Ok(initialized))) => {
-                link.begin(initialized);
+                link.begin(*initialized);
                 return Ok(client);
             }
             // It serves without.
@@ -742,7 +781,7 @@ impl Connecting {
                 code: code::METHOD_NOT_FOUND,
                 ..
             })))) => {
-                link.begin(Initialized::default());
+                link.begin(InitializeReply::default());
                 return Ok(client);
             }
             Ok(Some(Err(Error::Ended(reason)))) | Err(Error::Ended(reason)) => {
@@ -778,34 +817,34 @@ struct Link {
     next: AtomicI64,
     /// The longest line the server takes.
     max_message_bytes: AtomicUsize,
-    initialized: OnceLock<Initialized>,
+    initialized: OnceLock<InitializeReply>,
     unread: Arc<Total>,
 }
 
 /// An answer that is waited for.
 #[derive(Debug)]
-struct Pending {
+struct Pending<M> {
     id: i64,
-    method: &'static str,
     answer: Receiver<receive::Outcome>,
+    method: PhantomData<M>,
 }
 
-impl Pending {
-    fn wait<A: Answer>(self, link: &Link) -> Result<A, Error> {
+impl<M: Method> Pending<M> {
+    fn wait(self, link: &Link) -> Result<M::Result, Error> {
         // Its sender is dropped when the connection ends.
         match self.answer.recv() {
-            Ok(outcome) => self.decode(outcome),
+            Ok(outcome) => Self::decode(outcome),
             Err(_) => Err(Error::Ended(link.routes.reason())),
         }
     }
 
     /// `None` if it has not come until then.
-    fn wait_until<A: Answer>(self, link: &Link, deadline: Option<Instant>) -> Option<Result<A, Error>> {
+    fn wait_until(self, link: &Link, deadline: Option<Instant>) -> Option<Result<M::Result, Error>> {
         let Some(deadline) = deadline else {
             return Some(self.wait(link));
         };
         match self.answer.recv_deadline(deadline) {
-            Ok(outcome) => Some(self.decode(outcome)),
+            Ok(outcome) => Some(Self::decode(outcome)),
             Err(RecvTimeoutError::Disconnected) => Some(Err(Error::Ended(link.routes.reason()))),
             Err(RecvTimeoutError::Timeout) => {
                 link.routes.forget(self.id);
@@ -814,15 +853,13 @@ impl Pending {
         }
     }
 
-    fn decode<A: Answer>(&self, outcome: receive::Outcome) -> Result<A, Error> {
-        let raw = outcome.map_err(Error::Refused)?;
-        A::from_raw(raw).map_err(|why| {
-            Error::Unexpected(format!(
-                "the answer to {} is not one: {}",
-                self.method,
-                excerpt(&why)
-            ))
-        })
+    fn decode(outcome: receive::Outcome) -> Result<M::Result, Error> {
+        let result = match outcome.map_err(Error::Refused)? {
+            Answer::Typed(reply) => M::result(reply).ok_or_else(|| "it is for another method".to_owned()),
+            Answer::Json(json) => serde_json::from_str(json.get()).map_err(|e| e.to_string()),
+        };
+        let name = M::NAME;
+        result.map_err(|why| Error::Unexpected(format!("the answer to {name} is not one: {}", excerpt(&why))))
     }
 }
 
@@ -832,13 +869,14 @@ impl Link {
     }
 
     /// Keeps what the server has said of itself, and ends the handshake.
-    fn begin(&self, initialized: Initialized) {
-        if let Some(bytes) = initialized.max_message_bytes() {
-            self.max_message_bytes.store(bytes, Relaxed);
+    fn begin(&self, server: InitializeReply) {
+        if tells_limits(&server) {
+            let bytes = usize::try_from(server.limits.max_message_bytes);
+            self.max_message_bytes.store(bytes.unwrap_or(usize::MAX), Relaxed);
         }
         self.out.initialized();
         // Set once: a client has one handshake.
-        let _ = self.initialized.set(initialized);
+        let _ = self.initialized.set(server);
     }
 
     /// How many bytes a write may have, so that its line is not too long.
@@ -852,7 +890,7 @@ impl Link {
     /// was launched here, it is the one it has.
     fn default_directory(&self) -> Option<&Path> {
         match self.initialized.get() {
-            Some(initialized) if !initialized.has_default_directory() => {
+            Some(server) if !tells_limits(server) => {
                 self.server.directory().map(|directory| directory.as_path())
             }
             _ => None,
@@ -860,12 +898,16 @@ impl Link {
     }
 
     /// Sends a request.
-    fn send(&self, request: Request) -> Result<Pending, Error> {
+    fn send<M: Method>(&self, params: M::Params) -> Result<Pending<M>, Error> {
         let id = self.next_number();
-        let method = message::method(&request);
         let answer = self.routes.expect(id)?;
-        match self.out.send(id, request, self.max_message_bytes.load(Relaxed)) {
-            Ok(()) => Ok(Pending { id, method, answer }),
+        let max_bytes = self.max_message_bytes.load(Relaxed);
+        match self.out.send(id, M::request(params), max_bytes) {
+            Ok(()) => Ok(Pending {
+                id,
+                answer,
+                method: PhantomData,
+            }),
             Err(error @ Error::Invalid(_)) => {
                 self.routes.forget(id);
                 Err(error)
@@ -884,14 +926,14 @@ impl Link {
     }
 
     /// Sends a request and waits for its answer, which the server owes.
-    fn call<A: Answer>(&self, request: Request) -> Result<A, Error> {
-        self.send(request)?.wait(self)
+    fn call<M: Method>(&self, params: M::Params) -> Result<M::Result, Error> {
+        self.send::<M>(params)?.wait(self)
     }
 
     /// Sends a request whose answer is not waited for, and does not wait for the server to take it. One
     /// that cannot be sent has no server any more, and so no process either.
-    fn tell(&self, request: Request) {
-        self.out.post(self.next_number(), request);
+    fn tell<M: Method>(&self, params: M::Params) {
+        self.out.post(self.next_number(), M::request(params));
     }
 }
 
@@ -910,9 +952,9 @@ impl Out {
                 sender.send(id, request).map_err(|_| Error::Ended(None))
             }
             Out::Lines(lines) => {
-                let method = message::method(&request);
+                let method = request.method();
                 lines.write(max_bytes, |buffer| {
-                    message::encode_request(buffer, &RequestId::Signed(id), &request);
+                    client::encode_request(buffer, &RequestId::Signed(id), &request);
                     method
                 })
             }
@@ -924,7 +966,7 @@ impl Out {
         match self {
             Out::Memory(_) => drop(self.send(id, request, usize::MAX)),
             Out::Lines(lines) => {
-                lines.post(|buffer| message::encode_request(buffer, &RequestId::Signed(id), &request));
+                lines.post(|buffer| client::encode_request(buffer, &RequestId::Signed(id), &request));
             }
         }
     }
@@ -942,7 +984,7 @@ impl Out {
         if let Out::Lines(lines) = self {
             // A failure shows at the next request.
             let _ = lines.write(usize::MAX, |buffer| {
-                message::encode_initialized(buffer);
+                client::encode_initialized(buffer);
                 "initialized"
             });
         }
@@ -968,6 +1010,7 @@ impl Out {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// The reference tells no limits.
+fn tells_limits(server: &InitializeReply) -> bool {
+    server.limits.max_message_bytes > 0
 }

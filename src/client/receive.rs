@@ -12,16 +12,23 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::value::RawValue;
 
-use super::answer::Raw;
+use super::Error;
 use super::error::{excerpt, quoted};
 use super::launched::Server;
 use super::unread::Shared;
-use super::{Error, lock};
 use crate::server::connection::ClientReceiver;
-use crate::sys;
+use crate::sys::{self, lock};
+use crate::wire::client::{FromServer, parse_server};
 use crate::wire::framing::{Frame, Frames};
-use crate::wire::message::{self, FromServer};
-use crate::wire::protocol::{Exited, OutputDelta, RequestId, RpcError, ServerMessage};
+use crate::wire::protocol::{Exited, OutputDelta, Reply, RequestId, RpcError, ServerMessage};
+
+/// The result of an answer, not looked into yet.
+pub(super) enum Answer {
+    /// From a connection in memory.
+    Typed(Reply),
+    /// From any other.
+    Json(Box<RawValue>),
+}
 
 pub(super) enum Incoming {
     Memory(ClientReceiver),
@@ -44,7 +51,7 @@ pub(super) fn run(incoming: Incoming, server: &Server, routes: &Routes) {
 fn from_memory(receiver: ClientReceiver, routes: &Routes) -> Result<(), String> {
     for message in receiver {
         match message {
-            ServerMessage::Response { id, outcome } => routes.answer(id, outcome.map(Raw::Typed))?,
+            ServerMessage::Response { id, outcome } => routes.answer(id, outcome.map(Answer::Typed))?,
             ServerMessage::OutputDelta(delta) => routes.deliver(delta),
             ServerMessage::Exited(exited) => routes.exited(*exited),
         }
@@ -64,9 +71,12 @@ fn from_frames(mut frames: Frames<Box<dyn Read + Send>>, routes: &Routes) -> Res
             Ok(Frame::End) => return Ok(()),
             Err(e) => return Err(format!("cannot be read from: {e}")),
         };
-        match message::parse_server(text) {
+        match parse_server(text) {
             Ok(FromServer::Answer { id, outcome }) => {
-                routes.answer(id, outcome.map(|result: &RawValue| Raw::Json(result.to_owned())))?;
+                routes.answer(
+                    id,
+                    outcome.map(|result: &RawValue| Answer::Json(result.to_owned())),
+                )?;
             }
             Ok(FromServer::OutputDelta(delta)) => routes.deliver(delta),
             Ok(FromServer::Exited(exited)) => routes.exited(*exited),
@@ -100,7 +110,7 @@ struct Table {
     reason: Option<String>,
 }
 
-pub(super) type Outcome = Result<Raw, RpcError>;
+pub(super) type Outcome = Result<Answer, RpcError>;
 
 impl Table {
     fn check(&self) -> Result<(), Error> {
@@ -173,7 +183,7 @@ impl Routes {
     fn deliver(&self, delta: OutputDelta) {
         let process = lock(&self.0).processes.get(&delta.process_handle).cloned();
         if let Some(process) = process {
-            process.deliver(delta.stream, delta.bytes);
+            process.deliver(delta);
         }
     }
 

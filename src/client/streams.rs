@@ -9,10 +9,11 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Error;
 use super::control::Control;
 use super::unread::{OutputLost, Shared};
-use super::{Done, Error};
-use crate::wire::protocol::{Request, Stream, WriteStdinParams, code};
+use crate::wire::methods::method;
+use crate::wire::protocol::{Stream, WriteStdinParams, code};
 
 /// The input of a process, with the shape of [`std::process::ChildStdin`]. Dropping it ends the input;
 /// on a terminal, end-of-file is typed.
@@ -27,12 +28,12 @@ impl Stdin {
         Stdin(control)
     }
 
-    fn request(&self, delta: Option<&[u8]>, close_stdin: bool) -> Request {
-        Request::WriteStdin(WriteStdinParams {
+    fn params(&self, delta: Option<&[u8]>, close_stdin: bool) -> WriteStdinParams {
+        WriteStdinParams {
             process_handle: self.0.handle().to_owned(),
             delta: delta.map(<[u8]>::to_vec),
             close_stdin,
-        })
+        }
     }
 }
 
@@ -44,8 +45,12 @@ impl Write for Stdin {
             return Ok(0);
         }
         let bytes = &bytes[..bytes.len().min(self.0.link().write_bytes())];
-        match self.0.link().call::<Done>(self.request(Some(bytes), false)) {
-            Ok(Done) => Ok(bytes.len()),
+        match self
+            .0
+            .link()
+            .call::<method::WriteStdin>(self.params(Some(bytes), false))
+        {
+            Ok(_) => Ok(bytes.len()),
             Err(Error::Refused(e)) if e.code == code::INVALID_REQUEST => {
                 Err(io::Error::new(io::ErrorKind::BrokenPipe, Error::Refused(e)))
             }
@@ -62,7 +67,7 @@ impl Write for Stdin {
 impl Drop for Stdin {
     fn drop(&mut self) {
         if !self.0.has_ended() {
-            self.0.link().tell(self.request(None, true));
+            self.0.link().tell::<method::WriteStdin>(self.params(None, true));
         }
     }
 }
@@ -71,6 +76,19 @@ impl Drop for Stdin {
 struct Reading {
     control: Control,
     stream: Stream,
+    /// Dropping it closes the stream, which its process can notice.
+    closes: bool,
+}
+
+impl Reading {
+    fn new(control: Control, stream: Stream) -> Reading {
+        let closes = !control.has_tty();
+        Reading {
+            control,
+            stream,
+            closes,
+        }
+    }
 }
 
 impl Read for Reading {
@@ -81,7 +99,11 @@ impl Read for Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        self.control.shared().close(self.stream);
+        let (control, stream) = (&self.control, self.stream);
+        if self.closes && control.shared().is_open(stream) {
+            control.post_close(stream);
+        }
+        control.shared().close(stream);
     }
 }
 
@@ -92,11 +114,13 @@ impl fmt::Debug for Reading {
 }
 
 /// The output of a process, with the shape of [`std::process::ChildStdout`]. Reading waits until there
-/// is some, and ends when the process has ended.
+/// is some, and ends when the stream or the process has ended.
 ///
-/// Dropping it throws away what is there and what still comes. The process does not notice: where std's
-/// would be killed by SIGPIPE at its next write, a program that prints without end goes on until it is
-/// [killed](super::Process::kill).
+/// Dropping it throws away what is there and what still comes, and closes the stream: at its next write
+/// the process gets SIGPIPE, or an error, as with std's. The output of a terminal is not closed, nor is that
+/// of a server without `process/closeOutput`, such as codex app-server. There a program that prints without
+/// end goes on until it is [killed](super::Process::kill), and so does one whose
+/// [`Process`](super::Process) was dropped without killing it.
 ///
 /// Reading fails with [`OutputLost`] where output was dropped, and with
 /// [`io::ErrorKind::ConnectionAborted`] when the connection has ended.
@@ -105,8 +129,12 @@ pub struct Stdout(Reading);
 
 impl Stdout {
     pub(super) fn new(control: Control) -> Stdout {
-        let stream = Stream::Stdout;
-        Stdout(Reading { control, stream })
+        Stdout(Reading::new(control, Stream::Stdout))
+    }
+
+    /// Dropping it does not close the stream.
+    pub(super) fn leave_open(&mut self) {
+        self.0.closes = false;
     }
 }
 
@@ -122,8 +150,12 @@ pub struct Stderr(Reading);
 
 impl Stderr {
     pub(super) fn new(control: Control) -> Stderr {
-        let stream = Stream::Stderr;
-        Stderr(Reading { control, stream })
+        Stderr(Reading::new(control, Stream::Stderr))
+    }
+
+    /// Dropping it does not close the stream.
+    pub(super) fn leave_open(&mut self) {
+        self.0.closes = false;
     }
 }
 
@@ -144,8 +176,8 @@ pub enum Event {
 }
 
 /// What a process prints on both streams, in order: see [`Process::events`](super::Process::events).
-/// Ends when the process has ended, or after the error that reports the end of the connection.
-/// Dropping it throws away what still comes.
+/// Ends when both streams or the process have ended, or after the error that reports the end of the
+/// connection. Dropping it closes both, as dropping [`Stdout`] does.
 #[derive(Debug)]
 pub struct Events {
     stdout: Option<Stdout>,

@@ -22,7 +22,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::sys::EventFd;
 use crate::wire::protocol::{
-    Capabilities, Exited, OutputDelta, ProcessInfo, Reply, RequestId, RpcError, ServerMessage, notification,
+    Capabilities, Collected, Exited, OutputDelta, ProcessInfo, Reply, RequestId, RpcError, ServerMessage,
+    cost_of_strings, notification,
 };
 
 /// The most bytes of output in one message.
@@ -145,7 +146,8 @@ impl Outbox {
         let weight = 64
             + id.as_ref().map_or(0, RequestId::len)
             + match &outcome {
-                Ok(Reply::List(processes)) => processes.iter().map(weight_in_list).sum(),
+                Ok(Reply::List(list)) => list.processes.iter().map(weight_in_list).sum(),
+                Ok(Reply::Inspect(inspection)) => inspection.weight(),
                 Ok(_) => 0,
                 Err(error) => error.message.len() + error.data.as_ref().map_or(0, |d| d.program.len()),
             };
@@ -169,7 +171,11 @@ impl Outbox {
         }
         // The handle is there twice: the dispatcher remembers it until the exit has been sent.
         let handle = 2 * exited.process_handle.len();
-        let weight = 512 + handle + exited.stdout.bytes.len() + exited.stderr.bytes.len();
+        let kept = |collected: &Collected| {
+            let tail = collected.tail.as_ref().map_or(0, |tail| tail.bytes.len());
+            collected.bytes.len() + tail
+        };
+        let weight = 512 + handle + kept(&exited.stdout) + kept(&exited.stderr);
         let message = self.queued(ServerMessage::Exited(exited), None, weight);
         let _ = self.output.send(Some(message));
     }
@@ -280,12 +286,8 @@ impl Shared {
 /// What one process of a list holds.
 fn weight_in_list(process: &ProcessInfo) -> usize {
     256 + process.process_handle.len()
-        + weight_of_strings(&process.command)
+        + cost_of_strings(&process.command)
         + process.cwd.as_ref().map_or(0, String::len)
-}
-
-pub(crate) fn weight_of_strings(strings: &[String]) -> usize {
-    strings.iter().map(|s| size_of::<String>() + s.len()).sum()
 }
 
 /// A message with what it holds, which is given back when this is dropped.

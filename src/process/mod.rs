@@ -10,36 +10,53 @@
 //! | state | event | what happens |
 //! | --- | --- | --- |
 //! | running | a command | it is done and answered |
-//! | running | time is up | the tree is killed, the exit will be 124 |
+//! | running | time is up | the tree is killed, the exit will be 124; with a grace, SIGTERM comes first |
+//! | graced | nothing of the tree is left, or the grace has passed | what is left is killed; it is drained |
 //! | running | the pidfd is readable | draining begins: 2 s at most for what keeps an output open |
 //! | draining | outputs ended, or time is up and what was owed is delivered | the group is killed, the child reaped, its end told |
 //! | drained | a tracer holds the zombie | it is asked for at growing intervals, and commands are answered |
 //! | any | the connection ends | the tree is killed, and draining no longer waits for the client |
 
+mod grace;
+pub(crate) mod inspect;
+pub(crate) mod keep;
+mod limits;
 pub(crate) mod output;
+mod output_requests;
+mod pattern;
 mod pty;
+mod redirect;
 pub(crate) mod spawn;
 pub(crate) mod stdin;
 pub(crate) mod tree;
 mod typed_line;
+pub(crate) mod wait;
 
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{
+    AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, Release, SeqCst},
+};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use self::grace::Grace;
+use self::inspect::Inspections;
+use self::keep::Keep;
 use self::output::{Output, Sink};
 use self::pty::Terminal;
 use self::spawn::{Channels, Child, Environment, Nursery};
-use self::stdin::{Stdin, unanswered_cost};
+use self::stdin::{AcceptedWrite, Stdin};
 use self::tree::{Camera, Held};
+use self::wait::{Wait, Waits};
 use crate::outbox::Outbox;
 use crate::sys::{self, Birth, EventFd, Interest, Pid, Status};
 use crate::wire::protocol::{
-    Collected, Exited, PtySize, Reply, RequestId, RpcError, SpawnParams, Stream, Usage, code,
+    Collected, CollectedTail, Exited, PtySize, Reply, RequestId, RpcError, SpawnParams, SpawnReply, Stream,
+    Usage, code,
 };
 use crate::wire::signal;
 
@@ -57,6 +74,9 @@ const COMMANDS_A_TURN: usize = 1_024;
 const FIRST_REAP_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_REAP_PAUSE: Duration = Duration::from_millis(250);
 
+/// What is answered where the process lives on.
+const CONNECTION_ENDS: &str = "the connection is ending";
+
 /// The exit code of a process whose time was up.
 const TIMED_OUT: i32 = 124;
 /// The exit code where it cannot be known: other code in this program has reaped our child, or a tracer
@@ -65,11 +85,7 @@ const UNKNOWN: i32 = -1;
 
 /// What the dispatcher hands to a process.
 pub(crate) enum Command {
-    Write {
-        id: RequestId,
-        bytes: Vec<u8>,
-        close: bool,
-    },
+    Write(AcceptedWrite),
     Resize {
         id: RequestId,
         size: PtySize,
@@ -78,6 +94,14 @@ pub(crate) enum Command {
         id: RequestId,
         signal: i32,
         grace: Option<Duration>,
+    },
+    CloseOutput {
+        id: RequestId,
+        stream: Option<Stream>,
+    },
+    Wait(Box<Wait>),
+    Inspect {
+        id: RequestId,
     },
     /// The connection is ending.
     End,
@@ -109,19 +133,28 @@ pub(crate) struct Vitals {
     pub(crate) stdin_pending: Arc<AtomicU64>,
     /// What the writes that are not answered yet count; the dispatcher adds, the process's thread subtracts.
     pub(crate) stdin_unanswered: Arc<AtomicUsize>,
+    /// Waits that are not answered yet; the dispatcher adds.
+    pub(crate) waits: Arc<AtomicUsize>,
+    pub(crate) handover: Handover,
 }
 
-impl Vitals {
-    /// Counts a write of so many bytes that is accepted; [`Stdin`] takes it off the counts again.
-    pub(crate) fn count_write(&self, id: &RequestId, bytes: usize) {
-        self.stdin_pending.fetch_add(bytes as u64, Relaxed);
-        self.stdin_unanswered.fetch_add(unanswered_cost(id), Relaxed);
+/// Whether the dispatcher has handed over what came behind the spawn while the process was being started.
+/// Output is not read before: a wait that was sent right behind the spawn is about all of it.
+#[derive(Default)]
+pub(crate) struct Handover(AtomicU8);
+
+impl Handover {
+    const AWAITED: u8 = 1;
+    const DONE: u8 = 2;
+
+    /// The dispatcher has done so; whether the process is to be woken.
+    pub(crate) fn done(&self) -> bool {
+        self.0.swap(Self::DONE, SeqCst) == Self::AWAITED
     }
 
-    /// Takes back a [`count_write`](Self::count_write) that came to nothing.
-    pub(crate) fn uncount_write(&self, id: &RequestId, bytes: usize) {
-        self.stdin_pending.fetch_sub(bytes as u64, Relaxed);
-        self.stdin_unanswered.fetch_sub(unanswered_cost(id), Relaxed);
+    /// Whether it has. If not, the process is woken when it has.
+    fn is_done(&self) -> bool {
+        self.0.compare_exchange(0, Self::AWAITED, SeqCst, SeqCst) == Err(Self::DONE)
     }
 }
 
@@ -131,6 +164,8 @@ pub(crate) struct Common {
     pub(crate) nursery: Nursery,
     pub(crate) camera: Camera,
     pub(crate) busy_pipes: Arc<AtomicUsize>,
+    /// What all waits count; the dispatcher adds.
+    pub(crate) waits_bytes: Arc<AtomicUsize>,
     pub(crate) on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
 }
 
@@ -143,8 +178,10 @@ pub(crate) struct Start {
     pub(crate) reused: bool,
     pub(crate) params: Arc<SpawnParams>,
     pub(crate) birth: Arc<Birth>,
-    pub(crate) cap: Option<u64>,
+    pub(crate) keep: Keep,
     pub(crate) timeout: Option<Duration>,
+    /// How long after SIGTERM a timeout kills; `None`: at once, and without one.
+    pub(crate) grace: Option<Duration>,
     pub(crate) inbox: Receiver<Command>,
     pub(crate) wake: Arc<EventFd>,
     pub(crate) vitals: Arc<Vitals>,
@@ -159,7 +196,14 @@ pub(crate) fn run(start: Start) {
     let serial = start.serial;
     let events = start.events.clone();
     let common = &start.common;
-    let spawned = spawn::spawn(&start.params, &common.environment, &common.nursery, &start.birth);
+    let deadline = start.timeout.and_then(|t| Instant::now().checked_add(t));
+    let spawned = spawn::spawn(
+        &start.params,
+        &common.environment,
+        &common.nursery,
+        &start.birth,
+        deadline,
+    );
     if !start.birth.settle() {
         // The dispatcher has given up on it, and answered.
         if let Ok(child) = spawned {
@@ -189,7 +233,7 @@ pub(crate) fn run(start: Start) {
         on_detach(pid);
     }
     // The answer goes out before the first delta, and by this thread, so that it does.
-    let reply = Ok(Reply::Spawn { pid });
+    let reply = Ok(Reply::Spawn(SpawnReply { pid }));
     if start.reused {
         // Nobody shall take the last process's output and exit for this one's.
         start.outbox.answer_behind_output(start.id.clone(), reply);
@@ -214,8 +258,18 @@ struct Process {
     pidfd: Option<std::os::fd::OwnedFd>,
     terminal: Option<Terminal>,
     outputs: [Option<Output>; 2],
+    /// The end of a stream is told, also of one that is not read.
+    tells_tails: bool,
     stdin: Stdin,
+    inspections: Inspections,
     sink: Sink,
+    waits: Waits,
+    /// See [`Handover`].
+    handed_over: bool,
+    /// Output is there, and not read before that.
+    holds_back: bool,
+    /// Nothing more is read.
+    over: bool,
     /// What it leaves running is spared, and so is it at the end of the connection.
     detach: bool,
     inbox: Receiver<Command>,
@@ -225,8 +279,13 @@ struct Process {
     started: Instant,
     exited: Option<Instant>,
     timeout_at: Option<Instant>,
+    timeout_grace: Option<Duration>,
     kill_at: Option<Instant>,
     timed_out: bool,
+    /// Its time was up, and what has not ended since is killed later.
+    grace: Option<Grace>,
+    /// When what the grace had left was killed, if the process had ended before.
+    grace_ended: Option<Instant>,
     drain_timed_out: bool,
     /// When the connection began to end.
     ending: Option<Instant>,
@@ -246,14 +305,14 @@ impl Process {
         let started = Instant::now();
         let Start {
             params,
-            cap,
+            keep,
             vitals,
             outbox,
             ..
         } = start;
         let output = |fd, stream, total: &Arc<AtomicU64>| {
             let streamed = params.tty || params.stream_stdout_stderr;
-            Output::new(fd, stream, params.tty, streamed, cap, Arc::clone(total))
+            Output::new(fd, stream, params.tty, streamed, keep, Arc::clone(total))
         };
         let (terminal, outputs, stdin) = match child.channels {
             Channels::Pipes {
@@ -261,10 +320,9 @@ impl Process {
                 stdout,
                 stderr,
             } => {
-                let outputs = [
-                    Some(output(Rc::new(stdout), Stream::Stdout, &vitals.stdout_bytes)),
-                    Some(output(Rc::new(stderr), Stream::Stderr, &vitals.stderr_bytes)),
-                ];
+                let stdout = stdout.map(|fd| output(Rc::new(fd), Stream::Stdout, &vitals.stdout_bytes));
+                let stderr = stderr.map(|fd| output(Rc::new(fd), Stream::Stderr, &vitals.stderr_bytes));
+                let outputs = [stdout, stderr];
                 (None, outputs, stdin.map(Rc::new))
             }
             Channels::Terminal { terminal, descriptor } => {
@@ -278,6 +336,7 @@ impl Process {
             pidfd: Some(child.pidfd),
             terminal,
             outputs,
+            tells_tails: keep.told,
             stdin: Stdin::new(
                 stdin,
                 params.tty,
@@ -285,12 +344,17 @@ impl Process {
                 Arc::clone(&vitals.stdin_unanswered),
                 outbox.clone(),
             ),
+            inspections: Inspections::default(),
             sink: Sink {
                 handle: start.handle,
                 credit: outbox.credit(Arc::clone(&start.wake)),
                 outbox,
                 busy_pipes: Arc::clone(&start.common.busy_pipes),
             },
+            waits: Waits::default(),
+            handed_over: false,
+            holds_back: false,
+            over: false,
             detach: params.detach,
             inbox: start.inbox,
             wake: start.wake,
@@ -300,8 +364,11 @@ impl Process {
             exited: None,
             // A timeout past the end of time is none.
             timeout_at: start.timeout.and_then(|t| started.checked_add(t)),
+            timeout_grace: start.grace,
             kill_at: None,
             timed_out: false,
+            grace: None,
+            grace_ended: None,
             drain_timed_out: false,
             ending: None,
             answer_writes_at: None,
@@ -317,13 +384,17 @@ impl Process {
             let now = Instant::now();
             self.keep_deadlines(now);
             self.let_go_of_terminal();
+            self.finish_outputs(now);
             if self.is_over(now) {
                 return;
             }
+            self.look_at_waits(now);
             let [first, second] = self.outputs.each_ref().map(|output| {
-                let interest = output.as_ref().and_then(|o| o.interest(&self.sink));
+                let output = output.as_ref().filter(|_| !self.holds_back);
+                let interest = output.and_then(|o| o.interest(&self.sink));
                 interest.map_or(Interest::NONE, Interest::read)
             });
+            let graced = self.exited.and(self.grace.as_ref()).and_then(Grace::awaited);
             let mut interests = [
                 Interest::read(self.wake.raw()),
                 self.pidfd.as_ref().map_or(Interest::NONE, |fd| {
@@ -332,6 +403,7 @@ impl Process {
                 self.stdin.interest().map_or(Interest::NONE, Interest::write),
                 first,
                 second,
+                graced.map_or(Interest::NONE, Interest::read),
             ];
             let deadline = self.next_deadline(now);
             let timeout = deadline.map(|d| d.saturating_duration_since(Instant::now()));
@@ -342,22 +414,29 @@ impl Process {
                 return;
             }
             self.stdin.observe();
-            let [wake, exit, stdin, first, second] = interests;
+            let [wake, exit, stdin, first, second, _] = interests;
             if wake.readable() {
                 self.wake.clear();
+                self.holds_back = false;
                 self.take_commands();
             }
+            self.tend_inspections(Instant::now());
             if exit.readable() {
                 self.on_exit();
             }
             if stdin.writable() {
                 self.stdin.pump();
             }
+            if first.readable() || second.readable() {
+                self.hold_back_or_not();
+            }
             for (index, interest) in [first, second].into_iter().enumerate() {
                 if interest.readable()
+                    && !self.holds_back
                     && let Some(output) = &mut self.outputs[index]
                 {
-                    output.pump(&self.sink);
+                    output.pump(&self.sink, &mut self.waits);
+                    self.waits.answer_found(&self.sink.outbox);
                 }
             }
         }
@@ -371,6 +450,9 @@ impl Process {
 
     fn keep_deadlines(&mut self, now: Instant) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if self.grace.as_ref().is_some_and(|grace| grace.is_over(now)) {
+            self.kill_unasked();
+        }
         if self.exited.is_some() {
             return;
         }
@@ -382,7 +464,10 @@ impl Process {
                 return;
             }
             self.timed_out = true;
-            self.kill_unasked();
+            match self.timeout_grace {
+                Some(grace) => self.grace = Some(Grace::begin(self.pid, grace, &self.common.camera)),
+                None => self.kill_unasked(),
+            }
         }
         if due(self.kill_at) {
             self.kill_at = None;
@@ -390,7 +475,12 @@ impl Process {
         }
         if due(self.answer_writes_at) {
             self.answer_writes_at = None;
-            self.stdin.fail("the connection is ending");
+            self.stdin.fail(CONNECTION_ENDS);
+            self.waits.fail(&self.sink.outbox, CONNECTION_ENDS);
+        }
+        if self.outputs().any(|output| due(output.eof_at())) && self.has_exited() {
+            self.on_exit();
+            return;
         }
         for output in self.outputs.iter_mut().flatten() {
             output.look_again(now);
@@ -401,18 +491,34 @@ impl Process {
     /// When to look at the deadlines again, if nothing else happens. `now` must be what
     /// [`is_over`](Self::is_over) was asked with, or a deadline could fall between the two.
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let grace = self.grace.as_ref().and_then(Grace::deadline);
+        let waits = self.waits.look_again_at();
         if let Some(exited) = self.exited {
-            let drain = exited + self.drain();
+            if self.grace.is_some() {
+                return grace;
+            }
+            let drain = self.drain_from(exited) + self.drain();
             // Once the drain is over, only the delivery of what is owed is waited for: the client's
             // reading ends that, or the end of the connection.
-            return match drain > now {
+            let end = match drain > now {
                 true => Some(drain),
                 false => self.ending.map(|ending| ending + DELIVER_AT_END),
             };
+            return [end, self.inspections.deadline(), waits]
+                .into_iter()
+                .flatten()
+                .min();
         }
-        let outputs = self.outputs().filter_map(Output::look_again_at).min();
-        let others = [self.answer_writes_at, outputs, self.stdin.look_again_at()];
-        [self.timeout_at, self.kill_at]
+        let outputs = self.outputs();
+        let outputs = outputs.flat_map(|output| [output.look_again_at(), output.eof_at()]);
+        let others = [
+            self.answer_writes_at,
+            outputs.flatten().min(),
+            self.stdin.look_again_at(),
+            self.inspections.deadline(),
+            waits,
+        ];
+        [self.timeout_at, self.kill_at, grace]
             .into_iter()
             .chain(others)
             .flatten()
@@ -433,27 +539,43 @@ impl Process {
         }
     }
 
+    /// When the drain of a process that ended at `exited` began.
+    fn drain_from(&self, exited: Instant) -> Instant {
+        self.grace_ended.unwrap_or(exited)
+    }
+
     /// Whether there is nothing left to do but to reap.
     fn is_over(&mut self, now: Instant) -> bool {
         if self.released {
             return true;
         }
         let Some(exited) = self.exited else { return false };
+        if let Some(grace) = &mut self.grace {
+            if grace.is_anything_left(now, &self.common.camera) {
+                return false;
+            }
+            self.grace = None;
+        }
         if !self.outputs().any(Output::is_open) {
             return true;
         }
         // What was written before the exit is delivered, however long the client takes to read it;
         // only the end of the connection does not wait for that.
         let settled = |output: &Output| output.is_settled() || output.is_silent();
-        let drained = now >= exited + self.drain();
+        let drained = now >= self.drain_from(exited) + self.drain();
         let delivered = drained && self.outputs().all(settled);
         let hopeless = self.ending.is_some_and(|ending| now >= ending + DELIVER_AT_END);
         let over = drained && (delivered || hopeless);
         // A client that took its time does not keep an output open, and of a stream that has reached its
         // cap there was nothing more to wait for.
         let complete = |output: &Output| output.is_full() || output.has_run_dry();
-        self.drain_timed_out = over && !self.outputs().all(complete);
-        over
+        self.drain_timed_out |= over && !self.outputs().all(complete);
+        if over {
+            // What is kept of the end of a stream is owed as well.
+            self.outputs.iter_mut().flatten().for_each(Output::stop);
+            self.finish_outputs(now);
+        }
+        over && (hopeless || !self.outputs().any(Output::is_open))
     }
 
     // ---- events ----
@@ -488,7 +610,7 @@ impl Process {
         for _ in 0..waiting {
             let Ok(command) = self.inbox.try_recv() else { break };
             match command {
-                Command::Write { id, bytes, close } => self.stdin.write(id, bytes, close),
+                Command::Write(write) => self.stdin.write(write),
                 Command::Resize { id, size } => {
                     let outcome = self.resize(size);
                     self.sink.outbox.answer(Some(id), outcome);
@@ -501,6 +623,13 @@ impl Process {
                     let outcome = self.signal(signal, grace);
                     self.sink.outbox.answer(Some(id), outcome);
                 }
+                Command::CloseOutput { id, stream } => {
+                    let outcome = self.close_output(stream);
+                    // No delta of the stream comes behind it.
+                    self.sink.outbox.answer_behind_output(id, outcome);
+                }
+                Command::Wait(wait) => self.wait(*wait),
+                Command::Inspect { id } => self.inspect(id),
                 Command::End => self.connection_ends(),
             }
         }
@@ -540,6 +669,10 @@ impl Process {
             return Ok(Reply::Done);
         }
         self.killed_after_exit = self.exited.is_some();
+        if let Some(grace) = self.grace.take() {
+            self.grace_ended = self.exited.map(|_| Instant::now());
+            self.killed.extend(grace.kill());
+        }
         let killed = tree::kill(self.pid, &self.common.camera);
         self.killed.extend(killed.outside);
         self.signalled(libc::SIGKILL, killed.outcome)
@@ -572,11 +705,13 @@ impl Process {
         let now = Instant::now();
         self.ending = Some(now);
         self.answer_writes_at = Some(now + DELIVER_AT_END);
-        if self.detach && self.exited.is_none() {
+        // The time of one that has a grace was up before.
+        let detached = self.detach && self.grace.is_none();
+        if detached && self.exited.is_none() {
             self.released = true;
             return;
         }
-        if !self.detach {
+        if !detached {
             self.kill_unasked();
         }
     }
@@ -586,22 +721,30 @@ impl Process {
     /// Reaps the process and says how it ended; nothing is said of one that lives on.
     fn end(mut self) -> (Option<Box<Exited>>, Receiver<Command>) {
         self.stdin.fail("the process has ended");
+        self.finish_inspections();
         if self.released {
+            self.waits.fail(&self.sink.outbox, CONNECTION_ENDS);
             return (None, self.inbox);
         }
+        self.end_waits();
         if !self.detach {
             let _ = sys::kill_group(self.pid, libc::SIGKILL);
         }
         // Until here the pid was a zombie's at least, so that it could mean nobody else.
         let (status, usage) = self.reap();
+        self.refuse_inspections();
         if !self.detach {
             tree::wait_for_group(self.pid, &self.common.camera);
         }
         tree::wait_for_death(&self.killed, Instant::now() + tree::DEATH);
         let duration = self.exited.unwrap_or_else(Instant::now) - self.started;
+        let unread = || Collected {
+            tail: self.tells_tails.then(CollectedTail::default),
+            ..Collected::default()
+        };
         let [stdout, stderr] = self
             .outputs
-            .map(|o| o.map_or_else(Collected::default, Output::into_collected));
+            .map(|o| o.map_or_else(unread, Output::into_collected));
         let exited = Exited {
             process_handle: self.sink.handle,
             exit_code: if self.timed_out { TIMED_OUT } else { status.code },
@@ -654,6 +797,7 @@ impl Process {
             } else {
                 pause = (pause * 2).min(LONGEST_REAP_PAUSE);
             }
+            self.tend_inspections(Instant::now());
         }
     }
 }

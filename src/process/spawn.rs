@@ -13,13 +13,17 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::process::limits;
 use crate::process::pty::{FreshTerminal, Terminal};
+use crate::process::redirect::{self, Opener};
 use crate::process::tree::DEATH;
-use crate::sys::{self, Birth, ChildStack, Execve, Pid, Slot, SpawnError, Stdio, StringList};
-use crate::wire::protocol::{RpcError, SpawnFailure, SpawnParams, Stage, code, shortened};
+use crate::sys::{self, Birth, ChildLimit, ChildStack, Execve, Pid, Slot, SpawnError, Stdio, StringList};
+use crate::wire::protocol::{
+    InheritEnv, LimitName, Redirect, RpcError, SpawnFailure, SpawnParams, Stage, code, shortened,
+};
 
 /// Where programs are looked for if the child has no `PATH`; what glibc's `execvp` does.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
@@ -150,7 +154,7 @@ impl Nursery {
         if fds.iter().all(|fd| fd.as_raw_fd() < LOW) {
             return None;
         }
-        let mut slots = locked(&self.slots);
+        let mut slots = sys::lock(&self.slots);
         if matches!(*slots, Slots::Unneeded) {
             *slots = Slots::make().unwrap_or(Slots::Refused);
         }
@@ -170,24 +174,20 @@ impl Nursery {
 
     /// Gives the numbers back, until they are needed again.
     pub(crate) fn clear(&self) {
-        *locked(&self.slots) = Slots::Unneeded;
+        *sys::lock(&self.slots) = Slots::Unneeded;
     }
 
     /// Calls `spawn` with a stack that no other child is using.
-    fn with_stack<T>(&self, spawn: impl FnOnce(&mut ChildStack) -> T) -> T {
-        let kept = locked(&self.stacks).pop();
+    pub(crate) fn with_stack<T>(&self, spawn: impl FnOnce(&mut ChildStack) -> T) -> T {
+        let kept = sys::lock(&self.stacks).pop();
         let mut stack = kept.unwrap_or_else(ChildStack::new);
         let result = spawn(&mut stack);
-        let mut stacks = locked(&self.stacks);
+        let mut stacks = sys::lock(&self.stacks);
         if stacks.len() < STACKS {
             stacks.push(stack);
         }
         result
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Slots {
@@ -209,7 +209,7 @@ impl Drop for Lease<'_> {
         let Some(slot) = self.slot.take() else { return };
         let filler = self.filler.as_fd();
         let emptied = slot.fill([filler; 3]);
-        let mut slots = locked(&self.nursery.slots);
+        let mut slots = sys::lock(&self.nursery.slots);
         if let (Ok(()), Slots::Made { free, .. }) = (emptied, &mut *slots) {
             free.push(slot);
         }
@@ -224,12 +224,13 @@ pub(crate) struct Child {
     pub(crate) channels: Channels,
 }
 
-/// Our ends of what the child has as descriptors 0, 1 and 2; all non-blocking.
+/// Our ends of what the child has as descriptors 0, 1 and 2; all non-blocking. Of a stream that is not a
+/// pipe we have none.
 pub(crate) enum Channels {
     Pipes {
         stdin: Option<OwnedFd>,
-        stdout: OwnedFd,
-        stderr: OwnedFd,
+        stdout: Option<OwnedFd>,
+        stderr: Option<OwnedFd>,
     },
     Terminal {
         terminal: Terminal,
@@ -252,70 +253,112 @@ impl Child {
 }
 
 /// A step that failed, before it is known for which program, and the call that failed.
-struct Failure(Stage, &'static str, io::Error);
+pub(crate) struct Failure {
+    stage: Stage,
+    call: &'static str,
+    error: io::Error,
+    limit: Option<LimitName>,
+}
 
 impl Failure {
-    fn at(stage: Stage, call: &'static str) -> impl Fn(io::Error) -> Failure {
-        move |error| Failure(stage, call, error)
+    pub(crate) fn at(stage: Stage, call: &'static str) -> impl Fn(io::Error) -> Failure {
+        move |error| Failure {
+            stage,
+            call,
+            error,
+            limit: None,
+        }
     }
 }
 
 impl From<SpawnError> for Failure {
-    fn from(SpawnError { call, error }: SpawnError) -> Failure {
+    fn from(SpawnError { call, error, limit }: SpawnError) -> Failure {
+        let limit = limit.and_then(limits::by_name);
         let stage = match call {
+            _ if limit.is_some() => Stage::Limits,
             sys::ENTER_DIRECTORY => Stage::Cwd,
             sys::OPEN_TERMINAL => Stage::Pty,
             sys::LEAVE_DESCRIPTORS | sys::PLACE_DESCRIPTORS | sys::MAKE_PIPE => Stage::Pipe,
             sys::START_THREAD => Stage::Thread,
             _ => Stage::Exec,
         };
-        Failure(stage, call, error)
+        Failure {
+            stage,
+            call,
+            error,
+            limit,
+        }
     }
 }
 
-/// The answer to a spawn in which `call` failed at `stage`.
-pub(crate) fn failure(params: &SpawnParams, stage: Stage, call: &str, error: &io::Error) -> RpcError {
+/// The answer to a spawn that could not be begun because of `call`.
+pub(crate) fn failure(params: &SpawnParams, stage: Stage, call: &'static str, error: io::Error) -> RpcError {
+    explained(params, &Failure::at(stage, call)(error))
+}
+
+fn explained(params: &SpawnParams, failure: &Failure) -> RpcError {
+    let Failure {
+        stage,
+        call,
+        error,
+        limit,
+    } = failure;
     let program = shortened(params.command.first().map_or("", String::as_str)).into_owned();
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
     let about = match stage {
         Stage::Cwd => format!("cwd {:?}", shortened(params.cwd.as_deref().unwrap_or_default())),
         Stage::Lookup => format!("{program:?} on the child's PATH"),
-        Stage::Exec if call == sys::EXECUTE => format!("{program:?}"),
+        Stage::Exec if *call == sys::EXECUTE => format!("{program:?}"),
         Stage::Exec => "no process".to_owned(),
         Stage::Pty => "no terminal".to_owned(),
         Stage::Pipe => "no descriptors".to_owned(),
         Stage::Thread => "no thread".to_owned(),
+        Stage::Stdin | Stage::Stdout | Stage::Stderr => {
+            let (stream, path) = redirect::named(params, *stage);
+            format!("{stream} {:?}", shortened(path))
+        }
+        Stage::Limits => format!("limits.{}", limit.map_or("", LimitName::name)),
     };
     // What is wrong with a file or a directory, the error says alone; a call that is not allowed at all
     // says nothing about them.
-    let of_the_file = matches!(stage, Stage::Cwd | Stage::Lookup) || call == sys::EXECUTE;
+    let of_the_file = match stage {
+        Stage::Cwd | Stage::Lookup => true,
+        Stage::Stdin | Stage::Stdout | Stage::Stderr => *call == sys::OPEN,
+        _ => *call == sys::EXECUTE,
+    };
     let named = match of_the_file && !sys::is_refused(error) {
         true => String::new(),
         false => format!("{call}: "),
     };
+    let why = match *call == sys::OPEN_IN_TIME {
+        true => "its other end was not opened before the timeout".to_owned(),
+        false => format!("{named}{error}"),
+    };
     RpcError {
         code: code::INTERNAL_ERROR,
-        message: format!("failed to spawn process: {about}: {named}{error}"),
+        message: format!("failed to spawn process: {about}: {why}"),
         data: Some(SpawnFailure {
             errno,
             code: sys::errno_name(errno),
-            stage,
+            stage: *stage,
             program,
+            limit: *limit,
         }),
     }
 }
 
-/// Starts the program. Params were validated; what fails here is for the machine to refuse.
+/// Starts the program. Params were validated; what fails here is for the machine to refuse. What waits for
+/// another process is given up at the deadline.
 pub(crate) fn spawn(
     params: &SpawnParams,
     environment: &Environment,
     nursery: &Nursery,
     birth: &Birth,
+    deadline: Option<Instant>,
 ) -> Result<Child, RpcError> {
     #[cfg(fuzzing)]
     let params = &crate::wire::fuzzing::harmless(params);
-    start(params, environment, nursery, birth)
-        .map_err(|Failure(stage, call, error)| failure(params, stage, call, &error))
+    start(params, environment, nursery, birth, deadline).map_err(|failure| explained(params, &failure))
 }
 
 fn start(
@@ -323,6 +366,7 @@ fn start(
     environment: &Environment,
     nursery: &Nursery,
     birth: &Birth,
+    deadline: Option<Instant>,
 ) -> Result<Child, Failure> {
     let directory = match &params.cwd {
         Some(cwd) => {
@@ -348,22 +392,43 @@ fn start(
     }
 
     let pipe = || sys::pipe().map_err(Failure::at(Stage::Pipe, "pipe2"));
-    let (stdin_child, stdin) = match params.stream_stdin {
+    // Pipes come first, so that no file is emptied for a program that there are no descriptors for.
+    let (stdin_pipe, stdin) = match params.stream_stdin {
         true => {
             let (reader, writer) = pipe()?;
-            (reader, Some(writer))
+            (Some(reader), Some(writer))
         }
-        false => (
-            sys::open_null().map_err(Failure::at(Stage::Pipe, "open of /dev/null"))?,
-            None,
-        ),
+        false => (None, None),
     };
-    let (stdout, stdout_child) = pipe()?;
-    let (stderr, stderr_child) = pipe()?;
-    for ours in stdin.iter().chain([&stdout, &stderr]) {
+    let output = |redirect: &Option<Redirect>| match redirect {
+        None | Some(Redirect::Pipe) => pipe().map(|(ours, childs)| (Some(ours), Some(childs))),
+        Some(_) => Ok((None, None)),
+    };
+    let (stdout, stdout_pipe) = output(&params.stdout)?;
+    let (stderr, stderr_pipe) = output(&params.stderr)?;
+    for ours in [&stdin, &stdout, &stderr].into_iter().flatten() {
         sys::set_nonblocking(ours).map_err(Failure::at(Stage::Pipe, "fcntl"))?;
     }
-    let given = [stdin_child.as_fd(), stdout_child.as_fd(), stderr_child.as_fd()];
+    let opener = Opener {
+        nursery,
+        birth,
+        deadline,
+    };
+    let childs_end = |pipe: Option<OwnedFd>, redirect: &Option<Redirect>, stage| match pipe {
+        Some(pipe) => Ok(pipe),
+        None => opener.open(redirect.as_ref(), stage),
+    };
+    let stdin_child = childs_end(stdin_pipe, &params.stdin, Stage::Stdin)?;
+    let stdout_child = childs_end(stdout_pipe, &params.stdout, Stage::Stdout)?;
+    let stderr_child = match &params.stderr {
+        Some(Redirect::Stdout) => None,
+        redirect => Some(childs_end(stderr_pipe, redirect, Stage::Stderr)?),
+    };
+    let given = [
+        stdin_child.as_fd(),
+        stdout_child.as_fd(),
+        stderr_child.as_ref().unwrap_or(&stdout_child).as_fd(),
+    ];
     let lease = nursery.lease(given);
     let slot = lease.as_ref().and_then(|lease| lease.slot.as_ref());
     let (pid, pidfd) = program.run(&Stdio::Descriptors(slot.map_or(given, Slot::fds)))?;
@@ -379,7 +444,7 @@ fn start(
     })
 }
 
-fn c_string(bytes: &[u8]) -> io::Result<CString> {
+pub(crate) fn c_string(bytes: &[u8]) -> io::Result<CString> {
     CString::new(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
@@ -389,7 +454,9 @@ struct Program<'a> {
     argv: Vec<CString>,
     own_variables: Vec<CString>,
     environment: &'a Environment,
+    inherited: &'a InheritEnv,
     overrides: Option<&'a BTreeMap<String, Option<String>>>,
+    limits: Vec<ChildLimit>,
     nursery: &'a Nursery,
     birth: &'a Birth,
     /// What relative paths are relative to, as the child will be there.
@@ -433,7 +500,8 @@ impl<'a> Program<'a> {
         } else {
             let path = match overrides.and_then(|o| o.get("PATH")) {
                 Some(value) => value.as_ref().map(|v| v.as_bytes()),
-                None => environment.value("PATH"),
+                None if params.inherit_env.includes(b"PATH") => environment.value("PATH"),
+                None => None,
             };
             Search::Along {
                 name,
@@ -445,7 +513,9 @@ impl<'a> Program<'a> {
             argv,
             own_variables,
             environment,
+            inherited: &params.inherit_env,
             overrides,
+            limits: params.limits.as_deref().map(limits::settings).unwrap_or_default(),
             nursery,
             birth,
             directory,
@@ -466,7 +536,7 @@ impl<'a> Program<'a> {
         for entry in path.split(|&b| b == b':') {
             let candidate = candidate(entry, name).map_err(&at_lookup)?;
             if let Err(error) = sys::check_executable(self.directory, &candidate) {
-                if error.raw_os_error() == Some(libc::EACCES) && failure.0 == Stage::Lookup {
+                if error.raw_os_error() == Some(libc::EACCES) && failure.stage == Stage::Lookup {
                     failure = at_lookup(error);
                 }
                 continue;
@@ -475,7 +545,7 @@ impl<'a> Program<'a> {
                 Ok(started) => return Ok(started),
                 // Found, but what it needs to run is missing: execvp goes on along the PATH, too.
                 Err(error) if passed_over(&error) => {
-                    if failure.0 == Stage::Lookup {
+                    if failure.stage == Stage::Lookup {
                         failure = error.into();
                     }
                 }
@@ -507,6 +577,7 @@ impl<'a> Program<'a> {
                         self.directory,
                         stdio,
                         self.nursery.descriptor_limit,
+                        &self.limits,
                         stack,
                         self.birth,
                     )
@@ -542,7 +613,7 @@ impl<'a> Program<'a> {
             .environment
             .0
             .iter()
-            .filter(|v| overridden(&v.name).is_none());
+            .filter(|v| self.inherited.includes(v.name.as_bytes()) && overridden(&v.name).is_none());
         StringList::new(inherited.map(|v| &v.definition).chain(&self.own_variables))
     }
 }

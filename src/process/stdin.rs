@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use crate::outbox::Outbox;
+use crate::process::Vitals;
 use crate::process::output::LOOK_AGAIN;
 use crate::process::typed_line::TypedLine;
 use crate::sys;
-use crate::wire::protocol::{Reply, RequestId, RpcError};
+use crate::wire::protocol::{Reply, RequestId, RpcError, WriteStdinParams};
 
 /// Up to this many pending bytes a write is answered at once.
 pub(crate) const FREE: u64 = 1024 * 1024;
@@ -30,6 +31,76 @@ pub(crate) const UNANSWERED_COST: usize = 64;
 /// What a write counts while it is not answered: by its id, which is all that is kept of one without bytes.
 pub(crate) fn unanswered_cost(id: &RequestId) -> usize {
     id.len().max(UNANSWERED_COST)
+}
+
+/// A write that was accepted. It counts as pending and unanswered, and no longer once it is dropped.
+pub(crate) struct AcceptedWrite {
+    id: RequestId,
+    delta: Option<Vec<u8>>,
+    close: bool,
+    /// `None` once it no longer counts by itself.
+    counted_in: Option<Arc<Vitals>>,
+}
+
+impl AcceptedWrite {
+    pub(crate) fn new(id: &RequestId, params: WriteStdinParams, vitals: &Arc<Vitals>) -> AcceptedWrite {
+        let write = AcceptedWrite {
+            id: id.clone(),
+            delta: params.delta,
+            close: params.close_stdin,
+            counted_in: Some(Arc::clone(vitals)),
+        };
+        vitals.stdin_pending.fetch_add(write.len(), Relaxed);
+        vitals.stdin_unanswered.fetch_add(unanswered_cost(id), Relaxed);
+        write
+    }
+
+    pub(crate) fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// Whether there is anything to be done.
+    pub(crate) fn says_something(&self) -> bool {
+        self.delta.is_some() || self.close
+    }
+
+    /// The request it was, which counts no longer.
+    pub(crate) fn into_params(mut self, handle: &str) -> (RequestId, WriteStdinParams) {
+        self.uncount();
+        let (id, delta, close_stdin) = self.take();
+        let params = WriteStdinParams {
+            process_handle: handle.to_owned(),
+            delta,
+            close_stdin,
+        };
+        (id, params)
+    }
+
+    /// What it holds; the counts are the caller's now.
+    fn take(mut self) -> (RequestId, Option<Vec<u8>>, bool) {
+        self.counted_in = None;
+        let id = std::mem::replace(&mut self.id, RequestId::Signed(0));
+        (id, self.delta.take(), self.close)
+    }
+
+    fn uncount(&mut self) {
+        if let Some(vitals) = self.counted_in.take() {
+            vitals.stdin_pending.fetch_sub(self.len(), Relaxed);
+            vitals
+                .stdin_unanswered
+                .fetch_sub(unanswered_cost(&self.id), Relaxed);
+        }
+    }
+
+    fn len(&self) -> u64 {
+        self.delta.as_ref().map_or(0, Vec::len) as u64
+    }
+}
+
+impl Drop for AcceptedWrite {
+    fn drop(&mut self) {
+        self.uncount();
+    }
 }
 
 pub(crate) struct Stdin {
@@ -85,6 +156,11 @@ impl Stdin {
         }
     }
 
+    /// Our end of it, as long as that is open.
+    pub(crate) fn descriptor(&self) -> Option<&OwnedFd> {
+        self.sink.as_deref()
+    }
+
     /// The descriptor to wait for until it can be written, if there is anything to write.
     pub(crate) fn interest(&self) -> Option<RawFd> {
         match &self.sink {
@@ -114,8 +190,10 @@ impl Stdin {
         }
     }
 
-    /// Queues `bytes`, which the dispatcher has counted as pending, and answers when it is time to.
-    pub(crate) fn write(&mut self, id: RequestId, bytes: Vec<u8>, close: bool) {
+    /// Queues the bytes of a write, and answers when it is time to.
+    pub(crate) fn write(&mut self, write: AcceptedWrite) {
+        let (id, delta, close) = write.take();
+        let bytes = delta.unwrap_or_default();
         if self.sink.is_none() || self.closing {
             self.taken(bytes.len());
             let error = match self.closing {
@@ -241,5 +319,38 @@ impl Stdin {
 
     fn taken(&self, n: usize) {
         self.pending.fetch_sub(n as u64, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_accepted_write_counts_until_it_is_dropped_or_taken_over() {
+        let vitals = Arc::new(Vitals::default());
+        let counts = || {
+            let pending = vitals.stdin_pending.load(Relaxed);
+            (pending, vitals.stdin_unanswered.load(Relaxed))
+        };
+        let accept = |id: &str| {
+            let params = WriteStdinParams {
+                process_handle: "h".to_owned(),
+                delta: Some(vec![0; 10]),
+                close_stdin: true,
+            };
+            AcceptedWrite::new(&id.into(), params, &vitals)
+        };
+        let long = "x".repeat(100);
+        let (first, second) = (accept("a"), accept(&long));
+        assert_eq!(counts(), (20, UNANSWERED_COST + 100));
+        drop(first);
+        assert_eq!(counts(), (10, 100));
+        let (id, params) = second.into_params("h");
+        assert_eq!(counts(), (0, 0));
+        assert_eq!(id, RequestId::from(long.as_str()));
+        assert_eq!((params.delta, params.close_stdin), (Some(vec![0; 10]), true));
+        accept("c").take();
+        assert_eq!(counts(), (10, UNANSWERED_COST), "they are the taker's now");
     }
 }

@@ -19,9 +19,9 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::sys::{self, Picture, Pid, Seen};
@@ -67,15 +67,15 @@ struct Film {
 
 impl Camera {
     /// A picture that was begun after this call. Waits for one being taken; that ends by itself.
-    fn picture(&self) -> io::Result<Arc<Picture>> {
+    pub(crate) fn picture(&self) -> io::Result<Arc<Picture>> {
         let asked = Instant::now();
-        let locked = || self.film.lock().unwrap_or_else(PoisonError::into_inner);
+        let locked = || sys::lock(&self.film);
         let mut film = locked();
         loop {
             match &film.last {
                 Some((begun, picture)) if *begun > asked => return Ok(Arc::clone(picture)),
                 _ if !film.taking => break,
-                _ => film = self.taken.wait(film).unwrap_or_else(PoisonError::into_inner),
+                _ => film = sys::lock::wait(&self.taken, film),
             }
         }
         film.taking = true;
@@ -161,18 +161,32 @@ impl Held {
         }
     }
 
+    /// What becomes readable at its end, where the system has that.
+    pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.pidfd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether it has ended, reaped or not.
+    pub(crate) fn has_ended(&self) -> bool {
+        match &self.pidfd {
+            Some(pidfd) => sys::readable_by(pidfd, Instant::now()).unwrap_or(true),
+            None => !self.is_alive(),
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        let now = sys::look_at(self.seen.entry).ok().flatten();
+        now.is_some_and(|now| now.started == self.seen.started && !now.dead)
+    }
+
     /// Waits for its end, but not past `deadline`. The kernel ends the wait of what was killed.
     pub(crate) fn wait(&self, deadline: Instant) {
         if let Some(pidfd) = &self.pidfd {
             let _ = sys::readable_by(pidfd, deadline);
             return;
         }
-        let alive = || {
-            let now = sys::look_at(self.seen.entry).ok().flatten();
-            now.is_some_and(|now| now.started == self.seen.started && !now.dead)
-        };
         // Nothing tells; but the kernel takes no longer than this, as a rule.
-        while alive() && Instant::now() < deadline {
+        while self.is_alive() && Instant::now() < deadline {
             let _ = sys::poll(&mut [], Some(GLANCE));
         }
     }
@@ -216,6 +230,20 @@ pub(crate) fn kill(leader: Pid, camera: &Camera) -> Killed {
     }
 }
 
+/// Takes hold of all that is alive in the tree of `leader`, but of the leader itself.
+///
+/// # Errors
+///
+/// Where descriptors are used up.
+pub(crate) fn hold(leader: Pid, camera: &Camera) -> io::Result<Vec<Held>> {
+    let picture = camera.picture()?;
+    let mut tree = picture.tree(leader);
+    let parents = tree.iter().map(|p| p.pid).chain([leader]).collect();
+    tree.extend(picture.unlisted(parents)?.into_iter().filter(|p| !p.dead));
+    let others = tree.into_iter().filter(|p| p.pid != leader);
+    others.map(Held::take).filter_map(Result::transpose).collect()
+}
+
 /// Stops what is outside of `leader`'s group, or in it as well, until nothing new turns up, and puts
 /// it into `held`.
 fn freeze(leader: Pid, with_group: bool, camera: &Camera, held: &mut Vec<Held>) -> io::Result<()> {
@@ -248,7 +276,7 @@ fn freeze(leader: Pid, with_group: bool, camera: &Camera, held: &mut Vec<Held>) 
 
 /// Sends SIGKILL to all of `held`, and keeps those that got it. The death of another user's process is
 /// not waited for: it has not been brought about.
-fn kill_all(held: &mut Vec<Held>) {
+pub(crate) fn kill_all(held: &mut Vec<Held>) {
     held.retain(|process| process.signal(libc::SIGKILL).is_ok());
 }
 

@@ -30,11 +30,8 @@ pub(crate) enum Kind {
         inbox: Receiver<Inbound>,
         outbox: Outbox,
     },
-    Io {
-        reader: Box<dyn Read + Send>,
-        writer: Box<dyn Write + Send>,
-    },
-    Stdio,
+    /// Bytes on both ways, which two threads make messages of.
+    Lines(Io),
 }
 
 impl Connection {
@@ -65,10 +62,10 @@ impl Connection {
     pub fn from_io(reader: impl Read + Send + 'static, writer: impl Write + Send + 'static) -> Connection {
         let (notify, notices) = unbounded();
         Connection {
-            kind: Kind::Io {
+            kind: Kind::Lines(Io::Any {
                 reader: Box::new(reader),
                 writer: Box::new(writer),
-            },
+            }),
             notices,
             notify,
         }
@@ -81,7 +78,7 @@ impl Connection {
     pub fn stdio() -> Connection {
         let (notify, notices) = unbounded();
         Connection {
-            kind: Kind::Stdio,
+            kind: Kind::Lines(Io::Stdio),
             notices,
             notify,
         }
@@ -93,17 +90,7 @@ impl Connection {
     }
 }
 
-impl Kind {
-    pub(crate) fn into_io(self) -> Result<Io, (Receiver<Inbound>, Outbox)> {
-        match self {
-            Kind::Memory { inbox, outbox } => Err((inbox, outbox)),
-            Kind::Io { reader, writer } => Ok(Io::Any { reader, writer }),
-            Kind::Stdio => Ok(Io::Stdio),
-        }
-    }
-}
-
-/// A connection that needs the two transport threads.
+/// Where bytes come from and go to.
 pub(crate) enum Io {
     Any {
         reader: Box<dyn Read + Send>,
@@ -136,8 +123,8 @@ impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
             Kind::Memory { .. } => "Connection(memory)",
-            Kind::Io { .. } => "Connection(io)",
-            Kind::Stdio => "Connection(stdio)",
+            Kind::Lines(Io::Any { .. }) => "Connection(io)",
+            Kind::Lines(Io::Stdio) => "Connection(stdio)",
         })
     }
 }

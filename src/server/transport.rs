@@ -8,12 +8,14 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
-use crate::outbox::{NoMessage, OutboxReceiver};
+use crate::outbox::{NoMessage, Notice, Outbox, OutboxReceiver, outbox};
+use crate::server::connection::{INBOX, Io};
+use crate::server::error::Error;
 use crate::server::spin::Spin;
 use crate::sys::{self, EventFd, Interest};
 use crate::wire::framing::{self, Frame, Frames};
@@ -43,6 +45,93 @@ pub(crate) struct Dialect {
     headers: AtomicBool,
 }
 
+// ---- the threads ----
+
+/// The two threads of a connection that is not in memory.
+pub(crate) struct Transport {
+    writer_done: Receiver<()>,
+    wake_reader: Option<Wake>,
+}
+
+impl Transport {
+    pub(crate) fn start(
+        io: Io,
+        notify: Sender<Notice>,
+        limit: usize,
+        spin: Arc<Spin>,
+    ) -> Result<(Receiver<Inbound>, Outbox, Transport), Error> {
+        let (reader, writer, wake_reader) = io.open().map_err(Error::stdio)?;
+        let dialect = Arc::new(Dialect::default());
+        let (inbox_sender, inbox) = bounded(INBOX);
+        let (outbox, receiver) = outbox(notify.clone());
+        let (done, writer_done) = bounded(1);
+        {
+            let dialect = Arc::clone(&dialect);
+            thread("rpc-write", move || {
+                write_messages(receiver, writer, &dialect, &spin);
+                let _ = done.send(());
+            })?;
+        }
+        let output = wake_reader.clone();
+        thread("rpc-read", move || {
+            read_messages(reader, inbox_sender, &dialect, limit);
+            // A client that has ended its input, and has its processes drained, may still go away.
+            if output.is_some_and(|output| output.output_hangs_up()) {
+                let _ = notify.send(Notice::OutputGone);
+            }
+        })?;
+        let transport = Transport {
+            writer_done,
+            wake_reader,
+        };
+        Ok((inbox, outbox, transport))
+    }
+
+    /// Waits for what is queued to be written, however long the client takes to read it, as any program
+    /// waits for the reader of its pipe. Where the client goes away, the writer comes to its end as well.
+    /// Whether the wait was ended by [`Stopper::stop`](crate::Stopper::stop).
+    pub(crate) fn wait_for_reader(&self, notices: &Receiver<Notice>) -> bool {
+        loop {
+            select! {
+                recv(self.writer_done) -> _ => return false,
+                recv(notices) -> notice => match notice {
+                    Ok(Notice::Room | Notice::OutputGone) => {}
+                    Ok(Notice::Stop) => return true,
+                    // No sender is left, so no end can be asked for.
+                    Err(_) => {
+                        let _ = self.writer_done.recv();
+                        return false;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Whether the client has ended its input, even if some of that has not been read yet. Only of stdio
+    /// can that be known.
+    pub(crate) fn input_hung_up(&self) -> bool {
+        self.wake_reader.is_some() && stdin_hung_up()
+    }
+
+    /// Waits for what is queued to be written, but not past `deadline`: a client that does not read
+    /// leaves the writer where it is, and it ends with the program or with the client.
+    pub(crate) fn finish(self, deadline: Instant) {
+        if let Some(wake) = self.wake_reader {
+            wake.wake();
+        }
+        // One that has ended before has said so, and is gone.
+        if let Err(RecvTimeoutError::Timeout) = self.writer_done.recv_deadline(deadline) {
+            log::debug!("the client has not read everything in time");
+        }
+    }
+}
+
+fn thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    sys::start_thread(name, sys::STACK, body)
+        .map(drop)
+        .map_err(|e| Error::thread(name, e))
+}
+
 // ---- reading ----
 
 /// Bounds the bytes of the messages that wait for the dispatcher.
@@ -69,9 +158,9 @@ impl Gate {
 
     /// Waits until there is room; the dispatcher makes it. One message is always let in.
     fn enter(self: &Arc<Self>, bytes: usize) -> Weight {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = sys::lock(&self.used);
         while *used > 0 && *used + bytes > self.limit {
-            used = self.room.wait(used).unwrap_or_else(PoisonError::into_inner);
+            used = sys::lock::wait(&self.room, used);
         }
         *used += bytes;
         Weight {
@@ -83,19 +172,14 @@ impl Gate {
 
 impl Drop for Weight {
     fn drop(&mut self) {
-        *self.gate.used.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+        *sys::lock(&self.gate.used) -= self.bytes;
         self.gate.room.notify_one();
     }
 }
 
 /// Reads messages for `inbox`, until the input ends or the inbox is gone.
 /// The end of input is told by dropping `inbox`.
-pub(crate) fn read_messages(
-    reader: Box<dyn Read + Send>,
-    inbox: Sender<Inbound>,
-    dialect: &Dialect,
-    limit: usize,
-) {
+fn read_messages(reader: Box<dyn Read + Send>, inbox: Sender<Inbound>, dialect: &Dialect, limit: usize) {
     sys::block_signals_for_this_thread();
     let gate = Gate::new(limit.saturating_mul(2));
     let mut frames = Frames::new(reader, limit);
@@ -136,7 +220,7 @@ pub(crate) fn read_messages(
 
 /// Writes what the outbox holds, until all its senders are gone.
 /// Small messages share a write, which is made as soon as there is nothing to add to it.
-pub(crate) fn write_messages(
+fn write_messages(
     mut outbox: OutboxReceiver,
     mut writer: Box<dyn Write + Send>,
     dialect: &Dialect,
@@ -214,12 +298,12 @@ impl Wake {
 }
 
 /// Whether descriptor 0 has lost its last writer, even if some of its input has not been read yet.
-pub(crate) fn stdin_hung_up() -> bool {
+fn stdin_hung_up() -> bool {
     let mut interest = [Interest::hangup(io::stdin().as_raw_fd())];
     sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].hung_up()
 }
 
-/// Descriptors 0 and 1, in whatever mode they are in. That mode is shared with whoever else has
+/// Descriptors 0 and 1, in whatever mode they are in. That mode is shared with all that have
 /// them open, a terminal's shell for example, so it is never changed.
 pub(crate) struct Stdio;
 

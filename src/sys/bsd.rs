@@ -31,10 +31,7 @@ pub(super) struct ExitWatch(OwnedFd);
 
 impl ExitWatch {
     pub(super) fn prepare() -> Result<ExitWatch, SpawnError> {
-        ExitWatch::new().map_err(|error| SpawnError {
-            call: "kqueue",
-            error,
-        })
+        ExitWatch::new().map_err(|error| SpawnError::new("kqueue", error))
     }
 
     fn new() -> io::Result<ExitWatch> {

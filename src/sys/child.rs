@@ -13,13 +13,15 @@ use super::close::close_all_above;
 #[cfg(target_os = "linux")]
 use super::close::close_range;
 use super::descriptors::{at_most, descriptor_limit};
+use super::limits::{self, ChildLimit};
 use super::signals::{default_all_signals, unblock_all};
 use super::spawn::{
-    ENTER_DIRECTORY, EXECUTE, Execve, LEAVE_DESCRIPTORS, OPEN_TERMINAL, PLACE_DESCRIPTORS, Stdio,
+    Birth, ENTER_DIRECTORY, EXECUTE, Execve, LEAVE_DESCRIPTORS, OPEN_TERMINAL, PLACE_DESCRIPTORS, SpawnError,
+    Stdio,
 };
 
 /// Everything a child does until its `execve`, made up beforehand, because it may not allocate.
-pub(super) struct Plan {
+pub(super) struct Plan<'a> {
     pub(super) path: *const libc::c_char,
     pub(super) argv: *const *const libc::c_char,
     pub(super) environment: *const *const libc::c_char,
@@ -31,6 +33,9 @@ pub(super) struct Plan {
     pub(super) terminal: *const libc::c_char,
     /// Its soft limit of descriptors, where it is not ours.
     pub(super) descriptor_limit: Option<u64>,
+    /// Set in this order, behind that.
+    pub(super) limits: &'a [ChildLimit],
+    pub(super) birth: &'a Birth,
     /// The child has a table of descriptors of its own from the beginning.
     pub(super) own_table: bool,
     /// Where a child with memory of its own writes what stopped it; negative for one that shares ours. Its
@@ -40,7 +45,14 @@ pub(super) struct Plan {
     error: AtomicI32,
     /// Which [`Step`] that was.
     step: AtomicI32,
+    /// Which of `limits` that was, if it was one.
+    limit: AtomicI32,
 }
+
+/// What a child with memory of its own says where it was stopped: step, error, limit.
+type Said = [i32; 3];
+/// The bytes of that.
+pub(super) const SAID_BYTES: usize = size_of::<Said>();
 
 /// What a child does before its program runs.
 #[derive(Clone, Copy)]
@@ -52,10 +64,14 @@ pub(super) enum Step {
     OpenTerminal,
     PlaceDescriptors,
     LimitDescriptors,
+    SetLimit,
+    SetPriority,
+    OpenOomScore,
+    WriteOomScore,
 }
 
 impl Step {
-    const ALL: [(Step, &'static str); 7] = [
+    const ALL: [(Step, &'static str); 11] = [
         (Step::Execute, EXECUTE),
         (Step::LeadSession, "setsid"),
         (Step::EnterDirectory, ENTER_DIRECTORY),
@@ -63,6 +79,10 @@ impl Step {
         (Step::OpenTerminal, OPEN_TERMINAL),
         (Step::PlaceDescriptors, PLACE_DESCRIPTORS),
         (Step::LimitDescriptors, "prlimit64"),
+        (Step::SetLimit, "prlimit64"),
+        (Step::SetPriority, "setpriority"),
+        (Step::OpenOomScore, "open of /proc/self/oom_score_adj"),
+        (Step::WriteOomScore, "write to /proc/self/oom_score_adj"),
     ];
 
     fn call(number: i32) -> &'static str {
@@ -71,13 +91,15 @@ impl Step {
     }
 }
 
-impl Plan {
+impl<'a> Plan<'a> {
     pub(super) fn new(
         execve: &Execve<'_>,
         directory: Option<&OwnedFd>,
         stdio: &Stdio<'_>,
         descriptor_limit: Option<u64>,
-    ) -> Plan {
+        limits: &'a [ChildLimit],
+        birth: &'a Birth,
+    ) -> Self {
         let (stdio, terminal) = match stdio {
             Stdio::Descriptors(fds) => (fds.map(|fd| fd.as_raw_fd()), ptr::null()),
             Stdio::Terminal(name) => ([2; 3], name.as_ptr()),
@@ -90,10 +112,13 @@ impl Plan {
             stdio,
             terminal,
             descriptor_limit,
+            limits,
+            birth,
             own_table: true,
             report: -1,
             error: AtomicI32::new(0),
             step: AtomicI32::new(0),
+            limit: AtomicI32::new(-1),
         }
     }
 
@@ -116,7 +141,7 @@ impl Plan {
             self.step.store(step as i32, Relaxed);
             self.error.store(error, Relaxed);
         } else {
-            let said = [step as i32, error];
+            let said: Said = [step as i32, error, self.limit.load(Relaxed)];
             // SAFETY: valid for reads of that many bytes. A pipe takes them at once.
             unsafe { libc::write(report, said.as_ptr().cast(), size_of_val(&said)) };
         }
@@ -124,24 +149,35 @@ impl Plan {
 
     /// What stopped a child that shared our memory, and has ended or runs its program by now.
     #[cfg(target_os = "linux")]
-    pub(super) fn stopped(&self) -> Option<(&'static str, io::Error)> {
-        match self.error.swap(0, Relaxed) {
-            0 => None,
-            error => Some((
-                Step::call(self.step.load(Relaxed)),
-                io::Error::from_raw_os_error(error),
-            )),
-        }
+    pub(super) fn stopped(&self) -> Option<SpawnError> {
+        let error = self.error.swap(0, Relaxed);
+        let limit = self.limit.swap(-1, Relaxed);
+        (error != 0).then(|| self.error_of([self.step.load(Relaxed), error, limit]))
     }
 
     /// The same from what the child has written.
-    pub(super) fn said(bytes: [u8; 8]) -> (&'static str, io::Error) {
-        let [a, b, c, d, e, f, g, h] = bytes;
-        (
-            Step::call(i32::from_ne_bytes([a, b, c, d])),
-            io::Error::from_raw_os_error(i32::from_ne_bytes([e, f, g, h])),
-        )
+    pub(super) fn said(&self, bytes: &[u8; SAID_BYTES]) -> SpawnError {
+        let mut said: Said = [0; 3];
+        for (number, bytes) in said.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *number = i32::from_ne_bytes(*bytes);
+        }
+        self.error_of(said)
     }
+
+    fn error_of(&self, [step, error, limit]: Said) -> SpawnError {
+        let limit = usize::try_from(limit)
+            .ok()
+            .and_then(|index| self.limits.get(index));
+        SpawnError {
+            limit: limit.map(|limit| limit.name),
+            ..SpawnError::new(Step::call(step), io::Error::from_raw_os_error(error))
+        }
+    }
+}
+
+/// The error of the last call of a child. Where memory is shared, it is the parent's, whose thread waits.
+pub(super) fn child_errno() -> libc::c_int {
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 
 /// Returns only with the step that stopped it, and the number of the error.
@@ -149,16 +185,15 @@ impl Plan {
 /// # Safety
 ///
 /// That of [`Plan::carry_out`].
-unsafe fn become_program(plan: &Plan, report: &mut RawFd) -> (Step, libc::c_int) {
-    fn errno() -> libc::c_int {
-        // Where memory is shared, the parent's errno; its thread waits.
-        io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+unsafe fn become_program(plan: &Plan<'_>, report: &mut RawFd) -> (Step, libc::c_int) {
+    if plan.birth.is_given_up() {
+        return (Step::Execute, libc::ECANCELED);
     }
     macro_rules! done {
         ($step:expr, $call:expr) => {
             // SAFETY: system calls, with pointers that the caller answers for.
             if unsafe { $call } < 0 {
-                return ($step, errno());
+                return ($step, child_errno());
             }
         };
     }
@@ -183,7 +218,7 @@ unsafe fn become_program(plan: &Plan, report: &mut RawFd) -> (Step, libc::c_int)
         // SAFETY: a path that the caller answers for.
         let terminal = unsafe { libc::open(plan.terminal, libc::O_RDWR) };
         if terminal < 0 {
-            return (Step::OpenTerminal, errno());
+            return (Step::OpenTerminal, child_errno());
         }
         // Elsewhere it has to be asked for.
         #[cfg(not(target_os = "linux"))]
@@ -193,7 +228,7 @@ unsafe fn become_program(plan: &Plan, report: &mut RawFd) -> (Step, libc::c_int)
     for (fd, target) in [(first, 0), (second, 1), (third, 2)] {
         // The same number only if ours had none there.
         if fd != target && !place(fd, target) {
-            return (Step::PlaceDescriptors, errno());
+            return (Step::PlaceDescriptors, child_errno());
         }
     }
     let mut last = 2;
@@ -201,7 +236,7 @@ unsafe fn become_program(plan: &Plan, report: &mut RawFd) -> (Step, libc::c_int)
         last = 3;
         if *report != last {
             if !place(*report, last) {
-                return (Step::PlaceDescriptors, errno());
+                return (Step::PlaceDescriptors, child_errno());
             }
             *report = last;
             done!(
@@ -233,12 +268,18 @@ unsafe fn become_program(plan: &Plan, report: &mut RawFd) -> (Step, libc::c_int)
             }
         }
     }
+    for (index, limit) in plan.limits.iter().enumerate() {
+        if let Err(stopped) = limits::apply(&limit.setting) {
+            plan.limit.store(i32::try_from(index).unwrap_or(-1), Relaxed);
+            return stopped;
+        }
+    }
     // What the parent ignores would stay so, and what it handles must not run here.
     default_all_signals();
     unblock_all();
     // SAFETY: a path and two lists that end in null, which the caller answers for.
     unsafe { libc::execve(plan.path, plan.argv, plan.environment) };
-    (Step::Execute, errno())
+    (Step::Execute, child_errno())
 }
 
 /// Puts `fd` at `target`; whether that could be done.
@@ -251,7 +292,7 @@ fn place(fd: RawFd, target: RawFd) -> bool {
     // for its function of that name.
     #[cfg(target_os = "linux")]
     {
-        let refused = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        let refused = child_errno();
         // SAFETY: as above.
         if unsafe { libc::syscall(libc::SYS_dup3, fd, target, 0) } >= 0 {
             return true;

@@ -32,15 +32,14 @@ const SHARED_TABLE: libc::c_int = if cfg!(fuzzing) { 0 } else { libc::CLONE_FILE
 /// only the calling thread waits. Unlike it, the child shares our table of descriptors until it has a
 /// copy of what is numbered no higher than what it needs, instead of copying all only to close them;
 /// and its pidfd comes with it, so that there is no child whose end could not be seen.
-pub(super) fn spawn(
-    mut plan: Plan,
-    stack: &mut ChildStack,
-    birth: &Birth,
-) -> Result<(Pid, OwnedFd), SpawnError> {
+pub(super) fn spawn(mut plan: Plan<'_>, stack: &mut ChildStack) -> Result<(Pid, OwnedFd), SpawnError> {
     plan.own_table = NO_CLOSE_RANGE.load(Relaxed);
-    let refused = |call, error| Err(SpawnError { call, error });
+    let refused = |call, error| Err(SpawnError::new(call, error));
     loop {
-        let (pid, pidfd) = match start_child(&plan, stack, birth) {
+        let table = if plan.own_table { 0 } else { SHARED_TABLE };
+        let argument = ptr::from_ref(&plan).cast_mut().cast();
+        // SAFETY: `run_child` takes a plan, which outlives this call with all that it points to.
+        let (pid, pidfd) = match unsafe { start_child(run_child, argument, table, stack, plan.birth) } {
             Ok(started) => started,
             Err(error) => return refused("clone", error),
         };
@@ -58,10 +57,11 @@ pub(super) fn spawn(
                     refused(call, error)
                 });
             }
-            Some((call, error)) => {
+            Some(stopped) => {
                 let _ = reap(pid);
-                if call != LEAVE_DESCRIPTORS || plan.own_table || !may_be_refused(&error) {
-                    return refused(call, error);
+                let closes = stopped.call == LEAVE_DESCRIPTORS && may_be_refused(&stopped.error);
+                if plan.own_table || !closes {
+                    return Err(stopped);
                 }
                 plan.own_table = true;
                 NO_CLOSE_RANGE.store(true, Relaxed);
@@ -70,22 +70,32 @@ pub(super) fn spawn(
     }
 }
 
-/// Has a child carry out `plan`. Returns when it has executed a program or ended.
-fn start_child(plan: &Plan, stack: &mut ChildStack, birth: &Birth) -> io::Result<(Pid, Option<OwnedFd>)> {
-    let table = if plan.own_table { 0 } else { SHARED_TABLE };
+/// Has a child call `run` with `argument`. Returns when it has executed a program or ended. `table` is
+/// `CLONE_FILES` where it begins with our table of descriptors, or 0 for a copy.
+///
+/// # Safety
+///
+/// `argument` is what `run` takes, and with all it points to outlives this call. `run` does what a child
+/// that shares our memory may do.
+pub(super) unsafe fn start_child(
+    run: extern "C" fn(*mut libc::c_void) -> libc::c_int,
+    argument: *mut libc::c_void,
+    table: libc::c_int,
+    stack: &mut ChildStack,
+    birth: &Birth,
+) -> io::Result<(Pid, Option<OwnedFd>)> {
     // The child begins with our mask. As long as it shares our memory no handler of ours may run in it.
     let mask = raw_signal_mask(u64::MAX);
     let mut start = |pidfd_flag| {
-        // SAFETY: `run_child` fits; the stack is used from its end down by the child alone, and it, the
-        // plan and what the plan points to outlive the child's use, because CLONE_VFORK keeps this
-        // thread here until the child has executed a program or ended. The pidfd goes where the fifth
-        // argument points.
+        // SAFETY: the stack is used from its end down by the child alone, and it, the argument and what
+        // that points to outlive the child's use, because CLONE_VFORK keeps this thread here until the
+        // child has executed a program or ended. The pidfd goes where the fifth argument points.
         check(unsafe {
             libc::clone(
-                run_child,
+                run,
                 stack.top(),
                 libc::CLONE_VM | libc::CLONE_VFORK | pidfd_flag | table | libc::SIGCHLD,
-                ptr::from_ref(plan).cast_mut().cast(),
+                argument,
                 birth.pidfd.as_ptr(),
             )
         })
@@ -117,7 +127,7 @@ fn start_child(plan: &Plan, stack: &mut ChildStack, birth: &Birth) -> io::Result
 /// It may only make system calls: no allocation, no lock, no panic.
 extern "C" fn run_child(plan: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `spawn` passes its plan, which outlives this function.
-    let plan = unsafe { &*plan.cast::<Plan>() };
+    let plan = unsafe { &*plan.cast::<Plan<'_>>() };
     // SAFETY: what it needs of the plan is as its maker has made it, and lives as long as the spawn.
     unsafe { plan.carry_out() };
     // SAFETY: ends the child alone, and runs nothing of ours.

@@ -49,7 +49,7 @@ pub(crate) fn check_executable(directory: Option<&OwnedFd>, path: &CStr) -> io::
     }
 }
 
-fn status_of(directory: Option<&OwnedFd>, path: &CStr) -> io::Result<libc::stat> {
+pub(super) fn status_of(directory: Option<&OwnedFd>, path: &CStr) -> io::Result<libc::stat> {
     let at = directory.map_or(libc::AT_FDCWD, AsRawFd::as_raw_fd);
     let mut status = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: `path` is NUL-terminated and `status` has room for the result.

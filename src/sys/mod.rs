@@ -7,6 +7,7 @@
 //! do about an error is for the caller.
 
 mod backend;
+pub(crate) mod base64;
 #[cfg(any(target_os = "macos", target_os = "freebsd"))]
 mod bsd;
 mod child;
@@ -19,10 +20,15 @@ mod exit;
 mod files;
 #[cfg(target_os = "freebsd")]
 mod freebsd;
+#[cfg_attr(not(target_os = "linux"), path = "inspect_nothing.rs")]
+pub(crate) mod inspect;
+mod limits;
+pub(crate) mod lock;
 #[cfg(target_os = "macos")]
 mod macos;
 #[cfg(feature = "cli")]
 mod memory;
+mod open;
 #[cfg(target_os = "linux")]
 mod pidfd;
 mod poll;
@@ -48,10 +54,13 @@ pub(crate) use descriptors::*;
 pub(crate) use error::*;
 pub(crate) use exit::*;
 pub(crate) use files::*;
+pub(crate) use limits::{ChildLimit, Resource, Setting};
+pub(crate) use lock::lock;
 #[cfg(feature = "cli")]
 pub use memory::Allocator;
 #[cfg(feature = "cli")]
 pub(crate) use memory::*;
+pub(crate) use open::{OPEN, OPEN_IN_TIME, Purpose, open_for_child, open_null_for_writing};
 #[cfg(target_os = "linux")]
 pub(crate) use pidfd::*;
 pub(crate) use poll::*;

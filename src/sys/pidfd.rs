@@ -67,7 +67,7 @@ pub(super) struct ExitWatch {
 
 impl ExitWatch {
     pub(super) fn prepare() -> Result<ExitWatch, SpawnError> {
-        let refused = |call| move |error| SpawnError { call, error };
+        let refused = |call| move |error| SpawnError::new(call, error);
         let (reader, writer) = pipe().map_err(refused(MAKE_PIPE))?;
         let writer = Arc::new(writer);
         let its_writer = Arc::clone(&writer);

@@ -11,38 +11,36 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use super::child::Plan;
+use super::child::{Plan, SAID_BYTES};
 use super::descriptors::{pipe, read};
 use super::error::check;
 use super::exit::reap;
 use super::signals::kill_group;
-use super::spawn::{Birth, MAKE_PIPE, SpawnError};
+use super::spawn::{MAKE_PIPE, SpawnError};
 use super::{ExitWatch, Pid};
 
 /// Starts a program as [`super::spawn::spawn`] says.
-pub(super) fn spawn(plan: Plan, birth: &Birth) -> Result<(Pid, OwnedFd), SpawnError> {
+pub(super) fn spawn(plan: Plan<'_>) -> Result<(Pid, OwnedFd), SpawnError> {
     // What it takes to hear of the exit comes first: a child whose end we could not see is worse than none.
     let watch = ExitWatch::prepare()?;
     let pid = match by_posix_spawn(&plan) {
         Some(pid) => pid,
-        None => by_fork(plan, birth).map_err(|(call, error)| SpawnError { call, error })?,
+        None => by_fork(plan)?,
     };
     watch.watch(pid).map(|end| (pid, end)).map_err(|error| {
         let _ = kill_group(pid, libc::SIGKILL);
         let _ = reap(pid);
-        SpawnError {
-            call: "kevent",
-            error,
-        }
+        SpawnError::new("kevent", error)
     })
 }
 
 /// Has a copy of this process carry out `plan`.
-fn by_fork(mut plan: Plan, birth: &Birth) -> Result<Pid, (&'static str, io::Error)> {
-    let (reader, writer) = pipe().map_err(|error| (MAKE_PIPE, error))?;
+fn by_fork(mut plan: Plan<'_>) -> Result<Pid, SpawnError> {
+    let refused = |call| move |error| SpawnError::new(call, error);
+    let (reader, writer) = pipe().map_err(refused(MAKE_PIPE))?;
     plan.report = writer.as_raw_fd();
     // SAFETY: the child makes system calls and nothing else, so what other threads hold does not matter.
-    let pid = match check(unsafe { libc::fork() }).map_err(|error| ("fork", error))? {
+    let pid = match check(unsafe { libc::fork() }).map_err(refused("fork"))? {
         0 => {
             // SAFETY: the copy has this thread alone, and the plan is in its memory as well.
             unsafe { plan.carry_out() };
@@ -51,9 +49,9 @@ fn by_fork(mut plan: Plan, birth: &Birth) -> Result<Pid, (&'static str, io::Erro
         }
         pid => pid,
     };
-    birth.is_born(pid);
+    plan.birth.is_born(pid);
     drop(writer);
-    let mut said = [0; 8];
+    let mut said = [0; SAID_BYTES];
     let n = loop {
         match read(reader.as_fd(), &mut said) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -61,10 +59,10 @@ fn by_fork(mut plan: Plan, birth: &Birth) -> Result<Pid, (&'static str, io::Erro
         }
     };
     // From here on its pid is this thread's alone.
-    birth.runs();
-    if matches!(n, Ok(8)) {
+    plan.birth.runs();
+    if matches!(n, Ok(SAID_BYTES)) {
         let _ = reap(pid);
-        return Err(Plan::said(said));
+        return Err(plan.said(&said));
     }
     // Closed by its exec, or by its death, which is seen as any other.
     Ok(pid)
@@ -75,7 +73,7 @@ use with_posix_spawn::by_posix_spawn;
 
 /// `posix_spawn` starts no session here.
 #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
-fn by_posix_spawn(_: &Plan) -> Option<Pid> {
+fn by_posix_spawn(_: &Plan<'_>) -> Option<Pid> {
     None
 }
 
@@ -97,18 +95,22 @@ mod with_posix_spawn {
     const FLAGS: libc::c_int = libc::POSIX_SPAWN_SETSID as libc::c_int;
 
     /// `None` where it cannot do what the plan says, or has failed.
-    pub(super) fn by_posix_spawn(plan: &Plan) -> Option<Pid> {
+    pub(super) fn by_posix_spawn(plan: &Plan<'_>) -> Option<Pid> {
         // SAFETY: a NUL-terminated string that lives as long as the plan.
         let path = unsafe { CStr::from_ptr(plan.path) };
         // Some systems look for a relative path before they enter the directory.
         let is_relative = plan.directory >= 0 && !path.to_bytes().starts_with(b"/");
-        if !plan.terminal.is_null() || plan.descriptor_limit.is_some() || is_relative {
+        if !plan.terminal.is_null()
+            || plan.descriptor_limit.is_some()
+            || !plan.limits.is_empty()
+            || is_relative
+        {
             return None;
         }
         start(plan).ok()
     }
 
-    fn start(plan: &Plan) -> io::Result<Pid> {
+    fn start(plan: &Plan<'_>) -> io::Result<Pid> {
         let mut actions = Actions::new()?;
         for (fd, target) in plan.stdio.into_iter().zip(0..) {
             actions.place(fd, target)?;

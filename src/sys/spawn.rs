@@ -12,8 +12,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard};
 
 use super::backend::{Backend, backend};
 use super::child::Plan;
@@ -22,6 +22,8 @@ use super::descriptors::as_borrowed;
 use super::error::check;
 #[cfg(target_vendor = "apple")]
 use super::error::unsupported;
+use super::limits::ChildLimit;
+use super::lock;
 use super::signals::kill;
 use super::{Pid, pidfd_signal};
 
@@ -104,9 +106,16 @@ impl Slot {
 pub(crate) struct SpawnError {
     pub(crate) call: &'static str,
     pub(crate) error: io::Error,
+    /// The name of the limit that was refused.
+    pub(crate) limit: Option<&'static str>,
 }
 
 impl SpawnError {
+    pub(super) fn new(call: &'static str, error: io::Error) -> Self {
+        let limit = None;
+        SpawnError { call, error, limit }
+    }
+
     /// Whether the kernel would not execute the program for this reason.
     pub(crate) fn is_of_the_program(&self, errno: i32) -> bool {
         self.call == EXECUTE && self.error.raw_os_error() == Some(errno)
@@ -137,6 +146,9 @@ pub(crate) struct Birth {
     pub(super) pidfd: AtomicI32,
     /// The pid of a child that has not executed its program yet, where it is started without a pidfd; or 0.
     pid: AtomicI32,
+    /// For a child that begins after it was given up, and would wait for something: either its pidfd is
+    /// seen and it is killed, or it sees this.
+    given_up: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,11 +166,12 @@ impl Birth {
             state: Mutex::new(BirthState::UnderWay),
             pidfd: AtomicI32::new(-1),
             pid: AtomicI32::new(0),
+            given_up: AtomicBool::new(false),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, BirthState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Whether the thread that has started it is the one to answer.
@@ -177,12 +190,13 @@ impl Birth {
             return false;
         }
         *state = end;
+        self.given_up.store(end == BirthState::GivenUp, SeqCst);
         let pid = self.pid.load(Relaxed);
         if end == BirthState::GivenUp && pid > 0 {
             // Its thread reaps it only behind `runs`, which waits for the lock.
             let _ = kill(pid, libc::SIGKILL);
         }
-        let pidfd = self.pidfd.load(Relaxed);
+        let pidfd = self.pidfd.load(SeqCst);
         if end == BirthState::GivenUp && pidfd >= 0 {
             // SAFETY: it is open, because its thread cannot take it before we let go of the lock.
             let pidfd = unsafe { BorrowedFd::borrow_raw(pidfd) };
@@ -204,6 +218,11 @@ impl Birth {
     pub(super) fn runs(&self) {
         let _state = self.state();
         self.pid.store(0, Relaxed);
+    }
+
+    /// Asked in a child, which must not lock.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(SeqCst)
     }
 
     /// Takes the pidfd out: from here on it is its thread's alone.
@@ -254,16 +273,17 @@ pub(crate) fn spawn(
     directory: Option<&OwnedFd>,
     stdio: &Stdio<'_>,
     descriptor_limit: Option<u64>,
+    limits: &[ChildLimit],
     stack: &mut ChildStack,
     birth: &Birth,
 ) -> Result<(Pid, OwnedFd), SpawnError> {
-    let plan = Plan::new(execve, directory, stdio, descriptor_limit);
+    let plan = Plan::new(execve, directory, stdio, descriptor_limit, limits, birth);
     match backend() {
         #[cfg(target_os = "linux")]
-        Backend::Linux => super::clone::spawn(plan, stack, birth),
+        Backend::Linux => super::clone::spawn(plan, stack),
         Backend::Portable => {
             let _ = stack;
-            super::portable::spawn(plan, birth)
+            super::portable::spawn(plan)
         }
     }
 }

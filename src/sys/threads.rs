@@ -9,8 +9,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::panic::AssertUnwindSafe;
 use std::ptr;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 
+use super::lock::{lock, wait};
 #[cfg(feature = "cli")]
 use super::memory::spare_memory;
 
@@ -80,7 +81,7 @@ unsafe fn start_borrowing_thread<'a, T: Send + 'a>(
     let body: Box<dyn FnOnce() + Send + 'a> = Box::new(move || {
         name_this_thread(&name);
         let result = std::panic::catch_unwind(AssertUnwindSafe(body));
-        *its_outcome.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        *lock(&its_outcome.value) = Some(result);
         its_outcome.left.notify_all();
     });
     // SAFETY: only the lifetime changes, for which the caller answers.
@@ -123,11 +124,11 @@ impl<T> Thread<T> {
     /// Waits until it has done its work; an error is a panic. What the system still does to end it is
     /// not waited for, which may be refused.
     pub(crate) fn join(self) -> std::thread::Result<T> {
-        let mut value = self.0.value.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut value = lock(&self.0.value);
         loop {
             match value.take() {
                 Some(outcome) => return outcome,
-                None => value = self.0.left.wait(value).unwrap_or_else(PoisonError::into_inner),
+                None => value = wait(&self.0.left, value),
             }
         }
     }

@@ -8,39 +8,14 @@
 use std::collections::BTreeMap;
 
 use crate::wire::framing::{Frame, Frames};
-use crate::wire::message::{self, ClientMessage};
-use crate::wire::protocol::{Request, RequestId, RpcError, ServerMessage, SpawnParams};
-
-/// What the server takes a line for.
-#[derive(Debug, PartialEq)]
-pub enum Line {
-    /// A request.
-    Request {
-        /// Its id.
-        id: RequestId,
-        /// Its method and params.
-        request: Request,
-    },
-    /// Nothing to do and nothing to answer.
-    Notification,
-    /// To be answered with this error.
-    Invalid {
-        /// The id, where one can be read.
-        id: Option<RequestId>,
-        /// What is wrong.
-        error: RpcError,
-    },
-}
+use crate::wire::message;
+pub use crate::wire::message::ClientMessage;
+use crate::wire::protocol::{Redirect, ServerMessage, SpawnParams};
 
 /// Understands one line, without its end; also whether it carries `"jsonrpc":"2.0"`.
-pub fn parse(line: &[u8]) -> (Line, Option<bool>) {
+pub fn parse(line: &[u8]) -> (ClientMessage, Option<bool>) {
     let parsed = message::parse(line);
-    let line = match parsed.message {
-        ClientMessage::Request { id, request } => Line::Request { id, request },
-        ClientMessage::Notification => Line::Notification,
-        ClientMessage::Invalid { id, error } => Line::Invalid { id, error },
-    };
-    (line, parsed.jsonrpc)
+    (parsed.message, parsed.jsonrpc)
 }
 
 /// The messages of an input that has headers, and `None` for each piece that is none; or nothing if
@@ -68,8 +43,8 @@ pub fn encode(message: &ServerMessage, jsonrpc: bool) -> Vec<u8> {
     line
 }
 
-/// The same spawn with `cat` as its program, found in the same way, and no variable that would mean
-/// anything to it.
+/// The same spawn with `cat` as its program, found in the same way, no variable that would mean
+/// anything to it, and no file.
 pub(crate) fn harmless(params: &SpawnParams) -> SpawnParams {
     let found_by_path = params
         .command
@@ -80,9 +55,16 @@ pub(crate) fn harmless(params: &SpawnParams) -> SpawnParams {
         let rename = |(name, value): (&String, &Option<String>)| (format!("FUZZED_{name}"), value.clone());
         env.iter().map(rename).collect()
     };
+    let fileless = |redirect: &Option<Redirect>| match redirect {
+        Some(Redirect::File(_)) => Some(Redirect::Null),
+        other => other.clone(),
+    };
     SpawnParams {
         command: vec![program.to_owned()],
         env: params.env.as_ref().map(renamed),
+        stdin: fileless(&params.stdin),
+        stdout: fileless(&params.stdout),
+        stderr: fileless(&params.stderr),
         ..params.clone()
     }
 }

@@ -1,17 +1,30 @@
-//! The vocabulary of the protocol: methods, params, results, notifications and error codes.
+//! The vocabulary of the protocol: methods, params, results, notifications and error codes. What a client
+//! sends is here, the rest in the files that this one names.
 //!
 //! **Thread:** none of its own; plain data that travels between all of them.
-//! **Owns:** the meaning of every field; docs/protocol.md says the same in prose.
-//! **Never:** knows how a message looks on a line, which `message.rs` does; bytes are bytes here.
+//! **Owns:** the meaning of every member of the params; docs/protocol.md says the same in prose.
+//! **Never:** knows which method they belong to, which `methods.rs` says, or how a message looks on a line,
+//! which `message.rs` does; bytes are bytes here.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
 
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
+
+pub use crate::wire::error::{RpcError, SpawnFailure, Stage, code};
+pub use crate::wire::inspect::{
+    Foreground, Guarantees, InspectParams, Inspection, ProcessState, TerminalState,
+};
+use crate::wire::methods::Params;
+pub use crate::wire::methods::{Reply, Request};
+pub use crate::wire::notifications::{
+    Collected, CollectedTail, Exited, OutputDelta, ServerMessage, Stream, Usage, notification,
+};
+pub use crate::wire::output::{CloseOutputParams, Condition, OutputKeep, WaitParams, WaitReply};
+pub use crate::wire::results::*;
+pub use crate::wire::start::{InheritEnv, LimitName, Redirect, ResourceLimits, StreamFile};
 
 /// The id of a request: a string or an integer of the whole `i64`/`u64` range, given back as it came.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -71,39 +84,24 @@ pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// A request of the client, one variant for each method.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Request {
-    /// `initialize`: optional handshake.
-    Initialize(InitializeParams),
-    /// `process/spawn`: start a program.
-    Spawn(SpawnParams),
-    /// `process/writeStdin`: feed a program, or end its input.
-    WriteStdin(WriteStdinParams),
-    /// `process/resizePty`: change the size of a terminal.
-    ResizePty(ResizePtyParams),
-    /// `process/kill`: signal a process.
-    Kill(KillParams),
-    /// `process/list`: the live processes.
-    List,
-}
-
 /// Params of `initialize`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InitializeParams {
     /// Who is calling.
-    #[serde(deserialize_with = "crate::wire::message::object")]
+    #[serde(deserialize_with = "crate::wire::members::object")]
     pub client_info: ClientInfo,
     /// What the client can do and does not want.
     #[serde(
         default,
-        deserialize_with = "crate::wire::message::optional_object",
+        deserialize_with = "crate::wire::members::optional_object",
         skip_serializing_if = "Option::is_none"
     )]
     pub capabilities: Option<Capabilities>,
 }
+
+impl Params for InitializeParams {}
 
 /// Who is calling: part of `initialize`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,7 +194,11 @@ impl<'de> Deserialize<'de> for Limit {
 #[cfg_attr(
     feature = "schema",
     derive(schemars::JsonSchema),
-    schemars(transform = crate::wire::schema::terminals_want_tty)
+    schemars(
+        transform = crate::wire::schema::terminals_want_tty,
+        transform = crate::wire::schema::one_origin_a_stream,
+        transform = crate::wire::output::head_and_tail_are_the_cap
+    )
 )]
 pub struct SpawnParams {
     /// The argument vector: program first, no shell.
@@ -213,20 +215,25 @@ pub struct SpawnParams {
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// Laid over the server's environment; a variable without a value is unset.
+    /// Laid over what is inherited of the server's environment; a variable without a value is unset.
     #[cfg_attr(
         feature = "schema",
         schemars(with = "Option<crate::wire::schema::Environment>")
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, Option<String>>>,
+    /// What is inherited of the server's environment: all, nothing, or the variables with these names,
+    /// of which one that ends in `*` stands for all that begin so.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::Inherited"))]
+    #[serde(default, skip_serializing_if = "InheritEnv::is_default")]
+    pub inherit_env: InheritEnv,
     /// Give the process a PTY of its own; implies both stream flags.
     #[serde(default, skip_serializing_if = "is_false")]
     pub tty: bool,
     /// The terminal's size, with `tty` only; 24 x 80 where it is left out.
     #[serde(
         default,
-        deserialize_with = "crate::wire::message::optional_object",
+        deserialize_with = "crate::wire::members::optional_object",
         skip_serializing_if = "Option::is_none"
     )]
     pub size: Option<PtySize>,
@@ -244,15 +251,69 @@ pub struct SpawnParams {
     /// Send output as it comes; otherwise it is collected into `process/exited`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stream_stdout_stderr: bool,
+    /// Where stdin comes from if it is not streamed: `/dev/null`, which is the default, or a file. Not
+    /// with `tty`.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::StdinFrom"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<Redirect>,
+    /// Where stdout goes: through a pipe to the client, which is the default, to `/dev/null` or into a
+    /// file. Not with `tty`.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::StdoutTo"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout: Option<Redirect>,
+    /// Where stderr goes: as stdout, or to where that goes. Not with `tty`.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::StderrTo"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<Redirect>,
     /// Bytes of output kept of each stream.
     #[serde(default, skip_serializing_if = "Limit::is_default")]
     pub output_bytes_cap: Limit,
+    /// What is kept of a stream that outgrows its cap: its beginning, its end, or some of both, and then
+    /// the cap is the sum and `outputBytesCap` is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_keep: Option<OutputKeep>,
     /// Milliseconds after which the process is killed.
     #[serde(default, skip_serializing_if = "Limit::is_default")]
     pub timeout_ms: Limit,
+    /// When the time is up, SIGTERM comes first, and the kill follows after so many milliseconds if
+    /// anything is left. Without a timeout it has no effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_grace_ms: Option<u64>,
+    /// What the process may use.
+    #[serde(
+        default,
+        deserialize_with = "crate::wire::members::optional_object",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<ResourceLimits>"))]
+    pub limits: Option<Box<ResourceLimits>>,
     /// The process and what it starts may outlive the connection.
     #[serde(default, skip_serializing_if = "is_false")]
     pub detach: bool,
+}
+
+impl Params for SpawnParams {
+    fn handle(&self) -> Option<&str> {
+        Some(&self.process_handle)
+    }
+
+    fn cost(&self) -> usize {
+        let env = self.env.iter().flatten().map(|(name, value)| {
+            2 * size_of::<String>() + name.len() + value.as_ref().map_or(0, String::len)
+        });
+        let modes = self.terminal_modes.iter().flatten();
+        let modes = modes.map(|(name, _)| size_of::<String>() + name.len());
+        let streams = [&self.stdin, &self.stdout, &self.stderr];
+        let files = streams.into_iter().flatten().map(Redirect::len);
+        // The table of handles has the handle once more.
+        2 * self.process_handle.len()
+            + modes.sum::<usize>()
+            + files.sum::<usize>()
+            + cost_of_strings(self.inherit_env.names())
+            + self.cwd.as_ref().map_or(0, String::len)
+            + cost_of_strings(&self.command)
+            + env.sum::<usize>()
+    }
 }
 
 fn is_false(flag: &bool) -> bool {
@@ -293,7 +354,7 @@ pub struct WriteStdinParams {
     #[serde(
         default,
         rename = "deltaBase64",
-        with = "crate::wire::message::optional_base64",
+        with = "crate::wire::members::optional_base64",
         skip_serializing_if = "Option::is_none"
     )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<crate::wire::schema::Base64>"))]
@@ -303,8 +364,14 @@ pub struct WriteStdinParams {
     pub close_stdin: bool,
 }
 
+impl Params for WriteStdinParams {
+    fn handle(&self) -> Option<&str> {
+        Some(&self.process_handle)
+    }
+}
+
 /// Params of `process/resizePty`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ResizePtyParams {
@@ -312,8 +379,14 @@ pub struct ResizePtyParams {
     #[cfg_attr(feature = "schema", schemars(length(max = MAX_HANDLE_BYTES)))]
     pub process_handle: String,
     /// The new size.
-    #[serde(deserialize_with = "crate::wire::message::object")]
+    #[serde(deserialize_with = "crate::wire::members::object")]
     pub size: PtySize,
+}
+
+impl Params for ResizePtyParams {
+    fn handle(&self) -> Option<&str> {
+        Some(&self.process_handle)
+    }
 }
 
 /// Params of `process/kill`.
@@ -330,6 +403,20 @@ pub struct KillParams {
     /// Milliseconds after which SIGKILL follows if the process is still there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_ms: Option<u64>,
+}
+
+impl Params for KillParams {
+    fn handle(&self) -> Option<&str> {
+        Some(&self.process_handle)
+    }
+
+    fn cost(&self) -> usize {
+        let signal = match &self.signal {
+            Some(SignalName::Name(name)) => name.len(),
+            Some(SignalName::Number(_)) | None => 0,
+        };
+        self.process_handle.len() + signal
+    }
 }
 
 /// A signal as a client names it.
@@ -379,328 +466,14 @@ impl From<&str> for SignalName {
     }
 }
 
-/// What a request that succeeded is answered with.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Reply {
-    /// To `initialize`.
-    Initialize(Box<InitializeReply>),
-    /// To `process/spawn`: the program runs.
-    Spawn {
-        /// The process's id in the server's pid namespace.
-        pid: u32,
-    },
-    /// To `process/writeStdin`, `process/resizePty` and `process/kill`: done.
-    Done,
-    /// To `process/list`.
-    List(Vec<ProcessInfo>),
-}
-
-/// The answer to `initialize`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// Params of a method that has none.
+#[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct InitializeReply {
-    /// `procwire/<version> (<os>; <architecture>) <client>`.
-    pub user_agent: String,
-    /// Where codex would keep its files: `$CODEX_HOME` if that is absolute, else `$HOME/.codex`, else
-    /// `/`. For clients of `codex app-server`, which expect it; nothing is read or made there.
-    #[serde(default)]
-    pub codex_home: String,
-    /// `unix`.
-    pub platform_family: String,
-    /// `linux`.
-    pub platform_os: String,
-    /// Name and version of the server.
-    pub server_info: ServerInfo,
-    /// Every default and limit in force.
-    pub limits: Limits,
-}
+pub(crate) struct NoParams {}
 
-/// Name and version of the server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct ServerInfo {
-    /// `procwire`.
-    pub name: String,
-    /// The crate's version.
-    pub version: String,
-}
+impl Params for NoParams {}
 
-/// Every default and limit in force, as `initialize` tells them. Bytes and milliseconds;
-/// what has no value has no limit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Limits {
-    /// The longest line a client may send.
-    pub max_message_bytes: u64,
-    /// The longest `processHandle`, in bytes of UTF-8.
-    pub max_process_handle_bytes: u64,
-    /// `timeoutMs` where a spawn leaves it out.
-    pub default_timeout_ms: Option<u64>,
-    /// `outputBytesCap` where a spawn leaves it out.
-    pub default_output_bytes_cap: Option<u64>,
-    /// Pending stdin up to which a write is answered at once.
-    pub free_pending_stdin_bytes: u64,
-    /// Pending stdin above which a write is refused.
-    pub max_pending_stdin_bytes: u64,
-    /// How long what keeps a pipe open delays `process/exited`.
-    pub output_drain_ms: u64,
-    /// The most bytes in one `process/outputDelta`.
-    pub max_delta_bytes: u64,
-    /// Requests in flight and live processes, together, past which the server reads no further request.
-    pub max_in_flight: u64,
-    /// The terminal's size where a spawn leaves it out.
-    pub default_pty_size: PtySize,
-}
-
-/// One live process, as `process/list` tells it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct ProcessInfo {
-    /// The client's name for it.
-    pub process_handle: String,
-    /// Its process id.
-    pub pid: u32,
-    /// The argument vector as sent.
-    pub command: Vec<String>,
-    /// Its working directory at the start; no value if it was left to the server.
-    pub cwd: Option<String>,
-    /// Whether it has a PTY.
-    pub tty: bool,
-    /// When it was started, in milliseconds since 1970.
-    pub started_at_ms: u64,
-    /// Bytes it has written to stdout so far.
-    pub stdout_bytes: u64,
-    /// Bytes it has written to stderr so far.
-    pub stderr_bytes: u64,
-    /// Bytes of its stdin that it has not taken yet.
-    pub stdin_pending_bytes: u64,
-}
-
-/// Which output a delta belongs to. Everything a PTY prints is stdout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-impl Stream {
-    /// The name on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            Stream::Stdout => "stdout",
-            Stream::Stderr => "stderr",
-        }
-    }
-}
-
-/// `process/outputDelta`: the next bytes of a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutputDelta {
-    /// Which process.
-    pub process_handle: Arc<str>,
-    /// Which stream.
-    pub stream: Stream,
-    /// The bytes; base64 on the wire.
-    pub bytes: Vec<u8>,
-    /// Bytes were dropped after these because of the cap; this is the stream's last delta.
-    pub cap_reached: bool,
-    /// The stream's byte position of the first byte.
-    pub offset: u64,
-}
-
-/// `process/exited`: the last word on a handle.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exited {
-    /// Which process.
-    pub process_handle: Arc<str>,
-    /// The exit code; 128 + n for death by signal n; 124 on timeout.
-    pub exit_code: i32,
-    /// What was collected of stdout; empty when streamed.
-    pub stdout: Collected,
-    /// What was collected of stderr; empty when streamed.
-    pub stderr: Collected,
-    /// Something kept an output open after the exit, and waiting for it was given up.
-    pub output_drain_timed_out: bool,
-    /// The process id it had.
-    pub pid: u32,
-    /// The name of the signal that ended it.
-    pub signal: Option<String>,
-    /// Whether it left a core dump.
-    pub core_dumped: bool,
-    /// Whether it was killed because its time was up.
-    pub timed_out: bool,
-    /// From start to exit.
-    pub duration: Duration,
-    /// What it used, with those of its children that it waited for.
-    pub usage: Usage,
-    /// Bytes it wrote to stdout, the capped part included.
-    pub stdout_bytes: u64,
-    /// Bytes it wrote to stderr, the capped part included.
-    pub stderr_bytes: u64,
-}
-
-impl Exited {
-    /// The params of `process/exited` as one line of JSON.
-    #[must_use]
-    pub fn to_json(&self) -> String {
-        crate::wire::message::exited_json(self)
-    }
-}
-
-/// Output that was collected instead of streamed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Collected {
-    /// The first bytes of the stream, up to the cap.
-    pub bytes: Vec<u8>,
-    /// Bytes were dropped because of the cap.
-    pub cap_reached: bool,
-}
-
-/// Processor time and memory of a process that has ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Processor time in user mode.
-    pub user: Duration,
-    /// Processor time in the kernel.
-    pub system: Duration,
-    /// The largest resident set, in bytes.
-    pub max_rss_bytes: u64,
-}
-
-/// What a server sends.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ServerMessage {
-    /// The one answer to a request.
-    Response {
-        /// The request's id; `None` where none could be read.
-        id: Option<RequestId>,
-        /// What came of it.
-        outcome: Result<Reply, RpcError>,
-    },
-    /// `process/outputDelta`.
-    OutputDelta(OutputDelta),
-    /// `process/exited`.
-    Exited(Box<Exited>),
-}
-
-/// The method names of notifications, as `optOutNotificationMethods` has them.
-pub mod notification {
-    /// The next bytes of a stream.
-    pub const OUTPUT_DELTA: &str = "process/outputDelta";
-    /// The end of a process.
-    pub const EXITED: &str = "process/exited";
-}
-
-/// Error codes of JSON-RPC and of the protocol.
-pub mod code {
-    /// Not JSON, or not UTF-8.
-    pub const PARSE_ERROR: i64 = -32700;
-    /// No request, or one that cannot be carried out in the present state.
-    pub const INVALID_REQUEST: i64 = -32600;
-    /// No such method.
-    pub const METHOD_NOT_FOUND: i64 = -32601;
-    /// The params do not fit.
-    pub const INVALID_PARAMS: i64 = -32602;
-    /// The machine refused.
-    pub const INTERNAL_ERROR: i64 = -32603;
-    /// Too much is pending already.
-    pub const OVERLOADED: i64 = -32001;
-}
-
-/// An error as the wire has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RpcError {
-    /// One of [`code`].
-    pub code: i64,
-    /// One sentence for people, naming what was wrong.
-    pub message: String,
-    /// For programs: why a program could not be started.
-    pub data: Option<SpawnFailure>,
-}
-
-impl RpcError {
-    /// An error without data.
-    pub fn new(code: i64, message: impl Into<String>) -> Self {
-        RpcError {
-            code,
-            message: message.into(),
-            data: None,
-        }
-    }
-
-    /// The error object as one line of JSON.
-    #[must_use]
-    pub fn to_json(&self) -> String {
-        crate::wire::message::error_json(self)
-    }
-
-    pub(crate) fn invalid_request(message: impl Into<String>) -> Self {
-        Self::new(code::INVALID_REQUEST, message)
-    }
-
-    pub(crate) fn invalid_params(message: impl Into<String>) -> Self {
-        Self::new(code::INVALID_PARAMS, message)
-    }
-}
-
-impl fmt::Display for RpcError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (code {})", self.message, self.code)
-    }
-}
-
-impl std::error::Error for RpcError {}
-
-/// Why a program could not be started: `data` of error -32603.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct SpawnFailure {
-    /// The system's error number.
-    pub errno: i32,
-    /// Its name, `"ENOENT"` for example.
-    pub code: String,
-    /// Where it happened.
-    pub stage: Stage,
-    /// The program as the client named it; of a long name the first 200 characters and `…`.
-    pub program: String,
-}
-
-/// The step of starting a program that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub enum Stage {
-    /// Entering the working directory.
-    Cwd,
-    /// Finding the program on the child's `PATH`.
-    Lookup,
-    /// Executing it.
-    Exec,
-    /// Opening the terminal.
-    Pty,
-    /// Making pipes or other descriptors.
-    Pipe,
-    /// Starting the server's thread for it.
-    Thread,
-}
-
-impl Stage {
-    /// The name on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::Cwd => "cwd",
-            Stage::Lookup => "lookup",
-            Stage::Exec => "exec",
-            Stage::Pty => "pty",
-            Stage::Pipe => "pipe",
-            Stage::Thread => "thread",
-        }
-    }
+/// What strings hold, themselves included.
+pub(crate) fn cost_of_strings(strings: &[String]) -> usize {
+    strings.iter().map(|s| size_of::<String>() + s.len()).sum()
 }

@@ -11,7 +11,9 @@
 
 use memchr::{memchr, memchr2};
 
-use crate::wire::message::{ClientMessage, Parsed, WRITE_STDIN, request, request_id};
+use crate::sys::base64;
+use crate::wire::message::{ClientMessage, Parsed, request_id};
+use crate::wire::methods::{Method, method};
 use crate::wire::protocol::{Request, WriteStdinParams};
 
 /// The request on `line`; `None` leaves the line to the long way.
@@ -28,7 +30,9 @@ pub(crate) fn parse(line: &[u8]) -> Option<Parsed> {
             b"id" if id.is_none() => id = Some(scanner.value()?),
             b"method" if method.is_none() => method = Some(scanner.string()?),
             b"params" if params.is_none() && write.is_none() => match method {
-                Some(name) if name == WRITE_STDIN.as_bytes() => write = Some(scanner.write_stdin()?),
+                Some(name) if name == method::WriteStdin::NAME.as_bytes() => {
+                    write = Some(scanner.write_stdin()?)
+                }
                 _ => params = Some(scanner.value()?),
             },
             _ => return None,
@@ -47,7 +51,7 @@ pub(crate) fn parse(line: &[u8]) -> Option<Parsed> {
         (None, params) => {
             let params = params.map(str::from_utf8).transpose().ok()?;
             // An error here is found again, and told, the long way.
-            request(str::from_utf8(method?).ok()?, params).ok()?
+            Request::parse(str::from_utf8(method?).ok()?, params).ok()?
         }
     };
     Some(Parsed {
@@ -172,7 +176,7 @@ impl<'a> Scanner<'a> {
         let rest = &self.line[self.at..];
         let length = memchr(b'"', rest)?;
         self.at += length + 1;
-        base64_simd::STANDARD.decode_to_vec(&rest[..length]).ok()
+        base64::decode(&rest[..length])
     }
 }
 
@@ -187,7 +191,7 @@ mod tests {
     use super::*;
     use crate::wire::message::parse_any;
 
-    const LINES: [&str; 12] = [
+    const LINES: [&str; 13] = [
         r#"{"id":1,"method":"process/kill","params":{"processHandle":"h","signal":"INT","graceMs":5}}"#,
         r#"{"jsonrpc":"2.0","id":"a b","method":"process/list"}"#,
         r#"{"method":"process/list","id":-7,"params":{}}"#,
@@ -197,6 +201,7 @@ mod tests {
         r#"{"id":1,"method":"process/writeStdin","params":{"processHandle":"h","closeStdin":false}}"#,
         r#"{"id":1,"method":"process/writeStdin","params":{"processHandle":"ü","deltaBase64":null}}"#,
         r#"{"id":1,"method":"process/spawn","params":{"command":["a","\"}]"],"processHandle":"h","env":{"A":null},"x":[{"y":1}]}}"#,
+        r#"{"id":1,"method":"process/spawn","params":{"command":["a"],"processHandle":"h","stdin":"null","stdout":{"file":"/a","append":true},"stderr":"stdout","inheritEnv":["A*"],"limits":{"nice":-3},"timeoutGraceMs":1}}"#,
         r#"{"id":1,"method":"process/resizePty","params":{"processHandle":"h","size":{"rows":3,"cols":4}}}"#,
         r#"{"id":1,"method":"initialize","params":{"clientInfo":{"name":"c"}}}"#,
         r#"{"jsonrpc":"1.0","id":1,"method":"process/list"}"#,

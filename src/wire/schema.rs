@@ -1,9 +1,8 @@
 //! The protocol as a machine reads it: JSON Schema of every message, and OpenRPC of every method.
 //!
 //! **Thread:** the caller's; pure functions.
-//! **Owns:** what the types alone do not say: which params and which result belong to a method, and
-//! what a string may hold.
-//! **Never:** describes a member by hand that a type of `protocol.rs` or `message.rs` has.
+//! **Owns:** what the types alone do not say: what a string may hold.
+//! **Never:** describes by hand a method that has a row in `methods.rs`, or a member that a type has.
 //!
 //! Two contracts meet here. What a client sends is described as the server reads it: a member that
 //! may be left out is optional. What the server sends is described as it is written: a member that
@@ -16,13 +15,11 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use crate::wire::message::{DeltaMembers, Done, ErrorForm, ExitedForm, ListReply, NoParams, SpawnReply};
+use crate::wire::methods::METHODS;
 use crate::wire::modes;
-use crate::wire::protocol::{
-    InitializeParams, InitializeReply, KillParams, Limit, RequestId, ResizePtyParams, SignalName,
-    SpawnParams, WriteStdinParams, code, notification,
-};
-use crate::wire::signal;
+use crate::wire::notifications::{ExitedForm, OutputDeltaForm};
+use crate::wire::protocol::{Limit, RequestId, RpcError, SignalName, StreamFile, code, notification};
+use crate::wire::{signal, start};
 
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 const OPENRPC: &str = "1.3.2";
@@ -46,85 +43,31 @@ const CODES: [(i64, &str); 6] = [
         code::INTERNAL_ERROR,
         "The machine refused; for a spawn, data says why.",
     ),
-    (code::OVERLOADED, "Too much stdin is pending already."),
+    (
+        code::OVERLOADED,
+        "Too much stdin is pending already, or too many waits are.",
+    ),
 ];
 
-type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
-/// One method of the server.
-struct Method {
-    name: &'static str,
+/// One method of the server, from its row in `methods.rs`.
+pub(crate) struct Method {
+    pub(crate) name: &'static str,
     /// What its definitions are called.
-    title: &'static str,
-    about: &'static str,
-    params: SchemaOf,
+    pub(crate) title: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) params: SchemaOf,
     /// Whether a request without params is refused.
-    params_required: bool,
-    result: SchemaOf,
+    pub(crate) has_params: bool,
+    pub(crate) result: SchemaOf,
     /// The errors it can be answered with, beyond those of every method.
-    errors: &'static [i64],
+    pub(crate) errors: &'static [i64],
 }
 
-fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+pub(crate) fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
-
-const METHODS: [Method; 6] = [
-    Method {
-        name: "initialize",
-        title: "Initialize",
-        about: "Optional handshake; tells who serves, and every default and limit in force.",
-        params: of::<InitializeParams>,
-        params_required: true,
-        result: of::<InitializeReply>,
-        errors: &[],
-    },
-    Method {
-        name: "process/spawn",
-        title: "Spawn",
-        about: "Starts a program. Answered once it runs; process/exited follows when it has ended.",
-        params: of::<SpawnParams>,
-        params_required: true,
-        result: of::<SpawnReply>,
-        errors: &[code::INTERNAL_ERROR],
-    },
-    Method {
-        name: "process/writeStdin",
-        title: "WriteStdin",
-        about: "Feeds a program, or ends its input. Answered at once while little is pending.",
-        params: of::<WriteStdinParams>,
-        params_required: true,
-        result: of::<Done>,
-        errors: &[code::OVERLOADED],
-    },
-    Method {
-        name: "process/resizePty",
-        title: "ResizePty",
-        about: "Changes the size of a terminal.",
-        params: of::<ResizePtyParams>,
-        params_required: true,
-        result: of::<Done>,
-        errors: &[code::INTERNAL_ERROR],
-    },
-    Method {
-        name: "process/kill",
-        title: "Kill",
-        about: "Signals a process, or kills it with all it has started.",
-        params: of::<KillParams>,
-        params_required: true,
-        result: of::<Done>,
-        errors: &[],
-    },
-    Method {
-        name: "process/list",
-        title: "List",
-        about: "Tells what is running.",
-        params: of::<Option<NoParams>>,
-        params_required: false,
-        result: of::<ListReply<'_>>,
-        errors: &[],
-    },
-];
 
 /// One notification of the server.
 struct Notification {
@@ -139,7 +82,7 @@ const NOTIFICATIONS: [Notification; 2] = [
         name: notification::OUTPUT_DELTA,
         title: "OutputDelta",
         about: "The next bytes of a stream, in order and without a gap.",
-        params: of::<DeltaMembers<'_>>,
+        params: of::<OutputDeltaForm<'_>>,
     },
     Notification {
         name: notification::EXITED,
@@ -159,13 +102,13 @@ pub fn json_schema() -> Value {
 
     let mut requests = Vec::new();
     let mut results = Vec::new();
-    for method in &METHODS {
+    for method in METHODS {
         let mut required = vec!["id", "method"];
-        if method.params_required {
+        if method.has_params {
             required.push("params");
         }
         let request = json!({
-            "description": method.about,
+            "description": method.about.trim(),
             "type": "object",
             "properties": {
                 "jsonrpc": { "$ref": "#/$defs/Version" },
@@ -216,7 +159,7 @@ pub fn json_schema() -> Value {
         "properties": {
             "jsonrpc": { "$ref": "#/$defs/Version" },
             "id": got.subschema_for::<Option<RequestId>>(),
-            "error": got.subschema_for::<ErrorForm<'_>>(),
+            "error": got.subschema_for::<RpcError>(),
         },
         "required": ["id", "error"],
     });
@@ -279,9 +222,9 @@ pub fn openrpc() -> Value {
                 .collect();
             json!({
                 "name": method.name,
-                "summary": method.about,
+                "summary": method.about.trim(),
                 "paramStructure": "by-name",
-                "params": by_name(&params, sent.definitions()),
+                "params": by_name(&params, sent.definitions(), tell_defaults),
                 "x-params": params,
                 "result": {
                     "name": format!("{}Result", method.title),
@@ -304,13 +247,13 @@ pub fn openrpc() -> Value {
                 "name": notification.name,
                 "summary": notification.about,
                 "paramStructure": "by-name",
-                "params": by_name(&params, got.definitions()),
+                "params": by_name(&params, got.definitions(), forget_defaults),
                 "x-params": params,
             })
         })
         .collect();
     // What an error carries is in no method's result.
-    got.subschema_for::<ErrorForm<'_>>();
+    got.subschema_for::<RpcError>();
     let mut schemas = definitions(sent);
     schemas.extend(definitions(got));
     tell_ranges(json!({
@@ -398,11 +341,11 @@ fn define(definitions: &mut Map<String, Value>, name: &str, schema: Value, list:
 }
 
 /// The members of an object as OpenRPC lists the params of a method.
-fn by_name(params: &Schema, definitions: &Map<String, Value>) -> Vec<Value> {
+fn by_name(params: &Schema, definitions: &Map<String, Value>, put_defaults: fn(&mut Value)) -> Vec<Value> {
     let name = params.get("$ref").and_then(Value::as_str).unwrap_or_default();
     let object = name.rsplit('/').next().and_then(|name| definitions.get(name));
     let mut object = object.cloned().unwrap_or_default();
-    tell_defaults(&mut object);
+    put_defaults(&mut object);
     let required = object["required"].as_array().cloned().unwrap_or_default();
     let members = object["properties"].as_object().cloned().unwrap_or_default();
     let mut list: Vec<Value> = members
@@ -498,6 +441,57 @@ impl JsonSchema for Environment {
     }
 }
 
+/// A schema of one of these words, a file, or null, which is as left out.
+fn redirect(generator: &mut SchemaGenerator, words: &[&str]) -> Schema {
+    let file = generator.subschema_for::<StreamFile>();
+    json_schema!({ "anyOf": [{ "type": "string", "enum": words }, file, { "type": "null" }] })
+}
+
+/// Where a stream comes from or goes to, and the words for it.
+macro_rules! redirected {
+    ($name:ident, $words:expr) => {
+        pub(crate) struct $name;
+
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+                redirect(generator, &$words)
+            }
+        }
+    };
+}
+
+redirected!(StdinFrom, start::STDIN_WORDS);
+redirected!(StdoutTo, start::STDOUT_WORDS);
+redirected!(StderrTo, start::STDERR_WORDS);
+
+/// What is inherited of the server's environment.
+pub(crate) struct Inherited;
+
+impl JsonSchema for Inherited {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Inherited".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let name = "^(?:[^=*\\u0000]+\\*?|\\*)$";
+        json_schema!({
+            "anyOf": [
+                { "type": "boolean" },
+                { "type": "array", "items": { "type": "string", "pattern": name } },
+                { "type": "null" },
+            ],
+        })
+    }
+}
+
 /// Modes of a terminal by name.
 pub(crate) struct TerminalModes;
 
@@ -571,6 +565,24 @@ pub(crate) fn terminals_want_tty(schema: &mut Schema) {
     schema.insert(
         "then".to_owned(),
         json!({ "properties": { "tty": { "const": true } }, "required": ["tty"] }),
+    );
+}
+
+/// A terminal is all three streams, and a stream of writes is not a file.
+pub(crate) fn one_origin_a_stream(schema: &mut Schema) {
+    let given =
+        |name: &str| json!({ "properties": { name: { "not": { "type": "null" } } }, "required": [name] });
+    let flag = |name: &str| json!({ "properties": { name: { "const": true } }, "required": [name] });
+    let with = |mut flag: Value, streams: &[&str]| {
+        flag["anyOf"] = streams.iter().map(|stream| given(stream)).collect();
+        flag
+    };
+    schema.insert(
+        "not".to_owned(),
+        json!({ "anyOf": [
+            with(flag("tty"), &["stdin", "stdout", "stderr"]),
+            with(flag("streamStdin"), &["stdin"]),
+        ] }),
     );
 }
 

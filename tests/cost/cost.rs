@@ -37,9 +37,7 @@ mod tasks {
     use std::time::Duration;
 
     use procwire::fuzzing;
-    use procwire::protocol::{
-        Collected, Exited, OutputDelta, Request, ServerMessage, SpawnParams, Stream, Usage,
-    };
+    use procwire::protocol::{Exited, OutputDelta, Request, ServerMessage, SpawnParams, Stream};
     use procwire::{Config, Connection, serve};
 
     type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -89,7 +87,7 @@ mod tasks {
             black_box(fuzzing::parse(black_box(line.as_bytes())));
         }
         match fuzzing::parse(line.as_bytes()) {
-            (fuzzing::Line::Request { .. }, _) => Ok(()),
+            (fuzzing::ClientMessage::Request { .. }, _) => Ok(()),
             (other, _) => Err(format!("it should be understood: {other:?}").into()),
         }
     }
@@ -102,35 +100,25 @@ mod tasks {
     }
 
     fn delta(size: usize) -> ServerMessage {
-        ServerMessage::OutputDelta(OutputDelta {
-            process_handle: "build-17".into(),
-            stream: Stream::Stdout,
-            bytes: (0..size).map(|n| n as u8).collect(),
-            cap_reached: false,
-            offset: 123_456,
-        })
+        let mut delta = OutputDelta::default();
+        delta.process_handle = "build-17".into();
+        delta.stream = Stream::Stdout;
+        delta.bytes = (0..size).map(|n| n as u8).collect();
+        delta.offset = 123_456;
+        ServerMessage::OutputDelta(delta)
     }
 
     fn exited() -> ServerMessage {
-        let collected = |text: &str| Collected {
-            bytes: text.into(),
-            cap_reached: false,
-        };
-        ServerMessage::Exited(Box::new(Exited {
-            process_handle: "build-17".into(),
-            exit_code: 3,
-            stdout: collected("compiling\nlinking\n"),
-            stderr: collected("warning: unused\n"),
-            output_drain_timed_out: false,
-            pid: 4_711,
-            signal: None,
-            core_dumped: false,
-            timed_out: false,
-            duration: Duration::from_millis(1_234),
-            usage: Usage::default(),
-            stdout_bytes: 18,
-            stderr_bytes: 16,
-        }))
+        let mut exited = Exited::default();
+        exited.process_handle = "build-17".into();
+        exited.exit_code = 3;
+        exited.stdout.bytes = b"compiling\nlinking\n".to_vec();
+        exited.stderr.bytes = b"warning: unused\n".to_vec();
+        exited.pid = 4_711;
+        exited.duration = Duration::from_millis(1_234);
+        exited.stdout_bytes = 18;
+        exited.stderr_bytes = 16;
+        ServerMessage::Exited(Box::new(exited))
     }
 
     /// The whole way of a request over lines: read, parse, dispatch, frame, write.

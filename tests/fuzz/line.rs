@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use procwire::fuzzing::{Line, encode, parse};
+use procwire::fuzzing::{ClientMessage, encode, parse};
 use procwire::protocol::{
-    Collected, Exited, OutputDelta, ProcessInfo, Reply, Request, RequestId, RpcError, ServerMessage,
-    SpawnFailure, Stage, Stream, Usage, code,
+    Collected, Exited, ListReply, OutputDelta, ProcessInfo, Reply, Request, RequestId, RpcError,
+    ServerMessage, SpawnReply, Stream, code,
 };
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ fn way_in(line: &[u8]) {
         assert_eq!(value["jsonrpc"], "2.0");
     }
     match understood {
-        Line::Request { id, request } => {
+        ClientMessage::Request { id, request } => {
             assert!(is_json);
             let (method, params) = parts(&request);
             if let Some(value) = &value {
@@ -49,16 +49,16 @@ fn way_in(line: &[u8]) {
             }
             let again = json!({"id": id, "method": method, "params": params}).to_string();
             let (again, jsonrpc) = parse(again.as_bytes());
-            assert_eq!(again, Line::Request { id, request });
+            assert_eq!(again, ClientMessage::Request { id, request });
             assert_eq!(jsonrpc, Some(false));
         }
-        Line::Notification => {
+        ClientMessage::Notification => {
             assert!(is_json);
             if let Some(value) = &value {
                 assert!(value["method"].is_string() && value.get("id").is_none());
             }
         }
-        Line::Invalid { id, error } => {
+        ClientMessage::Invalid { id, error } => {
             assert_ne!(error.message, "");
             match error.code {
                 code::PARSE_ERROR => assert!(id.is_none() && (!is_json || value.is_none())),
@@ -80,14 +80,17 @@ fn same_id(id: &RequestId, value: &Value) {
 
 /// A request as the wire has it.
 fn parts(request: &Request) -> (&'static str, Value) {
-    match request {
-        Request::Initialize(params) => ("initialize", json!(params)),
-        Request::Spawn(params) => ("process/spawn", json!(params)),
-        Request::WriteStdin(params) => ("process/writeStdin", json!(params)),
-        Request::ResizePty(params) => ("process/resizePty", json!(params)),
-        Request::Kill(params) => ("process/kill", json!(params)),
-        Request::List => ("process/list", json!({})),
-    }
+    let params = match request {
+        Request::Initialize(params) => json!(params),
+        Request::Spawn(params) => json!(params),
+        Request::WriteStdin(params) => json!(params),
+        Request::ResizePty(params) => json!(params),
+        Request::Kill(params) => json!(params),
+        Request::Inspect(params) => json!(params),
+        Request::List => json!({}),
+        other => panic!("a method that is not fuzzed: {other:?}"),
+    };
+    (request.method(), params)
 }
 
 // ---- the way out ----
@@ -107,10 +110,12 @@ fn way_out(message: &ServerMessage, jsonrpc: bool) {
             assert_eq!(value["id"], id.as_ref().map_or(Value::Null, |id| json!(id)));
             assert!(value.get("result").is_some() != value.get("error").is_some());
             match outcome {
-                Ok(Reply::Spawn { pid }) => assert_eq!(value["result"], json!({ "pid": pid })),
+                Ok(Reply::Spawn(reply)) => assert_eq!(value["result"], json!({ "pid": reply.pid })),
                 Ok(Reply::Done) => assert_eq!(value["result"], json!({})),
-                Ok(Reply::List(list)) => assert_eq!(value["result"], json!({ "processes": list })),
+                Ok(Reply::List(list)) => assert_eq!(value["result"], json!({ "processes": list.processes })),
+                Ok(Reply::Inspect(inspection)) => assert_eq!(value["result"], json!(inspection)),
                 Ok(Reply::Initialize(reply)) => assert_eq!(value["result"], json!(reply)),
+                Ok(other) => panic!("a reply that is not fuzzed: {other:?}"),
                 Err(error) => {
                     let mut expected = json!({"code": error.code, "message": error.message});
                     if let Some(data) = &error.data {
@@ -138,6 +143,7 @@ fn way_out(message: &ServerMessage, jsonrpc: bool) {
             collected(&exited.stdout, params, "stdout");
             collected(&exited.stderr, params, "stderr");
         }
+        other => panic!("a message that is not fuzzed: {other:?}"),
     }
 }
 
@@ -188,72 +194,70 @@ fn bytes(text: &Value) -> Vec<u8> {
 fn message(source: &mut Unstructured<'_>) -> Result<ServerMessage> {
     Ok(match source.int_in_range(0..=6)? {
         0 => response(source, |source| {
-            Ok(Ok(Reply::Spawn {
-                pid: source.arbitrary()?,
-            }))
+            let mut reply = SpawnReply::default();
+            reply.pid = source.arbitrary()?;
+            Ok(Ok(Reply::Spawn(reply)))
         })?,
         1 => response(source, |_| Ok(Ok(Reply::Done)))?,
         2 => response(source, |source| {
-            let mut list = Vec::new();
+            let mut list = ListReply::default();
             for _ in 0..source.int_in_range(0..=3)? {
-                list.push(ProcessInfo {
-                    process_handle: source.arbitrary()?,
-                    pid: source.arbitrary()?,
-                    command: source.arbitrary()?,
-                    cwd: source.arbitrary()?,
-                    tty: source.arbitrary()?,
-                    started_at_ms: source.arbitrary()?,
-                    stdout_bytes: source.arbitrary()?,
-                    stderr_bytes: source.arbitrary()?,
-                    stdin_pending_bytes: source.arbitrary()?,
-                });
+                let mut process = ProcessInfo::default();
+                process.process_handle = source.arbitrary()?;
+                process.pid = source.arbitrary()?;
+                process.command = source.arbitrary()?;
+                process.cwd = source.arbitrary()?;
+                process.tty = source.arbitrary()?;
+                process.started_at_ms = source.arbitrary()?;
+                process.stdout_bytes = source.arbitrary()?;
+                process.stderr_bytes = source.arbitrary()?;
+                process.stdin_pending_bytes = source.arbitrary()?;
+                list.processes.push(process);
             }
             Ok(Ok(Reply::List(list)))
         })?,
         3 => response(source, |source| {
             let mut error = RpcError::new(source.arbitrary()?, source.arbitrary::<String>()?);
             if source.arbitrary()? {
-                error.data = Some(SpawnFailure {
-                    errno: source.arbitrary()?,
-                    code: source.arbitrary()?,
-                    stage: Stage::Exec,
-                    program: source.arbitrary()?,
+                let data = json!({
+                    "errno": source.arbitrary::<i32>()?,
+                    "code": source.arbitrary::<String>()?,
+                    "stage": "exec",
+                    "program": source.arbitrary::<String>()?,
                 });
+                error.data = Some(serde_json::from_value(data).expect("why a spawn failed"));
             }
             Ok(Err(error))
         })?,
-        4 | 5 => ServerMessage::OutputDelta(OutputDelta {
-            process_handle: handle(source)?,
-            stream: if source.arbitrary()? {
-                Stream::Stdout
-            } else {
-                Stream::Stderr
-            },
-            cap_reached: source.arbitrary()?,
-            offset: source.arbitrary()?,
-            bytes: source.arbitrary()?,
-        }),
-        _ => ServerMessage::Exited(Box::new(Exited {
-            process_handle: handle(source)?,
-            exit_code: source.arbitrary()?,
-            output_drain_timed_out: source.arbitrary()?,
-            pid: source.arbitrary()?,
-            signal: source.arbitrary()?,
-            core_dumped: source.arbitrary()?,
-            timed_out: source.arbitrary()?,
-            duration: Duration::from_millis(source.arbitrary()?),
-            usage: Usage::default(),
-            stdout_bytes: source.arbitrary()?,
-            stderr_bytes: source.arbitrary()?,
-            stdout: Collected {
-                cap_reached: source.arbitrary()?,
-                bytes: source.arbitrary()?,
-            },
-            stderr: Collected {
-                cap_reached: source.arbitrary()?,
-                bytes: source.arbitrary()?,
-            },
-        })),
+        4 | 5 => {
+            let mut delta = OutputDelta::default();
+            delta.process_handle = handle(source)?;
+            if source.arbitrary()? {
+                delta.stream = Stream::Stderr;
+            }
+            delta.cap_reached = source.arbitrary()?;
+            delta.offset = source.arbitrary()?;
+            delta.bytes = source.arbitrary()?;
+            ServerMessage::OutputDelta(delta)
+        }
+        _ => {
+            let mut exited = Exited::default();
+            exited.process_handle = handle(source)?;
+            exited.exit_code = source.arbitrary()?;
+            exited.output_drain_timed_out = source.arbitrary()?;
+            exited.pid = source.arbitrary()?;
+            exited.signal = source.arbitrary()?;
+            exited.core_dumped = source.arbitrary()?;
+            exited.timed_out = source.arbitrary()?;
+            exited.duration = Duration::from_millis(source.arbitrary()?);
+            exited.stdout_bytes = source.arbitrary()?;
+            exited.stderr_bytes = source.arbitrary()?;
+            for collected in [&mut exited.stdout, &mut exited.stderr] {
+                collected.cap_reached = source.arbitrary()?;
+                collected.bytes = source.arbitrary()?;
+            }
+            ServerMessage::Exited(Box::new(exited))
+        }
     })
 }
 

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use procwire::fuzzing::{Line, bodies, parse};
+use procwire::fuzzing::{ClientMessage, bodies, parse};
 use procwire::protocol::{Request, RequestId};
 use procwire::{Config, Connection, End, serve};
 use serde_json::{Value, json};
@@ -219,9 +219,9 @@ impl Expected {
                     expected.jsonrpc = jsonrpc;
                 }
                 id = match message {
-                    Line::Notification => continue,
-                    Line::Invalid { id, .. } => id,
-                    Line::Request { id, request } => {
+                    ClientMessage::Notification => continue,
+                    ClientMessage::Invalid { id, .. } => id,
+                    ClientMessage::Request { id, request } => {
                         match request {
                             Request::Spawn(params) => {
                                 expected.detached |= params.detach;

@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     test!(a_server_that_never_answers_is_an_error_of_its_own),
     test!(ends_a_server_that_hangs),
     test!(a_server_cannot_control_the_terminal),
+    test!(waits_for_text_in_the_output),
     test!(tells_of_an_offset_that_cannot_be),
     test!(keeps_little_of_a_flood),
     test!(reads_while_it_sends),
@@ -471,6 +472,71 @@ fn a_server_cannot_control_the_terminal() {
     assert!(line.is_ascii(), "{line}");
     let value: Value = serde_json::from_str(&line["<-- ".len()..]).expect("JSON");
     assert_eq!(value["result"], controls);
+}
+
+/// A server that is started, waited for, talked to and killed. What else it prints is not shown.
+const SMOKE: &str = include_str!("../../docs/examples/server.session");
+
+fn waits_for_text_in_the_output() {
+    let scratch = Scratch::new();
+    let good = scratch.file("smoke.txt", 0o644, SMOKE);
+    let output = procwire(&["check", &good]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    for (from, to, expected) in [
+        (
+            "<~ listening",
+            "<~ listening at",
+            "  line 7: output with \"listening at\" did not come within 2s\n",
+        ),
+        // What was waited for has been taken.
+        (
+            "<~  on port",
+            "<~ listening",
+            "  line 8: output with \"listening\" did not come within 2s\n",
+        ),
+        ("Lgo=", "IQo=", "decoded: expected \"!\\n\", got \".\\n\"\n"),
+        (
+            "<~ listening\n",
+            "<~ \n",
+            ":7:3: '<~' waits for text in the output, and there is none behind it\n",
+        ),
+    ] {
+        let bad = scratch.file("bad.txt", 0o644, SMOKE.replace(from, to));
+        let output = procwire(&["check", &bad, "--deadline", "2s"]);
+        let printed = text(&output.stdout) + &text(&output.stderr);
+        assert!(printed.contains(expected), "{expected:?} is not in:\n{printed}");
+    }
+    // Of a process that is not waited for, all must be shown.
+    let strict = SMOKE
+        .replace("<~ listening\n<~  on port\n", "")
+        .replace("<~ you said hi\n", "");
+    let strict = scratch.file("strict.txt", 0o644, strict);
+    let output = procwire(&["check", &strict, "--deadline", "2s"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    // What came instead is shown.
+    let ended = r#"--> {"id":1,"method":"process/spawn","params":{"command":["echo","no"],"processHandle":"a","streamStdoutStderr":true}}
+<~ yes
+"#;
+    let output = fed(&["check", "--deadline", "1s", "-"], ended);
+    let printed = text(&output.stdout);
+    assert!(printed.contains("output with \"yes\" did not come"), "{printed}");
+    assert!(
+        printed.contains("instead  stdout of \"a\": \"no\\n\""),
+        "what came instead: {printed}"
+    );
+    // A recording keeps the lines that wait, and writes no output that they take.
+    let asked: String = SMOKE
+        .lines()
+        .filter(|l| !l.starts_with("<--"))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    let output = fed(&["check", "--record", "-"], &asked);
+    let recorded = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{recorded}");
+    let again = fed(&["check", "-"], &recorded);
+    assert_eq!(again.status.code(), Some(0), "{recorded}{}", text(&again.stdout));
+    assert_eq!(recorded.matches("\n<~ ").count(), 3, "{recorded}");
+    assert!(!recorded.contains("outputDelta"), "{recorded}");
 }
 
 fn tells_of_an_offset_that_cannot_be() {

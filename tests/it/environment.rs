@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::harness::{Client, Mode, Scratch, Test, binary, both};
+use crate::harness::{Client, Mode, Scratch, Test, binary, both, test};
 use crate::spawn::{refused, silent_to_the_end, still_serves};
 use serde_json::{Value, json};
 
@@ -24,6 +24,9 @@ pub const TESTS: &[Test] = &[
     both!(any_directory_can_be_the_working_directory),
     both!(servers_directory_is_the_default),
     both!(server_may_lose_its_own_directory),
+    both!(only_what_is_named_is_inherited),
+    both!(the_path_counts_only_if_it_is_inherited),
+    test!(malformed_names_to_inherit_start_nothing),
 ];
 
 /// Runs a program streamed and returns what it printed to stdout; it must succeed and print no errors.
@@ -443,5 +446,116 @@ fn server_may_lose_its_own_directory(mode: Mode) {
         text(&mut client, mode.params("a", &["/bin/echo", "ran"])),
         mode.printed("ran\n")
     );
+    silent_to_the_end(client);
+}
+
+// ---- inheritEnv ----
+
+fn only_what_is_named_is_inherited(mode: Mode) {
+    let mut server = binary();
+    server.env_clear().envs([
+        ("PATH", "/usr/bin:/bin"),
+        ("LC_ALL", "C"),
+        ("LC_TIME", "x"),
+        ("LC", "y"),
+        ("HOME", "/root"),
+        ("LISTEN_FDS", "3"),
+    ]);
+    server.env(OsStr::from_bytes(b"LC_\xff"), "odd");
+    let mut client = Client::command(server);
+    let all: &[&[u8]] = &[
+        b"HOME=/root",
+        b"LC=y",
+        b"LC_ALL=C",
+        b"LC_TIME=x",
+        b"LC_\xff=odd",
+        b"PATH=/usr/bin:/bin",
+    ];
+    let cases: [(Value, &[&[u8]]); 12] = [
+        (json!(true), all),
+        (json!(null), all),
+        (json!(["*"]), all),
+        (json!(false), &[]),
+        (json!([]), &[]),
+        (json!(["HOME"]), &[b"HOME=/root"]),
+        (json!(["HOME", "HOME", "HOM", "home"]), &[b"HOME=/root"]),
+        (json!(["LC_*"]), &[b"LC_ALL=C", b"LC_TIME=x", b"LC_\xff=odd"]),
+        (
+            json!(["LC*", "NOT_THERE"]),
+            &[b"LC=y", b"LC_ALL=C", b"LC_TIME=x", b"LC_\xff=odd"],
+        ),
+        (json!(["HOME*"]), &[b"HOME=/root"]),
+        (json!(["PATH", "LC_ALL"]), &[b"LC_ALL=C", b"PATH=/usr/bin:/bin"]),
+        // What names a descriptor of the server is not the program's, whoever asks for it.
+        (json!(["LISTEN_FDS", "LISTEN*"]), &[]),
+    ];
+    for (inherited, expected) in cases {
+        let params = with(mode.params("a", &["env", "-0"]), "inheritEnv", inherited.clone());
+        let printed = output(&mut client, params);
+        assert_eq!(variables(&printed), expected, "{inherited}");
+    }
+    // `env` is laid over it: it sets, replaces and unsets.
+    let mut params = with(mode.params("a", &["env", "-0"]), "inheritEnv", json!(["LC_*"]));
+    params["env"] = json!({"LC_ALL": "new", "LC_TIME": null, "HOME": "/", "LISTEN_FDS": "1"});
+    let printed = output(&mut client, params);
+    let expected: [&[u8]; 4] = [b"HOME=/", b"LC_ALL=new", b"LC_\xff=odd", b"LISTEN_FDS=1"];
+    assert_eq!(variables(&printed), expected);
+    // The next one starts from the server's again.
+    let printed = output(&mut client, mode.params("a", &["env", "-0"]));
+    assert_eq!(variables(&printed), all);
+    silent_to_the_end(client);
+}
+
+fn the_path_counts_only_if_it_is_inherited(mode: Mode) {
+    let scratch = Scratch::new();
+    scratch.file("own", 0o700, "#!/bin/sh\nprintf own\n");
+    let directory = scratch.path("");
+    let mut server = binary();
+    server.env_clear().env("PATH", &directory);
+    let mut client = Client::command(server);
+    for inherited in [json!(true), json!(["PATH"]), json!(["P*"])] {
+        let params = with(mode.params("a", &["own"]), "inheritEnv", inherited);
+        assert_eq!(output(&mut client, params), b"own");
+    }
+    for inherited in [json!(false), json!(["HOME", "PATHS", "PAT"])] {
+        let params = with(mode.params("a", &["own"]), "inheritEnv", inherited.clone());
+        refused(&mut client, params, "lookup", libc::ENOENT, "own");
+        // Then the system's directories are searched, and an own PATH counts as ever.
+        let params = with(
+            mode.params("a", &["printf", "x"]),
+            "inheritEnv",
+            inherited.clone(),
+        );
+        assert_eq!(output(&mut client, params), b"x");
+        let mut params = with(mode.params("a", &["own"]), "inheritEnv", inherited);
+        params["env"] = json!({"PATH": directory});
+        assert_eq!(output(&mut client, params), b"own");
+    }
+    silent_to_the_end(client);
+}
+
+fn malformed_names_to_inherit_start_nothing() {
+    let mut client = Client::in_process();
+    for (inherited, why) in [
+        (json!([""]), "inheritEnv: a name must not be empty"),
+        (json!(["PATH", "A=B"]), "inheritEnv: a name must not be empty"),
+        (json!(["="]), "inheritEnv: a name must not be empty"),
+        (json!(["A=*"]), "inheritEnv: a name must not be empty"),
+        (json!(["A\0"]), "inheritEnv: a name must not be empty"),
+        (json!(["*A"]), "inheritEnv: a name must not be empty"),
+        (json!(["A*B"]), "inheritEnv: a name must not be empty"),
+        (json!(["A**"]), "inheritEnv: a name must not be empty"),
+        (json!(["**"]), "inheritEnv: a name must not be empty"),
+        (json!([1]), "inheritEnv[0]: "),
+        (json!([null]), "inheritEnv[0]: "),
+        (json!(0), "inheritEnv: "),
+        (json!("PATH"), "inheritEnv: "),
+        (json!({"PATH": true}), "inheritEnv: "),
+    ] {
+        let params = json!({"processHandle": "a", "command": ["true"], "inheritEnv": inherited});
+        let (code, message) = client.refuse("process/spawn", params);
+        assert_eq!(code, -32602, "{inherited}: {message}");
+        assert!(message.starts_with(&format!("process/spawn: {why}")), "{message}");
+    }
     silent_to_the_end(client);
 }

@@ -10,7 +10,7 @@ use crate::harness::{PROCWIRE, Scratch, Test, binary, test};
 
 pub const TESTS: &[Test] = &[
     test!(each_is_listed_and_run),
-    test!(smoke_session_passes_and_would_fail),
+    test!(sessions_pass_and_would_fail),
     test!(timeout_tries_three_times_and_keeps_the_exit_code),
     test!(kill_tree_leaves_nothing),
     test!(remote_reaches_every_host_and_tells_which_failed),
@@ -77,18 +77,23 @@ fn each_is_listed_and_run() {
     assert!(count >= 10, "{count} examples");
 }
 
-fn smoke_session_passes_and_would_fail() {
-    let session = folder().join("smoke.session");
-    let output = run(binary().arg("check").arg(&session));
-    assert!(output.status.success(), "{output:?}");
-    // A program that adds wrongly is found out.
+fn sessions_pass_and_would_fail() {
     let scratch = Scratch::new();
-    let wrong = std::fs::read_to_string(session)
-        .expect("it is there")
-        .replace("a + b", "a - b");
-    let wrong = scratch.file("wrong.session", 0o600, wrong);
-    let output = run(binary().args(["check", &wrong]));
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    // A program that does otherwise is found out.
+    for (name, from, to) in [
+        ("smoke.session", "a + b", "a - b"),
+        ("server.session", "you said $line", "you say $line"),
+    ] {
+        let session = folder().join(name);
+        let output = run(binary().arg("check").arg(&session));
+        assert!(output.status.success(), "{output:?}");
+        let wrong = std::fs::read_to_string(session)
+            .expect("it is there")
+            .replace(from, to);
+        let wrong = scratch.file("wrong.session", 0o600, wrong);
+        let output = run(binary().args(["check", "--deadline", "2s", &wrong]));
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+    }
 }
 
 fn timeout_tries_three_times_and_keeps_the_exit_code() {

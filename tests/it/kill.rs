@@ -567,6 +567,7 @@ fn flood_is_answered_in_order_and_delays_no_exit(mode: Mode) {
                     assert!(late < Duration::from_secs(20), "the exit came after {late:?}");
                 }
                 ServerMessage::OutputDelta(_) => {}
+                other => panic!("neither output, an answer nor an exit: {other:?}"),
             }
         }
         assert_eq!(exits, 1);

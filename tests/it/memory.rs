@@ -3,8 +3,8 @@
 
 use crate::harness::{PATIENCE, Proc, Scratch, Test, children_of, is_alive, test, times, wait_until};
 use procwire::protocol::{
-    Capabilities, ClientInfo, Exited, InitializeParams, KillParams, Limit, PtySize, Reply, Request,
-    RequestId, ResizePtyParams, RpcError, ServerMessage, SignalName, SpawnParams, Stage, Stream,
+    Capabilities, ClientInfo, Exited, InitializeParams, KillParams, Limit, ListReply, PtySize, Reply,
+    Request, RequestId, ResizePtyParams, RpcError, ServerMessage, SignalName, SpawnParams, Stage, Stream,
     WriteStdinParams, code,
 };
 use procwire::{ClientEnd, Config, Connection, ConnectionEnded, End, Error};
@@ -109,7 +109,7 @@ fn ask_only(client: &mut ClientEnd, request: Request) -> Result<Reply, RpcError>
 
 fn spawn(client: &mut ClientEnd, params: SpawnParams) -> u32 {
     match ask_only(client, Request::Spawn(params)) {
-        Ok(Reply::Spawn { pid }) => pid,
+        Ok(Reply::Spawn(reply)) => reply.pid,
         other => panic!("no process: {other:?}"),
     }
 }
@@ -154,6 +154,7 @@ fn collect(client: &mut ClientEnd, handle: &str, of: Stream) -> (Vec<u8>, Exited
             ServerMessage::Response { id, outcome } => {
                 assert_eq!(outcome, Ok(Reply::Done), "the answer to {id:?}");
             }
+            other => panic!("neither output, an answer nor an exit: {other:?}"),
         }
     }
 }
@@ -165,7 +166,7 @@ fn bytes_go_both_ways_as_they_are() {
         let (mut client, server) = serve(Config::default());
         let command: &[&str] = match of {
             Stream::Stdout => &["cat"],
-            Stream::Stderr => &["sh", "-c", "exec cat >&2"],
+            _ => &["sh", "-c", "exec cat >&2"],
         };
         let pid = spawn(&mut client, streamed("a", command));
         for piece in all.chunks(70_001) {
@@ -204,7 +205,7 @@ fn ids_come_back_as_given() {
             .expect("the server is there");
         let expected = ServerMessage::Response {
             id: Some(id),
-            outcome: Ok(Reply::List(Vec::new())),
+            outcome: Ok(Reply::List(ListReply::default())),
         };
         assert_eq!(next(&mut client), expected);
     }
@@ -236,7 +237,7 @@ fn every_request_has_its_reply() {
     };
     let pid = spawn(&mut client, terminal);
     match ask_only(&mut client, Request::List) {
-        Ok(Reply::List(processes)) => {
+        Ok(Reply::List(ListReply { processes, .. })) => {
             assert_eq!(processes.len(), 1);
             assert_eq!(
                 (processes[0].process_handle.as_str(), processes[0].pid),
@@ -277,6 +278,7 @@ fn every_request_has_its_reply() {
             ServerMessage::Exited(exited) => exit = Some(exited),
             ServerMessage::Response { outcome, .. } => assert_eq!(outcome, Ok(Reply::Done)),
             ServerMessage::OutputDelta(_) => {}
+            other => panic!("neither output, an answer nor an exit: {other:?}"),
         }
     }
     let exited = exit.expect("just seen");
@@ -492,6 +494,7 @@ fn drain_waits_for_the_processes() {
             ServerMessage::OutputDelta(delta) => bytes.extend(delta.bytes),
             ServerMessage::Exited(exited) => exit = Some(exited.exit_code),
             ServerMessage::Response { outcome, .. } => assert_eq!(outcome, Ok(Reply::Done)),
+            other => panic!("neither output, an answer nor an exit: {other:?}"),
         }
     }
     assert_eq!((bytes.as_slice(), exit), (&b"some\nover\n"[..], Some(0)));
@@ -690,6 +693,7 @@ fn received_late(
             ServerMessage::Response { .. } => answers += 1,
             ServerMessage::Exited(_) => exits += 1,
             ServerMessage::OutputDelta(_) => {}
+            other => panic!("neither output, an answer nor an exit: {other:?}"),
         }
     }
     feeder.join().expect("all were sent");
@@ -860,12 +864,24 @@ fn lists_that_waited_together_are_sent_one_by_one() {
     client
         .send("late", Request::Spawn(params("late", &["true"])))
         .expect("the server is there");
-    for n in 0..300 {
-        client.send(n, Request::List).expect("the server is there");
-    }
+    let (sender, mut receiver) = client.split();
+    let (done, all_sent) = std::sync::mpsc::channel();
+    let sending = std::thread::spawn(move || {
+        for n in 0..300 {
+            sender.send(n, Request::List).expect("the server is there");
+        }
+        let _ = done.send(());
+        sender
+    });
+    // On a machine where that takes longer than a list waits, the rest is sent while the first are received.
+    let _ = all_sent.recv_timeout(Duration::from_secs(2));
+    let mut next = || {
+        let message = receiver.recv_timeout(PATIENCE).expect("the server is there");
+        message.expect("a message in time")
+    };
     let mut answers = 0;
     loop {
-        match next(&mut client) {
+        match next() {
             ServerMessage::Response { id, outcome } if id == Some("late".into()) => {
                 assert!(outcome.is_ok());
                 break;
@@ -879,11 +895,11 @@ fn lists_that_waited_together_are_sent_one_by_one() {
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown < 100 << 20, "{grown} bytes that were not received");
     while answers < 300 {
-        if let ServerMessage::Response { outcome, .. } = next(&mut client) {
+        if let ServerMessage::Response { outcome, .. } = next() {
             answers += usize::from(is_list(&outcome));
         }
     }
-    drop(client);
+    drop(sending.join().expect("all were sent"));
     assert_eq!(ended(server), End::InputEnded);
 }
 
@@ -993,6 +1009,7 @@ fn handle_used_again_is_told_behind_its_last_exit() {
                 ServerMessage::Response { .. } => {}
                 ServerMessage::OutputDelta(delta) => told.push_str(&String::from_utf8_lossy(&delta.bytes)),
                 ServerMessage::Exited(_) => told.push_str(", exit; "),
+                other => panic!("neither output, an answer nor an exit: {other:?}"),
             }
         }
         assert_eq!(told, "answer, first, exit; answer, second, exit; ");

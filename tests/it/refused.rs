@@ -367,7 +367,7 @@ fn serves_and_ends(mut client: Client, kib: u64, live: usize) {
 }
 
 fn a_thread_that_memory_does_not_allow_is_an_answer() {
-    let mib = (20..44).step_by(3).chain([60, 90, 140, 200]);
+    let mib = (24..48).step_by(3).chain([60, 90, 140, 200]);
     let mut any_refused = 0;
     for kib in mib.map(|mib| mib * 1024 + 300) {
         let mut client = Client::command(with_addresses(kib));

@@ -48,7 +48,7 @@ fn limit(resource: libc::__rlimit_resource_t, wanted: u64) -> u64 {
 
 /// Makes this process one of an ordinary user who has no other: limits do not bind root. Whoever is
 /// one already stays it; then others may count as well. Whether it has a user to itself.
-fn leave_root() -> bool {
+pub fn leave_root() -> bool {
     // SAFETY: plain calls without memory; this test has its process to itself.
     unsafe {
         if libc::geteuid() != 0 {

@@ -62,7 +62,7 @@ fn shell(line: &str) -> Output {
 }
 
 /// A terminal of a server in this process, and what was printed there.
-struct Screen {
+pub struct Screen {
     client: Client,
     seen: String,
     /// What was waited for ends here.
@@ -70,13 +70,19 @@ struct Screen {
 }
 
 impl Screen {
-    fn write(&mut self, typed: &str) {
+    pub fn write(&mut self, typed: &str) {
         self.client.write("t", typed.as_bytes());
+    }
+
+    /// Changes the terminal's size.
+    pub fn resize(&mut self, rows: u16, cols: u16) {
+        let params = json!({"processHandle": "t", "size": {"rows": rows, "cols": cols}});
+        self.client.call("process/resizePty", params);
     }
 
     /// Waits for this text behind the last one; what was printed up to its end.
     #[track_caller]
-    fn until(&mut self, wanted: &str) -> String {
+    pub fn until(&mut self, wanted: &str) -> String {
         loop {
             if let Some(found) = self.seen[self.at..].find(wanted) {
                 let from = self.at;
@@ -88,7 +94,7 @@ impl Screen {
     }
 
     /// All that is printed behind that, to the end.
-    fn ended(mut self) -> (String, Value) {
+    pub fn ended(mut self) -> (String, Value) {
         let (stdout, _, exited) = self.client.streamed("t");
         self.client.finish();
         (self.seen[self.at..].to_owned() + &text(&stdout), exited)
@@ -96,7 +102,7 @@ impl Screen {
 }
 
 /// A terminal in which this script of bash runs; `$PW` is `procwire run`.
-fn in_terminal(script: &str) -> (Screen, u32) {
+pub fn in_terminal(script: &str) -> (Screen, u32) {
     let mut client = Client::in_process();
     let mut params = Mode::Tty.params("t", &["bash", "--norc", "-c", script]);
     params["env"] = json!({"PW": format!("{PROCWIRE} run"), "TERM": "xterm"});

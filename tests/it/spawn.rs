@@ -67,6 +67,7 @@ pub fn refused(client: &mut Client, params: Value, stage: &str, errno: i32, abou
         libc::ETXTBSY => "ETXTBSY",
         libc::ENOEXEC => "ENOEXEC",
         libc::EMFILE => "EMFILE",
+        libc::EISDIR => "EISDIR",
         other => panic!("no name for {other} in this test"),
     };
     assert_eq!(error["code"], -32603, "{response}");

@@ -27,6 +27,7 @@ Methods:
   process/resizePty   resize its terminal: processHandle, size
   process/kill        signal it: processHandle, signal, graceMs
   process/list        list the running processes
+  process/inspect     tell what it does and what it waits for: processHandle
   initialize          optional handshake; its answer lists every limit
 
 When stdin ends, when stdout is closed, or at SIGTERM, SIGINT or SIGHUP, the
@@ -63,12 +64,13 @@ Try it:
   procwire run -- vi notes.txt
   procwire run --server 'ssh build.example procwire' --timeout 10m -- make -j8
   procwire run --json -- uname -r | jq .usage
+  procwire run --record demo.cast -- sh -c 'ls; sleep 1; date'
 
 Exit code: the program's. If a signal killed the program, this process says so
 and dies of the same one, which a shell shows as 128 + n. 124 if the time was
 up; 127 if there is no such program, 126 if it cannot be executed; 125 if the
-server failed or refused, or stdin could not be read; 2 for a wrong command
-line.
+server failed or refused, stdin could not be read or a recording not written; 2
+for a wrong command line.
 ";
 
 pub(super) const CHECK: &str = "\
@@ -82,9 +84,13 @@ that is expected. '#' begins a remark; the first one at the top is the title:
 
 \"{...}\" stands for any value, [..] for any text inside a string. Answers are
 found by id, notifications by method, handle and stream; output is joined or cut
-to the length that is expected. In Markdown files (.md), every fenced block in
-the language 'session' is replayed; its title may also be the heading above. The
-file '-' is stdin.
+to the length that is expected. '<~' waits until a process has printed its text;
+what else that process prints need not be shown:
+
+  <~ listening on port
+
+In Markdown files (.md), every fenced block in the language 'session' is
+replayed; its title may also be the heading above. The file '-' is stdin.
 
 With --record, a session needs only the lines to send. What the server sends is
 written below them: pids, times and memory as \"{...}\"; wildcards and messages

@@ -9,7 +9,7 @@
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -140,7 +140,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub fn lock(life: &Mutex<Life>) -> MutexGuard<'_, Life> {
-    life.lock().unwrap_or_else(PoisonError::into_inner)
+    sys::lock(life)
 }
 
 // ---- signals ----
@@ -272,7 +272,7 @@ fn give_up(life: &Life) {
 /// The thread that has this ends the process, and no other prints anything after it.
 pub fn last_word() -> MutexGuard<'static, ()> {
     static LAST_WORD: Mutex<()> = Mutex::new(());
-    LAST_WORD.lock().unwrap_or_else(PoisonError::into_inner)
+    sys::lock(&LAST_WORD)
 }
 
 /// Ends this process at once, from any thread.

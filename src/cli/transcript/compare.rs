@@ -161,6 +161,19 @@ pub(super) fn brief(value: &Value) -> String {
     shortened(&shown(value), 0, WIDTH - 25)
 }
 
+/// The same, but for output, of which the text is shown.
+pub(super) fn brief_text(value: &Value) -> String {
+    match delta(value) {
+        Some(bytes) => {
+            let (handle, stream) = (&value["params"]["processHandle"], &value["params"]["stream"]);
+            let text = Value::from(String::from_utf8_lossy(&bytes));
+            let text = format!("{} of {handle}: {text}", stream.as_str().unwrap_or("output"));
+            shortened(&escaped_line(&text), 0, WIDTH - 25)
+        }
+        None => brief(value),
+    }
+}
+
 /// What a message is about: `answer 3`, `process/exited "a"`.
 pub(super) fn label(message: &Value) -> String {
     let text = if let Some(id) = message.get("id") {

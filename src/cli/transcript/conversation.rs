@@ -14,9 +14,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use memchr::memmem::Finder;
 use serde_json::Value;
 
-use super::compare::{brief, delta, encode, is_before, is_meant, label, mismatches};
+use super::compare::{brief, brief_text, delta, encode, is_before, is_meant, label, mismatches};
 use crate::cli::quote::escaped_line;
 use crate::sys::{self, Interest};
 use crate::wire::framing::{Frame, Frames};
@@ -56,6 +57,8 @@ pub(super) struct Conversation {
     kept: usize,
     /// How many messages have come.
     pub heard: usize,
+    /// Processes whose output was waited for: what else they print need not be shown.
+    followed: Vec<Value>,
     patience: Duration,
     /// Until when all that is late may come, once something was.
     late: Option<Instant>,
@@ -108,6 +111,7 @@ impl Conversation {
             unseen: VecDeque::new(),
             kept: 0,
             heard: 0,
+            followed: Vec::new(),
             patience,
             late: None,
             hung_up: false,
@@ -246,16 +250,7 @@ impl Conversation {
         }
         if bytes.len() > wanted.len() && !wanted.is_empty() {
             let rest = bytes.split_off(wanted.len());
-            let mut behind = message.clone();
-            let offset = message["params"]["offset"].as_u64().unwrap_or_default();
-            let Some(offset) = offset.checked_add(bytes.len() as u64) else {
-                return Err(format!(
-                    "output goes beyond the largest offset: {}",
-                    brief(message)
-                ));
-            };
-            behind["params"]["offset"] = offset.into();
-            behind["params"]["deltaBase64"] = encode(&rest).into();
+            let behind = behind(message, bytes.len(), &rest)?;
             message["params"]["capReached"] = false.into();
             // What it takes was counted once, and is no more than that.
             self.unseen.push_front(Message {
@@ -268,13 +263,110 @@ impl Conversation {
         Ok(found)
     }
 
+    /// Waits for output of any process that contains `text`, and takes that stream up to its end.
+    pub(super) fn wait_for(&mut self, text: &str) -> Result<(), String> {
+        let deadline = self.deadline();
+        let wanted = Finder::new(text);
+        // What the text may have begun with, for each stream.
+        let mut begun: Vec<([Value; 2], Vec<u8>)> = Vec::new();
+        let mut looked_at = 0;
+        loop {
+            while let Some(message) = self.unseen.get(looked_at) {
+                looked_at += 1;
+                let Some(bytes) = delta(&message.value) else {
+                    continue;
+                };
+                let stream = stream(&message.value);
+                let at = begun.iter().position(|(of, _)| *of == stream);
+                let (_, mut before) = at.map(|at| begun.swap_remove(at)).unwrap_or_default();
+                let carried = before.len();
+                before.extend(&bytes);
+                if let Some(found) = wanted.find(&before) {
+                    let taken = found + text.len() - carried;
+                    return self.take_stream(&stream, looked_at - 1, &bytes, taken);
+                }
+                let kept = before.len().min(text.len() - 1);
+                begun.push((stream, before.split_off(before.len() - kept)));
+            }
+            let what = || format!("output with \"{}\"", escaped_line(text));
+            self.next_message(deadline, &what, brief_text)?;
+        }
+    }
+
+    /// Takes the output of a stream up to the byte `taken` of the message at `last`, which has `bytes`.
+    fn take_stream(
+        &mut self,
+        of: &[Value; 2],
+        last: usize,
+        bytes: &[u8],
+        taken: usize,
+    ) -> Result<(), String> {
+        let rest = &bytes[taken..];
+        if !rest.is_empty() {
+            let message = &mut self.unseen[last].value;
+            *message = behind(message, taken, rest)?;
+        }
+        let end = last + usize::from(rest.is_empty());
+        for index in (0..end).rev() {
+            let message = &self.unseen[index].value;
+            if delta(message).is_some() && stream(message) == *of {
+                self.take(index);
+            }
+        }
+        if !self.followed.contains(&of[0]) {
+            self.followed.push(of[0].clone());
+        }
+        Ok(())
+    }
+
+    /// Whether this is output that need not be shown.
+    pub(super) fn is_followed(&self, message: &Value) -> bool {
+        delta(message).is_some() && self.followed.contains(&message["params"]["processHandle"])
+    }
+
+    /// Takes one more message. The error says that `what` does not come, and shows what came instead.
+    fn next_message(
+        &mut self,
+        deadline: Instant,
+        what: &dyn Fn() -> String,
+        show: fn(&Value) -> String,
+    ) -> Result<(), String> {
+        let first = self.late.is_none();
+        let why = match &self.end {
+            Some(Ok(())) => "did not come: the server's output has ended".to_owned(),
+            Some(Err(why)) => format!("did not come: {why}"),
+            None if self.kept >= MAX_KEPT_BYTES => {
+                "did not come: the server says too much that is not expected".to_owned()
+            }
+            None => match self.step(&mut &[][..], deadline) {
+                Ok(()) => return Ok(()),
+                Err(_) => {
+                    self.is_late();
+                    format!("did not come within {:?}", self.patience)
+                }
+            },
+        };
+        let mut text = format!("{} {why}", what());
+        if first {
+            for message in self.unseen.iter().take(MAX_SHOWN_MESSAGES) {
+                text.push_str(&format!("\n  instead  {}", show(&message.value)));
+            }
+            if let Some(more @ 1..) = self.unseen.len().checked_sub(MAX_SHOWN_MESSAGES) {
+                text.push_str(&format!("\n  and {more} more"));
+            }
+        }
+        Err(text)
+    }
+
     fn find(&mut self, expected: &Value, deadline: Instant) -> Result<Message, String> {
         let mut looked_at = 0;
         loop {
             while let Some(message) = self.unseen.get(looked_at) {
                 if is_meant(expected, &message.value) {
                     let mut before = self.unseen.iter().take(looked_at);
-                    if let Some(output) = before.find(|m| is_before(&message.value, &m.value)) {
+                    if let Some(output) =
+                        before.find(|m| is_before(&message.value, &m.value) && !self.is_followed(&m.value))
+                    {
                         let text = format!(
                             "{}: output that is not expected came before it\n  {}",
                             label(expected),
@@ -288,31 +380,11 @@ impl Conversation {
                 }
                 looked_at += 1;
             }
-            let first = self.late.is_none();
-            let why = match &self.end {
-                Some(Ok(())) => "did not come: the server's output has ended".to_owned(),
-                Some(Err(why)) => format!("did not come: {why}"),
-                None if self.kept >= MAX_KEPT_BYTES => {
-                    "did not come: the server says too much that is not expected".to_owned()
-                }
-                None => match self.step(&mut &[][..], deadline) {
-                    Ok(()) => continue,
-                    Err(_) => {
-                        self.is_late();
-                        format!("did not come within {:?}", self.patience)
-                    }
-                },
-            };
-            let mut text = format!("{} {why}\n  expected {}", label(expected), brief(expected));
-            if first {
-                for message in self.unseen.iter().take(MAX_SHOWN_MESSAGES) {
-                    text.push_str(&format!("\n  instead  {}", brief(&message.value)));
-                }
-                if let Some(more @ 1..) = self.unseen.len().checked_sub(MAX_SHOWN_MESSAGES) {
-                    text.push_str(&format!("\n  and {more} more"));
-                }
-            }
-            return Err(text);
+            self.next_message(deadline, &|| label(expected), brief)
+                .map_err(|why| match why.split_once('\n') {
+                    Some((first, rest)) => format!("{first}\n  expected {}\n{rest}", brief(expected)),
+                    None => format!("{why}\n  expected {}", brief(expected)),
+                })?;
         }
     }
 
@@ -350,7 +422,7 @@ impl Conversation {
     }
 
     /// Closes the input and reads what is left. `on_message` gets every message that was not expected,
-    /// except the exits of processes that were left running. A server that is `astray`, because something
+    /// except the exits of processes that were left running, and output that need not be shown. A server that is `astray`, because something
     /// was wrong before, has less time, and that it does not end is not an error.
     pub(super) fn finish(&mut self, astray: bool, mut on_message: impl FnMut(Message)) -> Result<(), String> {
         self.input = None;
@@ -363,7 +435,7 @@ impl Conversation {
         loop {
             while !self.unseen.is_empty() {
                 let message = self.take(0);
-                if message.value["method"] != notification::EXITED {
+                if message.value["method"] != notification::EXITED && !self.is_followed(&message.value) {
                     on_message(message);
                 }
             }
@@ -406,6 +478,26 @@ impl Conversation {
         let silent = self.heard == 0 && !status.success();
         silent.then(|| format!("{} before it sent anything", how_it_ended(status)))
     }
+}
+
+/// The process and the stream that output is of.
+fn stream(message: &Value) -> [Value; 2] {
+    ["processHandle", "stream"].map(|member| message["params"][member].clone())
+}
+
+/// What is left of a message of output whose first bytes, `taken` of them, are gone.
+fn behind(message: &Value, taken: usize, rest: &[u8]) -> Result<Value, String> {
+    let mut behind = message.clone();
+    let offset = message["params"]["offset"].as_u64().unwrap_or_default();
+    let Some(offset) = offset.checked_add(taken as u64) else {
+        return Err(format!(
+            "output goes beyond the largest offset: {}",
+            brief(message)
+        ));
+    };
+    behind["params"]["offset"] = offset.into();
+    behind["params"]["deltaBase64"] = encode(rest).into();
+    Ok(behind)
 }
 
 fn how_it_ended(status: ExitStatus) -> String {

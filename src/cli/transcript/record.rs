@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::compare::{delta, encode, is_meant, matches};
 use super::conversation::{Conversation, Message};
-use super::{ANY, Difference, Differences, Failure, Line, Session, start};
+use super::{ANY, Difference, Differences, Failure, Line, Session, start, wait_line};
 use crate::cli::quote::escaped_json;
 use crate::wire::protocol::notification;
 
@@ -79,17 +79,26 @@ impl Session {
                         failures.push(Some(number), || why);
                     } else if !expects {
                         recorder.settle(id.as_ref());
-                        recorder.write_unseen(usize::MAX, |_| false);
+                        // A line that waits for output wants it all.
+                        let waits = self.lines[index..].iter().any(|l| matches!(l, Line::Wait(_)));
+                        recorder.write_unseen(usize::MAX, |message| waits && delta(message).is_some());
                     }
                 }
                 Line::Expect { value, text } => {
                     let later = |message: &Value| {
-                        let rest = self.lines[index + 1..].iter();
-                        rest.clone().any(
-                            |line| matches!(line, Line::Expect { value, .. } if is_meant(value, message)),
-                        )
+                        self.lines[index + 1..].iter().any(|line| match line {
+                            Line::Expect { value, .. } => is_meant(value, message),
+                            Line::Wait(_) => delta(message).is_some(),
+                            _ => false,
+                        })
                     };
                     recorder.expect(value, text, later);
+                }
+                Line::Wait(text) => {
+                    recorder.lines.push(wait_line(text));
+                    if let Err(why) = recorder.conversation.wait_for(text) {
+                        failures.push(Some(number), || why);
+                    }
                 }
             }
             if Some(index) == last {
@@ -236,9 +245,11 @@ impl Recorder {
         let mut written = Vec::new();
         let mut index = 0;
         for _ in 0..count.min(self.conversation.unseen.len()) {
-            match kept(&self.conversation.unseen[index].value) {
-                true => index += 1,
-                false => written.push(self.conversation.take(index)),
+            let message = &self.conversation.unseen[index].value;
+            if kept(message) || self.conversation.is_followed(message) {
+                index += 1;
+            } else {
+                written.push(self.conversation.take(index));
             }
         }
         for message in &written {

@@ -343,7 +343,11 @@ fn a_server_that_answers_as_the_reference_does_serves() {
 
 /// The reference refuses a spawn without one. A server that tells its limits does not want one.
 fn a_reference_that_was_launched_is_given_a_directory() {
-    for (limits, given) in [("", true), (r#","limits":{"maxMessageBytes":9999}"#, false)] {
+    for (limits, given) in [
+        ("", true),
+        (r#","limits":null,"codexHome":null"#, true),
+        (r#","limits":{"maxMessageBytes":9999}"#, false),
+    ] {
         let script = r#"
             read initialize; echo "{\"id\":1,\"result\":{\"userAgent\":\"x\"LIMITS}}"
             read initialized; read spawn
@@ -437,6 +441,8 @@ fn floods_of_what_was_not_asked_for_are_dropped() {
             .expect("a string")
             .to_owned();
         peer.answer(&spawn, &json!({ "pid": 7 }));
+        let close = peer.next().expect("the end of its output");
+        assert_eq!(close["method"], "process/closeOutput");
         let list = peer.next().expect("a list");
         let long = "x".repeat(1_000_000);
         let unknown = [

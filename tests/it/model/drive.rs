@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::ledger::{Ask, Ledger, Sent, Verdict, ensure, id_of};
-use super::plan::{Cap, End, Fault, Odd, Plan, Program, Shape, Step};
+use super::plan::{Cap, End, Errors, Fault, Odd, Plan, Program, Shape, Step};
 use crate::harness::{
     Footprint, PATIENCE, binary, children_of, encode, is_alive, kill_stray, pattern, reap_adopted, record,
 };
@@ -296,7 +296,7 @@ impl Run {
             Step::Spawn { slot, program, shape } => self.spawn(slot, program, shape),
             Step::BadSpawn { slot, fault, tty } => {
                 let (mut params, ..) = fault.params();
-                if fault != Fault::SizeWithoutTty {
+                if !matches!(fault, Fault::SizeWithoutTty | Fault::NoStreamFile) {
                     params["tty"] = json!(tty);
                 }
                 self.request(Some(slot), Ask::BadSpawn { fault }, "process/spawn", params);
@@ -333,6 +333,9 @@ impl Run {
                     json!({})
                 };
                 self.request(Some(slot), Ask::BadWrite { base64 }, "process/writeStdin", params);
+            }
+            Step::Inspect { slot } => {
+                self.request(Some(slot), Ask::Inspect, "process/inspect", json!({}));
             }
             Step::Resize { slot, rows } => {
                 let params = json!({"size": {"rows": rows, "cols": 80}});
@@ -414,6 +417,21 @@ impl Run {
             Cap::LeftOut => {}
             Cap::None => params["outputBytesCap"] = Value::Null,
             Cap::At(n) => params["outputBytesCap"] = json!(n),
+        }
+        if let Some(grace) = shape.grace {
+            params["timeoutGraceMs"] = json!(grace);
+        }
+        if !shape.stdout {
+            params["stdout"] = json!("null");
+        }
+        match shape.stderr {
+            Errors::Pipe => {}
+            Errors::Null => params["stderr"] = json!({"file": "/dev/null", "append": true}),
+            Errors::Merged => params["stderr"] = json!("stdout"),
+        }
+        if shape.confined {
+            params["inheritEnv"] = json!(["PATH", "L*"]);
+            params["limits"] = json!({"openFiles": 250, "coreBytes": 0});
         }
         let ask = Ask::Spawn {
             program,

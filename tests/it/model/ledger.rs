@@ -61,6 +61,7 @@ pub enum Ask {
     Resize {
         valid: bool,
     },
+    Inspect,
     Kill {
         signal: Signal,
         grace: bool,
@@ -454,6 +455,13 @@ impl Ledger {
                     Err(-32600) => known_gone = true,
                     Err(_) => return why("a kill succeeds or comes too late"),
                 },
+                Ask::Inspect => match answer.outcome {
+                    Ok(_) if gone => return why("a result for a process that is gone"),
+                    Ok(_) => {}
+                    Err(-32600) if live => return why("the process was alive"),
+                    Err(-32600) => {}
+                    Err(_) => return why("nothing is wrong with it"),
+                },
                 Ask::BadKill => {
                     if answer.outcome != Err(-32602) && (live || !refused) {
                         return why("-32602 was due");
@@ -555,9 +563,10 @@ impl Ledger {
         match (timed_out, signal) {
             (true, _) => {
                 let timeout = process.shape.timeout;
+                let grace = process.shape.grace.unwrap_or(0);
                 ensure!(code == 124, "124 was due: {exited}");
                 ensure!(
-                    timeout.is_some_and(|t| t <= duration && duration <= t + LATE),
+                    timeout.is_some_and(|t| t <= duration && duration <= t + grace + LATE),
                     "the timeout was {timeout:?}: {exited}"
                 );
             }
@@ -579,7 +588,8 @@ impl Ledger {
                 "it should have timed out after {timeout} ms: {exited}"
             );
         }
-        let holds = matches!(process.program, Program::LeavesChild { holds: true, .. });
+        let holds = matches!(process.program, Program::LeavesChild { holds: true, .. })
+            && (process.shape.has_pipe(0) || process.shape.has_pipe(1));
         if process.in_peace {
             let late = exited["outputDrainTimedOut"] == true;
             let undisturbed = naturally && deadly.is_empty() && !process.shape.tty;
@@ -702,7 +712,8 @@ impl Ledger {
                     near(&expected)
                 ));
             }
-            if naturally && process.program != Program::Yes {
+            let prints_on = process.program == Program::Yes && process.shape.has_pipe(index);
+            if naturally && !prints_on {
                 ensure!(
                     written == expected.len() as u64,
                     "{name}: {} bytes were written before the exit: {exited}",
@@ -781,8 +792,9 @@ impl Process {
         let index = match params["stream"].as_str() {
             Some("stdout") => 0,
             Some("stderr") if !self.shape.tty => 1,
-            _ => return Err(format!("a stream it has not: {params}")),
+            Some(_) | None => return Err(format!("a stream it has not: {params}")),
         };
+        ensure!(self.shape.has_pipe(index), "its output goes elsewhere: {params}");
         ensure!(
             self.shape.is_streamed(),
             "its output was to be collected: {params}"
@@ -921,6 +933,9 @@ impl Process {
             true => text.replace('\n', "\r\n").into_bytes(),
             false => text.as_bytes().to_vec(),
         };
+        if !self.shape.has_pipe(stream) {
+            return Some(Vec::new());
+        }
         Some(match (self.program, stream) {
             (Program::Seq { lines, errors, .. }, 0) if self.shape.tty => {
                 printed(&(numbers(lines) + &numbers(errors)))

@@ -74,6 +74,9 @@ pub enum Step {
         slot: usize,
         rows: u16,
     },
+    Inspect {
+        slot: usize,
+    },
     Kill {
         slot: usize,
         signal: Signal,
@@ -112,6 +115,22 @@ pub struct Shape {
     pub streamed: bool,
     pub cap: Cap,
     pub timeout: Option<u64>,
+    /// Milliseconds between the SIGTERM of a timeout and its kill.
+    pub grace: Option<u64>,
+    /// Its stdout goes to the client; otherwise to `/dev/null`.
+    pub stdout: bool,
+    pub stderr: Errors,
+    /// Inherits part of the environment, and has limits that it does not meet.
+    pub confined: bool,
+}
+
+/// Where stderr goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Errors {
+    Pipe,
+    Null,
+    /// To where stdout goes.
+    Merged,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +161,14 @@ impl Shape {
         self.streamed || self.tty
     }
 
+    /// Whether the stream is a pipe to the client.
+    pub fn has_pipe(&self, stream: usize) -> bool {
+        match stream {
+            0 => self.stdout,
+            _ => self.stderr == Errors::Pipe,
+        }
+    }
+
     /// Collecting for ever, with no cap, would be what was asked for; and the word that a terminal is
     /// ready must be heard.
     fn bounded_for(mut self, program: Program) -> Shape {
@@ -150,6 +177,14 @@ impl Shape {
         }
         if matches!(program, Program::Cat { .. }) && self.tty && self.cap.limit() < 6 {
             self.cap = Cap::At(6);
+        }
+        if self.tty {
+            self.stdout = true;
+            self.stderr = Errors::Pipe;
+        }
+        // It prints to both at once, in no order that is known.
+        if matches!(program, Program::Seq { .. }) && self.stderr == Errors::Merged {
+            self.stderr = Errors::Null;
         }
         self
     }
@@ -261,6 +296,12 @@ pub enum Fault {
     SizeWithoutTty,
     NulInArgument,
     NegativeTimeout,
+    NoStreamFile,
+    StdoutIntoItself,
+    StdinTwice,
+    NiceOutOfRange,
+    TooManyFiles,
+    NoNameToInherit,
 }
 
 impl Fault {
@@ -288,6 +329,24 @@ impl Fault {
             ),
             Fault::NulInArgument => (json!({"command": ["echo", "a\0b"]}), -32602, None),
             Fault::NegativeTimeout => (json!({"command": ["true"], "timeoutMs": -1}), -32602, None),
+            Fault::NoStreamFile => (
+                json!({"command": ["true"], "tty": false, "stderr": {"file": "/nonexistent/x"}}),
+                -32603,
+                Some((2, "stderr")),
+            ),
+            Fault::StdoutIntoItself => (json!({"command": ["true"], "stdout": "stdout"}), -32602, None),
+            Fault::StdinTwice => (
+                json!({"command": ["true"], "streamStdin": true, "stdin": "null"}),
+                -32602,
+                None,
+            ),
+            Fault::NiceOutOfRange => (json!({"command": ["true"], "limits": {"nice": 20}}), -32602, None),
+            Fault::TooManyFiles => (
+                json!({"command": ["true"], "limits": {"openFiles": u64::MAX}}),
+                -32603,
+                Some((1, "limits")),
+            ),
+            Fault::NoNameToInherit => (json!({"command": ["true"], "inheritEnv": [""]}), -32602, None),
         }
     }
 }
@@ -396,6 +455,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => slot().prop_map(|slot| Step::Stuff { slot }),
         4 => (slot(), any::<bool>()).prop_map(|(slot, base64)| Step::BadWrite { slot, base64 }),
         14 => (slot(), 0..200_u16).prop_map(|(slot, rows)| Step::Resize { slot, rows }),
+        14 => slot().prop_map(|slot| Step::Inspect { slot }),
         52 => (slot(), signal(), prop::option::weighted(0.2, 0..150_u64), any::<bool>()).prop_map(
             |(slot, signal, grace, watch)| Step::Kill { slot, signal, grace, watch }
         ),
@@ -446,20 +506,31 @@ fn shape() -> impl Strategy<Value = Shape> {
         1 => (0..100_u64).prop_map(Cap::At),
         1 => (60_000..140_000_u64).prop_map(Cap::At),
     ];
+    let errors = prop_oneof![8 => Just(Errors::Pipe), 1 => Just(Errors::Null), 2 => Just(Errors::Merged)];
     (
         prop::bool::weighted(0.35),
         prop::bool::weighted(0.85),
         prop::bool::weighted(0.75),
         cap,
         prop::option::weighted(0.15, 30..400_u64),
+        prop::option::weighted(0.5, 0..400_u64),
+        prop::bool::weighted(0.9),
+        errors,
+        prop::bool::weighted(0.2),
     )
-        .prop_map(|(tty, stdin, streamed, cap, timeout)| Shape {
-            tty,
-            stdin,
-            streamed,
-            cap,
-            timeout,
-        })
+        .prop_map(
+            |(tty, stdin, streamed, cap, timeout, grace, stdout, stderr, confined)| Shape {
+                tty,
+                stdin,
+                streamed,
+                cap,
+                timeout,
+                grace,
+                stdout,
+                stderr,
+                confined,
+            },
+        )
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
@@ -473,6 +544,12 @@ fn fault() -> impl Strategy<Value = Fault> {
         Fault::SizeWithoutTty,
         Fault::NulInArgument,
         Fault::NegativeTimeout,
+        Fault::NoStreamFile,
+        Fault::StdoutIntoItself,
+        Fault::StdinTwice,
+        Fault::NiceOutOfRange,
+        Fault::TooManyFiles,
+        Fault::NoNameToInherit,
     ])
 }
 
@@ -545,6 +622,7 @@ impl fmt::Display for Step {
             Step::BadWrite { slot, base64: true } => write!(f, "h{slot} write what is not base64"),
             Step::BadWrite { slot, base64: false } => write!(f, "h{slot} write nothing and close nothing"),
             Step::Resize { slot, rows } => write!(f, "h{slot} resize to {rows} rows"),
+            Step::Inspect { slot } => write!(f, "h{slot} inspect"),
             Step::Kill {
                 slot,
                 signal,
@@ -582,9 +660,17 @@ impl fmt::Display for Shape {
             word(self.is_streamed(), "streamed", "collected"),
             self.cap
         )?;
-        match self.timeout {
-            Some(ms) => write!(f, ", timeout {ms} ms"),
-            None => Ok(()),
+        if !self.stdout || self.stderr != Errors::Pipe {
+            let stdout = word(self.stdout, "pipe", "null");
+            write!(f, ", stdout {stdout}, stderr {:?}", self.stderr)?;
+        }
+        if self.confined {
+            write!(f, ", confined")?;
+        }
+        match (self.timeout, self.grace) {
+            (Some(ms), None) => write!(f, ", timeout {ms} ms"),
+            (Some(ms), Some(grace)) => write!(f, ", timeout {ms} ms, grace {grace} ms"),
+            (None, _) => Ok(()),
         }
     }
 }

@@ -1,0 +1,181 @@
+//! The table of handles: which process each stands for, what waits for one that is being started, and
+//! which handles have ended and may still be on their way to the client.
+//!
+//! **Thread:** the dispatcher.
+//! **Owns:** the table, and the order of requests for one handle.
+//! **Never:** answers a request.
+
+use std::collections::{HashMap, VecDeque, hash_map};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+
+use crate::outbox::MAX_IN_FLIGHT;
+use crate::process::stdin::{AcceptedWrite, FREE, UNANSWERED_COST, unanswered_cost};
+use crate::process::{Command, Vitals};
+use crate::sys::{Birth, EventFd};
+use crate::wire::protocol::{Request, RequestId, RpcError, SpawnParams, WriteStdinParams, code};
+
+/// Writes to one process that may wait for their answers, by what they count. Twice what can be in
+/// flight, so that it takes a process that does not read, and a client that does not await, to meet it.
+const MAX_UNANSWERED: usize = 2 * MAX_IN_FLIGHT * UNANSWERED_COST;
+/// Handles of ended processes that are remembered, in bytes, before the first are forgotten.
+const FORGOTTEN_AT: usize = 4 * 1024;
+
+/// A live handle.
+pub(super) struct Entry {
+    pub(super) serial: u64,
+    pub(super) params: Arc<SpawnParams>,
+    pub(super) vitals: Arc<Vitals>,
+    pub(super) inbox: Sender<Command>,
+    pub(super) wake: Arc<EventFd>,
+    /// While the process is being started.
+    pub(super) starting: Option<Backlog>,
+}
+
+/// What waits for a process to be started.
+pub(super) struct Backlog {
+    /// The id of its spawn.
+    pub(super) id: RequestId,
+    pub(super) since: Instant,
+    pub(super) birth: Arc<Birth>,
+    /// What came for its handle after its spawn.
+    pub(super) requests: VecDeque<Waiting>,
+    /// What counts among the bytes that wait: those, and the spawn itself.
+    pub(super) bytes: usize,
+}
+
+/// A request in a backlog.
+pub(super) enum Waiting {
+    /// A write, which counts as pending already.
+    Write(AcceptedWrite),
+    Request(RequestId, Request),
+}
+
+impl Entry {
+    pub(super) fn command(&self, command: Command) {
+        // Fails where it could not be started, of which the word is on its way. Otherwise the process
+        // thread has gone without one, which is a bug of ours.
+        if self.inbox.send(command).is_err() && self.starting.is_none() {
+            log::error!("the thread of process {} is gone", self.serial);
+        }
+        self.wake.set();
+    }
+}
+
+/// Counts a write as pending, or refuses it where that would leave too much so. A client that awaits
+/// its answers never has more than the free amount pending, and is never refused.
+pub(super) fn accept(
+    vitals: &Arc<Vitals>,
+    id: &RequestId,
+    params: WriteStdinParams,
+    limit: u64,
+) -> Result<AcceptedWrite, RpcError> {
+    let unanswered = vitals.stdin_unanswered.load(Relaxed);
+    if unanswered > 0 && unanswered + unanswered_cost(id) > MAX_UNANSWERED {
+        return Err(RpcError::new(
+            code::OVERLOADED,
+            format!(
+                "too many writes to stdin wait to be answered already, the limit is {}, or \
+                 {MAX_UNANSWERED} bytes of their ids: await the answers to earlier writes",
+                MAX_UNANSWERED / UNANSWERED_COST
+            ),
+        ));
+    }
+    let pending = vitals.stdin_pending.load(Relaxed);
+    let more = params.delta.as_ref().map_or(0, Vec::len) as u64;
+    if pending > FREE.min(limit) && pending.saturating_add(more) > limit {
+        return Err(RpcError::new(
+            code::OVERLOADED,
+            format!(
+                "{pending} bytes of stdin are pending already and the limit is {limit}: \
+                 await the answers to earlier writes"
+            ),
+        ));
+    }
+    Ok(AcceptedWrite::new(id, params, vitals))
+}
+
+/// All handles of a connection.
+pub(super) struct Handles {
+    live: HashMap<Arc<str>, Entry>,
+    /// Which handle a process thread means by its serial number.
+    names: HashMap<u64, Arc<str>>,
+    next_serial: u64,
+    /// Handles that have ended. As long as something holds one, its exit may not have been sent.
+    ended: HashMap<String, Weak<str>>,
+    /// What they hold, in bytes, and at how much those are forgotten that nothing holds any more.
+    ended_bytes: usize,
+    ended_bound: usize,
+}
+
+impl Handles {
+    pub(super) fn new() -> Self {
+        Handles {
+            live: HashMap::new(),
+            names: HashMap::new(),
+            next_serial: 1,
+            ended: HashMap::new(),
+            ended_bytes: 0,
+            ended_bound: FORGOTTEN_AT,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    pub(super) fn values(&self) -> hash_map::Values<'_, Arc<str>, Entry> {
+        self.live.values()
+    }
+
+    pub(super) fn get(&self, handle: &str) -> Option<&Entry> {
+        self.live.get(handle)
+    }
+
+    pub(super) fn get_mut(&mut self, handle: &str) -> Option<&mut Entry> {
+        self.live.get_mut(handle)
+    }
+
+    pub(super) fn of_serial(&mut self, serial: u64) -> Option<&mut Entry> {
+        self.live.get_mut(self.names.get(&serial)?)
+    }
+
+    /// The number of the process that is added next.
+    pub(super) fn next_serial(&self) -> u64 {
+        self.next_serial
+    }
+
+    pub(super) fn add(&mut self, handle: Arc<str>, entry: Entry) {
+        self.next_serial += 1;
+        self.names.insert(entry.serial, Arc::clone(&handle));
+        self.live.insert(handle, entry);
+    }
+
+    pub(super) fn remove(&mut self, serial: u64) -> Option<Entry> {
+        self.live.remove(&self.names.remove(&serial)?)
+    }
+
+    /// Remembers a handle until its exit has been sent.
+    pub(super) fn remember(&mut self, handle: &Arc<str>) {
+        let bytes = |handle: &str| size_of::<(String, Weak<str>)>() + handle.len();
+        if self.ended_bytes >= self.ended_bound {
+            self.ended.retain(|_, h| h.strong_count() > 0);
+            self.ended_bytes = self.ended.keys().map(|h| bytes(h)).sum();
+            self.ended_bound = FORGOTTEN_AT + 2 * self.ended_bytes;
+        }
+        self.ended_bytes += bytes(handle);
+        self.ended.insert(handle.to_string(), Arc::downgrade(handle));
+    }
+
+    /// Whether an exit of this handle's last process may be on its way to the client.
+    pub(super) fn may_be_on_its_way(&self, handle: &str) -> bool {
+        self.ended.get(handle).is_some_and(|h| h.strong_count() > 0)
+    }
+}

@@ -1,0 +1,149 @@
+//! What a spawn goes through until its program runs: validation, the wait for room, the thread, and what
+//! came for its handle meanwhile.
+//!
+//! **Thread:** the dispatcher.
+//! **Owns:** the order in which spawns are started and what waits for them is done.
+//! **Never:** starts a program itself; that is the work of the process's own thread.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::unbounded;
+
+use super::handles::{Backlog, Entry, Waiting};
+use super::{Dispatcher, WAITING_COST, validate};
+use crate::process::keep::Keep;
+use crate::process::{self, Start, Vitals, spawn};
+use crate::sys::{self, Birth, EventFd};
+use crate::wire::methods::Params as _;
+use crate::wire::protocol::{Request, RequestId, RpcError, SpawnParams, Stage, shortened};
+
+/// A process thread's stack. It is only touched as far as it is used; measured depth is under 16 KiB.
+const STACK: usize = 128 * 1024;
+
+impl Dispatcher {
+    pub(super) fn spawn(&mut self, id: &RequestId, params: SpawnParams) -> Result<(), RpcError> {
+        validate::spawn_params(&params)?;
+        let bytes = WAITING_COST + id.len() + params.cost();
+        if self.ending.is_some() {
+            return Err(RpcError::invalid_request("the connection is ending"));
+        }
+        let handle: Arc<str> = params.process_handle.as_str().into();
+        if self.handles.get(&handle).is_some() {
+            return Err(RpcError::invalid_request(format!(
+                "duplicate active process handle: {:?}",
+                shortened(&handle)
+            )));
+        }
+        let wake = EventFd::new().map_err(|e| spawn::failure(&params, Stage::Pipe, "eventfd2", e))?;
+        let wake = Arc::new(wake);
+        let serial = self.handles.next_serial();
+        let (inbox_sender, inbox) = unbounded();
+        let params = Arc::new(params);
+        let vitals = Arc::new(Vitals::default());
+        let birth = Arc::new(Birth::new());
+        let start = Start {
+            serial,
+            id: id.clone(),
+            handle: Arc::clone(&handle),
+            reused: self.handles.may_be_on_its_way(&handle),
+            keep: Keep::new(
+                params.output_keep,
+                params
+                    .output_bytes_cap
+                    .or_default(self.config.default_output_bytes_cap),
+            ),
+            timeout: params
+                .timeout_ms
+                .or_default(self.config.default_timeout_ms)
+                .map(Duration::from_millis),
+            grace: params.timeout_grace_ms.map(Duration::from_millis),
+            params: Arc::clone(&params),
+            birth: Arc::clone(&birth),
+            inbox,
+            wake: Arc::clone(&wake),
+            vitals: Arc::clone(&vitals),
+            common: Arc::clone(&self.common),
+            outbox: self.outbox.clone(),
+            events: self.event_sender.clone(),
+        };
+        // A process is let in beside its request: it will have one more message, its exit.
+        self.outbox.admit();
+        self.waiting += bytes;
+        let entry = Entry {
+            serial,
+            params,
+            vitals,
+            inbox: inbox_sender,
+            wake,
+            starting: Some(Backlog {
+                id: id.clone(),
+                since: Instant::now(),
+                birth,
+                requests: VecDeque::new(),
+                bytes,
+            }),
+        };
+        self.handles.add(handle, entry);
+        self.held_back.push_back(start);
+        self.launch();
+        Ok(())
+    }
+
+    /// Starts the threads of what is to be spawned, as far as there is room for what it may print.
+    pub(super) fn launch(&mut self) {
+        while !self.held_back.is_empty() && self.outbox.has_room_for_a_process() {
+            let Some(start) = self.held_back.pop_front() else {
+                return;
+            };
+            let (serial, id, params) = (start.serial, start.id.clone(), Arc::clone(&start.params));
+            let thread = sys::start_thread(&format!("proc-{serial}"), STACK, move || process::run(start));
+            if let Err(error) = thread {
+                let error = spawn::failure(&params, Stage::Thread, sys::START_THREAD, error);
+                self.outbox.answer(Some(id), Err(error));
+                self.failed(serial);
+            }
+        }
+    }
+
+    /// Forgets a process that could not be started, and whose spawn has been answered.
+    pub(super) fn failed(&mut self, serial: u64) {
+        let Some(entry) = self.handles.remove(serial) else {
+            // The thread of one that was given up.
+            self.given_up = self.given_up.saturating_sub(1);
+            return;
+        };
+        self.outbox.retract();
+        let handle = entry.params.process_handle.as_str();
+        if let Some(backlog) = entry.starting {
+            self.catch_up(backlog, handle, false);
+        }
+        // A spawn that waited behind this one was sent before the lists that wait, too.
+        if let Some(next) = self.handles.get(handle).map(|e| e.serial) {
+            self.lists.follow(serial, next);
+        }
+        self.spawn_settled(serial);
+    }
+
+    /// Does what was asked of a handle while its process was being started. The process may have
+    /// failed to start, and then the next spawn in the backlog may take the handle over.
+    pub(super) fn catch_up(&mut self, backlog: Backlog, handle: &str, started: bool) {
+        self.waiting -= backlog.bytes;
+        for request in backlog.requests {
+            match request {
+                Waiting::Write(write) if started => self.write_accepted(handle, write),
+                Waiting::Write(write) => {
+                    let (id, params) = write.into_params(handle);
+                    self.on_request(id, Request::WriteStdin(params));
+                }
+                Waiting::Request(id, request) => self.on_request(id, request),
+            }
+        }
+    }
+
+    pub(super) fn spawn_settled(&mut self, serial: u64) {
+        self.lists.settled(serial);
+        self.answer_lists();
+    }
+}
