@@ -6,6 +6,7 @@
 //!
 //! Neither system has been tried: this compiles, and follows their manuals.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -90,6 +91,27 @@ impl Picture {
     }
 }
 
+impl Picture {
+    /// `leader`, the members of its group and session, and all that is below them, the dead included; oldest
+    /// first.
+    pub(crate) fn family(&self, leader: Pid) -> io::Result<Option<Vec<Seen>>> {
+        let own = |p: &&Seen| p.pid == leader || p.group == leader || p.session == leader;
+        let mut family: Vec<Seen> = self.seen.iter().filter(own).copied().collect();
+        family.extend(self.below(family.iter().map(|p| p.pid)));
+        let mut known = HashSet::new();
+        family.retain(|p| known.insert(p.pid));
+        family.sort_by_key(|p| (p.pid != leader, p.started.unwrap_or(u64::MAX), p.pid));
+        Ok(Some(family))
+    }
+}
+
+/// What keeps the system from showing what a program has started; `None` if it does.
+pub(crate) fn blindness() -> Option<String> {
+    list()
+        .err()
+        .map(|error| format!("processes cannot be listed ({error})"))
+}
+
 /// What the system says of one process; `None` if there is none.
 pub(crate) fn look_at(pid: Pid) -> io::Result<Option<Seen>> {
     Ok(look(pid))
@@ -111,13 +133,6 @@ pub(crate) use for_the_binary::*;
 mod for_the_binary {
     use super::*;
     use crate::sys::signals::group_and_session;
-
-    /// What keeps the system from showing what a program has started; `None` if it does.
-    pub(crate) fn blindness() -> Option<String> {
-        list()
-            .err()
-            .map(|error| format!("processes cannot be listed ({error})"))
-    }
 
     pub(crate) fn shows_own_numbers() -> bool {
         true

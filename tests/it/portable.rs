@@ -55,6 +55,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ),
     ("refused::a_sandbox_may_choose_its_error", KILL_ALONE),
     (
+        "refused::a_thread_that_memory_does_not_allow_is_an_answer",
+        EXIT_THREAD,
+    ),
+    (
         "resources::any_thread_or_process_may_be_the_one_too_many",
         EXIT_THREAD,
     ),
