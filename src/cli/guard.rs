@@ -553,6 +553,12 @@ impl Guarded {
         })
     }
 
+    /// Whether another process ends everything if this one is killed.
+    #[must_use]
+    pub fn has_guard(&self) -> bool {
+        self.detached.is_some()
+    }
+
     /// What spares a detached process, here and in the guard, for
     /// [`Config::on_detach`](crate::Config::on_detach).
     pub fn detached(self) -> impl Fn(u32) + Send + Sync + 'static {
@@ -597,6 +603,13 @@ fn own_pid() -> Pid {
 /// they are.
 pub fn reap_adopted() {
     while sys::reap_any().is_some() {}
+}
+
+/// Whether [`sweep`] ends all that is left. Not where this process has children that it did not start, and
+/// cannot tell which: then it is only what `/proc` shows.
+#[must_use]
+pub fn ends_daemons() -> bool {
+    !UNKNOWN_CHILDREN.load(Relaxed)
 }
 
 /// Kills everything below this process, but for what was detached and what is below or in the session

@@ -34,6 +34,8 @@ pub(super) fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error
         Err(e) => log::debug!("the limit of descriptors stays as it is: {e}"),
     }
 
+    config.kills_daemons_at_end = guard::ends_daemons();
+    config.survives_server_kill = guarded.has_guard();
     config.on_detach = Some(Arc::new(guarded.detached()));
 
     let connection = Connection::stdio();

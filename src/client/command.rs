@@ -15,7 +15,7 @@ use super::Error;
 use super::error::quoted;
 use super::stdio::Stdio;
 use crate::wire::modes;
-use crate::wire::protocol::{InheritEnv, Limit, PtySize, Redirect, ResourceLimits, SpawnParams};
+use crate::wire::protocol::{InheritEnv, Limit, OutputKeep, PtySize, Redirect, ResourceLimits, SpawnParams};
 
 /// Unread output of a process that is kept, unless the command says otherwise.
 const UNREAD_BYTES: usize = 64 * 1024 * 1024;
@@ -67,6 +67,7 @@ pub struct Command {
     timeout: Limit,
     timeout_grace: Option<Duration>,
     output_cap: Limit,
+    keep: Option<OutputKeep>,
     detach: bool,
     pub(super) unread_limit: usize,
     pub(super) wait_when_unread: bool,
@@ -94,6 +95,7 @@ impl Command {
             timeout: Limit::Unlimited,
             timeout_grace: None,
             output_cap: Limit::Unlimited,
+            keep: None,
             detach: false,
             unread_limit: UNREAD_BYTES,
             wait_when_unread: false,
@@ -382,6 +384,27 @@ impl Command {
         self
     }
 
+    /// What the server keeps of a stream that outgrows its [cap](Self::output_cap): its beginning, as
+    /// without this, its end, or so many bytes of both, and then there is no other cap. The end is sent when
+    /// the stream has ended.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command, Keep};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut seq = Command::new("seq");
+    /// seq.arg("1000").keep(Keep::HeadTail { head: 4, tail: 5 });
+    /// let output = client.output(&seq)?;
+    /// assert_eq!((&*output.stdout, &*output.stdout_tail), (&b"1\n2\n"[..], &b"1000\n"[..]));
+    /// assert_eq!(output.stdout_omitted_bytes, 3884);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn keep(&mut self, keep: OutputKeep) -> &mut Command {
+        self.keep = Some(keep);
+        self
+    }
+
     /// Lets it and what it starts outlive the connection. Its pipes and its terminal do not.
     pub fn detach(&mut self) -> &mut Command {
         self.detach = true;
@@ -468,7 +491,12 @@ impl Command {
             stdin: self.stdin.redirect()?.filter(|stdin| *stdin != Redirect::Null),
             stdout: self.stdout.redirect()?,
             stderr,
-            output_bytes_cap: self.output_cap,
+            output_bytes_cap: match (self.keep, self.output_cap) {
+                // It says itself how much.
+                (Some(OutputKeep::HeadTail { .. }), Limit::Unlimited) => Limit::Default,
+                (_, cap) => cap,
+            },
+            output_keep: self.keep,
             timeout_ms: self.timeout,
             timeout_grace_ms: self.timeout_grace.map(milliseconds),
             limits: limited.then(|| Box::new(self.limits.clone())),

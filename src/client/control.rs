@@ -10,9 +10,12 @@ use std::time::{Duration, Instant};
 
 use super::status::ExitStatus;
 use super::unread::Shared;
-use super::{Error, Link};
+use super::{Error, Link, Pending};
 use crate::wire::methods::{Method, method};
-use crate::wire::protocol::{KillParams, PtySize, ResizePtyParams, RpcError, SignalName, code};
+use crate::wire::protocol::{
+    CloseOutputParams, Condition, InspectParams, Inspection, KillParams, PtySize, ResizePtyParams, RpcError,
+    SignalName, Stream, WaitParams, WaitReply, code,
+};
 
 /// Something to wait for, kill, signal and resize a process with, from any number of threads: see
 /// [`Process::control`](super::Process::control). It keeps the connection, and not the process: that is
@@ -37,17 +40,29 @@ pub struct Control {
     link: Arc<Link>,
     handle: Arc<str>,
     id: Option<u32>,
+    has_tty: bool,
     shared: Arc<Shared>,
 }
 
 impl Control {
-    pub(super) fn new(link: Arc<Link>, handle: Arc<str>, id: Option<u32>, shared: Arc<Shared>) -> Control {
+    pub(super) fn new(
+        link: Arc<Link>,
+        handle: Arc<str>,
+        id: Option<u32>,
+        has_tty: bool,
+        shared: Arc<Shared>,
+    ) -> Control {
         Control {
             link,
             handle,
             id,
+            has_tty,
             shared,
         }
+    }
+
+    pub(super) fn has_tty(&self) -> bool {
+        self.has_tty
     }
 
     pub(super) fn link(&self) -> &Link {
@@ -145,6 +160,21 @@ impl Control {
         self.link.call::<method::ResizePty>(params).map(drop)
     }
 
+    /// What the machine shows of it now: its processes, its terminal, and whether it waits for input.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if it has ended, or the server has no such method, as codex app-server has not;
+    /// [`Error::Ended`] or [`Error::Io`] if there is no server any more.
+    pub fn inspect(&self) -> Result<Inspection, Error> {
+        let params = InspectParams {
+            process_handle: self.handle.to_string(),
+        };
+        self.link
+            .call::<method::Inspect>(params)
+            .map(Arc::unwrap_or_clone)
+    }
+
     /// Sends a signal without waiting for the answer, and so without learning of an error: for a
     /// thread that must not wait while output is held back. With `grace`, the process is killed if it
     /// is still there then. Never waits for a server that does not read: while more than 1 MiB of such
@@ -163,6 +193,105 @@ impl Control {
         if self.link.out.takes_posts() {
             self.link.tell::<M>(params);
         }
+    }
+
+    /// Waits until one of these conditions holds, about what comes from now on: bytes in its output,
+    /// silence, the end of its output, its exit. Its output can be read before, meanwhile and after, by
+    /// any thread, and what holds a match has arrived when this returns.
+    ///
+    /// If the process ends first, or `timeout` is over, [`WaitReply::index`] is `None`. Any number of
+    /// threads may wait, up to 64 at a time.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command, Condition};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let server = client.spawn(Command::shell("while :; do echo ready; sleep 0.1; done"))?;
+    /// let until = ["ready".into(), Condition::Exit];
+    /// let found = server.wait_until(until, Duration::from_secs(10))?;
+    /// assert_eq!(found.index, Some(0));
+    ///
+    /// let none = server.wait_until(["never".into()], Duration::ZERO)?;
+    /// assert_eq!((none.index, none.timed_out), (None, Some(true)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if the process has ended before, if there is no condition or one without bytes,
+    /// or if the server has no such method; otherwise as [`kill`](Self::kill).
+    pub fn wait_until(
+        &self,
+        until: impl IntoIterator<Item = Condition>,
+        timeout: impl Into<Option<Duration>>,
+    ) -> Result<WaitReply, Error> {
+        self.start_wait(until, timeout)?.wait(&self.link)
+    }
+
+    /// Waits until one of these texts has appeared in its output, from now on; the place of the first that
+    /// has. `None` if the process ends first.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut shell = client.spawn(Command::new("sh").arg("-i").tty(24, 80).env("PS1", "$ "))?;
+    /// let control = shell.control();
+    /// let answered = control.expect_after(&["file", "No such"], || {
+    ///     use std::io::Write;
+    ///     shell.stdin.as_mut().expect("not taken").write_all(b"ls /no/such/directory\n")
+    /// })?;
+    /// assert_eq!(answered, Some(1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`wait_until`](Self::wait_until).
+    pub fn expect(&self, texts: &[&str]) -> Result<Option<usize>, Error> {
+        let until = texts.iter().map(|&text| text.into());
+        self.wait_until(until, None).map(place)
+    }
+
+    /// As [`expect`](Self::expect), of what comes once the wait has begun, and then calls `provoke`: for
+    /// a write that is answered at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait_until`](Self::wait_until), and those of `provoke`.
+    pub fn expect_after(
+        &self,
+        texts: &[&str],
+        provoke: impl FnOnce() -> std::io::Result<()>,
+    ) -> Result<Option<usize>, Error> {
+        let pending = self.start_wait(texts.iter().map(|&text| text.into()), None)?;
+        provoke()?;
+        pending.wait(&self.link).map(place)
+    }
+
+    fn start_wait(
+        &self,
+        until: impl IntoIterator<Item = Condition>,
+        timeout: impl Into<Option<Duration>>,
+    ) -> Result<Pending<method::Wait>, Error> {
+        let timeout = timeout.into();
+        self.link.send::<method::Wait>(WaitParams {
+            process_handle: self.handle.to_string(),
+            until: until.into_iter().collect(),
+            timeout_ms: timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+            ..WaitParams::default()
+        })
+    }
+
+    /// Closes a stream without waiting for the answer.
+    pub(super) fn post_close(&self, stream: Stream) {
+        self.link.tell::<method::CloseOutput>(CloseOutputParams {
+            process_handle: self.handle.to_string(),
+            stream: Some(stream),
+        });
     }
 
     /// Kills it without waiting for the answer.
@@ -198,6 +327,10 @@ impl Control {
             grace_ms: grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
         }
     }
+}
+
+fn place(reply: WaitReply) -> Option<usize> {
+    usize::try_from(reply.index?).ok()
 }
 
 impl fmt::Debug for Control {

@@ -28,7 +28,6 @@
 //! - [`Client::spawn`] connects all three streams, and [`Client::status`] none.
 //! - [`Process::kill`] reaches everything the process has started, and dropping a [`Process`] kills it.
 //! - A signal has a name: [`ExitStatus::signal`].
-//! - A reading end that is dropped is not noticed by the process: see [`Stdout`].
 //! - [`Error`] has what the server said; `?` in a function that returns [`std::io::Result`] turns it
 //!   into the error that std gives.
 //!
@@ -96,6 +95,8 @@ pub use stdio::Stdio;
 pub use streams::{Event, Events, Stderr, Stdin, Stdout};
 pub use unread::OutputLost;
 
+pub use crate::wire::protocol::{Condition, OutputKeep as Keep, WaitReply};
+
 use crate::server::connection::{ClientSender, Connection};
 use crate::server::{Config, serve};
 use crate::sys::{self, Thread, lock};
@@ -103,8 +104,8 @@ use crate::wire::client;
 use crate::wire::framing::Frames;
 use crate::wire::methods::{Method, method};
 use crate::wire::protocol::{
-    Capabilities, ClientInfo, InitializeParams, InitializeReply, Limit, NoParams, ProcessInfo, Request,
-    RequestId, RpcError, SpawnParams, SpawnReply, code,
+    Capabilities, ClientInfo, Guarantees, InitializeParams, InitializeReply, Limit, NoParams, ProcessInfo,
+    Request, RequestId, RpcError, SpawnParams, SpawnReply, code,
 };
 use error::excerpt;
 use launched::{Server, command_line};
@@ -305,6 +306,7 @@ impl Client {
             // The server drops it, so that it is not even sent.
             params.stream_stdout_stderr = false;
             params.output_bytes_cap = Limit::Of(0);
+            params.output_keep = None;
         })?;
         process.wait()
     }
@@ -406,14 +408,15 @@ impl Client {
             Ok(SpawnReply { pid }) => {
                 // The reference does not tell it.
                 let pid = (pid != 0).then_some(pid);
-                let control = Control::new(Arc::clone(&self.link), handle, pid, shared);
+                let tty = command.has_tty();
+                let control = Control::new(Arc::clone(&self.link), handle, pid, tty, shared);
                 Ok(Process::new(control, pipes, command.kill_on_drop))
             }
             Err(error) => {
                 self.link.routes.remove(&handle);
                 if let Error::Unexpected(_) = error {
                     // It may run.
-                    Control::new(Arc::clone(&self.link), handle, None, shared).post_kill();
+                    Control::new(Arc::clone(&self.link), handle, None, command.has_tty(), shared).post_kill();
                 }
                 Err(error)
             }
@@ -442,6 +445,26 @@ impl Client {
         self.link
             .call::<method::List>(NoParams {})
             .map(|list| list.processes)
+    }
+
+    /// What the server enforces where it runs, for a program that shall not run without one of these. What a
+    /// server does not tell, as codex app-server does not, is not guaranteed.
+    ///
+    /// ```
+    /// # use procwire::client::Client;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::in_process(procwire::Config::default())?;
+    /// // This program cannot end anything once it has been killed itself.
+    /// assert!(!client.guarantees().survives_server_kill);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn guarantees(&self) -> Guarantees {
+        self.link
+            .initialized
+            .get()
+            .map_or_else(Guarantees::default, |server| server.guarantees)
     }
 
     /// Ends the connection, whatever still holds on to it, and waits until the server has ended

@@ -11,7 +11,8 @@ use super::Error;
 use super::control::Control;
 use super::status::{ExitStatus, Output};
 use super::streams::{Event, Events, Stderr, Stdin, Stdout};
-use crate::wire::protocol::SignalName;
+use super::unread::Gap;
+use crate::wire::protocol::{Condition, Inspection, SignalName, Stream, WaitReply};
 
 /// A running program, with the shape of [`std::process::Child`].
 ///
@@ -40,8 +41,9 @@ pub struct Process {
     /// Its output, and on a terminal everything it prints. `None` if the command sends it
     /// elsewhere, or it was taken.
     ///
-    /// A program whose output is not wanted should have it dropped, so that it does not wait here to be
-    /// read: `drop(process.stdout.take())`.
+    /// Dropping it closes it, which a program that prints on is told by SIGPIPE. Output that is not wanted
+    /// and must not end its program is not even sent with
+    /// [`output_cap(0)`](super::Command::output_cap).
     pub stdout: Option<Stdout>,
     /// Its error output; on a terminal there is never any. `None` as with `stdout`.
     pub stderr: Option<Stderr>,
@@ -100,16 +102,15 @@ impl Process {
 
     /// Closes its stdin and waits for its end. Its output can be read before and after, and need not be
     /// read, except with [`Command::wait_when_unread`](super::Command::wait_when_unread). A program that
-    /// prints without end has no end, also if its output was dropped: kill it.
+    /// prints without end has no end, unless its output was dropped.
     ///
     /// ```
     /// # use procwire::client::{Client, Command};
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let client = Client::in_process(procwire::Config::default())?;
     /// let mut yes = client.spawn(Command::new("yes"))?;
-    /// drop(yes.stdout.take()); // what it prints is thrown away from now on
-    /// yes.kill()?;
-    /// assert_eq!(yes.wait()?.signal(), Some("SIGKILL"));
+    /// drop(yes.stdout.take()); // it is told at its next write
+    /// assert_eq!(yes.wait()?.signal(), Some("SIGPIPE"));
     /// # Ok(())
     /// # }
     /// ```
@@ -208,11 +209,41 @@ impl Process {
                 false => all.extend_from_slice(&bytes),
             }
         }
+        let status = self.control.wait()?;
+        let shared = self.control.shared();
+        let (out, err) = (shared.gap(Stream::Stdout), shared.gap(Stream::Stderr));
+        let tail = |all: &mut Vec<u8>, gap: Gap| all.split_off(all.len().saturating_sub(gap.tail_bytes));
         Ok(Output {
-            status: self.control.wait()?,
+            status,
+            stdout_tail: tail(&mut stdout, out),
+            stderr_tail: tail(&mut stderr, err),
             stdout,
             stderr,
+            stdout_omitted_bytes: out.omitted_bytes,
+            stderr_omitted_bytes: err.omitted_bytes,
         })
+    }
+
+    /// As [`Control::wait_until`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn wait_until(
+        &self,
+        until: impl IntoIterator<Item = Condition>,
+        timeout: impl Into<Option<Duration>>,
+    ) -> Result<WaitReply, Error> {
+        self.control.wait_until(until, timeout)
+    }
+
+    /// As [`Control::expect`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn expect(&self, texts: &[&str]) -> Result<Option<usize>, Error> {
+        self.control.expect(texts)
     }
 
     /// As [`Control::id`].
@@ -269,6 +300,28 @@ impl Process {
         self.control.signal(signal)
     }
 
+    /// As [`Control::inspect`].
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let cat = client.spawn(Command::new("cat"))?;
+    /// # while cat.inspect()?.waits_for_input == Some(false) {}
+    /// let inspection = cat.inspect()?;
+    /// assert_eq!(inspection.waits_for_input, Some(true));
+    /// assert_eq!(inspection.processes[0].command.as_deref(), Some(&["cat".to_owned()][..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Control::inspect`].
+    pub fn inspect(&self) -> Result<Inspection, Error> {
+        self.control.inspect()
+    }
+
     /// As [`Control::resize`].
     ///
     /// ```
@@ -304,6 +357,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // It is killed, or it goes on; neither is told by its streams.
+        if let Some(stdout) = &mut self.stdout {
+            stdout.leave_open();
+        }
+        if let Some(stderr) = &mut self.stderr {
+            stderr.leave_open();
+        }
         if self.kill_on_drop && !self.control.has_ended() {
             self.control.post_kill();
         }

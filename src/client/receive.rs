@@ -183,7 +183,7 @@ impl Routes {
     fn deliver(&self, delta: OutputDelta) {
         let process = lock(&self.0).processes.get(&delta.process_handle).cloned();
         if let Some(process) = process {
-            process.deliver(delta.stream, delta.bytes);
+            process.deliver(delta);
         }
     }
 

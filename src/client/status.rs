@@ -31,8 +31,12 @@ pub struct ExitStatus(Arc<Exited>);
 impl ExitStatus {
     pub(super) fn new(mut exited: Exited) -> ExitStatus {
         // All output is streamed. What a server sends here all the same would be kept for long.
-        exited.stdout.bytes = Vec::new();
-        exited.stderr.bytes = Vec::new();
+        for collected in [&mut exited.stdout, &mut exited.stderr] {
+            collected.bytes = Vec::new();
+            if let Some(tail) = &mut collected.tail {
+                tail.bytes = Vec::new();
+            }
+        }
         ExitStatus(Arc::new(exited))
     }
 
@@ -70,7 +74,8 @@ impl ExitStatus {
 
     /// All that the server said of its end: the exit code as a shell has it, duration, processor time,
     /// memory, the bytes it wrote, whether a stream was capped. The output itself is not in there,
-    /// because it was streamed: the `bytes` of `stdout` and `stderr` are empty.
+    /// because it was streamed: the `bytes` of `stdout` and `stderr` are empty. Where
+    /// [`Command::keep`](super::Command::keep) was called, their `tail` says how many bytes were dropped.
     #[must_use]
     pub fn details(&self) -> &Exited {
         &self.0
@@ -110,8 +115,18 @@ impl fmt::Display for ExitStatus {
 pub struct Output {
     /// How it ended.
     pub status: ExitStatus,
-    /// Its output, from where it had been read to before; on a terminal everything it printed.
+    /// Its output, from where it had been read to before; on a terminal everything it printed. With
+    /// [`Command::keep`](super::Command::keep), what was kept of its beginning, and all if nothing was
+    /// dropped.
     pub stdout: Vec<u8>,
     /// Its error output, likewise.
     pub stderr: Vec<u8>,
+    /// What was kept of the end of its output; empty if nothing was dropped before it.
+    pub stdout_tail: Vec<u8>,
+    /// What was kept of the end of its error output.
+    pub stderr_tail: Vec<u8>,
+    /// Bytes of its output that were dropped between the two.
+    pub stdout_omitted_bytes: u64,
+    /// Bytes of its error output that were dropped between the two.
+    pub stderr_omitted_bytes: u64,
 }

@@ -76,6 +76,19 @@ impl Drop for Stdin {
 struct Reading {
     control: Control,
     stream: Stream,
+    /// Dropping it closes the stream, which its process can notice.
+    closes: bool,
+}
+
+impl Reading {
+    fn new(control: Control, stream: Stream) -> Reading {
+        let closes = !control.has_tty();
+        Reading {
+            control,
+            stream,
+            closes,
+        }
+    }
 }
 
 impl Read for Reading {
@@ -86,7 +99,11 @@ impl Read for Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        self.control.shared().close(self.stream);
+        let (control, stream) = (&self.control, self.stream);
+        if self.closes && control.shared().is_open(stream) {
+            control.post_close(stream);
+        }
+        control.shared().close(stream);
     }
 }
 
@@ -97,11 +114,13 @@ impl fmt::Debug for Reading {
 }
 
 /// The output of a process, with the shape of [`std::process::ChildStdout`]. Reading waits until there
-/// is some, and ends when the process has ended.
+/// is some, and ends when the stream or the process has ended.
 ///
-/// Dropping it throws away what is there and what still comes. The process does not notice: where std's
-/// would be killed by SIGPIPE at its next write, a program that prints without end goes on until it is
-/// [killed](super::Process::kill).
+/// Dropping it throws away what is there and what still comes, and closes the stream: at its next write
+/// the process gets SIGPIPE, or an error, as with std's. The output of a terminal is not closed, nor is that
+/// of a server without `process/closeOutput`, such as codex app-server. There a program that prints without
+/// end goes on until it is [killed](super::Process::kill), and so does one whose
+/// [`Process`](super::Process) was dropped without killing it.
 ///
 /// Reading fails with [`OutputLost`] where output was dropped, and with
 /// [`io::ErrorKind::ConnectionAborted`] when the connection has ended.
@@ -110,8 +129,12 @@ pub struct Stdout(Reading);
 
 impl Stdout {
     pub(super) fn new(control: Control) -> Stdout {
-        let stream = Stream::Stdout;
-        Stdout(Reading { control, stream })
+        Stdout(Reading::new(control, Stream::Stdout))
+    }
+
+    /// Dropping it does not close the stream.
+    pub(super) fn leave_open(&mut self) {
+        self.0.closes = false;
     }
 }
 
@@ -127,8 +150,12 @@ pub struct Stderr(Reading);
 
 impl Stderr {
     pub(super) fn new(control: Control) -> Stderr {
-        let stream = Stream::Stderr;
-        Stderr(Reading { control, stream })
+        Stderr(Reading::new(control, Stream::Stderr))
+    }
+
+    /// Dropping it does not close the stream.
+    pub(super) fn leave_open(&mut self) {
+        self.0.closes = false;
     }
 }
 
@@ -149,8 +176,8 @@ pub enum Event {
 }
 
 /// What a process prints on both streams, in order: see [`Process::events`](super::Process::events).
-/// Ends when the process has ended, or after the error that reports the end of the connection.
-/// Dropping it throws away what still comes.
+/// Ends when both streams or the process have ended, or after the error that reports the end of the
+/// connection. Dropping it closes both, as dropping [`Stdout`] does.
 #[derive(Debug)]
 pub struct Events {
     stdout: Option<Stdout>,

@@ -15,7 +15,7 @@ use super::Error;
 use super::status::ExitStatus;
 use super::streams::Event;
 use crate::sys::{self, lock};
-use crate::wire::protocol::{Exited, Stream};
+use crate::wire::protocol::{Exited, OutputDelta, Stream};
 
 /// Deltas that follow each other are kept as one piece up to this.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -71,10 +71,24 @@ struct Unread {
     pieces: VecDeque<Piece>,
     /// What comes is not wanted: the reading end was dropped.
     closed: bool,
+    /// The server has said that it has ended, and its process lives on.
+    ended: bool,
+    /// The position behind what has come.
+    position: u64,
+    /// What the server has dropped in the middle.
+    gap: Option<Gap>,
     /// Bytes were lost after the pieces.
     lost: bool,
     /// That has been reported.
     told: bool,
+}
+
+/// Between the beginning of a stream and its end, of which the server kept some of both.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Gap {
+    pub(super) omitted_bytes: u64,
+    /// Bytes that came behind it.
+    pub(super) tail_bytes: usize,
 }
 
 struct Piece {
@@ -119,7 +133,14 @@ impl Shared {
 
     // ---- for `client-read` ----
 
-    pub(super) fn deliver(&self, stream: Stream, bytes: Vec<u8>) {
+    pub(super) fn deliver(&self, delta: OutputDelta) {
+        let OutputDelta {
+            stream,
+            bytes,
+            offset,
+            eof,
+            ..
+        } = delta;
         let mut state = lock(&self.state);
         let cost = bytes.len() + PIECE_COST_BYTES;
         if state.wait {
@@ -135,6 +156,13 @@ impl Shared {
         let state = &mut *state;
         let too_much = !state.wait && state.is_too_much(cost);
         let unread = &mut state.streams[index(stream)];
+        if !bytes.is_empty() {
+            unread.note(offset, bytes.len());
+        }
+        if eof {
+            unread.ended = true;
+            self.changed.notify_all();
+        }
         if unread.closed || unread.lost || bytes.is_empty() {
             return;
         }
@@ -278,11 +306,35 @@ impl Shared {
         event
     }
 
+    /// What the server has dropped in the middle of a stream.
+    pub(super) fn gap(&self, stream: Stream) -> Gap {
+        lock(&self.state).streams[index(stream)].gap.unwrap_or_default()
+    }
+
+    /// Whether more may come of a stream.
+    pub(super) fn is_open(&self, stream: Stream) -> bool {
+        let state = lock(&self.state);
+        state.end.is_none() && !state.streams[index(stream)].ended
+    }
+
     pub(super) fn close(&self, stream: Stream) {
         let mut state = lock(&self.state);
         state.streams[index(stream)].closed = true;
         while state.take_front(stream).is_some() {}
         self.changed.notify_all();
+    }
+}
+
+impl Unread {
+    /// Notes where the next bytes are. A server that does not tell has them all at the beginning.
+    fn note(&mut self, offset: u64, bytes: usize) {
+        if offset > self.position {
+            self.gap.get_or_insert_default().omitted_bytes += offset - self.position;
+        }
+        if let Some(gap) = &mut self.gap {
+            gap.tail_bytes += bytes;
+        }
+        self.position = offset.max(self.position) + bytes as u64;
     }
 }
 
@@ -329,7 +381,7 @@ impl State {
         match &self.end {
             Some(End::Exited(_)) => Some(Ok(())),
             Some(End::ConnectionEnded(reason)) => Some(Err(Error::Ended(reason.clone()).into())),
-            None => None,
+            None => unread.ended.then_some(Ok(())),
         }
     }
 }

@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::sys::EventFd;
 use crate::wire::protocol::{
-    Capabilities, Exited, OutputDelta, ProcessInfo, Reply, RequestId, RpcError, ServerMessage,
+    Capabilities, Collected, Exited, OutputDelta, ProcessInfo, Reply, RequestId, RpcError, ServerMessage,
     cost_of_strings, notification,
 };
 
@@ -147,6 +147,7 @@ impl Outbox {
             + id.as_ref().map_or(0, RequestId::len)
             + match &outcome {
                 Ok(Reply::List(list)) => list.processes.iter().map(weight_in_list).sum(),
+                Ok(Reply::Inspect(inspection)) => inspection.weight(),
                 Ok(_) => 0,
                 Err(error) => error.message.len() + error.data.as_ref().map_or(0, |d| d.program.len()),
             };
@@ -170,7 +171,11 @@ impl Outbox {
         }
         // The handle is there twice: the dispatcher remembers it until the exit has been sent.
         let handle = 2 * exited.process_handle.len();
-        let weight = 512 + handle + exited.stdout.bytes.len() + exited.stderr.bytes.len();
+        let kept = |collected: &Collected| {
+            let tail = collected.tail.as_ref().map_or(0, |tail| tail.bytes.len());
+            collected.bytes.len() + tail
+        };
+        let weight = 512 + handle + kept(&exited.stdout) + kept(&exited.stderr);
         let message = self.queued(ServerMessage::Exited(exited), None, weight);
         let _ = self.output.send(Some(message));
     }

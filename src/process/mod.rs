@@ -18,33 +18,45 @@
 //! | any | the connection ends | the tree is killed, and draining no longer waits for the client |
 
 mod grace;
+pub(crate) mod inspect;
+pub(crate) mod keep;
 mod limits;
 pub(crate) mod output;
+mod output_requests;
+mod pattern;
 mod pty;
 mod redirect;
 pub(crate) mod spawn;
 pub(crate) mod stdin;
 pub(crate) mod tree;
 mod typed_line;
+pub(crate) mod wait;
 
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{
+    AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, Release, SeqCst},
+};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
 
 use self::grace::Grace;
+use self::inspect::Inspections;
+use self::keep::Keep;
 use self::output::{Output, Sink};
 use self::pty::Terminal;
 use self::spawn::{Channels, Child, Environment, Nursery};
 use self::stdin::{AcceptedWrite, Stdin};
 use self::tree::{Camera, Held};
+use self::wait::{Wait, Waits};
 use crate::outbox::Outbox;
 use crate::sys::{self, Birth, EventFd, Interest, Pid, Status};
 use crate::wire::protocol::{
-    Collected, Exited, PtySize, Reply, RequestId, RpcError, SpawnParams, SpawnReply, Stream, Usage, code,
+    Collected, CollectedTail, Exited, PtySize, Reply, RequestId, RpcError, SpawnParams, SpawnReply, Stream,
+    Usage, code,
 };
 use crate::wire::signal;
 
@@ -61,6 +73,9 @@ const COMMANDS_A_TURN: usize = 1_024;
 /// does not tell the parent in any other way than by SIGCHLD, which is the embedder's.
 const FIRST_REAP_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_REAP_PAUSE: Duration = Duration::from_millis(250);
+
+/// What is answered where the process lives on.
+const CONNECTION_ENDS: &str = "the connection is ending";
 
 /// The exit code of a process whose time was up.
 const TIMED_OUT: i32 = 124;
@@ -79,6 +94,14 @@ pub(crate) enum Command {
         id: RequestId,
         signal: i32,
         grace: Option<Duration>,
+    },
+    CloseOutput {
+        id: RequestId,
+        stream: Option<Stream>,
+    },
+    Wait(Box<Wait>),
+    Inspect {
+        id: RequestId,
     },
     /// The connection is ending.
     End,
@@ -110,6 +133,29 @@ pub(crate) struct Vitals {
     pub(crate) stdin_pending: Arc<AtomicU64>,
     /// What the writes that are not answered yet count; the dispatcher adds, the process's thread subtracts.
     pub(crate) stdin_unanswered: Arc<AtomicUsize>,
+    /// Waits that are not answered yet; the dispatcher adds.
+    pub(crate) waits: Arc<AtomicUsize>,
+    pub(crate) handover: Handover,
+}
+
+/// Whether the dispatcher has handed over what came behind the spawn while the process was being started.
+/// Output is not read before: a wait that was sent right behind the spawn is about all of it.
+#[derive(Default)]
+pub(crate) struct Handover(AtomicU8);
+
+impl Handover {
+    const AWAITED: u8 = 1;
+    const DONE: u8 = 2;
+
+    /// The dispatcher has done so; whether the process is to be woken.
+    pub(crate) fn done(&self) -> bool {
+        self.0.swap(Self::DONE, SeqCst) == Self::AWAITED
+    }
+
+    /// Whether it has. If not, the process is woken when it has.
+    fn is_done(&self) -> bool {
+        self.0.compare_exchange(0, Self::AWAITED, SeqCst, SeqCst) == Err(Self::DONE)
+    }
 }
 
 /// What all processes of a server share.
@@ -118,6 +164,8 @@ pub(crate) struct Common {
     pub(crate) nursery: Nursery,
     pub(crate) camera: Camera,
     pub(crate) busy_pipes: Arc<AtomicUsize>,
+    /// What all waits count; the dispatcher adds.
+    pub(crate) waits_bytes: Arc<AtomicUsize>,
     pub(crate) on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
 }
 
@@ -130,7 +178,7 @@ pub(crate) struct Start {
     pub(crate) reused: bool,
     pub(crate) params: Arc<SpawnParams>,
     pub(crate) birth: Arc<Birth>,
-    pub(crate) cap: Option<u64>,
+    pub(crate) keep: Keep,
     pub(crate) timeout: Option<Duration>,
     /// How long after SIGTERM a timeout kills; `None`: at once, and without one.
     pub(crate) grace: Option<Duration>,
@@ -210,8 +258,18 @@ struct Process {
     pidfd: Option<std::os::fd::OwnedFd>,
     terminal: Option<Terminal>,
     outputs: [Option<Output>; 2],
+    /// The end of a stream is told, also of one that is not read.
+    tells_tails: bool,
     stdin: Stdin,
+    inspections: Inspections,
     sink: Sink,
+    waits: Waits,
+    /// See [`Handover`].
+    handed_over: bool,
+    /// Output is there, and not read before that.
+    holds_back: bool,
+    /// Nothing more is read.
+    over: bool,
     /// What it leaves running is spared, and so is it at the end of the connection.
     detach: bool,
     inbox: Receiver<Command>,
@@ -247,14 +305,14 @@ impl Process {
         let started = Instant::now();
         let Start {
             params,
-            cap,
+            keep,
             vitals,
             outbox,
             ..
         } = start;
         let output = |fd, stream, total: &Arc<AtomicU64>| {
             let streamed = params.tty || params.stream_stdout_stderr;
-            Output::new(fd, stream, params.tty, streamed, cap, Arc::clone(total))
+            Output::new(fd, stream, params.tty, streamed, keep, Arc::clone(total))
         };
         let (terminal, outputs, stdin) = match child.channels {
             Channels::Pipes {
@@ -278,6 +336,7 @@ impl Process {
             pidfd: Some(child.pidfd),
             terminal,
             outputs,
+            tells_tails: keep.told,
             stdin: Stdin::new(
                 stdin,
                 params.tty,
@@ -285,12 +344,17 @@ impl Process {
                 Arc::clone(&vitals.stdin_unanswered),
                 outbox.clone(),
             ),
+            inspections: Inspections::default(),
             sink: Sink {
                 handle: start.handle,
                 credit: outbox.credit(Arc::clone(&start.wake)),
                 outbox,
                 busy_pipes: Arc::clone(&start.common.busy_pipes),
             },
+            waits: Waits::default(),
+            handed_over: false,
+            holds_back: false,
+            over: false,
             detach: params.detach,
             inbox: start.inbox,
             wake: start.wake,
@@ -319,11 +383,14 @@ impl Process {
         loop {
             let now = Instant::now();
             self.keep_deadlines(now);
+            self.finish_outputs(now);
             if self.is_over(now) {
                 return;
             }
+            self.look_at_waits(now);
             let [first, second] = self.outputs.each_ref().map(|output| {
-                let interest = output.as_ref().and_then(|o| o.interest(&self.sink));
+                let output = output.as_ref().filter(|_| !self.holds_back);
+                let interest = output.and_then(|o| o.interest(&self.sink));
                 interest.map_or(Interest::NONE, Interest::read)
             });
             let graced = self.exited.and(self.grace.as_ref()).and_then(Grace::awaited);
@@ -349,19 +416,26 @@ impl Process {
             let [wake, exit, stdin, first, second, _] = interests;
             if wake.readable() {
                 self.wake.clear();
+                self.holds_back = false;
                 self.take_commands();
             }
+            self.tend_inspections(Instant::now());
             if exit.readable() {
                 self.on_exit();
             }
             if stdin.writable() {
                 self.stdin.pump();
             }
+            if first.readable() || second.readable() {
+                self.hold_back_or_not();
+            }
             for (index, interest) in [first, second].into_iter().enumerate() {
                 if interest.readable()
+                    && !self.holds_back
                     && let Some(output) = &mut self.outputs[index]
                 {
-                    output.pump(&self.sink);
+                    output.pump(&self.sink, &mut self.waits);
+                    self.waits.answer_found(&self.sink.outbox);
                 }
             }
         }
@@ -400,7 +474,12 @@ impl Process {
         }
         if due(self.answer_writes_at) {
             self.answer_writes_at = None;
-            self.stdin.fail("the connection is ending");
+            self.stdin.fail(CONNECTION_ENDS);
+            self.waits.fail(&self.sink.outbox, CONNECTION_ENDS);
+        }
+        if self.outputs().any(|output| due(output.eof_at())) && self.has_exited() {
+            self.on_exit();
+            return;
         }
         for output in self.outputs.iter_mut().flatten() {
             output.look_again(now);
@@ -412,6 +491,7 @@ impl Process {
     /// [`is_over`](Self::is_over) was asked with, or a deadline could fall between the two.
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let grace = self.grace.as_ref().and_then(Grace::deadline);
+        let waits = self.waits.look_again_at();
         if let Some(exited) = self.exited {
             if self.grace.is_some() {
                 return grace;
@@ -419,13 +499,24 @@ impl Process {
             let drain = self.drain_from(exited) + self.drain();
             // Once the drain is over, only the delivery of what is owed is waited for: the client's
             // reading ends that, or the end of the connection.
-            return match drain > now {
+            let end = match drain > now {
                 true => Some(drain),
                 false => self.ending.map(|ending| ending + DELIVER_AT_END),
             };
+            return [end, self.inspections.deadline(), waits]
+                .into_iter()
+                .flatten()
+                .min();
         }
-        let outputs = self.outputs().filter_map(Output::look_again_at).min();
-        let others = [self.answer_writes_at, outputs, self.stdin.look_again_at()];
+        let outputs = self.outputs();
+        let outputs = outputs.flat_map(|output| [output.look_again_at(), output.eof_at()]);
+        let others = [
+            self.answer_writes_at,
+            outputs.flatten().min(),
+            self.stdin.look_again_at(),
+            self.inspections.deadline(),
+            waits,
+        ];
         [self.timeout_at, self.kill_at, grace]
             .into_iter()
             .chain(others)
@@ -477,8 +568,13 @@ impl Process {
         // A client that took its time does not keep an output open, and of a stream that has reached its
         // cap there was nothing more to wait for.
         let complete = |output: &Output| output.is_full() || output.has_run_dry();
-        self.drain_timed_out = over && !self.outputs().all(complete);
-        over
+        self.drain_timed_out |= over && !self.outputs().all(complete);
+        if over {
+            // What is kept of the end of a stream is owed as well.
+            self.outputs.iter_mut().flatten().for_each(Output::stop);
+            self.finish_outputs(now);
+        }
+        over && (hopeless || !self.outputs().any(Output::is_open))
     }
 
     // ---- events ----
@@ -515,6 +611,13 @@ impl Process {
                     let outcome = self.signal(signal, grace);
                     self.sink.outbox.answer(Some(id), outcome);
                 }
+                Command::CloseOutput { id, stream } => {
+                    let outcome = self.close_output(stream);
+                    // No delta of the stream comes behind it.
+                    self.sink.outbox.answer_behind_output(id, outcome);
+                }
+                Command::Wait(wait) => self.wait(*wait),
+                Command::Inspect { id } => self.inspect(id),
                 Command::End => self.connection_ends(),
             }
         }
@@ -606,22 +709,30 @@ impl Process {
     /// Reaps the process and says how it ended; nothing is said of one that lives on.
     fn end(mut self) -> (Option<Box<Exited>>, Receiver<Command>) {
         self.stdin.fail("the process has ended");
+        self.finish_inspections();
         if self.released {
+            self.waits.fail(&self.sink.outbox, CONNECTION_ENDS);
             return (None, self.inbox);
         }
+        self.end_waits();
         if !self.detach {
             let _ = sys::kill_group(self.pid, libc::SIGKILL);
         }
         // Until here the pid was a zombie's at least, so that it could mean nobody else.
         let (status, usage) = self.reap();
+        self.refuse_inspections();
         if !self.detach {
             tree::wait_for_group(self.pid, &self.common.camera);
         }
         tree::wait_for_death(&self.killed, Instant::now() + tree::DEATH);
         let duration = self.exited.unwrap_or_else(Instant::now) - self.started;
+        let unread = || Collected {
+            tail: self.tells_tails.then(CollectedTail::default),
+            ..Collected::default()
+        };
         let [stdout, stderr] = self
             .outputs
-            .map(|o| o.map_or_else(Collected::default, Output::into_collected));
+            .map(|o| o.map_or_else(unread, Output::into_collected));
         let exited = Exited {
             process_handle: self.sink.handle,
             exit_code: if self.timed_out { TIMED_OUT } else { status.code },
@@ -674,6 +785,7 @@ impl Process {
             } else {
                 pause = (pause * 2).min(LONGEST_REAP_PAUSE);
             }
+            self.tend_inspections(Instant::now());
         }
     }
 }

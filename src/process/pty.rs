@@ -75,6 +75,12 @@ impl FreshTerminal {
 }
 
 impl Terminal {
+    pub(crate) fn master(&self) -> Option<BorrowedFd<'_>> {
+        let raw = self.master.as_raw_fd()?;
+        // SAFETY: the master is open for as long as it lives, which is longer than this borrow.
+        Some(unsafe { BorrowedFd::borrow_raw(raw) })
+    }
+
     pub(crate) fn resize(&self, size: PtySize) -> io::Result<()> {
         self.master.resize(native(size)).map_err(|e| system_error(&e))
     }

@@ -156,6 +156,11 @@ impl Stdin {
         }
     }
 
+    /// Our end of it, as long as that is open.
+    pub(crate) fn descriptor(&self) -> Option<&OwnedFd> {
+        self.sink.as_deref()
+    }
+
     /// The descriptor to wait for until it can be written, if there is anything to write.
     pub(crate) fn interest(&self) -> Option<RawFd> {
         match &self.sink {

@@ -67,7 +67,7 @@ struct Film {
 
 impl Camera {
     /// A picture that was begun after this call. Waits for one being taken; that ends by itself.
-    fn picture(&self) -> io::Result<Arc<Picture>> {
+    pub(crate) fn picture(&self) -> io::Result<Arc<Picture>> {
         let asked = Instant::now();
         let locked = || sys::lock(&self.film);
         let mut film = locked();

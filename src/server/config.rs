@@ -31,6 +31,12 @@ pub struct Config {
     /// and has to spare it. The pid may be recycled later; what tells the two apart is the start time in
     /// `/proc`.
     pub on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
+    /// What the server tells in `guarantees.killsDaemonsAtEnd` (no): this program ends what is left of its
+    /// descendants when [`serve`](crate::serve) has returned. It has to be a child subreaper for that.
+    pub kills_daemons_at_end: bool,
+    /// What the server tells in `guarantees.survivesServerKill` (no): another process ends everything if this
+    /// one is killed.
+    pub survives_server_kill: bool,
 }
 
 impl fmt::Debug for Config {
@@ -42,6 +48,8 @@ impl fmt::Debug for Config {
             .field("max_pending_stdin_bytes", &self.max_pending_stdin_bytes)
             .field("drain", &self.drain)
             .field("child_descriptor_limit", &self.child_descriptor_limit)
+            .field("kills_daemons_at_end", &self.kills_daemons_at_end)
+            .field("survives_server_kill", &self.survives_server_kill)
             .finish_non_exhaustive()
     }
 }
@@ -56,6 +64,8 @@ impl Default for Config {
             drain: false,
             child_descriptor_limit: None,
             on_detach: None,
+            kills_daemons_at_end: false,
+            survives_server_kill: false,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The handshake: who serves, and every default and limit in force.
+//! The handshake: who serves, every default and limit in force, and what is guaranteed.
 //!
 //! **Thread:** the dispatcher.
 //! **Owns:** what the answer to `initialize` says.
@@ -8,8 +8,10 @@ use super::Dispatcher;
 use crate::outbox::{CHUNK, MAX_IN_FLIGHT};
 use crate::process::DRAIN;
 use crate::process::stdin::FREE;
+use crate::sys;
 use crate::wire::protocol::{
-    InitializeParams, InitializeReply, Limits, MAX_HANDLE_BYTES, PtySize, Reply, RpcError, ServerInfo,
+    Guarantees, InitializeParams, InitializeReply, Limits, MAX_HANDLE_BYTES, PtySize, Reply, RpcError,
+    ServerInfo,
 };
 
 impl Dispatcher {
@@ -48,6 +50,18 @@ impl Dispatcher {
                 max_in_flight: MAX_IN_FLIGHT as u64,
                 default_pty_size: PtySize::default(),
             },
+            guarantees: self.guarantees(),
         })))
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        let sees_all = sys::blindness().is_none();
+        Guarantees {
+            kills_tree: sees_all,
+            kills_daemons_at_end: self.config.kills_daemons_at_end,
+            survives_server_kill: self.config.survives_server_kill,
+            inspect: sees_all && sys::inspect::waits_are_shown(),
+            limits: sys::inspect::limits_are_kept(),
+        }
     }
 }

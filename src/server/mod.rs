@@ -37,12 +37,13 @@ use crate::process::output::BUSY_PIPES;
 use crate::process::spawn::{Environment, Nursery};
 use crate::process::stdin::AcceptedWrite;
 use crate::process::tree::Camera;
+use crate::process::wait::Wait;
 use crate::process::{Command, Common, ProcessEvent, Start};
 use crate::sys;
 use crate::wire::message::ClientMessage;
 use crate::wire::protocol::{
-    InheritEnv, KillParams, ListReply, MAX_HANDLE_BYTES, ProcessInfo, Reply, Request, RequestId,
-    ResizePtyParams, RpcError, WriteStdinParams, shortened,
+    CloseOutputParams, InheritEnv, InspectParams, KillParams, ListReply, MAX_HANDLE_BYTES, ProcessInfo,
+    Reply, Request, RequestId, ResizePtyParams, RpcError, WaitParams, WriteStdinParams, shortened,
 };
 use crate::wire::signal;
 
@@ -174,6 +175,7 @@ impl Dispatcher {
                 nursery,
                 camera: Camera::default(),
                 busy_pipes: Arc::new(AtomicUsize::new(BUSY_PIPES)),
+                waits_bytes: Arc::default(),
                 on_detach,
             }),
             initialized: false,
@@ -293,6 +295,21 @@ impl Dispatcher {
         }
     }
 
+    /// Takes the messages that are there, as far as there is room.
+    fn take_waiting_messages(&mut self) {
+        for _ in 0..self.inbox.len() {
+            if !self.input_open || self.waiting >= MAX_WAITING || !self.outbox.has_room() {
+                return;
+            }
+            match self.inbox.try_recv() {
+                Ok(Inbound::Message(message, _weight)) => self.on_message(message),
+                Ok(Inbound::OutputGone) => return self.begin_end(End::OutputGone),
+                // Its end is seen where the next event is waited for.
+                Err(_) => return,
+            }
+        }
+    }
+
     /// Takes one request that was admitted. Every way through here answers it, or hands it to what will.
     fn on_request(&mut self, id: RequestId, request: Request) {
         if request
@@ -329,6 +346,9 @@ impl Dispatcher {
             Request::WriteStdin(params) => self.write_stdin(&id, params),
             Request::ResizePty(params) => self.resize(&id, &params),
             Request::Kill(params) => self.kill(&id, &params),
+            Request::Inspect(params) => self.inspect(&id, &params),
+            Request::CloseOutput(params) => self.close_output(&id, &params),
+            Request::Wait(params) => self.wait(&id, params),
             Request::List => {
                 self.list(id);
                 return;
@@ -391,6 +411,12 @@ impl Dispatcher {
         Ok(())
     }
 
+    fn inspect(&self, id: &RequestId, params: &InspectParams) -> Result<(), RpcError> {
+        let command = Command::Inspect { id: id.clone() };
+        self.entry(&params.process_handle)?.command(command);
+        Ok(())
+    }
+
     fn kill(&self, id: &RequestId, params: &KillParams) -> Result<(), RpcError> {
         let signal = match &params.signal {
             Some(name) => {
@@ -403,6 +429,22 @@ impl Dispatcher {
             signal,
             grace: params.grace_ms.map(Duration::from_millis),
         });
+        Ok(())
+    }
+
+    fn close_output(&self, id: &RequestId, params: &CloseOutputParams) -> Result<(), RpcError> {
+        self.entry(&params.process_handle)?.command(Command::CloseOutput {
+            id: id.clone(),
+            stream: params.stream,
+        });
+        Ok(())
+    }
+
+    fn wait(&self, id: &RequestId, params: WaitParams) -> Result<(), RpcError> {
+        validate::wait_params(&params)?;
+        let entry = self.entry(&params.process_handle)?;
+        let wait = Wait::new(id, params, &entry.vitals.waits, &self.common.waits_bytes)?;
+        entry.command(Command::Wait(Box::new(wait)));
         Ok(())
     }
 
@@ -467,6 +509,8 @@ impl Dispatcher {
     fn on_process(&mut self, event: ProcessEvent) {
         match event {
             ProcessEvent::Started { serial } => {
+                // What has come behind the spawn so far is handed over with the rest of the backlog.
+                self.take_waiting_messages();
                 let Some(entry) = self.handles.of_serial(serial) else {
                     return;
                 };
@@ -480,6 +524,11 @@ impl Dispatcher {
                 let params = Arc::clone(&entry.params);
                 if let Some(backlog) = entry.starting.take() {
                     self.catch_up(backlog, &params.process_handle, true);
+                }
+                if let Some(entry) = self.handles.of_serial(serial)
+                    && entry.vitals.handover.done()
+                {
+                    entry.wake.set();
                 }
                 self.spawn_settled(serial);
             }
@@ -516,7 +565,16 @@ impl Dispatcher {
         let (id, outcome) = match command {
             Command::Kill { id, .. } => (id, Ok(Reply::Done)),
             Command::Resize { id, .. } if entry.params.tty => (id, Ok(Reply::Done)),
-            Command::Resize { id, .. } => (id, Err(no_process(&entry.params.process_handle))),
+            Command::Wait(wait) => {
+                let (id, reply) = wait.too_late();
+                return self.outbox.answer_behind_output(id, Ok(reply));
+            }
+            Command::CloseOutput { id, .. } if !entry.params.tty => {
+                return self.outbox.answer_behind_output(id, Ok(Reply::Done));
+            }
+            Command::Resize { id, .. } | Command::Inspect { id } | Command::CloseOutput { id, .. } => {
+                (id, Err(no_process(&entry.params.process_handle)))
+            }
             Command::Write(write) => {
                 let error = no_process(&entry.params.process_handle);
                 (write.id().clone(), Err(error))

@@ -13,6 +13,7 @@ use crossbeam_channel::unbounded;
 
 use super::handles::{Backlog, Entry, Waiting};
 use super::{Dispatcher, WAITING_COST, validate};
+use crate::process::keep::Keep;
 use crate::process::{self, Start, Vitals, spawn};
 use crate::sys::{self, Birth, EventFd};
 use crate::wire::methods::Params as _;
@@ -47,9 +48,12 @@ impl Dispatcher {
             id: id.clone(),
             handle: Arc::clone(&handle),
             reused: self.handles.may_be_on_its_way(&handle),
-            cap: params
-                .output_bytes_cap
-                .or_default(self.config.default_output_bytes_cap),
+            keep: Keep::new(
+                params.output_keep,
+                params
+                    .output_bytes_cap
+                    .or_default(self.config.default_output_bytes_cap),
+            ),
             timeout: params
                 .timeout_ms
                 .or_default(self.config.default_timeout_ms)

@@ -1,10 +1,13 @@
-//! What can be said about a spawn without asking the machine.
+//! What can be said about a spawn or a wait without asking the machine.
 //!
 //! **Thread:** the dispatcher.
 //! **Owns:** nothing.
 //! **Never:** asks the system, which may take its time.
 
-use crate::wire::protocol::{PtySize, RpcError, SpawnParams, shortened};
+use crate::wire::output::{MAX_CONDITIONS, MAX_PATTERN_BYTES};
+use crate::wire::protocol::{
+    Condition, Limit, OutputKeep, PtySize, RpcError, SpawnParams, WaitParams, shortened,
+};
 use crate::wire::{modes, start};
 
 /// Refuses params that mean nothing, whatever the machine is like.
@@ -17,6 +20,8 @@ pub(super) fn spawn_params(params: &SpawnParams) -> Result<(), RpcError> {
         tty,
         size,
         terminal_modes,
+        output_bytes_cap,
+        output_keep,
         ..
     } = params;
     if command.is_empty() {
@@ -57,6 +62,11 @@ pub(super) fn spawn_params(params: &SpawnParams) -> Result<(), RpcError> {
     if let Some(why) = start::refusal(params) {
         return invalid(why);
     }
+    if let (Some(OutputKeep::HeadTail { .. }), Limit::Unlimited | Limit::Of(_)) =
+        (output_keep, output_bytes_cap)
+    {
+        return invalid("outputBytesCap is the sum of head and tail of outputKeep: leave it out".to_owned());
+    }
     if let Some(modes) = terminal_modes {
         if !tty {
             return invalid("terminalModes requires tty: true".to_owned());
@@ -70,6 +80,30 @@ pub(super) fn spawn_params(params: &SpawnParams) -> Result<(), RpcError> {
         Some(size) => pty_size(*size),
         None => Ok(()),
     }
+}
+
+pub(super) fn wait_params(params: &WaitParams) -> Result<(), RpcError> {
+    let invalid = |what: String| Err(RpcError::invalid_params(format!("process/wait: until: {what}")));
+    let conditions = params.until.len();
+    if conditions == 0 {
+        return invalid("there is no condition".to_owned());
+    }
+    if conditions > MAX_CONDITIONS {
+        return invalid(format!(
+            "{conditions} conditions, and the limit is {MAX_CONDITIONS}"
+        ));
+    }
+    let patterns = params.until.iter().filter_map(Condition::pattern);
+    if patterns.clone().any(<[u8]>::is_empty) {
+        return invalid("the text or bytes must not be empty".to_owned());
+    }
+    let bytes: usize = patterns.map(<[u8]>::len).sum();
+    if bytes > MAX_PATTERN_BYTES {
+        return invalid(format!(
+            "{bytes} bytes of text and bytes, and the limit is {MAX_PATTERN_BYTES}"
+        ));
+    }
+    Ok(())
 }
 
 pub(super) fn pty_size(size: PtySize) -> Result<(), RpcError> {

@@ -90,6 +90,12 @@ pub(crate) fn set_pipe_size(fd: BorrowedFd<'_>, bytes: libc::c_int) -> io::Resul
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) }).map(drop)
 }
 
+/// Whether so many descriptors can be opened now.
+pub(crate) fn descriptors_are_left(count: usize) -> bool {
+    let opened: io::Result<Vec<OwnedFd>> = (0..count).map(|_| open_null()).collect();
+    opened.is_ok()
+}
+
 /// Bytes that can be read from a pipe or terminal now.
 pub(crate) fn readable_bytes(fd: &OwnedFd) -> io::Result<u64> {
     let mut bytes: libc::c_int = 0;

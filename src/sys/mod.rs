@@ -13,6 +13,7 @@ mod descriptors;
 mod error;
 mod exit;
 mod files;
+pub(crate) mod inspect;
 mod limits;
 pub(crate) mod lock;
 #[cfg(feature = "cli")]

@@ -75,7 +75,6 @@ fn read_if_there(path: &str) -> io::Result<Option<String>> {
 }
 
 /// What keeps `/proc` from showing what a program has started; `None` if it does.
-#[cfg(feature = "cli")]
 pub(crate) fn blindness() -> Option<String> {
     match View::look() {
         Ok(View::Unusable) => Some(match fs::File::open("/proc/self/status") {
@@ -202,6 +201,32 @@ impl Picture {
             }
         }
         Ok(found)
+    }
+}
+
+impl Picture {
+    /// `leader`, the members of its group and session, and all that is below them, the dead included; oldest
+    /// first. `None` where `/proc` does not show them. The leader must not have been reaped.
+    ///
+    /// # Errors
+    ///
+    /// Only where descriptors are used up.
+    pub(crate) fn family(&self, leader: Pid) -> io::Result<Option<Vec<Seen>>> {
+        if self.seen.is_empty() && !self.own_numbers {
+            return Ok(None);
+        }
+        let own = |p: &&Seen| p.pid == leader || p.group == leader || p.session == leader;
+        let mut family: Vec<Seen> = self.seen.iter().filter(own).copied().collect();
+        family.extend(self.below(family.iter().map(|p| p.pid)));
+        if !family.iter().any(|p| p.pid == leader) && self.own_numbers {
+            let parent = Pid::try_from(std::process::id()).unwrap_or(0);
+            family.extend(look_at(leader)?.or_else(|| hidden(leader, parent)));
+        }
+        family.extend(self.unlisted(family.iter().map(|p| p.pid).collect())?);
+        let mut known = HashSet::new();
+        family.retain(|p| known.insert(p.pid));
+        family.sort_by_key(|p| (p.pid != leader, p.started.unwrap_or(u64::MAX), p.pid));
+        Ok(Some(family))
     }
 }
 

@@ -4,13 +4,16 @@
 //! **Owns:** the name of every method, and which params and which result belong to it.
 //! **Never:** knows what a member means, or what a method does.
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
 use serde::ser::{Serialize, Serializer};
 
 use crate::wire::message::params;
 use crate::wire::protocol::{
-    InitializeParams, InitializeReply, KillParams, ListReply, NoParams, ResizePtyParams, RpcError,
-    SpawnParams, SpawnReply, WriteStdinParams, code, shortened,
+    CloseOutputParams, InitializeParams, InitializeReply, InspectParams, Inspection, KillParams, ListReply,
+    NoParams, ResizePtyParams, RpcError, SpawnParams, SpawnReply, WaitParams, WaitReply, WriteStdinParams,
+    code, shortened,
 };
 use crate::wire::results::Done;
 
@@ -202,6 +205,12 @@ methods! {
     "process/resizePty" ResizePty(params: ResizePtyParams), or INTERNAL_ERROR;
     /// Signals a process, or kills it with all it has started.
     "process/kill" Kill(params: KillParams);
+    /// Closes the reading end of a program's output.
+    "process/closeOutput" CloseOutput(params: CloseOutputParams);
+    /// Answered when the first of some conditions holds.
+    "process/wait" Wait(params: WaitParams) -> WaitReply, or OVERLOADED;
     /// Tells what is running.
     "process/list" List -> ListReply;
+    /// Tells what the machine shows of a process, and whether it waits for input.
+    "process/inspect" Inspect(params: InspectParams) -> Arc<Inspection>, or INTERNAL_ERROR;
 }

@@ -10,11 +10,13 @@ mod error;
 pub(crate) mod framing;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub(crate) mod inspect;
 mod members;
 pub(crate) mod message;
 pub(crate) mod methods;
 pub(crate) mod modes;
 pub(crate) mod notifications;
+pub(crate) mod output;
 pub mod protocol;
 mod quick;
 mod results;

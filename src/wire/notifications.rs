@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::io::Write as _;
+use std::slice::SliceIndex;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,10 +80,12 @@ pub struct OutputDelta {
     pub stream: Stream,
     /// The bytes; base64 on the wire.
     pub bytes: Vec<u8>,
-    /// Bytes were dropped after these because of the cap; this is the stream's last delta.
+    /// Bytes were dropped because of the cap, and what was kept of the stream ends with these.
     pub cap_reached: bool,
     /// The stream's byte position of the first byte.
     pub offset: u64,
+    /// The stream has ended with these bytes, of which there may be none, and its process lives on.
+    pub eof: bool,
 }
 
 /// `process/exited`: the last word on a handle.
@@ -133,6 +136,19 @@ pub struct Collected {
     pub bytes: Vec<u8>,
     /// Bytes were dropped because of the cap.
     pub cap_reached: bool,
+    /// What was kept of its end; `None` where the spawn had no `outputKeep`.
+    pub tail: Option<CollectedTail>,
+}
+
+/// What was kept of the end of a stream, and what is missing before it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CollectedTail {
+    /// The last bytes of the stream. Where nothing was dropped there are none: all is in
+    /// [`Collected::bytes`].
+    pub bytes: Vec<u8>,
+    /// How many bytes are missing between the two.
+    pub omitted_bytes: u64,
 }
 
 /// Processor time and memory.
@@ -173,12 +189,15 @@ pub(crate) struct OutputDeltaForm<'a> {
     #[serde(with = "optional_base64")]
     #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::Base64"))]
     delta_base64: Option<Vec<u8>>,
-    /// Bytes were dropped after these because of the cap; this is the stream's last delta.
+    /// Bytes were dropped because of the cap, and what was kept of the stream ends with these.
     #[serde(default)]
     cap_reached: bool,
     /// The stream's byte position of the first byte.
     #[serde(default)]
     offset: u64,
+    /// The stream has ended with these bytes, of which there may be none, and its process lives on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    eof: bool,
 }
 
 impl From<OutputDeltaForm<'_>> for OutputDelta {
@@ -189,6 +208,7 @@ impl From<OutputDeltaForm<'_>> for OutputDelta {
             bytes: form.delta_base64.unwrap_or_default(),
             cap_reached: form.cap_reached,
             offset: form.offset,
+            eof: form.eof,
         }
     }
 }
@@ -205,9 +225,10 @@ pub(crate) fn encode_delta(out: &mut Vec<u8>, delta: &OutputDelta) {
     // Writing to a Vec cannot fail.
     let _ = write!(
         out,
-        "\",\"capReached\":{},\"offset\":{}}}",
+        "\",\"capReached\":{},\"offset\":{}",
         delta.cap_reached, delta.offset
     );
+    out.extend_from_slice(if delta.eof { b",\"eof\":true}" } else { b"}" });
 }
 
 /// The last word on a handle: how its process ended.
@@ -240,6 +261,31 @@ pub(crate) struct ExitedForm<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::Base64"))]
     stderr_base64: Option<Base64<'a>>,
+    /// What was kept of the end of stdout, as text. This and the next are there exactly if the spawn had
+    /// `outputKeep`.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    stdout_tail: Option<Cow<'a, str>>,
+    /// Bytes of stdout that are missing between the two; 0 where all of it is in `stdout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "u64"))]
+    stdout_omitted_bytes: Option<u64>,
+    /// The exact bytes of the end of stdout, only where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::Base64"))]
+    stdout_tail_base64: Option<Base64<'a>>,
+    /// What was kept of the end of stderr, as text.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    stderr_tail: Option<Cow<'a, str>>,
+    /// Bytes of stderr that are missing between the two; 0 where all of it is in `stderr`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "u64"))]
+    stderr_omitted_bytes: Option<u64>,
+    /// The exact bytes of the end of stderr, only where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::Base64"))]
+    stderr_tail_base64: Option<Base64<'a>>,
     /// Something kept an output open after the exit, and waiting for it was given up.
     #[serde(default)]
     output_drain_timed_out: bool,
@@ -272,17 +318,22 @@ pub(crate) struct ExitedForm<'a> {
 
 impl<'a> From<&'a Exited> for ExitedForm<'a> {
     fn from(e: &'a Exited) -> Self {
-        let (stdout, stdout_base64) = text(&e.stdout);
-        let (stderr, stderr_base64) = text(&e.stderr);
+        let (stdout, stderr) = (CollectedForm::from(&e.stdout), CollectedForm::from(&e.stderr));
         ExitedForm {
             process_handle: Cow::Borrowed(&e.process_handle),
             exit_code: e.exit_code,
-            stdout,
+            stdout: stdout.head,
             stdout_cap_reached: e.stdout.cap_reached,
-            stderr,
+            stderr: stderr.head,
             stderr_cap_reached: e.stderr.cap_reached,
-            stdout_base64,
-            stderr_base64,
+            stdout_base64: stdout.exact_head,
+            stderr_base64: stderr.exact_head,
+            stdout_tail: stdout.tail,
+            stdout_omitted_bytes: stdout.omitted_bytes,
+            stdout_tail_base64: stdout.exact_tail,
+            stderr_tail: stderr.tail,
+            stderr_omitted_bytes: stderr.omitted_bytes,
+            stderr_tail_base64: stderr.exact_tail,
             output_drain_timed_out: e.output_drain_timed_out,
             pid: e.pid,
             signal: e.signal.as_deref().map(Cow::Borrowed),
@@ -298,18 +349,25 @@ impl<'a> From<&'a Exited> for ExitedForm<'a> {
 
 impl From<ExitedForm<'_>> for Exited {
     fn from(form: ExitedForm<'_>) -> Self {
-        let collected = |text: Cow<'_, str>, exact: Option<Base64<'_>>, cap_reached| Collected {
-            bytes: match exact {
-                Some(Base64(bytes)) => bytes.into_owned(),
-                None => text.into_owned().into_bytes(),
-            },
-            cap_reached,
+        let stdout = CollectedForm {
+            head: form.stdout,
+            exact_head: form.stdout_base64,
+            tail: form.stdout_tail,
+            exact_tail: form.stdout_tail_base64,
+            omitted_bytes: form.stdout_omitted_bytes,
+        };
+        let stderr = CollectedForm {
+            head: form.stderr,
+            exact_head: form.stderr_base64,
+            tail: form.stderr_tail,
+            exact_tail: form.stderr_tail_base64,
+            omitted_bytes: form.stderr_omitted_bytes,
         };
         Exited {
             process_handle: form.process_handle.into(),
             exit_code: form.exit_code,
-            stdout: collected(form.stdout, form.stdout_base64, form.stdout_cap_reached),
-            stderr: collected(form.stderr, form.stderr_base64, form.stderr_cap_reached),
+            stdout: stdout.into_collected(form.stdout_cap_reached),
+            stderr: stderr.into_collected(form.stderr_cap_reached),
             output_drain_timed_out: form.output_drain_timed_out,
             pid: form.pid,
             signal: form.signal.map(Cow::into_owned),
@@ -323,25 +381,82 @@ impl From<ExitedForm<'_>> for Exited {
     }
 }
 
-/// Collected bytes as text, and in base64 as well where the text cannot say them all.
-fn text(collected: &Collected) -> (Cow<'_, str>, Option<Base64<'_>>) {
-    let bytes = collected.bytes.as_slice();
-    // A cap that would split a character cuts before it: what is left of it is no fault of the program.
-    let whole = match collected.cap_reached {
-        true => &bytes[..bytes.len() - split_character(bytes)],
-        false => bytes,
-    };
-    match str::from_utf8(whole) {
+/// What was collected of a stream, as text, and in base64 as well where the text cannot say it all.
+struct CollectedForm<'a> {
+    head: Cow<'a, str>,
+    exact_head: Option<Base64<'a>>,
+    tail: Option<Cow<'a, str>>,
+    exact_tail: Option<Base64<'a>>,
+    omitted_bytes: Option<u64>,
+}
+
+impl<'a> From<&'a Collected> for CollectedForm<'a> {
+    fn from(collected: &'a Collected) -> Self {
+        // A cap that would split a character cuts before it, and behind it at the other end of the gap:
+        // what is left of it is not the program's fault.
+        let bytes = collected.bytes.as_slice();
+        let cut = match collected.cap_reached {
+            true => split_character(bytes),
+            false => 0,
+        };
+        let (head, exact_head) = text(bytes, ..bytes.len() - cut);
+        let mut form = CollectedForm {
+            head,
+            exact_head,
+            tail: None,
+            exact_tail: None,
+            omitted_bytes: None,
+        };
+        if let Some(CollectedTail { bytes, omitted_bytes }) = &collected.tail {
+            let rest = match omitted_bytes {
+                0 => 0,
+                _ => rest_of_split_character(bytes),
+            };
+            let (tail, exact_tail) = text(bytes, rest..);
+            let missing = |exact: &Option<Base64<'_>>, bytes| if exact.is_some() { 0 } else { bytes as u64 };
+            let missing = missing(&form.exact_head, cut) + missing(&exact_tail, rest);
+            form.omitted_bytes = Some(omitted_bytes + missing);
+            form.tail = Some(tail);
+            form.exact_tail = exact_tail;
+        }
+        form
+    }
+}
+
+impl CollectedForm<'_> {
+    fn into_collected(self, cap_reached: bool) -> Collected {
+        let bytes = |text: Cow<'_, str>, exact: Option<Base64<'_>>| match exact {
+            Some(Base64(bytes)) => bytes.into_owned(),
+            None => text.into_owned().into_bytes(),
+        };
+        Collected {
+            bytes: bytes(self.head, self.exact_head),
+            cap_reached,
+            tail: self.tail.map(|tail| CollectedTail {
+                bytes: bytes(tail, self.exact_tail),
+                omitted_bytes: self.omitted_bytes.unwrap_or_default(),
+            }),
+        }
+    }
+}
+
+/// This part of the bytes as text; if it is not UTF-8, all of them in base64 as well.
+fn text(bytes: &[u8], part: impl SliceIndex<[u8], Output = [u8]>) -> (Cow<'_, str>, Option<Base64<'_>>) {
+    let part = &bytes[part];
+    match str::from_utf8(part) {
         Ok(text) => (Cow::Borrowed(text), None),
-        Err(_) => (String::from_utf8_lossy(whole), Some(Base64(Cow::Borrowed(bytes)))),
+        Err(_) => (String::from_utf8_lossy(part), Some(Base64(Cow::Borrowed(bytes)))),
     }
 }
 
 /// Makes room for a message with much output, because growing takes more than what is needed in the end.
 pub(crate) fn reserve_for_exited(out: &mut Vec<u8>, exited: &Exited) {
     for collected in [&exited.stdout, &exited.stderr] {
-        if collected.bytes.len() > LARGE {
-            out.reserve_exact(encoded_length(&collected.bytes));
+        let tail = collected.tail.as_ref().map(|tail| &tail.bytes);
+        for bytes in std::iter::once(&collected.bytes).chain(tail) {
+            if bytes.len() > LARGE {
+                out.reserve_exact(encoded_length(bytes));
+            }
         }
     }
 }
@@ -383,6 +498,16 @@ fn split_character(bytes: &[u8]) -> usize {
         .unwrap_or(0)
 }
 
+/// How many bytes at the beginning of `bytes` may be the rest of a character that begins before them.
+fn rest_of_split_character(bytes: &[u8]) -> usize {
+    let is_rest = |byte: &&u8| matches!(byte, 0x80..=0xbf);
+    match bytes.iter().take_while(is_rest).count() {
+        n @ 0..=3 => n,
+        // No character has so many.
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -394,16 +519,65 @@ mod tests {
             let collected = |cap_reached| Collected {
                 bytes: bytes[..end].to_vec(),
                 cap_reached,
+                tail: None,
             };
             let whole = str::from_utf8(&bytes[..end]).is_ok();
             let capped = collected(true);
-            let (cut, base64) = text(&capped);
-            assert!("añ€𝄞".starts_with(&*cut), "{cut:?} at {end}");
-            assert_eq!(base64, None);
+            let form = CollectedForm::from(&capped);
+            assert!("añ€𝄞".starts_with(&*form.head), "{:?} at {end}", form.head);
+            assert_eq!(form.exact_head, None);
+            assert_eq!((form.tail, form.omitted_bytes), (None, None));
             let uncapped = collected(false);
-            let (kept, base64) = text(&uncapped);
-            assert_eq!(kept.contains('\u{fffd}'), !whole);
-            assert_eq!(base64.is_some(), !whole);
+            let form = CollectedForm::from(&uncapped);
+            assert_eq!(form.head.contains('\u{fffd}'), !whole);
+            assert_eq!(form.exact_head.is_some(), !whole);
         }
+    }
+
+    #[test]
+    fn both_ends_of_a_gap_respect_characters() {
+        let text = "añ€𝄞b€";
+        let bytes = text.as_bytes();
+        for from in 0..=bytes.len() {
+            for to in from..=bytes.len() {
+                let omitted_bytes = (to - from) as u64;
+                let collected = Collected {
+                    bytes: bytes[..from].to_vec(),
+                    cap_reached: omitted_bytes > 0,
+                    tail: Some(CollectedTail {
+                        bytes: bytes[to..].to_vec(),
+                        omitted_bytes,
+                    }),
+                };
+                if omitted_bytes == 0 && !text.is_char_boundary(from) {
+                    // All would be in the beginning.
+                    continue;
+                }
+                let form = CollectedForm::from(&collected);
+                let tail = form.tail.expect("it was kept");
+                assert!(
+                    text.starts_with(&*form.head) && text.ends_with(&*tail),
+                    "{from} to {to}"
+                );
+                assert_eq!((form.exact_head, form.exact_tail), (None, None), "{from} to {to}");
+                let omitted = form.omitted_bytes.expect("it is told") as usize;
+                assert_eq!(form.head.len() + omitted + tail.len(), text.len());
+                assert!(from - form.head.len() <= 3 && bytes.len() - to - tail.len() <= 3);
+            }
+        }
+        // What is not text stays whole.
+        let collected = Collected {
+            bytes: vec![b'a', 0xe2],
+            cap_reached: true,
+            tail: Some(CollectedTail {
+                bytes: vec![0x80, 0xff],
+                omitted_bytes: 7,
+            }),
+        };
+        let form = CollectedForm::from(&collected);
+        assert_eq!((&*form.head, form.exact_head), ("a", None));
+        assert_eq!(form.tail.as_deref(), Some("\u{fffd}"));
+        assert_eq!(form.exact_tail, Some(Base64(Cow::Borrowed(&[0x80, 0xff]))));
+        assert_eq!(form.omitted_bytes, Some(8));
     }
 }

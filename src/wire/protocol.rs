@@ -14,13 +14,16 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 pub use crate::wire::error::{RpcError, SpawnFailure, Stage, code};
+pub use crate::wire::inspect::{
+    Foreground, Guarantees, InspectParams, Inspection, ProcessState, TerminalState,
+};
 use crate::wire::methods::Params;
 pub use crate::wire::methods::{Reply, Request};
 pub use crate::wire::notifications::{
-    Collected, Exited, OutputDelta, ServerMessage, Stream, Usage, notification,
+    Collected, CollectedTail, Exited, OutputDelta, ServerMessage, Stream, Usage, notification,
 };
+pub use crate::wire::output::{CloseOutputParams, Condition, OutputKeep, WaitParams, WaitReply};
 pub use crate::wire::results::*;
-
 pub use crate::wire::start::{InheritEnv, LimitName, Redirect, ResourceLimits, StreamFile};
 
 /// The id of a request: a string or an integer of the whole `i64`/`u64` range, given back as it came.
@@ -193,7 +196,8 @@ impl<'de> Deserialize<'de> for Limit {
     derive(schemars::JsonSchema),
     schemars(
         transform = crate::wire::schema::terminals_want_tty,
-        transform = crate::wire::schema::one_origin_a_stream
+        transform = crate::wire::schema::one_origin_a_stream,
+        transform = crate::wire::output::head_and_tail_are_the_cap
     )
 )]
 pub struct SpawnParams {
@@ -264,6 +268,10 @@ pub struct SpawnParams {
     /// Bytes of output kept of each stream.
     #[serde(default, skip_serializing_if = "Limit::is_default")]
     pub output_bytes_cap: Limit,
+    /// What is kept of a stream that outgrows its cap: its beginning, its end, or some of both, and then
+    /// the cap is the sum and `outputBytesCap` is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_keep: Option<OutputKeep>,
     /// Milliseconds after which the process is killed.
     #[serde(default, skip_serializing_if = "Limit::is_default")]
     pub timeout_ms: Limit,

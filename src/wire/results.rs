@@ -9,6 +9,7 @@
 use serde::de::{Deserializer, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
+use crate::wire::inspect::Guarantees;
 use crate::wire::protocol::PtySize;
 
 /// The answer to `initialize`.
@@ -36,6 +37,9 @@ pub struct InitializeReply {
     /// Every default and limit in force.
     #[serde(deserialize_with = "or_default")]
     pub limits: Limits,
+    /// What the server enforces where it runs.
+    #[serde(deserialize_with = "or_default")]
+    pub guarantees: Guarantees,
 }
 
 /// Name and version of the server.

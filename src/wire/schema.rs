@@ -43,7 +43,10 @@ const CODES: [(i64, &str); 6] = [
         code::INTERNAL_ERROR,
         "The machine refused; for a spawn, data says why.",
     ),
-    (code::OVERLOADED, "Too much stdin is pending already."),
+    (
+        code::OVERLOADED,
+        "Too much stdin is pending already, or too many waits are.",
+    ),
 ];
 
 pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;

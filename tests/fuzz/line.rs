@@ -86,6 +86,7 @@ fn parts(request: &Request) -> (&'static str, Value) {
         Request::WriteStdin(params) => json!(params),
         Request::ResizePty(params) => json!(params),
         Request::Kill(params) => json!(params),
+        Request::Inspect(params) => json!(params),
         Request::List => json!({}),
         other => panic!("a method that is not fuzzed: {other:?}"),
     };
@@ -112,6 +113,7 @@ fn way_out(message: &ServerMessage, jsonrpc: bool) {
                 Ok(Reply::Spawn(reply)) => assert_eq!(value["result"], json!({ "pid": reply.pid })),
                 Ok(Reply::Done) => assert_eq!(value["result"], json!({})),
                 Ok(Reply::List(list)) => assert_eq!(value["result"], json!({ "processes": list.processes })),
+                Ok(Reply::Inspect(inspection)) => assert_eq!(value["result"], json!(inspection)),
                 Ok(Reply::Initialize(reply)) => assert_eq!(value["result"], json!(reply)),
                 Ok(other) => panic!("a reply that is not fuzzed: {other:?}"),
                 Err(error) => {

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use procwire::client::{Client, Command, Error, Event, OutputLost, Process};
+use procwire::client::{Client, Command, Condition, Error, Event, Keep, OutputLost, Process};
 use procwire::protocol::{Stage, code};
 use procwire::{Config, Connection};
 
@@ -33,7 +33,10 @@ pub const TESTS: &[Test] = &[
     test!(all_processes_together_have_a_limit_of_what_is_not_read),
     test!(a_limit_that_waits_loses_nothing),
     test!(a_process_that_does_not_read_slows_its_writer_only),
-    test!(a_dropped_stream_is_thrown_away),
+    test!(a_dropped_stream_is_closed_and_thrown_away),
+    test!(reading_ends_with_the_stream),
+    test!(both_ends_of_long_output_are_kept),
+    test!(what_a_process_prints_is_waited_for_from_any_thread),
     test!(a_lost_server_ends_everything_that_waits),
     test!(a_request_that_is_too_long_is_refused_and_no_other),
     test!(a_writer_that_fails_ends_the_connection),
@@ -461,7 +464,7 @@ fn a_process_that_does_not_read_slows_its_writer_only() {
     process.wait().expect("it ends");
 }
 
-fn a_dropped_stream_is_thrown_away() {
+fn a_dropped_stream_is_closed_and_thrown_away() {
     let client = in_process();
     let script = "printf ready; read x; head -c 3000000 /dev/zero; echo end >&2";
     let mut process = spawn_ready(&client, sh(script).unread_limit(1000));
@@ -471,7 +474,125 @@ fn a_dropped_stream_is_thrown_away() {
         .wait_with_output()
         .expect("nothing that is wanted is lost");
     assert_eq!((output.stdout, output.stderr), (vec![], b"end\n".to_vec()));
-    assert_eq!(output.status.details().stdout_bytes, 3_000_005);
+    assert_eq!(output.status.details().stdout_bytes, 5);
+}
+
+fn reading_ends_with_the_stream() {
+    for client in [in_process(), launched()] {
+        let script = "echo out; exec >&-; read x; echo err >&2; exec 2>&-; exec sleep 1000";
+        let mut process = client.spawn(sh(script)).expect("it starts");
+        let mut text = String::new();
+        let mut stdout = process.stdout.take().expect("not taken");
+        stdout.read_to_string(&mut text).expect("it ends");
+        assert_eq!(text, "out\n");
+        assert_eq!(stdout.read(&mut [0; 1]).expect("it has ended"), 0);
+        // Closing what has ended is not asked for, and harms nothing.
+        drop(stdout);
+        process
+            .stdin
+            .as_mut()
+            .expect("not taken")
+            .write_all(b"\n")
+            .expect("it reads");
+        let events: Vec<Event> = process.events().map(|event| event.expect("output")).collect();
+        assert_eq!(events, [Event::Stderr(b"err\n".to_vec())]);
+        assert_eq!(process.try_wait().expect("it is there"), None);
+        process.kill().expect("it is killed");
+        process.wait().expect("it ends");
+    }
+}
+
+fn both_ends_of_long_output_are_kept() {
+    for client in [in_process(), launched()] {
+        let run = |keep: Keep, cap: Option<u64>| {
+            let mut seq = sh("seq 1000; seq 500 >&2");
+            seq.keep(keep);
+            if let Some(cap) = cap {
+                seq.output_cap(cap);
+            }
+            client.output(&seq).expect("it runs")
+        };
+        let output = run(Keep::HeadTail { head: 4, tail: 5 }, None);
+        assert_eq!(
+            (&*output.stdout, &*output.stdout_tail),
+            (&b"1\n2\n"[..], &b"1000\n"[..])
+        );
+        assert_eq!(
+            (&*output.stderr, &*output.stderr_tail),
+            (&b"1\n2\n"[..], &b"\n500\n"[..])
+        );
+        assert_eq!(
+            (output.stdout_omitted_bytes, output.stderr_omitted_bytes),
+            (3_884, 1_883)
+        );
+        let details = output.status.details();
+        let told = details.stdout.tail.as_ref().expect("it was asked for");
+        assert_eq!((told.omitted_bytes, details.stdout.cap_reached), (3_884, true));
+        let output = run(Keep::Tail, Some(5));
+        assert_eq!(
+            (&*output.stdout, &*output.stdout_tail),
+            (&b""[..], &b"1000\n"[..])
+        );
+        let output = run(Keep::Tail, Some(5_000));
+        assert_eq!((output.stdout.len(), &*output.stdout_tail), (3_893, &b""[..]));
+        assert_eq!(output.stdout_omitted_bytes, 0);
+        let output = run(Keep::Head, Some(2));
+        assert_eq!((&*output.stdout, output.stdout_tail.len()), (&b"1\n"[..], 0));
+        assert_eq!(
+            output
+                .status
+                .details()
+                .stdout
+                .tail
+                .as_ref()
+                .map(|t| t.omitted_bytes),
+            Some(3_891)
+        );
+        let error = client.spawn(sh("true").keep(Keep::HeadTail { head: 1, tail: 1 }).output_cap(2));
+        assert!(matches!(error, Err(Error::Refused(e)) if e.code == -32602));
+        let status = client.status(sh("seq 9").keep(Keep::HeadTail { head: 1, tail: 1 }));
+        assert!(status.expect("it runs").success());
+    }
+}
+
+fn what_a_process_prints_is_waited_for_from_any_thread() {
+    for client in [in_process(), launched()] {
+        let mut cat = client.spawn(Command::new("cat")).expect("it starts");
+        let mut stdin = cat.stdin.take().expect("not taken");
+        let control = cat.control();
+        let found = control.expect_after(&["never", "word"], || stdin.write_all(b"a word\n"));
+        assert_eq!(found.expect("it is printed"), Some(1));
+        // What holds the match has arrived.
+        let event = cat.events().next_timeout(Duration::ZERO);
+        assert!(matches!(event, Some(Ok(Some(Event::Stdout(bytes)))) if bytes == b"a word\n"));
+        let quiet = cat
+            .wait_until([Condition::Quiet(1)], PATIENCE)
+            .expect("it is quiet");
+        assert_eq!(quiet.index, Some(0));
+        let waiting: Vec<_> = (0..4)
+            .map(|_| {
+                let control = cat.control();
+                thread::spawn(move || {
+                    let until = ["never".into(), Condition::Bytes(vec![0xff]), Condition::Exit];
+                    (control.wait_until(until, None), control.expect(&["x"]))
+                })
+            })
+            .collect();
+        let all_wait = || client.list().is_ok();
+        wait_until("it is there", all_wait);
+        cat.kill().expect("it is killed");
+        for thread in waiting {
+            let (reply, none) = thread.join().expect("no panic");
+            match reply {
+                Ok(reply) => assert_eq!(reply.index, Some(2)),
+                // It had ended before.
+                Err(error) => assert!(matches!(error, Error::Refused(_)), "{error}"),
+            }
+            assert!(matches!(none, Ok(None) | Err(Error::Refused(_))), "{none:?}");
+        }
+        let error = control.wait_until([], None);
+        assert!(matches!(error, Err(Error::Refused(_))), "{error:?}");
+    }
 }
 
 /// The server dies: what waits for output, an end or an answer hears so, and says why.

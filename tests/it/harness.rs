@@ -698,6 +698,11 @@ impl Client {
         }
     }
 
+    /// The notifications that were received and not taken.
+    pub fn take_notifications(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.notifications).into()
+    }
+
     /// Takes notifications until `wanted` takes one; those it does not take stay in order.
     pub fn find<T>(&mut self, what: &str, mut wanted: impl FnMut(&Value) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
@@ -794,6 +799,38 @@ impl Client {
         let handle = params["processHandle"].as_str().expect("a handle").to_owned();
         self.spawn(params);
         self.exited(&handle)
+    }
+
+    /// Spawns, and waits for each of these right behind it, in one piece; the ids of the waits.
+    pub fn spawn_and_wait(&mut self, params: Value, waits: &[Value]) -> Vec<i64> {
+        let handle = params["processHandle"].clone();
+        let mut lines = String::new();
+        let mut ids = Vec::new();
+        let waits = waits
+            .iter()
+            .map(|until| ("process/wait", json!({"processHandle": handle, "until": until})));
+        for (method, params) in std::iter::once(("process/spawn", params)).chain(waits) {
+            let message = json!({"id": self.next_id, "method": method, "params": params});
+            lines += &format!("{message}\n");
+            ids.push(self.next_id);
+            self.next_id += 1;
+        }
+        self.send_raw(lines.as_bytes());
+        ids.split_off(1)
+    }
+
+    /// Everything up to the exit of `handle`, in the order it came; nothing may have been received before.
+    pub fn order_until_exit(&mut self, handle: &str) -> Vec<Value> {
+        let mut all = Vec::new();
+        loop {
+            let message = self.incoming.recv_timeout(PATIENCE).expect("the server goes on");
+            let params = &message["params"];
+            let last = message["method"] == "process/exited" && params["processHandle"] == handle;
+            all.push(message);
+            if last {
+                return all;
+            }
+        }
     }
 
     /// Writes to stdin without waiting; the request's id.

@@ -24,9 +24,13 @@ mod layers;
 mod schema;
 
 // The bytes between.
+mod close_output;
+mod eof;
+mod keep;
 mod output;
 mod pty;
 mod stdin;
+mod wait;
 
 // Who is meant, and how it ends.
 mod handles;
@@ -38,6 +42,7 @@ mod argv;
 mod environment;
 mod exit;
 mod framing;
+mod inspect;
 mod limits;
 mod list;
 mod memory;
@@ -81,9 +86,14 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("limits", limits::TESTS),
     ("exit", exit::TESTS),
     ("list", list::TESTS),
+    ("inspect", inspect::TESTS),
     ("start_state", start_state::TESTS),
     ("stdin", stdin::TESTS),
     ("output", output::TESTS),
+    ("keep", keep::TESTS),
+    ("eof", eof::TESTS),
+    ("close_output", close_output::TESTS),
+    ("wait", wait::TESTS),
     ("pty", pty::TESTS),
     ("handles", handles::TESTS),
     ("timeout", timeout::TESTS),
@@ -107,6 +117,9 @@ fn main() {
     refused::session::launch_if_asked();
     if std::env::args().nth(1).as_deref() == Some(sweep::PLAY) {
         sweep::play(std::env::args().skip(2));
+    }
+    if std::env::args().nth(1).as_deref() == Some(inspect::WAIT_IN) {
+        inspect::wait_in(&std::env::args().nth(2).unwrap_or_default());
     }
     if let Some(what) = std::env::var_os(harness::HELPER) {
         return harness::help(what.to_str().expect("helpers' names are ASCII"));

@@ -171,6 +171,13 @@ fn borders() -> Vec<Value> {
     spawned("outputBytesCap", and(json!([1, -1, u64::MAX, "1"])));
     spawned("timeoutMs", and(json!([1, -1, u64::MAX, "1"])));
     spawned(
+        "outputKeep",
+        and(json!([
+            "head", "tail", "Head", {"head": 0, "tail": 0}, {"head": 1}, {"tail": 1}, {"head": -1, "tail": 1},
+            {"head": null, "tail": 1}, {"head": u64::MAX, "tail": u64::MAX, "more": 1}, {"head": 1, "tail": 1.5}, [1, 1]
+        ])),
+    );
+    spawned(
         "size",
         and(json!([
             {"rows": 1, "cols": 1}, {"rows": 65535, "cols": 65535}, {"rows": 0, "cols": 1}, {"rows": 1, "cols": 0},
@@ -365,6 +372,67 @@ fn borders() -> Vec<Value> {
     );
     with("process/kill", kill, "graceMs", and(json!([1, -1, u64::MAX])));
 
+    for keep in [json!("tail"), json!({"head": 1, "tail": 1})] {
+        let params = json!({ "command": ["true"], "processHandle": "h", "outputKeep": keep });
+        with(
+            "process/spawn",
+            params,
+            "outputBytesCap",
+            vec![json!(null), json!(1)],
+        );
+    }
+
+    let close = json!({ "processHandle": "h", "stream": "stdout" });
+    with(
+        "process/closeOutput",
+        close.clone(),
+        "processHandle",
+        and(json!(["x"])),
+    );
+    with(
+        "process/closeOutput",
+        close,
+        "stream",
+        and(json!(["stderr", "stdin", "Stdout"])),
+    );
+
+    let wait = json!({ "processHandle": "h", "until": [{"exit": true}] });
+    with("process/wait", wait.clone(), "processHandle", and(json!(["x"])));
+    with(
+        "process/wait",
+        wait.clone(),
+        "stream",
+        and(json!(["stdout", "stderr", "stdin"])),
+    );
+    with(
+        "process/wait",
+        wait.clone(),
+        "timeoutMs",
+        and(json!([1, -1, u64::MAX])),
+    );
+    let mut conditions = vec![
+        json!(null),
+        json!(vec![json!({"eof": true}); 64]),
+        json!(vec![json!({"eof": true}); 65]),
+    ];
+    for condition in json!([
+        {}, {"exit": false}, {"exit": null}, {"exit": 1}, {"exit": true, "eof": true}, {"exit": true, "eof": null},
+        {"exit": true, "more": 1}, {"eof": true}, {"input": true}, {"input": "yes"}, {"quietMs": 0}, {"quietMs": -1},
+        {"quietMs": 1.5}, {"quietMs": u64::MAX}, {"quietMs": null}, {"text": ""}, {"text": "a"}, {"text": 1},
+        {"text": "a", "bytesBase64": "AA=="}, {"bytesBase64": ""}, {"bytesBase64": "AA=="}, {"bytesBase64": "AA"},
+        {"bytesBase64": "AB=="}, {"text": "a", "quietMs": 5}
+    ])
+    .as_array()
+    .expect("an array")
+    {
+        conditions.push(json!([condition]));
+    }
+    for condition in odd() {
+        conditions.push(json!([condition]));
+    }
+    conditions.extend(odd());
+    with("process/wait", wait, "until", conditions);
+
     let hello = json!({ "clientInfo": { "name": "t" } });
     with(
         "initialize",
@@ -390,7 +458,10 @@ fn borders() -> Vec<Value> {
             "process/writeStdin",
             "process/resizePty",
             "process/kill",
+            "process/closeOutput",
+            "process/wait",
             "process/list",
+            "process/inspect",
             "initialize",
         ] {
             messages.push(json!({ "method": method, "params": params }));
@@ -551,9 +622,26 @@ fn every_number_has_the_range_that_the_server_takes() {
                 "processHandle": "gone", "signal": 1, "graceMs": 1 } }),
         ),
         (
+            "InspectRequest",
+            json!({ "method": "process/inspect", "params": { "processHandle": "gone" } }),
+        ),
+        (
+            "CloseOutputRequest",
+            json!({ "method": "process/closeOutput", "params": { "processHandle": "gone" } }),
+        ),
+        (
+            "WaitRequest",
+            json!({ "method": "process/wait", "params": {
+                "processHandle": "gone", "until": [{"quietMs": 1}], "timeoutMs": 1 } }),
+        ),
+        (
             "WriteStdinRequest",
             json!({ "method": "process/writeStdin", "params": {
                 "processHandle": "gone", "closeStdin": true } }),
+        ),
+        (
+            "InspectRequest",
+            json!({ "method": "process/inspect", "params": { "processHandle": "gone" } }),
         ),
         ("ListRequest", json!({ "method": "process/list" })),
         (
@@ -578,7 +666,14 @@ fn every_number_has_the_range_that_the_server_takes() {
             for number in [below, least, least + 1, most - 1, most, most + 1] {
                 let mut message = base.clone();
                 message["id"] = json!("tried");
+                if path.starts_with("/params/outputKeep") {
+                    let params = message["params"].as_object_mut().expect("an object");
+                    params.remove("outputBytesCap");
+                    params.insert("outputKeep".to_owned(), json!({"head": 1, "tail": 1}));
+                }
                 let (parent, member) = path.rsplit_once('/').expect("a path");
+                // Of an array, its first.
+                let parent = &parent.replace('*', "0");
                 let parent = message
                     .pointer_mut(parent)
                     .unwrap_or_else(|| panic!("{name} has no {parent} in which to try {member}"));
@@ -639,6 +734,7 @@ fn it_says_nothing_that_a_strict_validator_does_not_know() {
         "items",
         "prefixItems",
         "minItems",
+        "maxItems",
         "minLength",
         "maxLength",
         "pattern",
@@ -723,7 +819,10 @@ fn openrpc_names_exactly_the_methods_of_the_server() {
             "process/writeStdin",
             "process/resizePty",
             "process/kill",
+            "process/closeOutput",
+            "process/wait",
             "process/list",
+            "process/inspect",
             "initialized"
         ]
     );

@@ -27,6 +27,7 @@ Methods:
   process/resizePty   resize its terminal: processHandle, size
   process/kill        signal it: processHandle, signal, graceMs
   process/list        list the running processes
+  process/inspect     tell what it does and what it waits for: processHandle
   initialize          optional handshake; its answer lists every limit
 
 When stdin ends, when stdout is closed, or at SIGTERM, SIGINT or SIGHUP, the

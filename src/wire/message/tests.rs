@@ -1,14 +1,16 @@
 //! Tests of the envelope, on both sides.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
 use crate::wire::client::{FromServer, encode_request, parse_server};
 use crate::wire::protocol::{
-    Capabilities, ClientInfo, Collected, Exited, InheritEnv, InitializeParams, InitializeReply, KillParams,
-    Limit, LimitName, Limits, ListReply, OutputDelta, PtySize, Redirect, Reply, ResizePtyParams,
-    ResourceLimits, ServerInfo, SignalName, SpawnFailure, SpawnParams, SpawnReply, Stage, Stream, Usage,
-    WriteStdinParams,
+    Capabilities, ClientInfo, CloseOutputParams, Collected, CollectedTail, Condition, Exited, Guarantees,
+    InheritEnv, InitializeParams, InitializeReply, InspectParams, KillParams, Limit, LimitName, Limits,
+    ListReply, OutputDelta, OutputKeep, PtySize, Redirect, Reply, ResizePtyParams, ResourceLimits,
+    ServerInfo, SignalName, SpawnFailure, SpawnParams, SpawnReply, Stage, Stream, Usage, WaitParams,
+    WaitReply, WriteStdinParams,
 };
 
 #[test]
@@ -36,6 +38,26 @@ fn what_a_client_encodes_the_server_understands() {
             ..ResourceLimits::default()
         })),
         detach: true,
+        output_keep: Some(OutputKeep::HeadTail { head: 1, tail: 2 }),
+    };
+    let keeps = [OutputKeep::Head, OutputKeep::Tail].map(|keep| {
+        Request::Spawn(SpawnParams {
+            output_keep: Some(keep),
+            ..SpawnParams::default()
+        })
+    });
+    let wait = WaitParams {
+        process_handle: "h".into(),
+        until: vec![
+            "$ ".into(),
+            Condition::Bytes(vec![0, 255]),
+            Condition::Quiet(3),
+            Condition::Eof,
+            Condition::Exit,
+            Condition::Input,
+        ],
+        stream: Some(Stream::Stderr),
+        timeout_ms: Some(0),
     };
     let kill = KillParams {
         process_handle: "h".into(),
@@ -62,9 +84,17 @@ fn what_a_client_encodes_the_server_understands() {
             size: PtySize::default(),
         }),
         Request::Kill(kill),
+        Request::CloseOutput(CloseOutputParams {
+            process_handle: "h".into(),
+            stream: Some(Stream::Stdout),
+        }),
+        Request::Wait(wait),
         Request::List,
+        Request::Inspect(InspectParams {
+            process_handle: "h".into(),
+        }),
     ];
-    for request in requests {
+    for request in requests.into_iter().chain(keeps) {
         let mut line = Vec::new();
         encode_request(&mut line, &RequestId::Signed(9), &request);
         assert_eq!(line.pop(), Some(b'\n'));
@@ -102,6 +132,12 @@ fn what_the_server_encodes_a_client_understands() {
     exited.stdout.bytes = b"caf\xc3\xa9\n".to_vec();
     exited.stderr.bytes = vec![0xff, 0, b'x'];
     exited.stderr.cap_reached = true;
+    let mut kept = exited.clone();
+    kept.stdout.tail = Some(CollectedTail::default());
+    kept.stderr.tail = Some(CollectedTail {
+        bytes: vec![0xff, b'y'],
+        omitted_bytes: 5,
+    });
     let error = RpcError {
         code: code::INTERNAL_ERROR,
         message: "no".into(),
@@ -134,11 +170,14 @@ fn what_the_server_encodes_a_client_understands() {
             max_in_flight: 7,
             default_pty_size: PtySize::default(),
         },
+        guarantees: Guarantees::default(),
     };
     for message in [
         answer(Ok(Reply::Spawn(SpawnReply { pid: 7 }))),
         answer(Ok(Reply::Done)),
+        answer(Ok(Reply::Wait(WaitReply::default()))),
         answer(Ok(Reply::List(ListReply::default()))),
+        answer(Ok(Reply::Inspect(Arc::default()))),
         answer(Ok(Reply::Initialize(Box::new(initialize)))),
         answer(Err(error)),
         answer(Err(RpcError::invalid_request("why"))),
@@ -152,7 +191,15 @@ fn what_the_server_encodes_a_client_understands() {
             bytes: vec![0, 255],
             cap_reached: true,
             offset: u64::MAX,
+            eof: false,
         }),
+        ServerMessage::OutputDelta(OutputDelta {
+            process_handle: "h".into(),
+            eof: true,
+            offset: 9,
+            ..OutputDelta::default()
+        }),
+        ServerMessage::Exited(Box::new(kept)),
         ServerMessage::Exited(Box::new(plain)),
         ServerMessage::Exited(Box::new(exited)),
     ] {

@@ -31,7 +31,7 @@ pub const TESTS: &[Test] = &[
     test!(a_shell_is_asked_for),
     test!(several_threads_wait_and_one_kills),
     test!(trying_and_waiting_for_a_time_leave_it_running),
-    test!(a_dropped_output_of_an_endless_program_costs_nothing),
+    test!(a_dropped_output_ends_an_endless_program),
     test!(everything_can_be_shared_between_threads),
 ];
 
@@ -406,26 +406,13 @@ fn trying_and_waiting_for_a_time_leave_it_running() {
     assert!(status.expect("the end of its input ends it").success());
 }
 
-/// It is not noticed by the program, which is killed; and nothing is kept of what it prints.
-fn a_dropped_output_of_an_endless_program_costs_nothing() {
+/// The program is told by SIGPIPE, as with std.
+fn a_dropped_output_ends_an_endless_program() {
     for client in [in_process(), launched()] {
         let mut yes = client.spawn(Command::new("yes")).expect("it starts");
         read_until(yes.stdout.as_mut().expect("not taken"), "y\n");
         drop(yes.stdout.take());
-        let printed = || client.list().expect("the server answers")[0].stdout_bytes;
-        let begun = printed();
-        wait_until("much was printed", || printed() > begun + 3_000_000);
-        let before = resident();
-        let begun = printed();
-        wait_until("as much again was printed", || printed() > begun + 16_000_000);
-        let grown = resident().saturating_sub(before);
-        assert!(grown < 8_000_000, "{grown} bytes were kept");
-        assert_eq!(
-            yes.wait_timeout(Duration::ZERO).expect("the server is there"),
-            None
-        );
-        yes.kill().expect("it is killed");
-        assert_eq!(yes.wait().expect("it ends").signal(), Some("SIGKILL"));
+        assert_eq!(yes.wait().expect("it ends").signal(), Some("SIGPIPE"));
 
         // The same with events, with both streams, and with a limit that waits.
         let mut yes = client
@@ -433,8 +420,33 @@ fn a_dropped_output_of_an_endless_program_costs_nothing() {
             .expect("it starts");
         drop(yes.events());
         client.list().expect("nothing waits");
+        assert_eq!(yes.wait().expect("it ends").signal(), Some("SIGPIPE"));
+
+        // A terminal is not closed, and nothing is kept of what is printed there.
+        let mut yes = client.spawn(Command::new("yes").tty(24, 80)).expect("it starts");
+        read_until(yes.stdout.as_mut().expect("not taken"), "y\r\n");
+        drop(yes.stdout.take());
+        let printed = || client.list().expect("the server answers")[0].stdout_bytes;
+        let begun = printed();
+        wait_until("much was printed", || printed() > begun + 1_000_000);
+        let before = resident();
+        let begun = printed();
+        wait_until("as much again was printed", || printed() > begun + 9_000_000);
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 8_000_000, "{grown} bytes were kept");
         yes.kill().expect("it is killed");
         assert_eq!(yes.wait().expect("it ends").signal(), Some("SIGKILL"));
+
+        // One that goes on without its `Process` is not told.
+        let yes = client
+            .spawn(Command::shell("yes & exec sleep 1000").kill_on_drop(false))
+            .expect("it starts");
+        let control = yes.control();
+        drop(yes);
+        let begun = printed();
+        wait_until("it prints on", || printed() > begun + 1_000_000);
+        control.kill().expect("it is killed");
+        control.wait().expect("it ends");
 
         // And one that is dropped as a whole is killed.
         let yes = spawn_ready(&client, Command::shell("echo ready; exec yes"));

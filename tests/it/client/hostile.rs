@@ -441,6 +441,8 @@ fn floods_of_what_was_not_asked_for_are_dropped() {
             .expect("a string")
             .to_owned();
         peer.answer(&spawn, &json!({ "pid": 7 }));
+        let close = peer.next().expect("the end of its output");
+        assert_eq!(close["method"], "process/closeOutput");
         let list = peer.next().expect("a list");
         let long = "x".repeat(1_000_000);
         let unknown = [

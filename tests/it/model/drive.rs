@@ -334,6 +334,9 @@ impl Run {
                 };
                 self.request(Some(slot), Ask::BadWrite { base64 }, "process/writeStdin", params);
             }
+            Step::Inspect { slot } => {
+                self.request(Some(slot), Ask::Inspect, "process/inspect", json!({}));
+            }
             Step::Resize { slot, rows } => {
                 let params = json!({"size": {"rows": rows, "cols": 80}});
                 self.request(

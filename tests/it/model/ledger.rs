@@ -61,6 +61,7 @@ pub enum Ask {
     Resize {
         valid: bool,
     },
+    Inspect,
     Kill {
         signal: Signal,
         grace: bool,
@@ -453,6 +454,13 @@ impl Ledger {
                     Err(-32600) if live => return why("the process was alive"),
                     Err(-32600) => known_gone = true,
                     Err(_) => return why("a kill succeeds or comes too late"),
+                },
+                Ask::Inspect => match answer.outcome {
+                    Ok(_) if gone => return why("a result for a process that is gone"),
+                    Ok(_) => {}
+                    Err(-32600) if live => return why("the process was alive"),
+                    Err(-32600) => {}
+                    Err(_) => return why("nothing is wrong with it"),
                 },
                 Ask::BadKill => {
                     if answer.outcome != Err(-32602) && (live || !refused) {

@@ -74,6 +74,9 @@ pub enum Step {
         slot: usize,
         rows: u16,
     },
+    Inspect {
+        slot: usize,
+    },
     Kill {
         slot: usize,
         signal: Signal,
@@ -452,6 +455,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => slot().prop_map(|slot| Step::Stuff { slot }),
         4 => (slot(), any::<bool>()).prop_map(|(slot, base64)| Step::BadWrite { slot, base64 }),
         14 => (slot(), 0..200_u16).prop_map(|(slot, rows)| Step::Resize { slot, rows }),
+        14 => slot().prop_map(|slot| Step::Inspect { slot }),
         52 => (slot(), signal(), prop::option::weighted(0.2, 0..150_u64), any::<bool>()).prop_map(
             |(slot, signal, grace, watch)| Step::Kill { slot, signal, grace, watch }
         ),
@@ -618,6 +622,7 @@ impl fmt::Display for Step {
             Step::BadWrite { slot, base64: true } => write!(f, "h{slot} write what is not base64"),
             Step::BadWrite { slot, base64: false } => write!(f, "h{slot} write nothing and close nothing"),
             Step::Resize { slot, rows } => write!(f, "h{slot} resize to {rows} rows"),
+            Step::Inspect { slot } => write!(f, "h{slot} inspect"),
             Step::Kill {
                 slot,
                 signal,
