@@ -53,6 +53,7 @@ const MAX_SEARCHED = 1024 * 1024;
 /** How many bytes of a stream `exec` and `execFile` keep. */
 const MAX_BUFFER_BYTES = 1024 * 1024;
 const INVALID_REQUEST = -32600;
+const INTERNAL_ERROR = -32603;
 
 /** The signals of Linux, where servers run. */
 const SIGNALS = new Set(
@@ -654,7 +655,7 @@ export class Server {
       // The message has to hold it as base64.
       chunk: () => Math.min(MAX_WRITE_BYTES, Math.floor(this.#maxMessage / 2)),
       call: (method, more, needed) => this.#call(method, { processHandle: handle, ...more }, needed),
-      isCurrent: () => this.info.then(() => this.#isCurrent === true),
+      mayBeCurrent: () => this.#isCurrent !== false,
       list: () => this.list(),
       changeUnread: (bytes) => {
         this.#unread += bytes;
@@ -674,6 +675,12 @@ export class Server {
       resolve: (result) => queueMicrotask(() => started._started(isObject(result) ? result["pid"] : undefined)),
       reject: (error) => {
         if (!this.#live.has(handle)) return; // It was told when the server went.
+        if (error instanceof RpcError && this.#needsCwd && params["cwd"] === undefined) {
+          // Sent before it was known what server this is.
+          params["cwd"] = process.cwd();
+          this.#request("process/spawn", params, call, needs);
+          return;
+        }
         this.#forget(handle);
         queueMicrotask(() => started._failed(error));
       },
@@ -886,7 +893,8 @@ interface Connection {
   chunk(): number;
   /** `needs` is what only a server that is current can do. */
   call(method: string, params: Record<string, unknown>, needs?: string): Promise<unknown>;
-  isCurrent(): Promise<boolean>;
+  /** Whether it is, or the handshake is not over yet. */
+  mayBeCurrent(): boolean;
   list(): Promise<Listed[]>;
   changeUnread(bytes: number): void;
   ref(wanted: boolean): void;
@@ -1188,7 +1196,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
 
   /** @internal */
   _failed(error: Error): void {
-    const data = error instanceof RpcError ? errnoOf(error.data) : undefined;
+    const data = error instanceof RpcError ? (errnoOf(error.data) ?? errnoIn(error)) : undefined;
     const failure = data === undefined ? error : new SpawnError(this.#plan.argv, data, this.#named(), error);
     this.#finish();
     // Without an error: "error" of the process has it, and a source that is piped in does not handle one.
@@ -1269,13 +1277,13 @@ export class Process<Missing extends null = never> extends EventEmitter {
   /** An output was destroyed: from now on the program's pipe has no reader. */
   async #closeOutput(name: StreamName): Promise<void> {
     if (this.#over) return;
-    try {
-      if (!this.#plan.tty && (await this.#connection.isCurrent())) {
+    if (!this.#plan.tty && this.#connection.mayBeCurrent()) {
+      try {
         await this.#connection.call("process/closeOutput", { stream: name });
         return;
+      } catch {
+        // It may be over, or the server does not know the method.
       }
-    } catch {
-      // It may be over, or the server cannot do it.
     }
     await this.#measure(name);
   }
@@ -2066,6 +2074,13 @@ function errnoOf(data: unknown): SystemError | undefined {
     stage: quote(stage ?? ""),
     limit: limit == null ? undefined : quote(limit),
   };
+}
+
+/** The errno in the text of an error: a codex app-server sends no data. */
+function errnoIn({ code, message }: RpcError): SystemError | undefined {
+  const errno = Number(/\(os error ([0-9]{1,4})\)$/.exec(message)?.[1]);
+  if (code !== INTERNAL_ERROR || !(errno > 0)) return undefined;
+  return { errno, code: getSystemErrorName(-errno), stage: "", limit: undefined };
 }
 
 /** An error like Node's own, whose text includes the code. */
