@@ -24,6 +24,7 @@
 
 import { type ChildProcess, spawn as spawnChild } from "node:child_process";
 import { EventEmitter } from "node:events";
+import { constants, createReadStream, createWriteStream, fstatSync, openSync, readFileSync } from "node:fs";
 import { PassThrough, Readable, Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { getSystemErrorName, inspect, promisify } from "node:util";
@@ -90,8 +91,9 @@ export interface ServerFile {
 }
 
 /**
- * As in Node. A stream must be a `Readable` for stdin and a `Writable` for the others; it is piped. A
- * `ServerFile` is not. As the third entry, "stdout" puts stderr into stdout, in the order of the writes.
+ * As in Node. A stream must be a `Readable` for stdin and a `Writable` for the others, and a descriptor be
+ * that of a regular file, or 0, 1 or 2; these are piped. A `ServerFile` is not. As the third entry, "stdout"
+ * puts stderr into stdout, in the order of the writes.
  */
 export type StdioEntry =
   | "pipe"
@@ -99,9 +101,7 @@ export type StdioEntry =
   | "ignore"
   | "inherit"
   | "stdout"
-  | 0
-  | 1
-  | 2
+  | number
   | ServerFile
   | Readable
   | Writable
@@ -907,7 +907,8 @@ interface CheckedFile {
 
 /** Where a stream of a program goes. */
 interface Wiring {
-  entry: "pipe" | "ignore" | "stdout" | CheckedFile | Readable | Writable;
+  /** A number is the descriptor of a regular file of this program. */
+  entry: "pipe" | "ignore" | "stdout" | number | CheckedFile | Readable | Writable;
   /** Ignored by an option of ours: the process has a stream that has ended, and not null. */
   ended: boolean;
 }
@@ -973,9 +974,15 @@ export class Process<Missing extends null = never> extends EventEmitter {
   readonly #plan: Plan;
   readonly #input: Input;
   readonly #outputs: Record<StreamName, Output | undefined>;
+  /** What outputs are written into, by the descriptor that names it. */
+  readonly #files = new Map<number, Writable>();
   /** How many bytes of each stream have come. */
   readonly #received: Record<StreamName, number> = { stdout: 0, stderr: 0 };
   #over = false;
+  /** It could not be started, was aborted, or its server is gone. */
+  #failure: Error | undefined;
+  /** How many calls of `expect` and `waitFor` there are. */
+  #waits = 0;
   #timedOut = false;
   /** Removes timers and listeners when it ends. */
   #unwatch: () => void = () => {};
@@ -1009,7 +1016,8 @@ export class Process<Missing extends null = never> extends EventEmitter {
     ] as [Writable | Missing, Readable | Missing, Readable | Missing];
     this.stdio = all;
     [this.stdin, this.stdout, this.stderr] = all;
-    if (isFed && typeof stdin.entry !== "string") this.#feedFrom(stdin.entry as Readable);
+    if (typeof stdin.entry === "number") this.#feedFrom(openAgain(stdin.entry, "read") as Readable, true);
+    else if (isFed && typeof stdin.entry !== "string") this.#feedFrom(stdin.entry as Readable);
     if (plan.signal !== undefined) this.#watch(plan.signal);
   }
 
@@ -1055,7 +1063,11 @@ export class Process<Missing extends null = never> extends EventEmitter {
    * searched. `$` and what may be longer match as soon as what has come does. Rejects with a `WaitError` if
    * the stream ends or the time is up.
    */
-  async expect(patterns: string | RegExp | readonly (string | RegExp)[], options: WaitOptions = {}): Promise<Found> {
+  expect(patterns: string | RegExp | readonly (string | RegExp)[], options: WaitOptions = {}): Promise<Found> {
+    return quiet(this.#await(this.#expect(patterns, options)));
+  }
+
+  async #expect(patterns: string | RegExp | readonly (string | RegExp)[], options: WaitOptions): Promise<Found> {
     const wanted = (Array.isArray(patterns) ? patterns : [patterns]) as (string | RegExp)[];
     for (const pattern of wanted) {
       if (typeof pattern !== "string" && !(pattern instanceof RegExp)) throw wrongType("patterns", "of type string or RegExp", pattern);
@@ -1073,15 +1085,15 @@ export class Process<Missing extends null = never> extends EventEmitter {
    * ends and none of them can hold any more.
    */
   waitFor(conditions: string | Condition | readonly (string | Condition)[], options: WaitOptions = {}): Promise<Waited> {
+    return quiet(this.#await(this.#waitFor(conditions, options)));
+  }
+
+  async #waitFor(conditions: string | Condition | readonly (string | Condition)[], options: WaitOptions): Promise<Waited> {
     const wanted = (Array.isArray(conditions) ? conditions : [conditions]) as (string | Condition)[];
     const { stream, timeout } = readWait(options);
     const params: Record<string, unknown> = { until: wanted.map(toCondition) };
     if (stream !== undefined) params["stream"] = stream;
     if (timeout > 0) params["timeoutMs"] = timeout;
-    return quiet(this.#waitFor(params, wanted));
-  }
-
-  async #waitFor(params: Record<string, unknown>, wanted: (string | Condition)[]): Promise<Waited> {
     const exit = wanted.findIndex((condition) => typeof condition === "object" && "exit" in condition);
     let answer: unknown;
     try {
@@ -1090,13 +1102,27 @@ export class Process<Missing extends null = never> extends EventEmitter {
       // Requests for what has exited are refused.
       if (!(error instanceof RpcError && error.code === INVALID_REQUEST)) throw error;
     }
-    const { index, timedOut, stream, offset } = isObject(answer) ? answer : ({} as Untrusted);
+    const held: Untrusted = isObject(answer) ? answer : {};
+    const { index, stream: where, offset } = held;
     if (typeof index === "number") {
-      return stream === undefined ? { index } : { index, stream: stream === "stderr" ? "stderr" : "stdout", offset: number(offset) };
+      return where === undefined ? { index } : { index, stream: where === "stderr" ? "stderr" : "stdout", offset: number(offset) };
     }
-    if (timedOut === true) throw new WaitError("ETIMEDOUT", `the time is up: ${quote(inspect(wanted))} did not come`);
+    if (held["timedOut"] === true) throw new WaitError("ETIMEDOUT", `the time is up: ${quote(inspect(wanted))} did not come`);
     if (answer === undefined && exit >= 0) return { index: exit };
     throw new WaitError("EOF", `the program has ended: ${quote(inspect(wanted))} did not come`);
+  }
+
+  /** If the program fails, that is what the one that waits is told, and `exited` need not tell it as well. */
+  async #await<T>(awaited: Promise<T>): Promise<T> {
+    this.#waits += 1;
+    try {
+      return await awaited;
+    } catch (error) {
+      if (this.#failure !== undefined || error instanceof ServerGone) this.exited.catch(() => {});
+      throw this.#failure ?? error;
+    } finally {
+      this.#waits -= 1;
+    }
   }
 
   /** What the server's machine shows of it now: what it has started, its terminal, whether it waits for input. */
@@ -1112,6 +1138,22 @@ export class Process<Missing extends null = never> extends EventEmitter {
   /** Keeps this program running until it has ended, which is the default. */
   ref(): void {
     this.#connection.ref(true);
+  }
+
+  /** The lines of its stdout, without their ends. Leaving the loop destroys stdout. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<string, void, undefined> {
+    const { stdout } = this;
+    if (stdout === null) throw wrongValue("The stdout of this process is not read", stdout);
+    const decoder = new TextDecoder();
+    let line = "";
+    for await (const chunk of stdout as AsyncIterable<Buffer | string>) {
+      const lines = (typeof chunk === "string" ? chunk : decoder.decode(chunk, { stream: true })).split("\n");
+      lines[0] = line + lines[0];
+      line = lines.pop()!;
+      for (const whole of lines) yield whole.endsWith("\r") ? whole.slice(0, -1) : whole;
+    }
+    line += decoder.decode();
+    if (line !== "") yield line;
   }
 
   /** Sends SIGTERM, unless a signal was sent before. */
@@ -1198,6 +1240,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
   _failed(error: Error): void {
     const data = error instanceof RpcError ? (errnoOf(error.data) ?? errnoIn(error)) : undefined;
     const failure = data === undefined ? error : new SpawnError(this.#plan.argv, data, this.#named(), error);
+    this.#failure ??= failure;
     this.#finish();
     // Without an error: "error" of the process has it, and a source that is piped in does not handle one.
     this.#input.destroy();
@@ -1218,7 +1261,9 @@ export class Process<Missing extends null = never> extends EventEmitter {
 
   /** As in Node, an error without a listener is thrown, here by `exited`; with one, it is not thrown again. */
   #tell(failure: Error): void {
+    this.#failure ??= failure;
     this.#reject(failure);
+    if (this.#waits > 0) this.exited.catch(() => {});
     if (this.listenerCount("error") > 0) {
       this.exited.catch(() => {});
       this.emit("error", failure);
@@ -1250,7 +1295,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
   }
 
   /** Pipes a stream into the program until the program ends. */
-  #feedFrom(source: Readable): void {
+  #feedFrom(source: Readable, own = false): void {
     const end = (): void => void this.#input.end();
     this.#input.on("error", () => {}); // As with a descriptor, a broken pipe is the program's affair.
     if (source.readableEnded || source.destroyed) return end();
@@ -1259,6 +1304,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
     this.#unwatch = () => {
       source.unpipe(this.#input);
       source.off("close", end);
+      if (own) source.destroy();
     };
   }
 
@@ -1269,9 +1315,22 @@ export class Process<Missing extends null = never> extends EventEmitter {
       (bytes) => this.#over || this.#connection.changeUnread(bytes),
       () => void this.#closeOutput(name),
     );
-    if (typeof entry !== "string") output.pipe(entry as Writable, { end: false });
+    if (typeof entry === "number") this.#write(output, entry);
+    else if (typeof entry !== "string") output.pipe(entry as Writable, { end: false });
     else if (this.#plan.encoding !== undefined) output.setEncoding(this.#plan.encoding);
     return output;
+  }
+
+  /** Writes an output into a file of this program; two outputs that name one descriptor into one. */
+  #write(output: Output, descriptor: number): void {
+    const file = this.#files.get(descriptor) ?? (openAgain(descriptor, "write") as Writable);
+    this.#files.set(descriptor, file);
+    file.on("error", () => output.destroy()); // What writes more has no reader then.
+    output.pipe(file, { end: false });
+    output.once("close", () => {
+      const open = Object.values(this.#outputs).some((other) => other !== undefined && !other.closed);
+      if (!open) file.end();
+    });
   }
 
   /** An output was destroyed: from now on the program's pipe has no reader. */
@@ -1318,10 +1377,10 @@ export class Process<Missing extends null = never> extends EventEmitter {
   /** Called before "exit" and "error" are emitted, because their listeners may throw. */
   #closeWhenRead(): void {
     const close = (): boolean => this.emit("close", this.exitCode, this.signalCode);
-    const open = Object.values(this.#outputs).filter((output) => output !== undefined && !output.closed);
+    const open = [...Object.values(this.#outputs), ...this.#files.values()].filter((stream) => stream !== undefined && !stream.closed);
     let left = open.length;
     if (left === 0) process.nextTick(close);
-    for (const output of open) output?.once("close", () => --left === 0 && close());
+    for (const stream of open) stream?.once("close", () => --left === 0 && close());
   }
 
   /**
@@ -1791,6 +1850,28 @@ function isServerFile(entry: unknown): entry is CheckedFile {
   return isObject(entry) && "file" in entry && typeof entry["pipe"] !== "function" && typeof entry["write"] !== "function";
 }
 
+function isRegularFile(descriptor: unknown): boolean {
+  try {
+    return typeof descriptor === "number" && fstatSync(descriptor).isFile();
+  } catch {
+    return false; // It is not open.
+  }
+}
+
+/**
+ * A stream on the file of a descriptor, from where that is now. As in Node, the caller may close its own as
+ * soon as the program is spawned.
+ */
+function openAgain(descriptor: number, mode: "read" | "write"): Readable | Writable {
+  // On other systems it is a duplicate, which has the same position.
+  const facts = process.platform === "linux" ? readFileSync(`/proc/self/fdinfo/${descriptor}`, "utf8") : "";
+  const append = parseInt(/^flags:\s*([0-7]+)/m.exec(facts)?.[1] ?? "0", 8) & constants.O_APPEND;
+  const position = /^pos:\s*([0-9]+)/m.exec(facts)?.[1];
+  const start = append || position === undefined ? {} : { start: Number(position) };
+  const fd = openSync(`/dev/fd/${descriptor}`, mode === "read" ? constants.O_RDONLY : constants.O_WRONLY | append);
+  return mode === "read" ? createReadStream("", { fd, ...start }) : createWriteStream("", { fd, ...start });
+}
+
 function readFile(name: string, entry: Untrusted): CheckedFile {
   const { file, append } = entry;
   checkNames(entry, { file: true, append: true }, name);
@@ -1806,6 +1887,10 @@ function readStdio(options: SpawnOptions): [Wiring, Wiring, Wiring] {
   const { tty, mergeStderr } = options;
   if (mergeStderr != null && typeof mergeStderr !== "boolean") throw wrongType("options.mergeStderr", "of type boolean", mergeStderr);
   const stdio = readEntries(options);
+  if (options.detached && stdio.some(({ entry }) => typeof entry === "number")) {
+    // It outlives this program, and would lose it without notice.
+    throw wrongValue("The property 'options.detached' excludes descriptors, which are piped by this program: use { file, append }", true);
+  }
   const [, stdout, stderr] = stdio;
   if (mergeStderr) {
     if (stderr.entry !== "pipe" && stderr.entry !== "stdout") {
@@ -1856,6 +1941,7 @@ function readEntries({ stdio, stdin, stdout, stderr }: SpawnOptions): [Wiring, W
     if (entry === "inherit") entry = streams()[index];
     else if (entry === 0 || entry === 1 || entry === 2) entry = streams()[entry];
     else if (entry === "overlapped") entry = "pipe";
+    else if (isRegularFile(entry)) return { entry: entry as number, ended: false };
     const fits = isObject(entry) && typeof entry[index === 0 ? "pipe" : "write"] === "function";
     if (!fits && entry !== "pipe" && entry !== "ignore") {
       throw wrongValue(`The property '${name}' is not supported: descriptors and messages do not reach a server`, entry);
@@ -2020,7 +2106,7 @@ function collect(server: Server, file: string, args: unknown[], given: ExecOptio
       if (length <= maxBuffer) return void kept[name].push(chunk);
       kept[name].push(chunk.slice(0, maxBuffer - (length - size)));
       const error = nodeError(RangeError, "ERR_CHILD_PROCESS_STDIO_MAXBUFFER", `${name} maxBuffer length exceeded`);
-      // One that shrugs it off, and that it has no reader any more, is ended all the same.
+      // What ignores that, and that it has no reader any more, is ended all the same.
       void child.killTree(SIGPIPE_WAIT_MS, options.killSignal ?? "SIGTERM");
       fail(error);
     });

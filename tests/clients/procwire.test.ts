@@ -5,7 +5,18 @@ import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
 import { getEventListeners, once } from "node:events";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test as nodeTest } from "node:test";
@@ -670,9 +681,9 @@ test("waitFor waits for what the server sees", async (server) => {
   assert.deepEqual(await child.waitFor(["never", { exit: true }]), { index: 1 });
   await assert.rejects(child.waitFor("never"), { code: "EOF" });
   await assert.rejects(server.spawn("true").waitFor([]), { name: "RpcError", code: -32602 });
-  assert.throws(() => child.waitFor({ exits: true } as never), /'condition.exits' is not known/);
-  assert.throws(() => child.waitFor({ bytes: 3 } as never), { code: "ERR_INVALID_ARG_TYPE" });
-  assert.throws(() => child.waitFor({ quiet: -3 }), { code: "ERR_OUT_OF_RANGE" });
+  await assert.rejects(child.waitFor({ exits: true } as never), /'condition.exits' is not known/);
+  await assert.rejects(child.waitFor({ bytes: 3 } as never), { code: "ERR_INVALID_ARG_TYPE" });
+  await assert.rejects(child.waitFor({ quiet: -3 }), { code: "ERR_OUT_OF_RANGE" });
   assert.equal(await text(child.stdout), "almost\nready\nü\n", "it takes nothing");
 });
 
@@ -1131,6 +1142,86 @@ test("stdio is node's", async (server) => {
   assert.equal(await text(source), "two\n", "what comes later is not for the program");
   const chain = server.spawn("cat", { stdio: [server.spawn("echo", ["x"]).stdout, "pipe", "inherit"] });
   assert.equal(await text(chain.stdout as Readable), "x\n");
+});
+
+test("a descriptor of a regular file is written to and read from where it is", async (server) => {
+  const folder = mkdtempSync(join(tmpdir(), "procwire-"));
+  await server.info;
+  const open = readdirSync("/proc/self/fd").length;
+  try {
+    const name = join(folder, "log");
+    const script = "cat; echo out; echo err >&2";
+    for (const [flags, skip, seen] of [
+      ["a", 0, "0123456789out\nerr\n"],
+      ["r+", 4, "0123out\nerr\n"],
+      ["w", 0, "out\nerr\n"],
+    ] as const) {
+      writeFileSync(name, "0123456789");
+      const output = openSync(name, flags);
+      if (skip > 0) writeSync(output, "0123");
+      const stdio = ["ignore", output, output] as const;
+      const child = server.spawn("sh", ["-c", "echo out; sleep 0.1; echo err >&2"], { stdio });
+      // As with node, it is the program's by now.
+      closeSync(output);
+      assert.deepEqual(child.stdio, [null, null, null]);
+      await once(child, "close");
+      assert.equal(readFileSync(name, "utf8"), seen);
+    }
+    const [input, other] = [openSync(name, "r"), openSync(join(folder, "other"), "w")];
+    readSync(input, Buffer.alloc(4));
+    const copied = server.spawn("sh", ["-c", script], { stdio: [input, other, "pipe"] });
+    closeSync(input);
+    closeSync(other);
+    assert.equal(await text(copied.stderr as Readable), "err\n");
+    if (copied.exitCode === null) await once(copied, "close");
+    assert.equal(readFileSync(join(folder, "other"), "utf8"), "err\nout\n");
+    // One that takes nothing of it ends all the same, and nothing is left open.
+    const large = join(folder, "large");
+    writeFileSync(large, Buffer.alloc(3_000_000));
+    const unread = openSync(large, "r");
+    await once(server.spawn("true", { stdio: [unread, "ignore", "ignore"] }), "close");
+    closeSync(unread);
+    await until("it is closed", () => readdirSync("/proc/self/fd").length <= open);
+    const full = openSync(name, "a");
+    const value = { code: "ERR_INVALID_ARG_VALUE" };
+    assert.throws(() => server.spawn("true", { stdio: ["ignore", full, full], detached: true }), { ...value, message: /excludes descriptors/ });
+    closeSync(full);
+    assert.throws(() => server.spawn("true", { stdio: [full] }), value, "it is closed");
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test("lines", async (server) => {
+  const read = async (child: Process<null> | Process): Promise<string[]> => {
+    const lines: string[] = [];
+    for await (const one of child) lines.push(one);
+    return lines;
+  };
+  assert.deepEqual(await read(server.spawn("printf", ["a\\r\\n\\nü\\nend"])), ["a", "", "ü", "end"]);
+  assert.deepEqual(await read(server.spawn("printf", ["\\374\\n"], { encoding: "latin1" })), ["ü"]);
+  assert.deepEqual(await read(server.spawn("true")), []);
+  assert.equal((await read(server.spawn("seq", ["100000"]))).length, 100_000);
+  const yes = server.spawn("yes");
+  for await (const one of yes) {
+    assert.equal(one, "y");
+    break;
+  }
+  assert.equal((await yes.exited).signal, "SIGPIPE");
+  await assert.rejects(read(server.spawn("true", { stdio: "ignore" })), { code: "ERR_INVALID_ARG_VALUE" });
+});
+
+test("what waits for something of a program is told that it failed", async (server) => {
+  const told = { name: "SpawnError", code: "ENOENT" };
+  await assert.rejects(server.spawn("no-such-program").expect("x"), told);
+  await assert.rejects(server.spawn("no-such-program").waitFor("x"), told);
+  await assert.rejects(server.spawn(...NEVER, { signal: AbortSignal.timeout(50) }).expect("x"), { name: "AbortError" });
+  const [expecting, waiting] = [server.spawn(...NEVER), server.spawn(...NEVER)];
+  const gone = [assert.rejects(expecting.expect("x"), ServerGone), assert.rejects(waiting.waitFor("x"), ServerGone)];
+  await server.list();
+  process.kill(pidOfServer(server), "SIGKILL");
+  await Promise.all(gone);
+  await assert.rejects(server.spawn("true").expect("x"), ServerGone);
 });
 
 nodeTest("stdio is inherited", { timeout: PATIENCE }, async () => {
