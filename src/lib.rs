@@ -87,3 +87,8 @@ pub use wire::schema;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The examples of the client's page, likewise.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/clients/rust.md")]
+struct RustPage;

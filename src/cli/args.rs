@@ -1,27 +1,34 @@
 //! The command line: flags to settings, and the text that teaches them.
 //!
 //! **Thread:** main, before there is any other.
-//! **Owns:** the help, and the one table of commands and flags: parsing, help and completions follow
-//! from it.
+//! **Owns:** the help, and the one table of commands and flags: parsing, help, manual pages and
+//! completions follow from it.
 //! **Never:** prints or exits; `cli/mod.rs` does.
 
+mod finish;
 mod help;
+pub mod man;
+mod parse;
+#[cfg(test)]
+mod tests;
 mod values;
 
-use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 use crate::Config;
-use lexopt::Arg;
-
 use crate::cli::check::Check;
 use crate::cli::completions;
-use crate::cli::quote::{escaped_line, quoted};
+use crate::cli::mcp::Mcp;
+use crate::cli::quote::quoted;
 use crate::cli::run::{Run, Tty};
+use finish::{check, mcp, run, serve, tty};
 #[cfg(feature = "schema")]
 use help::SCHEMA;
-use help::{CHECK, COMPLETIONS, RUN, SERVE, help};
-use values::{duration, milliseconds, nearest, size};
+use help::{CHECK, COMPLETIONS, MAN, MCP, RUN, SERVE, help};
+pub use parse::parse;
+use parse::{Given, unknown_command};
+use values::{duration, milliseconds, size};
 
 /// One command of the program.
 pub struct Subcommand {
@@ -251,6 +258,36 @@ pub const COMMANDS: &[Subcommand] = &[
                     Ok(())
                 },
             ),
+            switch(
+                None,
+                "clean-env",
+                "start from an empty environment, to which --env adds; TERM is kept for a program with a \
+                 terminal",
+                |s| s.run.clean_env = true,
+            ),
+            flag(
+                None,
+                "limit",
+                Takes::Value("NAME=VALUE", Completes::OneOf(values::LIMITS)),
+                "limit what the program may use, more than once if need be: cpu-seconds, file-bytes, \
+                 data-bytes, core-bytes, open-files, processes, stack-bytes, nice or oom-score-adj; bytes \
+                 may have units, as in 'data-bytes=512M'",
+                |s, given| values::limit(&mut s.run.limits, given.text()?),
+            ),
+            switch(
+                None,
+                "merge",
+                "make stderr one stream with stdout, in the order in which the program prints",
+                |s| s.run.merge = true,
+            ),
+            flag(
+                None,
+                "keep",
+                Takes::Value("HEAD,TAIL", Completes::Nothing),
+                "of each stream, print the first HEAD and the last TAIL bytes, as in '64K,64K', and say how \
+                 much is left out between them",
+                |s, given| values::head_and_tail(given.text()?).map(|keep| s.run.keep = Some(keep)),
+            ),
             flag(
                 None,
                 "timeout",
@@ -350,6 +387,49 @@ pub const COMMANDS: &[Subcommand] = &[
         ],
         finish: check,
     },
+    Subcommand {
+        name: "mcp",
+        arguments: "[OPTIONS]",
+        operands: Completes::Nothing,
+        about: "serve AI agents on stdin and stdout, as tools of MCP",
+        teaches: MCP,
+        flags: &[
+            flag(
+                None,
+                "patience",
+                Takes::Value("DURATION", Completes::Nothing),
+                "how long a call waits that does not say so itself; less than the client waits for its \
+                 answer [default: 45s]",
+                |s, given| duration(given.text()?, "s").map(|patience| s.mcp.patience = patience),
+            ),
+            flag(
+                None,
+                "max-handles",
+                Takes::Value("N", Completes::Nothing),
+                "how many processes may run at once, and of how many that have ended the output is kept \
+                 [default: 64]",
+                |s, given| {
+                    let number = given
+                        .text()?
+                        .parse()
+                        .ok()
+                        .filter(|number| (1..=10_000).contains(number));
+                    s.mcp.max_handles = number.ok_or("expected a number from 1 to 10000")?;
+                    Ok(())
+                },
+            ),
+            flag(
+                Some('C'),
+                "cwd",
+                Takes::Value("DIR", Completes::Directories),
+                "working directory of programs whose call names none [default: this one]",
+                |s, given| given.not_empty_text().map(|cwd| s.mcp.cwd = Some(cwd.into())),
+            ),
+            HELP,
+            VERSION,
+        ],
+        finish: mcp,
+    },
     #[cfg(feature = "schema")]
     Subcommand {
         name: "schema",
@@ -379,6 +459,25 @@ pub const COMMANDS: &[Subcommand] = &[
         finish: completions,
     },
     Subcommand {
+        name: "man",
+        arguments: "[OPTIONS] [COMMAND]",
+        operands: Completes::Subcommands,
+        about: "print a manual page",
+        teaches: MAN,
+        flags: &[
+            flag(
+                None,
+                "dir",
+                Takes::Value("DIR", Completes::Directories),
+                "write every page into DIR, which is made if it is not there",
+                |s, given| given.path().map(|folder| s.man_dir = Some(folder)),
+            ),
+            HELP,
+            VERSION,
+        ],
+        finish: man_page,
+    },
+    Subcommand {
         name: "help",
         arguments: "[COMMAND]",
         operands: Completes::Subcommands,
@@ -393,10 +492,13 @@ pub const COMMANDS: &[Subcommand] = &[
 #[derive(Debug)]
 pub enum Command {
     Serve(Serve),
-    Run(Run),
+    Run(Box<Run>),
     Check(Check),
+    Mcp(Mcp),
     /// Print this and succeed.
     Print(String),
+    /// Write the manual pages into this folder.
+    WriteManPages(PathBuf),
 }
 
 /// How to serve.
@@ -415,9 +517,11 @@ struct Settings {
     config: Config,
     run: Run,
     check: Check,
+    mcp: Mcp,
     server: Option<String>,
     #[cfg(feature = "schema")]
     openrpc: bool,
+    man_dir: Option<PathBuf>,
     asked: Option<Asked>,
     operands: Vec<OsString>,
 }
@@ -429,225 +533,7 @@ enum Asked {
     Version,
 }
 
-/// The value of a flag as it was given; empty for a flag without one.
-#[derive(Debug)]
-struct Given(Option<OsString>);
-
-impl Given {
-    fn text(&self) -> Result<&str, String> {
-        let value = self.0.as_deref().unwrap_or_default();
-        value.to_str().ok_or_else(|| "not valid UTF-8".to_owned())
-    }
-
-    fn not_empty_text(&self) -> Result<String, String> {
-        match self.text()? {
-            "" => Err("must not be empty".to_owned()),
-            text => Ok(text.to_owned()),
-        }
-    }
-
-    fn path(&self) -> Result<PathBuf, String> {
-        match self.0.as_deref().unwrap_or_default() {
-            path if path.is_empty() => Err("must not be empty".to_owned()),
-            path => Ok(path.into()),
-        }
-    }
-
-    fn or_none<T>(&self, parse: impl FnOnce(&Given) -> Result<T, String>) -> Result<Option<T>, String> {
-        match self.text()? {
-            "none" => Ok(None),
-            _ => parse(self).map(Some).map_err(|e| format!("{e}, or 'none'")),
-        }
-    }
-}
-
-/// Reads the command line without the program's name; an error says what is wrong with it, and where
-/// to read more.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
-    let mut arguments = arguments.into_iter().peekable();
-    // The guard's own argument stands before all others.
-    let guarded_by = arguments
-        .peek()
-        .and_then(|first| first.to_str()?.strip_prefix(crate::cli::guard::GUARDED_BY))
-        .map(str::to_owned);
-    if guarded_by.is_some() {
-        arguments.next();
-    }
-    let first = arguments.peek().cloned().unwrap_or_default();
-    let named = COMMANDS.iter().find(|c| first == c.name);
-    if named.is_some() {
-        arguments.next();
-    } else if !first.is_empty() && !first.as_encoded_bytes().starts_with(b"-") {
-        return Err(format!("{}\nTry 'procwire --help'.", unknown_command(&first)));
-    }
-    let subcommand = named.unwrap_or(&COMMANDS[0]);
-    let command = settings(subcommand, lexopt::Parser::from_args(arguments)).and_then(|settings| {
-        Ok(match settings.asked {
-            Some(Asked::Help) => Command::Print(help(subcommand)),
-            Some(Asked::Version) => Command::Print(format!("procwire {}\n", env!("CARGO_PKG_VERSION"))),
-            None => match (subcommand.finish)(settings)? {
-                Command::Serve(serve) => Command::Serve(Serve {
-                    guarded_by,
-                    named: named.is_some(),
-                    ..serve
-                }),
-                command => command,
-            },
-        })
-    });
-    command.map_err(|error| {
-        let of = named.map(|named| format!(" {}", named.name)).unwrap_or_default();
-        format!("{error}\nTry 'procwire{of} --help'.")
-    })
-}
-
-/// Goes through the arguments of a command, up to a flag that asks for its help or the version.
-fn settings(subcommand: &Subcommand, mut parser: lexopt::Parser) -> Result<Settings, String> {
-    let mut settings = Settings::default();
-    // The argument as typed, for errors; several short flags are one word.
-    let mut word = None;
-    while settings.asked.is_none() {
-        if let Some(next) = parser.try_raw_args() {
-            word = next.peek().map(OsStr::to_owned);
-        }
-        let Some(argument) = parser.next().map_err(|e| not_a_value(&e))? else {
-            break;
-        };
-        let (found, spelling, long) = match argument {
-            Arg::Value(operand) => {
-                settings.operands.push(operand);
-                if subcommand.operands == Completes::CommandLine {
-                    // From here on everything is the program's.
-                    settings
-                        .operands
-                        .extend(parser.raw_args().map_err(|e| e.to_string())?);
-                }
-                continue;
-            }
-            Arg::Long(name) => {
-                let found = subcommand.flags.iter().find(|f| f.long == name);
-                (found, format!("--{name}"), true)
-            }
-            Arg::Short(name) => {
-                let found = subcommand.flags.iter().find(|f| f.short == Some(name));
-                (found, format!("-{name}"), false)
-            }
-        };
-        let Some(flag) = found else {
-            return Err(unknown_flag(subcommand, &spelling, word.as_deref()));
-        };
-        let value = match flag.takes {
-            Takes::Nothing => None,
-            Takes::Value(name, _) => {
-                let value = parser.value();
-                Some(value.map_err(|_| format!("{spelling} needs a value: {name}"))?)
-            }
-            Takes::Optional(..) if long => parser.optional_value(),
-            Takes::Optional(..) => None,
-        };
-        let shown = value
-            .as_ref()
-            .map(|v| format!(" {}", quoted(&v.to_string_lossy())));
-        match flag.set {
-            Set::Switch(set) => set(&mut settings),
-            Set::Value(set) => set(&mut settings, Given(value))
-                .map_err(|error| format!("{spelling}{}: {error}", shown.unwrap_or_default()))?,
-        }
-    }
-    Ok(settings)
-}
-
-/// The one thing the parser finds by itself: a value of a flag that takes none.
-fn not_a_value(error: &lexopt::Error) -> String {
-    match error {
-        lexopt::Error::UnexpectedValue { option, value } => {
-            format!(
-                "{option} does not take a value, got {}",
-                quoted(&value.to_string_lossy())
-            )
-        }
-        error => escaped_line(&error.to_string()).into_owned(),
-    }
-}
-
 // ---- one function for each command: validates its settings ----
-
-fn serve(settings: Settings) -> Result<Command, String> {
-    no_more(&settings.operands)?;
-    Ok(Command::Serve(Serve {
-        config: settings.config,
-        guarded_by: None,
-        named: false,
-    }))
-}
-
-fn run(settings: Settings) -> Result<Command, String> {
-    let mut run = settings.run;
-    run.server = settings.server;
-    for operand in settings.operands {
-        run.command.push(operand.into_string().map_err(|operand| {
-            format!(
-                "the program's argument {} is not valid UTF-8",
-                quoted(&operand.to_string_lossy())
-            )
-        })?);
-    }
-    match run.command.first() {
-        None => return Err("missing PROGRAM: procwire run [OPTIONS] [--] PROGRAM [ARGUMENT...]".to_owned()),
-        Some(program) if program.is_empty() => return Err("PROGRAM must not be empty".to_owned()),
-        Some(_) => {}
-    }
-    if run.detach && (run.tty == Tty::Always || run.stats || run.timeout.is_some()) {
-        return Err(
-            "--detach leaves the program alone and cannot be combined with --tty, --timeout or --stats"
-                .to_owned(),
-        );
-    }
-    if run.record.is_some() && (run.json || run.detach) {
-        return Err("--record records what is shown, and --json and --detach show nothing".to_owned());
-    }
-    if let Some(cwd) = &run.cwd {
-        check_directory(cwd, run.server.is_some())
-            .map_err(|e| format!("--cwd {}: {e}", quoted(&cwd.to_string_lossy())))?;
-    }
-    Ok(Command::Run(run))
-}
-
-fn tty(when: &str) -> Result<Tty, String> {
-    match when {
-        "auto" => Ok(Tty::Auto),
-        "always" => Ok(Tty::Always),
-        "never" => Ok(Tty::Never),
-        _ => Err("expected auto, always or never".to_owned()),
-    }
-}
-
-/// Another server's directories cannot be seen from here.
-fn check_directory(directory: &Path, elsewhere: bool) -> Result<(), String> {
-    if elsewhere {
-        return match directory.is_absolute() {
-            true => Ok(()),
-            false => Err("must be absolute with --server".to_owned()),
-        };
-    }
-    match std::fs::metadata(directory) {
-        Ok(found) if found.is_dir() => Ok(()),
-        Ok(_) => Err("not a directory".to_owned()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err("the directory does not exist".to_owned()),
-        Err(e) => Err(e.to_string()),
-    }
-}
-
-fn check(settings: Settings) -> Result<Command, String> {
-    if settings.operands.is_empty() {
-        return Err("missing FILE: procwire check [OPTIONS] FILE...".to_owned());
-    }
-    Ok(Command::Check(Check {
-        files: settings.operands.into_iter().map(PathBuf::from).collect(),
-        server: settings.server,
-        ..settings.check
-    }))
-}
 
 #[cfg(feature = "schema")]
 fn schema(settings: Settings) -> Result<Command, String> {
@@ -672,6 +558,23 @@ fn completions(settings: Settings) -> Result<Command, String> {
     })
 }
 
+fn man_page(settings: Settings) -> Result<Command, String> {
+    let Some((name, rest)) = settings.operands.split_first() else {
+        return Ok(match settings.man_dir {
+            Some(folder) => Command::WriteManPages(folder),
+            None => Command::Print(man::page(&COMMANDS[0])),
+        });
+    };
+    no_more(rest)?;
+    if settings.man_dir.is_some() {
+        return Err("--dir writes every page, and does not take the name of a command".to_owned());
+    }
+    let found = COMMANDS.iter().find(|c| name == c.name);
+    found
+        .map(|found| Command::Print(man::page(found)))
+        .ok_or_else(|| unknown_command(name))
+}
+
 fn help_of(settings: Settings) -> Result<Command, String> {
     let Some((name, rest)) = settings.operands.split_first() else {
         return Ok(Command::Print(help(&COMMANDS[0])));
@@ -690,209 +593,5 @@ fn no_more(operands: &[OsString]) -> Result<(), String> {
             "unexpected argument {}",
             quoted(&operand.to_string_lossy())
         )),
-    }
-}
-
-// ---- unknown commands and flags, and suggestions ----
-
-fn unknown_command(word: &OsStr) -> String {
-    let word = word.to_string_lossy();
-    let meant = nearest(&word, COMMANDS.iter().map(|c| c.name));
-    let hint = meant.map(|meant| format!("; did you mean '{meant}'?"));
-    format!("unknown command {}{}", quoted(&word), hint.unwrap_or_default())
-}
-
-/// `word` is the argument as typed.
-fn unknown_flag(subcommand: &Subcommand, spelling: &str, word: Option<&OsStr>) -> String {
-    let name = spelling.trim_start_matches('-');
-    let long = |subcommand: &Subcommand| subcommand.flags.iter().map(|f| f.long);
-    if let Some(meant) = nearest(name, long(subcommand)) {
-        return format!("unknown flag {}; did you mean '--{meant}'?", quoted(spelling));
-    }
-    // `-timeout` means `--timeout`.
-    let typed = word.and_then(OsStr::to_str).unwrap_or_default();
-    let head = typed
-        .split('=')
-        .next()
-        .unwrap_or_default()
-        .trim_start_matches('-');
-    if let Some(meant) = nearest(head, long(subcommand)) {
-        return format!("unknown flag {}; did you mean '--{meant}'?", quoted(typed));
-    }
-    let other = COMMANDS.iter().find(|c| long(c).any(|long| long == name));
-    let hint = other.map(|other| format!("; 'procwire {}' has it", other.name));
-    format!("unknown flag {}{}", quoted(spelling), hint.unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(arguments: &[&str]) -> Result<Command, String> {
-        parse(arguments.iter().map(OsString::from))
-    }
-
-    #[test]
-    fn every_flag_of_the_table_is_understood_and_no_other() {
-        for subcommand in COMMANDS {
-            for flag in subcommand.flags {
-                let values: &[&str] = match flag.takes {
-                    Takes::Nothing => &[],
-                    Takes::Optional(_, Completes::OneOf(values)) => &values[..1],
-                    Takes::Value("NAME=VALUE", _) => &["a=b"],
-                    Takes::Value("DIR", _) => &["/"],
-                    Takes::Value(..) | Takes::Optional(..) => &["7"],
-                };
-                let joined = values.first().map(|value| format!("--{}={value}", flag.long));
-                let short = flag.short.map(|short| format!("-{short}"));
-                let spelled = short.into_iter().chain([format!("--{}", flag.long)]);
-                let apart = spelled.map(|spelling| match flag.takes {
-                    Takes::Value(..) => vec![spelling, values[0].to_owned()],
-                    _ => vec![spelling],
-                });
-                for mut arguments in apart.chain(joined.map(|joined| vec![joined])) {
-                    arguments.insert(0, subcommand.name.to_owned());
-                    match subcommand.name {
-                        "completions" => arguments.push("bash".to_owned()),
-                        "run" | "check" => arguments.push("x".to_owned()),
-                        _ => {}
-                    }
-                    if let Err(error) = parse(arguments.iter().map(OsString::from)) {
-                        panic!("{arguments:?}: {error}");
-                    }
-                }
-            }
-            let error = parsed(&[subcommand.name, "--no-such-flag"]).unwrap_err();
-            assert!(error.contains("--no-such-flag"), "{error}");
-        }
-        let Ok(Command::Serve(serve)) = parsed(&["--guarded-by=1,2", "serve", "--drain"]) else {
-            panic!("what a guard starts is a server");
-        };
-        assert_eq!(
-            (serve.guarded_by.as_deref(), serve.config.drain),
-            (Some("1,2"), true)
-        );
-    }
-
-    #[test]
-    fn what_follows_the_program_is_its_own() {
-        for separator in [&["--"][..], &[]] {
-            let arguments = [&["run", "--json"], separator, &["ls", "--json", "--", "-t"]].concat();
-            let Ok(Command::Run(run)) = parsed(&arguments) else {
-                panic!("{arguments:?} is understood");
-            };
-            assert_eq!(run.command, ["ls", "--json", "--", "-t"]);
-            assert!(run.json && run.tty == Tty::Auto);
-        }
-        assert!(parsed(&["run"]).unwrap_err().contains("PROGRAM"));
-    }
-
-    #[test]
-    fn what_may_have_been_meant_is_suggested() {
-        for (arguments, expected) in [
-            (&["rn"][..], "unknown command 'rn'; did you mean 'run'?"),
-            (&["chekc", "x"], "unknown command 'chekc'; did you mean 'check'?"),
-            (&["comp"], "did you mean 'completions'?"),
-            (&["help", "serv"], "did you mean 'serve'?"),
-            (&["fly"], "unknown command 'fly'\n"),
-            (
-                &["run", "--tiemout", "5s", "x"],
-                "unknown flag '--tiemout'; did you mean '--timeout'?",
-            ),
-            (&["run", "--time=5", "x"], "did you mean '--timeout'?"),
-            (&["run", "-timeout", "5s", "x"], "did you mean '--timeout'?"),
-            (
-                &["run", "-json", "x"],
-                "unknown flag '-json'; did you mean '--json'?",
-            ),
-            (&["--cwd", "/"], "unknown flag '--cwd'; 'procwire run' has it"),
-            (&["run", "-x", "x"], "unknown flag '-x'\n"),
-            (
-                &["run", "--quite-another", "x"],
-                "unknown flag '--quite-another'\n",
-            ),
-        ] {
-            let error = parsed(arguments).unwrap_err();
-            assert!(error.contains(expected), "{arguments:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn errors_name_the_flag_its_value_and_what_was_expected() {
-        for (arguments, expected) in [
-            (
-                &["run", "-e", "=x", "true"][..],
-                "-e '=x': expected NAME=VALUE, but NAME is empty",
-            ),
-            (&["run", "--env", "A", "true"], "--env 'A': expected NAME=VALUE"),
-            (
-                &["run", "-u", "A=B", "true"],
-                "-u 'A=B': expected the name of a variable",
-            ),
-            (&["run", "-u", "", "true"], "-u '': must not be empty"),
-            (
-                &["run", "--timeout", "soon", "true"],
-                "--timeout 'soon': expected a duration: 500ms",
-            ),
-            (&["run", "--timeout"], "--timeout needs a value: DURATION"),
-            (
-                &["run", "-C", "/no/such", "true"],
-                "--cwd '/no/such': the directory does not exist",
-            ),
-            (
-                &["run", "-C", "/dev/null", "true"],
-                "--cwd '/dev/null': not a directory",
-            ),
-            (&["run", "-C", "", "true"], "-C '': must not be empty"),
-            (
-                &["run", "-C", "a", "-s", "x", "true"],
-                "--cwd 'a': must be absolute with --server",
-            ),
-            (&["run", "--server", "", "true"], "--server '': must not be empty"),
-            (
-                &["run", "--json=1", "true"],
-                "--json does not take a value, got '1'",
-            ),
-            (&["run", ""], "PROGRAM must not be empty"),
-            (&["check"], "missing FILE"),
-            (
-                &["check", "--deadline", "0", "x"],
-                "--deadline '0': must be longer than 0",
-            ),
-            (
-                &["--max-message-bytes", "x"],
-                "--max-message-bytes 'x': expected a number of bytes",
-            ),
-            (
-                &["--max-message-bytes", "0"],
-                "--max-message-bytes '0': must be at least 1",
-            ),
-            (
-                &["--default-timeout-ms", "x"],
-                "--default-timeout-ms 'x': expected a duration",
-            ),
-            (
-                &["--default-output-cap", "-1"],
-                "--default-output-cap '-1': expected a number of bytes: 4096, 64K, 16M or 1G, or 'none'",
-            ),
-            (&["serve", "x"], "unexpected argument 'x'"),
-            (&["completions", "csh"], "'csh': expected bash, zsh or fish"),
-            (&["run", "--x\u{1b}[2J"], "'--x\\u{1b}[2J'"),
-        ] {
-            let error = parsed(arguments).unwrap_err();
-            assert!(error.contains(expected), "{arguments:?}: {error}");
-            assert!(error.contains("\nTry 'procwire"), "{error}");
-        }
-    }
-
-    #[test]
-    fn lines_of_help_fit_80_columns() {
-        for subcommand in COMMANDS {
-            for line in help(subcommand).lines() {
-                assert!(line.chars().count() <= help::WIDTH, "{line}");
-            }
-            let asked = parsed(&["help", subcommand.name]);
-            assert!(matches!(asked, Ok(Command::Print(text)) if text == help(subcommand)));
-        }
     }
 }

@@ -28,18 +28,22 @@
 //! So what is below a guard has been started on its connection. docs/architecture.md has the table of
 //! what a sweep may signal, and of the times.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+mod sweep;
+mod watch;
+
+use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::process::tree::{self, Held};
+use self::sweep::{Spared, UNKNOWN_CHILDREN, own_pid, sweep_until};
+use self::watch::{Client, Watch};
+use crate::process::tree;
 use crate::sys::{self, Interest, Picture, Pid, Seen, StringList};
 
 /// The argument by which the guard tells the server who guards it: `--guarded-by=PID,FD`.
@@ -54,29 +58,14 @@ const SUBREAPER: &str = "prctl(PR_SET_CHILD_SUBREAPER)";
 const SERVER_SWEEP: Duration = Duration::from_millis(500);
 /// The last sweep, behind an end that the server has brought about by itself.
 const LAST_SWEEP: Duration = Duration::from_millis(700);
-/// All of an end that the guard has seen from its beginning.
-const WHOLE_END: Duration = Duration::from_millis(2_800);
-/// How long a sweep waits for the death of what it has killed before it looks again.
-const DEATH_WAIT: Duration = Duration::from_millis(400);
 /// How long the server may take to end once it has been told to: what it takes at most by itself, and
 /// some more. One that is stuck is killed then.
 const SERVER_END: Duration = Duration::from_millis(2_300);
 /// The same for a guard, where another process waits for that.
 const GUARD_END: Duration = Duration::from_millis(3_500);
-/// How long a server may be stopped while it is to end, in case it is continued.
-const STOPPED: Duration = Duration::from_millis(500);
-/// How often a server that is to end is looked at, whether it is stopped: until it would have ended.
-const LOOKS: u32 = 4;
 
 /// Who waits for this process: the server's guard, or the process that has started the guard.
 static GUARD: OnceLock<u32> = OnceLock::new();
-
-/// Who is not to be swept: pids, and when what they mean was started, or 0 where that is not known. The
-/// latest of a pid counts.
-type Spared = BTreeMap<Pid, u64>;
-
-/// There are children of earlier, and nothing tells who they are: no child may be ended for being one.
-static UNKNOWN_CHILDREN: AtomicBool = AtomicBool::new(false);
 
 /// What this server has spawned with `detach`, and what was there before it.
 static DETACHED: Mutex<Spared> = Mutex::new(BTreeMap::new());
@@ -182,235 +171,6 @@ fn start_guard(own_group: bool) -> io::Result<Option<(Pid, OwnedFd)>> {
     Ok(None)
 }
 
-/// What a guard knows of the client.
-struct Client {
-    /// A duplicate of stdin. It is never read; it tells when the client has let go of the other end.
-    stdin: Option<OwnedFd>,
-}
-
-impl Client {
-    fn new(drain: bool) -> io::Result<Client> {
-        // With `--drain` the input ends long before the connection.
-        let stdin = (!drain).then(|| io::stdin().as_fd().try_clone_to_owned());
-        Ok(Client {
-            stdin: stdin.transpose()?,
-        })
-    }
-}
-
-/// The server's output, to see when the client lets go of its other end. Held only while the server is
-/// stopped: a client waits for all writing ends to close. Only a pipe can be opened a second time.
-///
-/// # Errors
-///
-/// ENXIO where the client has let go of it already.
-fn output_of(server: Pid) -> io::Result<Option<File>> {
-    let path = format!("/proc/{server}/fd/1");
-    if !sys::shows_own_numbers() || !std::fs::metadata(&path)?.file_type().is_fifo() {
-        return Ok(None);
-    }
-    let mut options = OpenOptions::new();
-    options.write(true).custom_flags(libc::O_NONBLOCK);
-    options.open(path).map(Some)
-}
-
-/// Waiting for the end of a child, and passing signals on to it meanwhile.
-struct Watch {
-    child: Pid,
-    own_group: bool,
-    patience: Duration,
-    client: Option<Client>,
-    /// The first signal that was to end it, and when that came.
-    told: Option<(libc::c_int, Instant)>,
-    /// The child is stopped; with its output, if that can be watched.
-    stopped: Option<Option<File>>,
-    /// Since when it is stopped while it is to end.
-    stopped_at_end: Option<Instant>,
-    /// When the client was seen to have let go of the input.
-    client_gone: Option<Instant>,
-    /// How often a child that is to end was looked at, whether it is stopped.
-    looks: u32,
-    stuck: bool,
-}
-
-/// How that came about.
-struct Ended {
-    status: sys::Status,
-    told: Option<(libc::c_int, Instant)>,
-    /// When the end began, as far as the guard can know.
-    since: Instant,
-    /// The child did not end by itself, and was killed.
-    stuck: bool,
-}
-
-impl Ended {
-    fn code(&self) -> i32 {
-        match self.told {
-            // It was going to end with this.
-            Some((signal, _)) if self.status.signal == Some(libc::SIGKILL) => 128 + signal,
-            _ => self.status.code,
-        }
-    }
-
-    fn sweep_until(&self) -> Instant {
-        let last = Instant::now() + LAST_SWEEP;
-        match self.status.signal {
-            // This is the first sweep.
-            Some(_) => last.max(self.since + WHOLE_END),
-            None => last,
-        }
-    }
-}
-
-impl Watch {
-    fn new(child: Pid, own_group: bool, patience: Duration, client: Option<Client>) -> Watch {
-        Watch {
-            child,
-            own_group,
-            patience,
-            client,
-            told: None,
-            stopped: None,
-            stopped_at_end: None,
-            client_gone: None,
-            looks: 0,
-            stuck: false,
-        }
-    }
-
-    fn until_end(mut self, signals: &OwnedFd, mut detached: Option<(&OwnedFd, &mut Spared)>) -> Ended {
-        let status = loop {
-            let pipe = detached
-                .as_ref()
-                .map_or(Interest::NONE, |(pipe, _)| Interest::read(pipe.as_raw_fd()));
-            let [input, output] = self.ends_of_client();
-            let mut interests = [Interest::read(signals.as_raw_fd()), pipe, input, output];
-            let (kill_at, look_at) = (self.kill_at(), self.look_at());
-            let next = [kill_at, look_at].into_iter().flatten().min();
-            let left = next.map(|at| at.saturating_duration_since(Instant::now()));
-            if let Err(e) = sys::poll(&mut interests, left) {
-                // Without it an end is not noticed any more.
-                self.kill();
-                log::error!("the server cannot be watched, and was killed: ppoll: {e}");
-                if let Ok(status) = sys::reap(self.child) {
-                    break status;
-                }
-            }
-            if left == Some(Duration::ZERO) {
-                self.looks += 1;
-                if kill_at == next || sys::is_stopped(self.child) {
-                    self.kill();
-                }
-            }
-            let now = Instant::now();
-            if interests[2].hung_up() {
-                self.client_gone.get_or_insert(now);
-            }
-            if self.stopped.is_some() && (interests[2].hung_up() || interests[3].hung_up()) {
-                self.stopped_at_end.get_or_insert(now);
-            }
-            if let Some((pipe, detached)) = &mut detached
-                && interests[1].readable()
-            {
-                read_detached(pipe, detached);
-            }
-            if !interests[0].readable() {
-                if interests[1].hung_up() {
-                    // The server is gone or going; only its SIGCHLD is still to come.
-                    let _ = sys::poll(&mut [Interest::read(signals.as_raw_fd())], left);
-                }
-                continue;
-            }
-            match sys::next_signal(signals) {
-                // Where it cannot be read which signal it was, it may have been this one.
-                Some((libc::SIGCHLD, _)) | None => {
-                    if let Some(status) = reap_until(self.child) {
-                        break status;
-                    }
-                    self.look_whether_stopped();
-                }
-                Some((signal, from_terminal)) => self.pass_on(signal, from_terminal),
-            }
-        };
-        let begun = [self.is_to_end_since(), self.stopped_at_end];
-        let begun = begun.into_iter().flatten().min();
-        // The client's writes must fail as soon as the server is gone.
-        drop(self.client);
-        Ended {
-            status,
-            told: self.told,
-            since: begun.unwrap_or_else(Instant::now),
-            stuck: self.stuck,
-        }
-    }
-
-    fn pass_on(&mut self, signal: libc::c_int, from_terminal: bool) {
-        // A terminal tells its whole group, and to be asked twice means more.
-        if self.own_group || !from_terminal {
-            let _ = sys::kill(self.child, signal);
-        }
-        let now = Instant::now();
-        self.told.get_or_insert((signal, now));
-        if self.stopped.is_some() {
-            self.stopped_at_end.get_or_insert(now);
-        }
-    }
-
-    fn look_whether_stopped(&mut self) {
-        while let Some(stopped) = sys::stopped_or_continued(self.child) {
-            let output = if stopped { output_of(self.child) } else { Ok(None) };
-            let gone = matches!(&output, Err(e) if e.raw_os_error() == Some(libc::ENXIO));
-            self.stopped = stopped.then_some(output.unwrap_or_default());
-            // One that goes on ends by itself.
-            let is_to_end = stopped && (gone || self.is_to_end_since().is_some());
-            self.stopped_at_end = is_to_end.then(Instant::now);
-        }
-    }
-
-    /// What tells that the client is gone, as long as that is not known: the input, and the output of a
-    /// server that is stopped.
-    fn ends_of_client(&self) -> [Interest; 2] {
-        if self.client_gone.is_some() || self.stopped_at_end.is_some() {
-            return [Interest::NONE; 2];
-        }
-        let input = self.client.as_ref().and_then(|client| client.stdin.as_ref());
-        let output = self.stopped.as_ref().and_then(Option::as_ref);
-        let other_end = |fd: Option<RawFd>| fd.map_or(Interest::NONE, Interest::other_end);
-        [
-            other_end(input.map(AsRawFd::as_raw_fd)),
-            other_end(output.map(AsRawFd::as_raw_fd)),
-        ]
-    }
-
-    /// Since when the child has known, or would know if it were not stopped, that it is to end.
-    fn is_to_end_since(&self) -> Option<Instant> {
-        let told = self.told.map(|(_, at)| at);
-        [told, self.client_gone].into_iter().flatten().min()
-    }
-
-    /// When to look whether a child that is to end is stopped. As a rule SIGCHLD tells, but only when all
-    /// threads have stopped, and one that waits for a disk does not.
-    fn look_at(&self) -> Option<Instant> {
-        let known = self.stuck || self.stopped.is_some();
-        let since = self.is_to_end_since().filter(|_| !known && self.looks < LOOKS)?;
-        Some(since + STOPPED * (self.looks + 1))
-    }
-
-    fn kill_at(&self) -> Option<Instant> {
-        if self.stuck {
-            return None;
-        }
-        let told = self.told.map(|(_, at)| at + self.patience);
-        let stopped = self.stopped_at_end.map(|at| at + STOPPED);
-        [told, stopped].into_iter().flatten().min()
-    }
-
-    fn kill(&mut self) {
-        let _ = sys::kill(self.child, libc::SIGKILL);
-        self.stuck = true;
-    }
-}
-
 /// Makes this process and all it starts survive a write behind the limit of a file's size, which is an
 /// error then and not a deadly signal. Spawned programs start with all signals at their defaults.
 pub fn survive_file_size_limit() {
@@ -503,17 +263,6 @@ fn read_detached(reader: &OwnedFd, detached: &mut Spared) {
     }
 }
 
-/// Reaps all that has ended; the status of `server` if it was among them.
-fn reap_until(server: Pid) -> Option<sys::Status> {
-    let mut found = None;
-    while let Some((pid, status)) = sys::reap_any() {
-        if pid == server {
-            found = Some(status);
-        }
-    }
-    found
-}
-
 impl Guarded {
     /// Makes this process one that can sweep: a child subreaper that hears when its guard dies.
     ///
@@ -595,10 +344,6 @@ fn spare_children() {
     }
 }
 
-fn own_pid() -> Pid {
-    Pid::try_from(std::process::id()).unwrap_or(Pid::MAX)
-}
-
 /// Reaps the orphans that this process has adopted. Must be called by the main thread, whose children
 /// they are.
 pub fn reap_adopted() {
@@ -647,222 +392,6 @@ fn tell(left: &[Seen]) {
             "these processes could not be ended and are left: {}",
             names.join(", ")
         );
-    }
-}
-
-/// One process that is to be killed.
-enum Target {
-    Held(Held),
-    /// A child of this thread, where no pidfd is to be had. Its pid means it until we reap it.
-    Child(Pid),
-}
-
-impl Target {
-    fn take(seen: Seen) -> Option<Target> {
-        match Held::take(seen) {
-            Ok(held) => held.map(Target::Held),
-            Err(_) => sys::is_child(seen.pid).then_some(Target::Child(seen.pid)),
-        }
-    }
-
-    /// Whether it could be signalled, or is gone.
-    fn signal(&self, signal: libc::c_int) -> bool {
-        match self {
-            Target::Held(held) => held.signal(signal).is_ok(),
-            Target::Child(pid) => sys::kill(*pid, signal).is_ok(),
-        }
-    }
-
-    fn wait(&self, deadline: Instant) {
-        match self {
-            Target::Held(held) => held.wait(deadline),
-            Target::Child(pid) => {
-                // Only a pidfd could be waited for.
-                while !sys::has_ended(*pid) && Instant::now() < deadline {
-                    let _ = sys::poll(&mut [], Some(Duration::from_millis(5)));
-                }
-            }
-        }
-    }
-}
-
-/// Kills what is below this process until nothing is left, the rest cannot be killed, or it is
-/// `deadline`; what is left then. In the `last` sweep each round deals with all it has found, late or not.
-fn sweep_until(deadline: Instant, spared: &Spared, last: bool) -> Vec<Seen> {
-    let mut scan = Scan::default();
-    let mut before: Option<HashSet<Seen>> = None;
-    loop {
-        let mut found = HashSet::new();
-        let mut frozen_groups = HashSet::new();
-        let mut targets: Vec<Target> = Vec::new();
-        // Freeze until nobody new turns up, so that nobody can start another behind our back.
-        loop {
-            // Where descriptors are used up, the children that are left make the sweep go on.
-            let below = Below::look(spared, &mut scan, deadline);
-            let known = targets.len();
-            for group in below.groups {
-                // One that forks and exits all the time is gone before it can be held, but its child
-                // is in its group, and a group is stopped all at once.
-                if frozen_groups.insert(group) {
-                    let _ = sys::kill_group(group, libc::SIGSTOP);
-                }
-            }
-            for seen in below.processes {
-                // The rest is for the guard's sweep, if it is in no group that is killed here.
-                if !last && Instant::now() >= deadline {
-                    break;
-                }
-                if found.insert(seen)
-                    && !seen.dead
-                    && let Some(target) = Target::take(seen)
-                {
-                    target.signal(libc::SIGSTOP);
-                    targets.push(target);
-                }
-            }
-            if below.scanned || targets.len() == known || Instant::now() >= deadline {
-                break;
-            }
-        }
-        // One that belongs to another user is not waited for.
-        let count = targets.len();
-        targets.retain(|target| target.signal(libc::SIGKILL));
-        let refused = count - targets.len();
-        for group in frozen_groups {
-            let _ = sys::kill_group(group, libc::SIGKILL);
-        }
-        let wait_until = deadline.min(Instant::now() + DEATH_WAIT);
-        for target in &targets {
-            target.wait(wait_until);
-        }
-        drop(targets);
-        while sys::reap_any().is_some() {}
-        let alive = found.iter().any(|seen| !seen.dead);
-        // A picture may miss somebody; that there are no children is certain. Those that are spared
-        // are children, too, and leave only the picture.
-        let may_have_more = spared.is_empty() && sys::has_children();
-        if !alive && !may_have_more {
-            return Vec::new();
-        }
-        // All of them have been signalled, and none has gone: a death that a tracer holds back, a
-        // process of another user, one that waits for a disk.
-        let stuck = before.as_ref() == Some(&found);
-        if stuck || (refused > 0 && refused == found.len()) || Instant::now() >= deadline {
-            if !last {
-                // The guard looks for itself.
-                return Vec::new();
-            }
-            return still_there(found, spared, &mut scan, deadline);
-        }
-        before = Some(found);
-    }
-}
-
-/// Who of `found` is there now, other than what only waits to be reaped by its parent.
-fn still_there(found: HashSet<Seen>, spared: &Spared, scan: &mut Scan, deadline: Instant) -> Vec<Seen> {
-    let own = own_pid();
-    let now = Below::look(spared, scan, deadline).processes;
-    let is_left = |seen: &Seen| {
-        let was_there = |before: &Seen| (before.pid, before.started) == (seen.pid, seen.started);
-        found.iter().any(was_there) && (!seen.dead || seen.parent == own)
-    };
-    let mut left: Vec<Seen> = now.into_iter().filter(is_left).collect();
-    left.sort_by_key(|seen| seen.pid);
-    left
-}
-
-/// Finding the children of this thread without `/proc`, by asking for each number whether it is one.
-/// Children have been started after us, so most are found right behind our own number.
-#[derive(Default)]
-struct Scan {
-    /// Those that were found before. Where they are still children, they could not be ended.
-    tried: BTreeSet<Pid>,
-}
-
-impl Scan {
-    /// The largest number of a process that Linux gives.
-    const LAST: Pid = 4 * 1024 * 1024;
-    /// How many are asked about before there is another look at the clock: some milliseconds.
-    const SLICE: usize = 16 * 1024;
-
-    /// Those that were found before, and those in the next slice in which there are some that are not
-    /// `spared`.
-    fn children(&mut self, spared: &Spared, deadline: Instant) -> Vec<Seen> {
-        let own = own_pid();
-        self.tried.retain(|&pid| sys::is_child(pid));
-        let mut numbers = (own + 1..=Scan::LAST).chain(1..own).peekable();
-        let mut new = Vec::new();
-        while new.is_empty() && numbers.peek().is_some() {
-            let slice = numbers.by_ref().take(Scan::SLICE);
-            let is_new =
-                |pid: &Pid| sys::is_child(*pid) && !spared.contains_key(pid) && !self.tried.contains(pid);
-            new.extend(slice.filter(is_new));
-            if Instant::now() >= deadline {
-                break;
-            }
-        }
-        self.tried.extend(new);
-        self.tried
-            .iter()
-            .filter_map(|&pid| sys::hidden(pid, own))
-            .collect()
-    }
-}
-
-/// Who is to be swept.
-struct Below {
-    /// The dead included.
-    processes: Vec<Seen>,
-    /// Groups that have nobody in them who is spared.
-    groups: HashSet<Pid>,
-    /// Found by asking number by number, for which a second look takes too long.
-    scanned: bool,
-}
-
-impl Below {
-    fn look(spared: &Spared, scan: &mut Scan, deadline: Instant) -> Below {
-        let own = own_pid();
-        let mut picture = Picture::take().unwrap_or_default();
-        let parents = picture.below([own]).iter().map(|p| p.pid).chain([own]).collect();
-        picture.add(picture.unlisted(parents).unwrap_or_default());
-        let below = Below::new(&picture, own, spared);
-        let unseen = || sys::has_children() && !sys::shows_own_children();
-        if below.processes.is_empty() && !UNKNOWN_CHILDREN.load(Relaxed) && unseen() {
-            picture.add(scan.children(spared, deadline));
-            return Below {
-                scanned: true,
-                ..Below::new(&picture, own, spared)
-            };
-        }
-        below
-    }
-
-    fn new(picture: &Picture, own: Pid, spared: &Spared) -> Below {
-        let all = picture.below([own]);
-        let is_other = |p: &&Seen| {
-            let known = spared.get(&p.pid).filter(|&&started| started != 0);
-            known
-                .zip(p.started)
-                .is_some_and(|(&spared, started)| spared != started)
-        };
-        let reused: HashSet<Pid> = picture.seen().iter().filter(is_other).map(|p| p.pid).collect();
-        let is_spared = |pid| spared.contains_key(&pid) && !reused.contains(&pid);
-        let roots = all.iter().filter(|p| is_spared(p.pid) || is_spared(p.session));
-        let mut kept: HashSet<Pid> = roots.map(|p| p.pid).collect();
-        kept.extend(picture.below(kept.iter().copied()).iter().map(|p| p.pid));
-        let (kept, processes): (Vec<Seen>, Vec<Seen>) = all.into_iter().partition(|p| kept.contains(&p.pid));
-        // One that is just being started is still in ours.
-        let alive = processes.iter().filter(|p| !p.dead);
-        let mut groups: HashSet<Pid> = alive.map(|p| p.group).filter(|&g| g > 1).collect();
-        groups.remove(&sys::own_group());
-        for process in kept {
-            groups.remove(&process.group);
-        }
-        Below {
-            processes,
-            groups,
-            scanned: false,
-        }
     }
 }
 
@@ -972,72 +501,4 @@ pub fn start_thread<T: Send + 'static>(
 /// Gives the memory of code that has run back to the system; what runs again comes back by itself.
 pub fn forget_code_pages() {
     sys::forget_code_pages();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn seen(pid: Pid, parent: Pid, session: Pid, started: u64) -> Seen {
-        Seen {
-            pid,
-            parent,
-            group: session,
-            session,
-            started: Some(started),
-            dead: false,
-            entry: pid,
-        }
-    }
-
-    #[test]
-    fn a_pid_that_means_another_spares_nobody() {
-        let spared = Spared::from([(20, 5), (30, 5), (40, 5)]);
-        let picture = Picture::of(vec![
-            seen(10, 1, 10, 1),
-            // Detached, with a child that has left it, and one whose parent is gone.
-            seen(20, 10, 20, 5),
-            seen(21, 20, 21, 6),
-            seen(22, 10, 20, 7),
-            // Has got the pid of a detached one that is gone.
-            seen(30, 10, 30, 8),
-            seen(31, 30, 30, 9),
-            // Left by a detached one that is gone.
-            seen(41, 10, 40, 6),
-        ]);
-        let below = Below::new(&picture, 10, &spared);
-        let swept: Vec<Pid> = below.processes.iter().map(|p| p.pid).collect();
-        assert_eq!(swept, [30, 31]);
-        assert_eq!(below.groups, HashSet::from([30]));
-    }
-
-    #[test]
-    fn a_start_that_is_not_known_spares() {
-        let hidden = |process: Seen| Seen {
-            started: None,
-            ..process
-        };
-        let spared = Spared::from([(20, 5), (30, 0)]);
-        let picture = Picture::of(vec![
-            seen(10, 1, 10, 1),
-            hidden(seen(20, 10, 20, 5)),
-            seen(21, 20, 21, 6),
-            seen(30, 10, 30, 7),
-            hidden(seen(40, 10, 40, 8)),
-        ]);
-        let below = Below::new(&picture, 10, &spared);
-        let swept: Vec<Pid> = below.processes.iter().map(|p| p.pid).collect();
-        assert_eq!(swept, [40]);
-    }
-
-    #[test]
-    fn group_of_the_dead_alone_is_not_signalled() {
-        let dead = |process: Seen| Seen {
-            dead: true,
-            ..process
-        };
-        let picture = Picture::of(vec![dead(seen(20, 10, 20, 5)), seen(21, 20, 21, 6)]);
-        let below = Below::new(&picture, 10, &Spared::new());
-        assert_eq!(below.groups, HashSet::from([21]));
-    }
 }

@@ -8,6 +8,7 @@ mod args;
 mod check;
 mod completions;
 pub(crate) mod guard;
+mod mcp;
 mod quote;
 mod run;
 mod serve;
@@ -34,35 +35,53 @@ pub fn main() -> ExitCode {
     {
         return exit_code(terminal::watch());
     }
-    let serve = match args::parse(std::env::args_os().skip(1)) {
-        Ok(Command::Serve(serve)) => serve,
-        Ok(Command::Run(run)) => return exit_code(run::run(&run)),
-        Ok(Command::Check(check)) => return exit(check::check(&check), 2),
+    match args::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Serve(serve)) => {
+            let hint = (!serve.named).then_some("JSON-RPC lines on stdin; try 'procwire --help'");
+            guarded(serve.guarded_by.is_some(), serve.config.drain, hint, || {
+                serve::serve_stdio(serve)
+            })
+        }
+        Ok(Command::Mcp(mcp)) => {
+            let hint = "an agent's messages on stdin; try 'procwire mcp --help'";
+            guarded(mcp.guarded_by.is_some(), false, Some(hint), || {
+                mcp::serve_stdio(mcp)
+            })
+        }
+        Ok(Command::Run(run)) => exit_code(run::run(&run)),
+        Ok(Command::Check(check)) => exit(check::check(&check), 2),
         Ok(Command::Print(text)) => {
-            return exit(
-                io::stdout()
-                    .write_all(text.as_bytes())
-                    .map(|()| 0)
-                    .map_err(Into::into),
-                1,
-            );
+            let printed = io::stdout().write_all(text.as_bytes());
+            exit(printed.map(|()| 0).map_err(Into::into), 1)
         }
-        Err(error) => return exit(Err(error.into()), 2),
-    };
+        Ok(Command::WriteManPages(folder)) => {
+            let written = args::man::write_pages(&folder).map(|()| 0);
+            let failed = |e| format!("--dir {}: {e}", quote::quoted(&folder.to_string_lossy())).into();
+            exit(written.map_err(failed), 1)
+        }
+        Err(error) => exit(Err(error.into()), 2),
+    }
+}
+
+/// Serves below a guard, which this process becomes; with one, or where there can be none, serves here.
+/// `hint` says what is waited for, where a person may have typed this.
+fn guarded(
+    has_guard: bool,
+    drain: bool,
+    hint: Option<&str>,
+    serve: impl FnOnce() -> Result<i32, Box<dyn std::error::Error>>,
+) -> ExitCode {
     guard::survive_file_size_limit();
-    if serve.guarded_by.is_none() {
-        if !serve.named && io::stdin().is_terminal() && io::stderr().is_terminal() {
-            let _ = writeln!(
-                io::stderr(),
-                "procwire: waiting for JSON-RPC lines on stdin; try 'procwire --help'"
-            );
+    if !has_guard {
+        if let (Some(hint), true, true) = (hint, io::stdin().is_terminal(), io::stderr().is_terminal()) {
+            let _ = writeln!(io::stderr(), "procwire: waiting for {hint}");
         }
-        match guard::run(serve.config.drain) {
+        match guard::run(drain) {
             Ok(code) => return exit_code(code),
             Err(e) => log::warn!("serving without a guard, so a SIGKILL would leave processes: {e}"),
         }
     }
-    exit(serve::serve_stdio(serve), 1)
+    exit(serve(), 1)
 }
 
 /// The exit code, or `failure` after printing the error. If stdout is closed, as in

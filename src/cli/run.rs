@@ -24,7 +24,7 @@ use std::time::Duration;
 use crate::cli::guard::{self, Guarded};
 use crate::client::{self, Client, Error, Event, ExitStatus, Process, Stdin};
 use crate::process::spawn::DESCRIPTOR_VARIABLES;
-use crate::wire::protocol::Stage;
+use crate::wire::protocol::{Collected, OutputKeep, ResourceLimits, Stage};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGPIPE, SIGWINCH};
@@ -75,6 +75,12 @@ pub struct Run {
     pub connect_timeout: Option<Duration>,
     pub server: Option<String>,
     pub record: Option<PathBuf>,
+    /// stderr is one stream with stdout.
+    pub merge: bool,
+    pub clean_env: bool,
+    /// Bytes of the beginning and of the end of each stream.
+    pub keep: Option<(u64, u64)>,
+    pub limits: ResourceLimits,
 }
 
 impl Default for Run {
@@ -94,6 +100,10 @@ impl Default for Run {
             connect_timeout: None,
             server: None,
             record: None,
+            merge: false,
+            clean_env: false,
+            keep: None,
+            limits: ResourceLimits::default(),
         }
     }
 }
@@ -222,7 +232,11 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     let (status, output) = match run.json {
         true => {
             let output = process.wait_with_output()?;
-            (output.status, Some((output.stdout, output.stderr)))
+            let printed = [
+                (output.stdout, output.stdout_tail),
+                (output.stderr, output.stderr_tail),
+            ];
+            (output.status, Some(printed))
         }
         false => {
             print(&mut process, recording.as_mut())?;
@@ -252,10 +266,10 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
         // It had no time to clean up.
         false => terminal::clean_up(),
     }
-    if let Some((stdout, stderr)) = output {
+    if let Some([stdout, stderr]) = output {
         let mut exited = status.details().clone();
-        exited.stdout.bytes = stdout;
-        exited.stderr.bytes = stderr;
+        fill(&mut exited.stdout, stdout);
+        fill(&mut exited.stderr, stderr);
         if timed_out {
             (exited.timed_out, exited.exit_code) = (true, TIMED_OUT);
         }
@@ -268,6 +282,16 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     if let (Some(error), Some(path)) = (record_error, &run.record) {
         life::say(&format!("--record {}: {error}", path.display()));
     }
+    if !run.json {
+        for (stream, of) in [
+            ("stdout", &status.details().stdout),
+            ("stderr", &status.details().stderr),
+        ] {
+            if let Some(left_out @ 1..) = of.tail.as_ref().map(|tail| tail.omitted_bytes) {
+                life::say(&format!("{left_out} bytes of {stream} left out"));
+            }
+        }
+    }
     let known = number.is_some_and(|number| [SIGINT, SIGPIPE].contains(&number) || passed.contains(&number));
     if run.stats || !run.json && (timed_out || signal.is_some() && !known) {
         life::say(&last_words(run, &status, timed_out));
@@ -277,6 +301,14 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     // Its pid may be another process's from now on.
     lock(&life).server = None;
     Ok(ending)
+}
+
+/// Puts what was streamed where it stands if it is collected: the beginning, and what was kept of the end.
+fn fill(stream: &mut Collected, (beginning, end): (Vec<u8>, Vec<u8>)) {
+    stream.bytes = beginning;
+    if let Some(tail) = &mut stream.tail {
+        tail.bytes = end;
+    }
 }
 
 /// Starts the server, and waits until it answers.
@@ -338,6 +370,22 @@ fn spawn(run: &Run, tty: bool, has_input: bool) -> Result<client::Command, Strin
         }
         false => client::Command::new(argv.next().unwrap_or_default()),
     };
+    if run.clean_env {
+        spawn.env_clear();
+        // Of what is inherited, a terminal needs this.
+        if let (true, Ok(term)) = (tty, std::env::var("TERM")) {
+            spawn.env("TERM", term);
+        }
+    }
+    if run.merge && !tty {
+        spawn.merge_stderr();
+    }
+    if let Some((head, tail)) = run.keep {
+        spawn.keep(OutputKeep::HeadTail { head, tail });
+    }
+    if run.limits != ResourceLimits::default() {
+        spawn.limits(run.limits.clone());
+    }
     spawn
         .args(argv)
         .unread_limit(MAX_UNREAD_BYTES)
@@ -355,7 +403,8 @@ fn spawn(run: &Run, tty: bool, has_input: bool) -> Result<client::Command, Strin
     if tty {
         let (rows, cols) = terminal::size().unwrap_or((24, 80));
         spawn.tty(rows, cols);
-        if io::stdin().is_terminal() {
+        // In the background they are those of another program, such as the line editor of a shell.
+        if io::stdin().is_terminal() && terminal::in_foreground() {
             spawn
                 .modes_of(io::stdin())
                 .map_err(|e| format!("the terminal here: {e}"))?;
@@ -367,7 +416,7 @@ fn spawn(run: &Run, tty: bool, has_input: bool) -> Result<client::Command, Strin
     }
     // They name descriptors of this process, or of a server elsewhere.
     for variable in DESCRIPTOR_VARIABLES {
-        if !run.names(variable) {
+        if !(run.clean_env || run.names(variable)) {
             spawn.env_remove(variable);
         }
     }

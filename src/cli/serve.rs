@@ -1,4 +1,5 @@
-//! `procwire serve`: one connection over stdin and stdout, and everything that is process-wide about it.
+//! `procwire serve`: one connection over stdin and stdout, and everything that is process-wide about it,
+//! for `procwire mcp` as well.
 //!
 //! **Thread:** main reads signals and reaps adopted orphans, while `dispatch` serves.
 //! **Owns:** the signals of the process, its limit of descriptors, and the sweep at its end.
@@ -11,16 +12,30 @@ use signal_hook::consts::SIGCHLD;
 
 use crate::cli::args::Serve;
 use crate::cli::guard::{self, Guarded, Signals};
-use crate::{Connection, End};
+use crate::{Config, Connection, End, Stopper};
 
 /// Serves stdio until the connection ends or a signal says so; the exit code.
 pub(super) fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
-    let Serve {
-        mut config,
-        guarded_by,
-        ..
-    } = serve;
-    let guarded = Guarded::begin(guarded_by.as_deref())?;
+    under_guard("dispatch", serve.guarded_by.as_deref(), serve.config, |config| {
+        let connection = Connection::stdio();
+        (connection.stopper(), move || crate::serve(connection, config))
+    })
+}
+
+/// Makes this process one that leaves nothing behind, and serves until the connection ends or a signal
+/// says so; the exit code. `begin` is given the settings with what is process-wide about them, and says
+/// what ends the connection and what serves it, on a thread of this name.
+pub(super) fn under_guard<Body, Error>(
+    thread: &str,
+    guarded_by: Option<&str>,
+    mut config: Config,
+    begin: impl FnOnce(Config) -> (Stopper, Body),
+) -> Result<i32, Box<dyn std::error::Error>>
+where
+    Body: FnOnce() -> Result<End, Error> + Send + 'static,
+    Error: std::error::Error + Send + 'static,
+{
+    let guarded = Guarded::begin(guarded_by)?;
     if let Some(why) = guard::blindness() {
         log::warn!(
             "{why}: what leaves the process group of its program may outlive a kill, until the connection ends"
@@ -38,13 +53,12 @@ pub(super) fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error
     config.survives_server_kill = guarded.has_guard();
     config.on_detach = Some(Arc::new(guarded.detached()));
 
-    let connection = Connection::stdio();
-    let stopper = connection.stopper();
+    let (stopper, body) = begin(config);
     let served = Arc::new(AtomicBool::new(false));
     let its_served = Arc::clone(&served);
     let wake = guard::waker();
-    let dispatcher = guard::start_thread("dispatch", move || {
-        let result = crate::serve(connection, config);
+    let serving = guard::start_thread(thread, move || {
+        let result = body();
         its_served.store(true, SeqCst);
         wake();
         result
@@ -74,7 +88,9 @@ pub(super) fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error
     }
     let end = match first {
         Some(_) if !served.load(SeqCst) => Ok(End::Stopped),
-        _ => dispatcher.join().map_err(|_| "the dispatcher has panicked")?,
+        _ => serving
+            .join()
+            .map_err(|_| format!("the thread {thread} has panicked"))?,
     };
     guard::sweep();
     match (end?, first) {

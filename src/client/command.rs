@@ -77,6 +77,16 @@ pub struct Command {
 impl Command {
     /// A program without arguments. One without a slash in its name is looked up on the `PATH` of the
     /// environment it gets. There is no shell.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let output = client.output(Command::new("uname"))?;
+    /// assert_eq!(output.stdout, b"Linux\n");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn new(program: impl AsRef<OsStr>) -> Command {
         Command {
@@ -122,12 +132,32 @@ impl Command {
     }
 
     /// Adds an argument.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let output = client.output(Command::new("echo").arg("one argument, $HOME"))?;
+    /// assert_eq!(output.stdout, b"one argument, $HOME\n");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn arg(&mut self, argument: impl AsRef<OsStr>) -> &mut Command {
         self.arguments.push(argument.as_ref().to_owned());
         self
     }
 
     /// Adds arguments.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let output = client.output(Command::new("printf").args(["%s-%s", "a", "b"]))?;
+    /// assert_eq!(output.stdout, b"a-b");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn args<S: AsRef<OsStr>>(&mut self, arguments: impl IntoIterator<Item = S>) -> &mut Command {
         for argument in arguments {
             self.arg(argument);
@@ -154,6 +184,17 @@ impl Command {
     }
 
     /// Sets variables of its environment.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut show = Command::shell("echo $A$B");
+    /// show.envs([("A", "1"), ("B", "2")]);
+    /// assert_eq!(client.output(&show)?.stdout, b"12\n");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn envs<N: AsRef<OsStr>, V: AsRef<OsStr>>(
         &mut self,
         variables: impl IntoIterator<Item = (N, V)>,
@@ -165,6 +206,16 @@ impl Command {
     }
 
     /// Removes a variable from its environment, also one that the server has.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut show = Command::shell("echo ${HOME-none}");
+    /// assert_eq!(client.output(show.env_remove("HOME"))?.stdout, b"none\n");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn env_remove(&mut self, name: impl AsRef<OsStr>) -> &mut Command {
         self.environment.insert(name.as_ref().to_owned(), None);
         self
@@ -245,6 +296,17 @@ impl Command {
     /// Gives its terminal the modes of another one, as ssh does: keys, echo, line ends and so on. Only
     /// with [`tty`](Self::tty).
     ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut shell = Command::new("sh");
+    /// shell.tty(24, 80);
+    /// let error = shell.modes_of(std::fs::File::open("/dev/null")?).expect_err("not a terminal");
+    /// assert_eq!(error.raw_os_error(), Some(25)); // ENOTTY; std::io::stdin() is one where people type
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// What the system says if `terminal` is not one.
@@ -254,6 +316,17 @@ impl Command {
     }
 
     /// Gives it `/dev/null` as stdin. A process with a terminal can be typed at all the same.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut process = client.spawn(Command::new("cat").no_stdin())?;
+    /// assert!(process.stdin.is_none());
+    /// assert!(process.wait()?.success());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn no_stdin(&mut self) -> &mut Command {
         self.stdin = Stdio::null();
         self
@@ -406,6 +479,19 @@ impl Command {
     }
 
     /// Lets it and what it starts outlive the connection. Its pipes and its terminal do not.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let daemon = client.spawn(Command::new("sleep").arg("1000").detach().kill_on_drop(false))?;
+    /// let id = daemon.id().expect("this server tells it").to_string();
+    /// client.close()?;
+    /// // It still runs, until something ends it.
+    /// assert!(std::process::Command::new("kill").arg(id).status()?.success());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn detach(&mut self) -> &mut Command {
         self.detach = true;
         self
@@ -413,6 +499,16 @@ impl Command {
 
     /// Whether it is killed when its [`Process`](super::Process) is dropped before it has ended
     /// (yes; std's is not). If not, it runs on until the connection ends.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// drop(client.spawn(Command::new("sleep").arg("1000").kill_on_drop(false))?);
+    /// assert_eq!(client.list()?.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn kill_on_drop(&mut self, kill: bool) -> &mut Command {
         self.kill_on_drop = kill;
         self
@@ -420,6 +516,19 @@ impl Command {
 
     /// Bytes of its output, both streams together, that may wait here to be read (64 MiB). What it
     /// prints beyond that is lost, which reading reports as [`OutputLost`](super::OutputLost).
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command, OutputLost};
+    /// # use std::io::Read;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut process = client.spawn(Command::shell("printf 123456789").unread_limit(4))?;
+    /// process.wait()?;
+    /// let error = process.stdout.take().expect("not taken yet").read_to_end(&mut Vec::new());
+    /// assert!(OutputLost::is(&error.expect_err("some of it is lost")));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn unread_limit(&mut self, bytes: usize) -> &mut Command {
         self.unread_limit = bytes;
         self
@@ -428,6 +537,19 @@ impl Command {
     /// At that limit, loses nothing and reads nothing more from the server until output is read here:
     /// every other process and every answer of this client waits as well. For a client with one
     /// process. [`Process::wait`](super::Process::wait) reads nothing.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::io::Read;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut process = client.spawn(Command::new("seq").arg("100000").unread_limit(4096).wait_when_unread())?;
+    /// let mut numbers = String::new();
+    /// process.stdout.take().expect("not taken yet").read_to_string(&mut numbers)?;
+    /// assert_eq!(numbers.lines().count(), 100_000); // nothing is lost
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn wait_when_unread(&mut self) -> &mut Command {
         self.wait_when_unread = true;
         self

@@ -80,18 +80,48 @@ impl Control {
     /// Its process id on the server's machine; `None` if the server did not tell it, as codex
     /// app-server does not. As with [`std::process::Child::id`], another process may have it once this
     /// one has ended.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(Command::new("sleep").arg("1000"))?;
+    /// assert_eq!(process.control().id(), process.id());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn id(&self) -> Option<u32> {
         self.id
     }
 
     /// Its handle, as [`Client::list`](super::Client::list) shows it.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(Command::new("sleep").arg("1000"))?;
+    /// assert_eq!(process.control().handle(), process.handle());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn handle(&self) -> &str {
         &self.handle
     }
 
     /// Waits for its end, and leaves its stdin open.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(Command::shell("exit 3"))?;
+    /// assert_eq!(process.control().wait()?.code(), Some(3));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -102,6 +132,17 @@ impl Control {
 
     /// As [`wait`](Self::wait), but no longer than `timeout`; `None` if it has not ended then.
     ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(Command::new("sleep").arg("1000"))?;
+    /// assert_eq!(process.control().wait_timeout(Duration::from_millis(1))?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Ended`] if the connection ended first.
@@ -110,6 +151,16 @@ impl Control {
     }
 
     /// How it ended, if it has. Does not wait.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(Command::new("sleep").arg("1000"))?;
+    /// assert_eq!(process.control().try_wait()?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -120,6 +171,19 @@ impl Control {
 
     /// Kills it with SIGKILL, and all it has started that can be found. One that has ended is not an
     /// error.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(Command::new("sleep").arg("1000"))?;
+    /// let control = process.control();
+    /// control.kill()?;
+    /// assert_eq!(control.wait()?.signal(), Some("SIGKILL"));
+    /// control.kill()?; // has ended
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -132,6 +196,19 @@ impl Control {
     /// Sends SIGTERM to its process group, and kills it as [`kill`](Self::kill) does if it is still
     /// there after `grace`. Does not wait. One that has ended is not an error.
     ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(Command::new("sleep").arg("1000"))?;
+    /// let control = process.control();
+    /// control.terminate(Duration::from_secs(5))?;
+    /// assert_eq!(control.wait()?.signal(), Some("SIGTERM"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`kill`](Self::kill).
@@ -140,6 +217,19 @@ impl Control {
     }
 
     /// Sends a signal to its process group, by name (`"INT"` or `"SIGINT"`) or number.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command, Error};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(Command::new("sleep").arg("1000"))?;
+    /// let control = process.control();
+    /// control.signal("INT")?; // or "SIGINT", or 2
+    /// assert_eq!(control.wait()?.signal(), Some("SIGINT"));
+    /// assert!(matches!(control.signal("INT"), Err(Error::Refused(_)))); // has ended
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -151,6 +241,19 @@ impl Control {
     }
 
     /// Changes the size of its terminal, in character cells.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::io::Write;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut process = client.spawn(Command::shell("read line; stty size").tty(24, 80))?;
+    /// process.control().resize(40, 120)?;
+    /// process.stdin.as_mut().expect("not taken yet").write_all(b"\n")?;
+    /// assert!(process.wait_with_output()?.stdout.ends_with(b"40 120\r\n"));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -179,12 +282,38 @@ impl Control {
     /// thread that must not wait while output is held back. With `grace`, the process is killed if it
     /// is still there then. Never waits for a server that does not read: while more than 1 MiB of such
     /// requests is not taken, no more are sent.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(Command::new("sleep").arg("1000"))?;
+    /// let control = process.control();
+    /// control.post_signal("TERM", Some(Duration::from_secs(5)));
+    /// assert_eq!(control.wait()?.signal(), Some("SIGTERM"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn post_signal(&self, signal: impl Into<SignalName>, grace: Option<Duration>) {
         let params = self.kill_params(Some(signal.into()), grace);
         self.post::<method::Kill>(params);
     }
 
     /// Changes the size of its terminal as [`post_signal`](Self::post_signal) sends a signal.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::io::Write;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut process = client.spawn(Command::shell("read line; stty size").tty(24, 80))?;
+    /// process.control().post_resize(40, 120);
+    /// process.stdin.as_mut().expect("not taken yet").write_all(b"\n")?;
+    /// assert!(process.wait_with_output()?.stdout.ends_with(b"40 120\r\n"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn post_resize(&self, rows: u16, cols: u16) {
         self.post::<method::ResizePty>(self.resize_params(rows, cols));
     }

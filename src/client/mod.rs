@@ -249,6 +249,15 @@ impl Client {
 
     /// The process id of the command that was [launched](Self::launch), for ending one that does not
     /// answer. As with [`std::process::Child::id`], another process may have it once that has ended.
+    ///
+    /// ```
+    /// # use procwire::client::Client;
+    /// # fn main() -> Result<(), procwire::client::Error> {
+    /// let client = Client::in_process(procwire::Config::default())?;
+    /// assert_eq!(client.server_pid(), None); // it is this program
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn server_pid(&self) -> Option<u32> {
         self.link.server.pid()
@@ -575,6 +584,16 @@ impl Default for Builder {
 impl Builder {
     /// How long the server may take until it has answered `initialize` (10 s); `None`: as long as it
     /// likes, for a command that asks a person for a password before it serves.
+    ///
+    /// ```
+    /// # use procwire::client::Client;
+    /// # use std::time::Duration;
+    /// let error = Client::builder()
+    ///     .handshake_timeout(Duration::from_millis(10))
+    ///     .launch(["cat"])
+    ///     .expect_err("it says what was said to it, which is not an answer");
+    /// assert!(error.to_string().contains("cat"), "{error}");
+    /// ```
     pub fn handshake_timeout(&mut self, timeout: impl Into<Option<Duration>>) -> &mut Builder {
         self.handshake_timeout = timeout.into();
         self
@@ -599,12 +618,33 @@ impl Builder {
     /// if that is more. Each may have 1 MiB all the same, so that no process loses a little because
     /// others print much. What is beyond is lost, as with
     /// [`Command::unread_limit`](Command::unread_limit).
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut builder = Client::builder();
+    /// let client = builder.unread_limit(16 * 1024 * 1024).in_process(procwire::Config::default())?;
+    /// assert!(client.status(Command::new("true"))?.success());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn unread_limit(&mut self, bytes: usize) -> &mut Builder {
         self.unread_limit = bytes;
         self
     }
 
     /// As [`Client::in_process`].
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut config = procwire::Config::default();
+    /// config.max_pending_stdin_bytes = 1024 * 1024;
+    /// let client = Client::builder().unread_limit(1024 * 1024).in_process(config)?;
+    /// assert!(client.status(Command::new("true"))?.success());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -622,6 +662,17 @@ impl Builder {
     }
 
     /// As [`Client::launch`].
+    ///
+    /// ```no_run
+    /// # use procwire::client::Client;
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), procwire::client::Error> {
+    /// // A person types a password first.
+    /// let minutes = Duration::from_secs(120);
+    /// let client = Client::builder().handshake_timeout(minutes).launch(["ssh", "build.example", "procwire"])?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -668,6 +719,19 @@ impl Builder {
     }
 
     /// As [`Client::over`].
+    ///
+    /// ```
+    /// # use procwire::client::Client;
+    /// # use procwire::{Config, Connection, serve};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (input, to_server) = std::io::pipe()?;
+    /// let (from_server, output) = std::io::pipe()?;
+    /// std::thread::spawn(move || serve(Connection::from_io(input, output), Config::default()));
+    /// let client = Client::builder().server_name("the one behind pipes").over(from_server, to_server)?;
+    /// assert!(client.list()?.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -751,6 +815,17 @@ pub struct Connecting {
 
 impl Connecting {
     /// The process id of the command that was started.
+    ///
+    /// ```
+    /// # use procwire::client::Client;
+    /// # fn main() -> Result<(), procwire::client::Error> {
+    /// let connecting = Client::builder().start(["sleep", "1000"])?;
+    /// let pid = connecting.server_pid().expect("it is a command that was started").to_string();
+    /// assert!(std::process::Command::new("kill").arg(pid).status()?.success());
+    /// assert!(connecting.finish().is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn server_pid(&self) -> Option<u32> {
         self.client.server_pid()
@@ -758,6 +833,16 @@ impl Connecting {
 
     /// Waits for the server's answer, no longer than the [timeout](Builder::handshake_timeout), which
     /// has begun with the start.
+    ///
+    /// ```no_run
+    /// # use procwire::client::Client;
+    /// # fn main() -> Result<(), procwire::client::Error> {
+    /// let connecting = Client::builder().start(["procwire"])?;
+    /// // Here this program does what does not need the server.
+    /// let client = connecting.finish()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

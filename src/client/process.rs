@@ -70,6 +70,18 @@ impl Process {
     }
 
     /// Something to wait for, kill, signal and resize it with from other threads.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut process = client.spawn(Command::new("sleep").arg("1000"))?;
+    /// let control = process.control();
+    /// std::thread::spawn(move || control.kill());
+    /// assert_eq!(process.wait()?.signal(), Some("SIGKILL"));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn control(&self) -> Control {
         self.control.clone()
@@ -247,12 +259,33 @@ impl Process {
     }
 
     /// As [`Control::id`].
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(Command::shell("echo $$"))?;
+    /// let id = process.id().expect("this server tells it");
+    /// assert_eq!(process.wait_with_output()?.stdout, format!("{id}\n").into_bytes());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn id(&self) -> Option<u32> {
         self.control.id()
     }
 
     /// As [`Control::handle`].
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(Command::new("sleep").arg("1000"))?;
+    /// assert_eq!(client.list()?[0].process_handle, process.handle());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn handle(&self) -> &str {
         self.control.handle()
@@ -260,6 +293,17 @@ impl Process {
 
     /// As [`Control::kill`]: kills it with all it has started that can be found, where std's kills one
     /// process.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut process = client.spawn(Command::shell("trap '' TERM; sleep 1000 & wait"))?;
+    /// process.kill()?; // the sleep as well
+    /// assert_eq!(process.wait()?.signal(), Some("SIGKILL"));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -269,6 +313,18 @@ impl Process {
     }
 
     /// As [`Control::terminate`]: SIGTERM, and what `kill` does if it is still there after `grace`.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut process = client.spawn(Command::new("sleep").arg("1000"))?;
+    /// process.terminate(Duration::from_secs(5))?;
+    /// assert_eq!(process.wait()?.signal(), Some("SIGTERM"));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -345,11 +401,35 @@ impl Process {
     }
 
     /// As [`Control::post_signal`].
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut process = client.spawn(Command::new("sleep").arg("1000"))?;
+    /// process.post_signal("HUP", None);
+    /// assert_eq!(process.wait()?.signal(), Some("SIGHUP"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn post_signal(&self, signal: impl Into<SignalName>, grace: Option<Duration>) {
         self.control.post_signal(signal, grace);
     }
 
     /// As [`Control::post_resize`].
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::io::Write;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut process = client.spawn(Command::shell("read line; stty size").tty(24, 80))?;
+    /// process.post_resize(40, 120);
+    /// process.stdin.as_mut().expect("not taken yet").write_all(b"\n")?;
+    /// assert!(process.wait_with_output()?.stdout.ends_with(b"40 120\r\n"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn post_resize(&self, rows: u16, cols: u16) {
         self.control.post_resize(rows, cols);
     }

@@ -41,12 +41,32 @@ impl ExitStatus {
     }
 
     /// Whether it ended by itself with exit code 0.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// assert!(client.status(Command::new("true"))?.success());
+    /// assert!(!client.status(Command::new("false"))?.success());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn success(&self) -> bool {
         self.0.exit_code == 0 && self.0.signal.is_none() && !self.0.timed_out
     }
 
     /// Its exit code; `None` if it was killed by a signal or because its time was up.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// assert_eq!(client.status(Command::shell("exit 3"))?.code(), Some(3));
+    /// assert_eq!(client.status(Command::shell("kill $$"))?.code(), None);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn code(&self) -> Option<i32> {
         (self.0.signal.is_none() && !self.0.timed_out).then_some(self.0.exit_code)
@@ -55,18 +75,49 @@ impl ExitStatus {
     /// The name of the signal that ended it, such as `"SIGKILL"`, if one did. (In std it is the number.)
     /// A server that does not name signals, such as codex app-server, gives an exit code of 128 and
     /// the number instead.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// assert_eq!(client.status(Command::shell("kill $$"))?.signal(), Some("SIGTERM"));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn signal(&self) -> Option<&str> {
         self.0.signal.as_deref()
     }
 
     /// Whether it was killed because its [`timeout`](super::Command::timeout) was up.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut sleep = Command::new("sleep");
+    /// sleep.arg("1000").timeout(Duration::from_millis(1));
+    /// assert!(client.status(&sleep)?.timed_out());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn timed_out(&self) -> bool {
         self.0.timed_out
     }
 
     /// Whether it left a core dump.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let status = client.status(Command::shell("kill -TERM $$"))?;
+    /// assert!(!status.core_dumped()); // SIGSEGV leaves one where the system keeps them
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn core_dumped(&self) -> bool {
         self.0.core_dumped
@@ -76,6 +127,18 @@ impl ExitStatus {
     /// memory, the bytes it wrote, whether a stream was capped. The output itself is not in there,
     /// because it was streamed: the `bytes` of `stdout` and `stderr` are empty. Where
     /// [`Command::keep`](super::Command::keep) was called, their `tail` says how many bytes were dropped.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let status = client.status(Command::shell("echo hello; exit 3"))?;
+    /// let details = status.details();
+    /// assert_eq!((details.exit_code, details.stdout_bytes), (3, 6));
+    /// assert!(details.usage.max_rss_bytes > 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn details(&self) -> &Exited {
         &self.0

@@ -477,9 +477,15 @@ impl Process {
             self.stdin.fail(CONNECTION_ENDS);
             self.waits.fail(&self.sink.outbox, CONNECTION_ENDS);
         }
-        if self.outputs().any(|output| due(output.eof_at())) && self.has_exited() {
-            self.on_exit();
-            return;
+        if self.outputs().any(|output| due(output.eof_at())) {
+            if self.has_exited() {
+                self.on_exit();
+                return;
+            }
+            if sys::is_exiting(self.pid) {
+                let outputs = self.outputs.iter_mut().flatten();
+                outputs.for_each(|output| output.put_off_eof(now));
+            }
         }
         for output in self.outputs.iter_mut().flatten() {
             output.look_again(now);

@@ -29,6 +29,8 @@ pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long a process may live on behind the end of a stream before that is told: the end of most comes
 /// with that of their process, which says it all.
 const EOF_WAIT: Duration = Duration::from_millis(20);
+/// For how long that is put off while the process is exiting, on a machine that has no time for it.
+const EXIT_WAIT: Duration = Duration::from_secs(1);
 /// More than a terminal's buffers hold.
 const TERMINAL_HOLDS: u64 = 64 * 1024;
 
@@ -62,6 +64,8 @@ pub(crate) struct Output {
     full_reads: u8,
     /// When its end is to be told, if its process lives on until then.
     eof_at: Option<Instant>,
+    /// Until when that may be put off.
+    eof_until: Option<Instant>,
     /// It lived on, and there was no credit yet to tell.
     owes_eof: bool,
     after_exit: Option<AfterExit>,
@@ -126,6 +130,7 @@ impl Output {
             state: State::Open,
             full_reads: 0,
             eof_at: None,
+            eof_until: None,
             owes_eof: false,
             after_exit: None,
             enlarged: None,
@@ -249,6 +254,13 @@ impl Output {
         self.eof_at
     }
 
+    /// Its process is exiting, which says it all a little later.
+    pub(crate) fn put_off_eof(&mut self, now: Instant) {
+        if self.eof_at.is_some_and(|at| at <= now) && self.eof_until.is_some_and(|until| now < until) {
+            self.eof_at = Some(now + EOF_WAIT);
+        }
+    }
+
     /// Sends what is kept of its end, and that it has ended, as far as that is due and there is credit.
     pub(crate) fn finish(&mut self, now: Instant, sink: &Sink) {
         if self.state != State::Ended {
@@ -328,7 +340,9 @@ impl Output {
             Filled::HungUp | Filled::Ended => {
                 self.state = State::Ended;
                 if self.streamed && self.after_exit.is_none() {
-                    self.eof_at = Some(Instant::now() + EOF_WAIT);
+                    let now = Instant::now();
+                    self.eof_at = Some(now + EOF_WAIT);
+                    self.eof_until = Some(now + EXIT_WAIT);
                 }
             }
         }

@@ -135,7 +135,7 @@ struct Waiting {
 }
 
 enum Awaited {
-    Bytes(Pattern),
+    Bytes(Box<Pattern>),
     Quiet(Duration),
     Eof,
     Exit,
@@ -394,8 +394,8 @@ impl Waiting {
 impl From<&Condition> for Awaited {
     fn from(condition: &Condition) -> Self {
         match condition {
-            Condition::Text(text) => Awaited::Bytes(Pattern::new(text.as_bytes())),
-            Condition::Bytes(bytes) => Awaited::Bytes(Pattern::new(bytes)),
+            Condition::Text(text) => Awaited::Bytes(Box::new(Pattern::new(text.as_bytes()))),
+            Condition::Bytes(bytes) => Awaited::Bytes(Box::new(Pattern::new(bytes))),
             Condition::Quiet(ms) => Awaited::Quiet(Duration::from_millis(*ms)),
             Condition::Eof => Awaited::Eof,
             Condition::Exit => Awaited::Exit,

@@ -38,6 +38,18 @@ impl Connection {
     /// A connection inside this program: typed messages that carry raw bytes, with neither JSON nor
     /// base64 in between. Give the first half to [`serve`](crate::serve) on a thread of its own and
     /// keep the other.
+    ///
+    /// ```
+    /// # use procwire::protocol::{Request, ServerMessage};
+    /// # use procwire::{Config, Connection, serve};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (connection, mut client) = Connection::memory();
+    /// let server = std::thread::spawn(move || serve(connection, Config::default()));
+    /// client.send(1, Request::List)?;
+    /// assert!(matches!(client.recv()?, ServerMessage::Response { .. }));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn memory() -> (Connection, ClientEnd) {
         let (notify, notices) = unbounded();
         let (sender, inbox) = bounded(INBOX);
@@ -59,6 +71,15 @@ impl Connection {
     /// `serve` starts a thread for each. They end with their ends: the reader's at end of input, the
     /// writer's when everything is written. Where a connection is stopped from inside and the reader
     /// keeps waiting, its thread waits on after `serve` has returned, until the reader ends.
+    ///
+    /// ```
+    /// # use procwire::{Config, Connection, End, serve};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let requests = &b"{\"id\":1,\"method\":\"process/list\"}\n"[..];
+    /// assert_eq!(serve(Connection::from_io(requests, std::io::sink()), Config::default())?, End::InputEnded);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn from_io(reader: impl Read + Send + 'static, writer: impl Write + Send + 'static) -> Connection {
         let (notify, notices) = unbounded();
         Connection {
@@ -75,6 +96,14 @@ impl Connection {
     ///
     /// Reads and writes descriptors 0 and 1 themselves, in blocking or non-blocking mode as they
     /// are, and notices a client that has closed its end even while nothing is written.
+    ///
+    /// ```no_run
+    /// # use procwire::{Config, Connection, serve};
+    /// # fn main() -> Result<(), procwire::Error> {
+    /// serve(Connection::stdio(), Config::default())?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stdio() -> Connection {
         let (notify, notices) = unbounded();
         Connection {
@@ -85,6 +114,18 @@ impl Connection {
     }
 
     /// Something that ends this connection from another thread, for example at a signal.
+    ///
+    /// ```
+    /// # use procwire::{Config, Connection, End, serve};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (connection, _client) = Connection::memory();
+    /// let stopper = connection.stopper();
+    /// let server = std::thread::spawn(move || serve(connection, Config::default()));
+    /// stopper.stop();
+    /// assert_eq!(server.join().expect("serve does not panic")?, End::Stopped);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stopper(&self) -> Stopper {
         Stopper(self.notify.clone())
     }
@@ -136,6 +177,18 @@ pub struct Stopper(Sender<Notice>);
 impl Stopper {
     /// Asks for the end of the connection: every process is killed, what is known is sent, and
     /// `serve` returns. Returns at once; a second call changes nothing.
+    ///
+    /// ```
+    /// # use procwire::{Config, Connection, End, serve};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (connection, _client) = Connection::memory();
+    /// let stopper = connection.stopper();
+    /// stopper.stop();
+    /// stopper.stop(); // changes nothing
+    /// assert_eq!(serve(connection, Config::default())?, End::Stopped);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stop(&self) {
         let _ = self.0.send(Notice::Stop);
     }
@@ -150,21 +203,75 @@ pub struct ClientEnd {
 
 impl ClientEnd {
     /// Sends a request: see [`ClientSender::send`].
+    ///
+    /// ```
+    /// # use procwire::protocol::{Request, ServerMessage, SpawnParams};
+    /// # use procwire::{Config, Connection, serve};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (connection, mut client) = Connection::memory();
+    /// let server = std::thread::spawn(move || serve(connection, Config::default()));
+    /// client.send(1, Request::Spawn(SpawnParams {
+    ///     command: vec!["echo".into(), "hi".into()],
+    ///     process_handle: "a".into(),
+    ///     ..SpawnParams::default()
+    /// }))?;
+    /// assert!(matches!(client.recv()?, ServerMessage::Response { outcome: Ok(_), .. }));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn send(&self, id: impl Into<RequestId>, request: Request) -> Result<(), ConnectionEnded> {
         self.sender.send(id, request)
     }
 
     /// Waits for the next message: see [`ClientReceiver::recv`].
+    ///
+    /// ```
+    /// # use procwire::protocol::{Request, ServerMessage};
+    /// # use procwire::{Config, Connection, serve};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (connection, mut client) = Connection::memory();
+    /// let server = std::thread::spawn(move || serve(connection, Config::default()));
+    /// client.send(7, Request::List)?;
+    /// let ServerMessage::Response { id, outcome } = client.recv()? else { panic!("nothing else was asked for") };
+    /// assert_eq!((id, outcome.is_ok()), (Some(7.into()), true));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn recv(&mut self) -> Result<ServerMessage, ConnectionEnded> {
         self.receiver.recv()
     }
 
     /// Waits no longer than `timeout`: see [`ClientReceiver::recv_timeout`].
+    ///
+    /// ```
+    /// # use procwire::{Config, Connection, serve};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (connection, mut client) = Connection::memory();
+    /// let server = std::thread::spawn(move || serve(connection, Config::default()));
+    /// assert!(client.recv_timeout(Duration::from_millis(1))?.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<ServerMessage>, ConnectionEnded> {
         self.receiver.recv_timeout(timeout)
     }
 
     /// The two halves, for two threads. Dropping the sender is the end of input.
+    ///
+    /// ```
+    /// # use procwire::protocol::{Request, ServerMessage};
+    /// # use procwire::{Config, Connection, serve};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (connection, client) = Connection::memory();
+    /// std::thread::spawn(move || serve(connection, Config::default()));
+    /// let (sender, mut receiver) = client.split();
+    /// let sending = std::thread::spawn(move || sender.send(1, Request::List));
+    /// assert!(matches!(receiver.recv()?, ServerMessage::Response { .. }));
+    /// sending.join().expect("it does not panic")?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn split(self) -> (ClientSender, ClientReceiver) {
         (self.sender, self.receiver)
     }
@@ -177,6 +284,22 @@ pub struct ClientSender(Sender<Inbound>);
 impl ClientSender {
     /// Sends a request. Waits while the server is busy with earlier ones, which it is only for long
     /// if answers are not received: receive on another thread, or before sending tens of thousands.
+    ///
+    /// ```
+    /// # use procwire::protocol::{Request};
+    /// # use procwire::{Config, Connection, serve};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (connection, client) = Connection::memory();
+    /// std::thread::spawn(move || serve(connection, Config::default()));
+    /// let (sender, receiver) = client.split();
+    /// let other = sender.clone();
+    /// sender.send(1, Request::List)?;
+    /// other.send(2, Request::List)?;
+    /// drop((sender, other)); // the end of input
+    /// assert_eq!(receiver.count(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn send(&self, id: impl Into<RequestId>, request: Request) -> Result<(), ConnectionEnded> {
         let message = ClientMessage::Request {
             id: id.into(),
@@ -193,6 +316,21 @@ pub struct ClientReceiver(OutboxReceiver);
 
 impl ClientReceiver {
     /// Waits for the next message.
+    ///
+    /// ```
+    /// # use procwire::protocol::{Request, ServerMessage};
+    /// # use procwire::{Config, Connection, serve};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (connection, client) = Connection::memory();
+    /// std::thread::spawn(move || serve(connection, Config::default()));
+    /// let (sender, mut receiver) = client.split();
+    /// sender.send(1, Request::List)?;
+    /// assert!(matches!(receiver.recv()?, ServerMessage::Response { .. }));
+    /// drop(sender); // the end of input
+    /// assert!(receiver.recv().is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn recv(&mut self) -> Result<ServerMessage, ConnectionEnded> {
         match self.0.next(None) {
             Ok(taken) => Ok(taken.into_message()),
@@ -201,6 +339,20 @@ impl ClientReceiver {
     }
 
     /// Waits for the next message, but no longer than `timeout`; `None` if there was none.
+    ///
+    /// ```
+    /// # use procwire::{Config, Connection, serve};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (connection, client) = Connection::memory();
+    /// std::thread::spawn(move || serve(connection, Config::default()));
+    /// let (sender, mut receiver) = client.split();
+    /// assert!(receiver.recv_timeout(Duration::from_millis(1))?.is_none());
+    /// drop(sender); // the end of input
+    /// assert!(receiver.recv_timeout(Duration::from_secs(10)).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<ServerMessage>, ConnectionEnded> {
         let deadline = Instant::now().checked_add(timeout);
         match self.0.next(deadline) {

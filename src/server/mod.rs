@@ -14,7 +14,7 @@ mod handshake;
 mod lists;
 mod spin;
 mod starting;
-mod transport;
+pub(crate) mod transport;
 mod validate;
 
 use std::collections::VecDeque;
@@ -61,6 +61,25 @@ const WAITING_COST: usize = 256;
 /// group, its session, and whatever descends from those by living parents. A daemon that has cut
 /// its ancestry before that is found only by a child subreaper, which the `procwire` binary is and a
 /// library must not make of its program.
+///
+/// ```
+/// # use procwire::{Config, Connection, End, serve};
+/// # use std::io::{BufRead, BufReader, Write};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (input, to_server) = std::io::pipe()?;
+/// let (from_server, output) = std::io::pipe()?;
+/// let server = std::thread::spawn(move || serve(Connection::from_io(input, output), Config::default()));
+///
+/// writeln!(&to_server, r#"{{"id":1,"method":"process/list"}}"#)?;
+/// let mut answer = String::new();
+/// BufReader::new(from_server).read_line(&mut answer)?;
+/// assert_eq!(answer, "{\"id\":1,\"result\":{\"processes\":[]}}\n");
+///
+/// drop(to_server); // the end of input
+/// assert_eq!(server.join().expect("serve does not panic")?, End::InputEnded);
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 ///

@@ -24,10 +24,12 @@ const MAX_POLLED: usize = 4_096;
 /// The number of `io_pgetevents`, which the C library's bindings do not have.
 #[cfg(target_arch = "x86_64")]
 const IO_PGETEVENTS: libc::c_long = 333;
-#[cfg(target_arch = "aarch64")]
+#[cfg(not(target_arch = "x86_64"))]
 const IO_PGETEVENTS: libc::c_long = 292;
 /// The major number of the slaves of Unix98 terminals, all of which Linux has under one.
 const UNIX98_SLAVES: u32 = 136;
+/// The bits of a page in `/proc/PID/pagemap` that say that it is there.
+const IN_MEMORY_OR_SWAP: u64 = 0b11 << 62;
 /// How deep an epoll may be in another one. The kernel allows five.
 const MAX_NESTED_EPOLLS: usize = 5;
 
@@ -456,16 +458,33 @@ fn descriptors(set: &[u8], count: usize) -> BTreeSet<RawFd> {
     numbers.filter_map(|fd| RawFd::try_from(fd).ok()).collect()
 }
 
-/// Memory of the process `entry`, which may wait as long as that holds it; `None` if it cannot be read.
+/// Memory of the process `entry`, which may wait as long as that holds it; `None` if it cannot be read, or
+/// is not there: a page of a file on a disk that does not answer would be waited for, and the wait for it
+/// cannot be ended, not even by SIGKILL.
 fn memory(entry: Pid, thread: Pid, address: u64, count: usize, size: usize) -> Option<Vec<u8>> {
     if count > MAX_POLLED {
         return None;
     }
     let mut bytes = vec![0; count * size];
-    if !bytes.is_empty() {
-        let memory = File::open(format!("/proc/{entry}/task/{thread}/mem")).ok()?;
-        memory.read_exact_at(&mut bytes, address).ok()?;
+    if bytes.is_empty() {
+        return Some(bytes);
     }
+    // SAFETY: no memory is involved.
+    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    let first = address / page;
+    let last = address.checked_add(bytes.len() as u64 - 1)? / page;
+    let pages = File::open(format!("/proc/{entry}/task/{thread}/pagemap"))
+        .or_else(|_| File::open(format!("/proc/{entry}/pagemap")))
+        .ok()?;
+    for page in first..=last {
+        let mut state = [0; size_of::<u64>()];
+        pages.read_exact_at(&mut state, page.checked_mul(8)?).ok()?;
+        if u64::from_ne_bytes(state) & IN_MEMORY_OR_SWAP == 0 {
+            return None;
+        }
+    }
+    let memory = File::open(format!("/proc/{entry}/task/{thread}/mem")).ok()?;
+    memory.read_exact_at(&mut bytes, address).ok()?;
     Some(bytes)
 }
 

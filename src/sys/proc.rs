@@ -96,7 +96,6 @@ pub(crate) fn blindness() -> Option<String> {
 }
 
 /// Whether the numbers in `/proc` are those of this process's own PID namespace.
-#[cfg(feature = "cli")]
 pub(crate) fn shows_own_numbers() -> bool {
     View::look().is_ok_and(|view| view == View::Ours)
 }
@@ -109,6 +108,18 @@ pub(crate) fn is_stopped(pid: Pid) -> bool {
     // Behind the name, which may hold anything.
     stat.rsplit_once(')')
         .is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
+}
+
+/// Whether a process of ours has begun to exit: it has let go of its files, and may not be a zombie yet.
+pub(crate) fn is_exiting(pid: Pid) -> bool {
+    /// `PF_EXITING` of the kernel.
+    const EXITING: u64 = 0x4;
+    let stat = shows_own_numbers().then(|| read_if_there(&format!("/proc/{pid}/stat")));
+    let stat = stat.and_then(|read| read.ok().flatten()).unwrap_or_default();
+    let flags = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(6));
+    flags.is_some_and(|flags| flags.parse::<u64>().is_ok_and(|flags| flags & EXITING != 0))
 }
 
 /// Whether `/proc` tells this thread's children, also those that it does not show otherwise.

@@ -56,6 +56,12 @@ fn known_data<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Spawn
 
 impl RpcError {
     /// An error without data.
+    ///
+    /// ```
+    /// # use procwire::protocol::{RpcError, code};
+    /// let error = RpcError::new(code::INVALID_PARAMS, "command must not be empty");
+    /// assert_eq!(error.to_string(), "command must not be empty (code -32602)");
+    /// ```
     pub fn new(code: i64, message: impl Into<String>) -> Self {
         RpcError {
             code,
@@ -65,6 +71,12 @@ impl RpcError {
     }
 
     /// The error object as one line of JSON.
+    ///
+    /// ```
+    /// # use procwire::protocol::{RpcError, code};
+    /// let error = RpcError::new(code::METHOD_NOT_FOUND, "no such method");
+    /// assert_eq!(error.to_json(), r#"{"code":-32601,"message":"no such method"}"#);
+    /// ```
     #[must_use]
     pub fn to_json(&self) -> String {
         crate::wire::message::json(self)
@@ -136,6 +148,11 @@ pub enum Stage {
 
 impl Stage {
     /// The name on the wire.
+    ///
+    /// ```
+    /// # use procwire::protocol::Stage;
+    /// assert_eq!(Stage::Lookup.name(), "lookup");
+    /// ```
     pub fn name(self) -> &'static str {
         match self {
             Stage::Cwd => "cwd",

@@ -85,6 +85,15 @@ impl<R: Read> Frames<R> {
         }
     }
 
+    /// As [`new`](Self::new) where every message is a line, whatever the first one begins with.
+    #[cfg(feature = "cli")]
+    pub(crate) fn lines(reader: R, limit: usize) -> Self {
+        Frames {
+            expected: Expected::Line,
+            ..Frames::new(reader, limit)
+        }
+    }
+
     pub(crate) fn next(&mut self) -> io::Result<Frame<'_>> {
         match self.expected {
             Expected::Line | Expected::RestOfLine => self.next_line(),

@@ -62,6 +62,11 @@ pub enum Stream {
 
 impl Stream {
     /// The name on the wire.
+    ///
+    /// ```
+    /// # use procwire::protocol::Stream;
+    /// assert_eq!(Stream::Stderr.name(), "stderr");
+    /// ```
     pub fn name(self) -> &'static str {
         match self {
             Stream::Stdout => "stdout",
@@ -122,6 +127,16 @@ pub struct Exited {
 
 impl Exited {
     /// The params of `process/exited` as one line of JSON.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let status = client.status(Command::shell("exit 3"))?;
+    /// assert!(status.details().to_json().contains("\"exitCode\":3"));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn to_json(&self) -> String {
         crate::wire::message::json(&ExitedForm::from(self))
@@ -415,7 +430,7 @@ impl<'a> From<&'a Collected> for CollectedForm<'a> {
             let (tail, exact_tail) = text(bytes, rest..);
             let missing = |exact: &Option<Base64<'_>>, bytes| if exact.is_some() { 0 } else { bytes as u64 };
             let missing = missing(&form.exact_head, cut) + missing(&exact_tail, rest);
-            form.omitted_bytes = Some(omitted_bytes + missing);
+            form.omitted_bytes = Some(omitted_bytes.saturating_add(missing));
             form.tail = Some(tail);
             form.exact_tail = exact_tail;
         }
@@ -451,13 +466,14 @@ fn text(bytes: &[u8], part: impl SliceIndex<[u8], Output = [u8]>) -> (Cow<'_, st
 
 /// Makes room for a message with much output, because growing takes more than what is needed in the end.
 pub(crate) fn reserve_for_exited(out: &mut Vec<u8>, exited: &Exited) {
-    for collected in [&exited.stdout, &exited.stderr] {
-        let tail = collected.tail.as_ref().map(|tail| &tail.bytes);
-        for bytes in std::iter::once(&collected.bytes).chain(tail) {
-            if bytes.len() > LARGE {
-                out.reserve_exact(encoded_length(bytes));
-            }
-        }
+    let parts = [&exited.stdout, &exited.stderr]
+        .into_iter()
+        .flat_map(|collected| {
+            let tail = collected.tail.as_ref().map(|tail| &tail.bytes);
+            std::iter::once(&collected.bytes).chain(tail)
+        });
+    if parts.clone().any(|bytes| bytes.len() > LARGE) {
+        out.reserve_exact(parts.map(|bytes| encoded_length(bytes)).sum());
     }
 }
 

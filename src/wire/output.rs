@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::wire::members::{object, optional_base64};
 use crate::wire::methods::Params;
-use crate::wire::protocol::{MAX_HANDLE_BYTES, Stream};
+#[cfg(feature = "schema")]
+use crate::wire::protocol::MAX_HANDLE_BYTES;
+use crate::wire::protocol::Stream;
 
 /// What is kept of an output stream that outgrows its cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,7 +259,7 @@ mod schema {
     use std::borrow::Cow;
 
     use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::{Condition, OutputKeep};
     use crate::wire::schema::Base64;
@@ -328,13 +330,13 @@ mod schema {
 
     /// Some of both is the cap.
     pub(crate) fn head_and_tail_are_the_cap(schema: &mut Schema) {
-        schema.insert(
-            "not".to_owned(),
-            json!({
-                "properties": { "outputKeep": { "type": "object" } },
-                "required": ["outputKeep", "outputBytesCap"],
-            }),
-        );
+        let both = json!({
+            "properties": { "outputKeep": { "type": "object" } },
+            "required": ["outputKeep", "outputBytesCap"],
+        });
+        // Beside what else must not be.
+        let all: Vec<Value> = schema.remove("not").into_iter().chain([both]).collect();
+        schema.insert("not".to_owned(), json!({ "anyOf": all }));
     }
 }
 #[cfg(feature = "schema")]

@@ -144,6 +144,13 @@ pub enum Limit {
 
 impl Limit {
     /// The limit in force, where `default` is the server's own (`None`: none).
+    ///
+    /// ```
+    /// # use procwire::protocol::Limit;
+    /// assert_eq!(Limit::Default.or_default(Some(10)), Some(10));
+    /// assert_eq!(Limit::Unlimited.or_default(Some(10)), None);
+    /// assert_eq!(Limit::Of(5).or_default(Some(10)), Some(5));
+    /// ```
     pub fn or_default(self, default: Option<u64>) -> Option<u64> {
         match self {
             Limit::Default => default,

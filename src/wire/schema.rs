@@ -94,6 +94,11 @@ const NOTIFICATIONS: [Notification; 2] = [
 
 /// The JSON Schema (draft 2020-12) of every message, as one document. Point a validator at
 /// `#/$defs/ClientMessage` for what a client sends, and at `#/$defs/ServerMessage` for what it gets.
+///
+/// ```
+/// let schema = procwire::schema::json_schema();
+/// assert!(schema["$defs"]["SpawnParams"]["properties"]["command"].is_object());
+/// ```
 #[must_use]
 pub fn json_schema() -> Value {
     let mut sent = generator("/$defs", SchemaSettings::for_deserialize);
@@ -206,6 +211,11 @@ pub fn json_schema() -> Value {
 
 /// The OpenRPC document of every method. OpenRPC has no notifications of a server; they stand under
 /// `x-notifications`, in the form of methods.
+///
+/// ```
+/// let document = procwire::schema::openrpc();
+/// assert_eq!(document["openrpc"].as_str().map(|version| &version[..2]), Some("1."));
+/// ```
 #[must_use]
 pub fn openrpc() -> Value {
     let mut sent = generator("/components/schemas", SchemaSettings::for_deserialize);

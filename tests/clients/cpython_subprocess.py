@@ -5,11 +5,11 @@
 They are the file test_subprocess.py of the interpreter that runs this, or of the folder that the
 variable CPYTHON_TESTS names; none of it is copied here. That file gets a module `subprocess` whose
 programs a procwire server starts. What the module adds to the client is only the difference between
-the two as `docs/clients/README.md` states it: a program starts in this program's directory, with
+the two as `docs/clients/python.md` states it: a program starts in this program's directory, with
 exactly the environment that was asked for, and its output goes where this program's goes.
 
 FAILS and NOT_CLAIMED name the tests that fail and those that are not run, with the reason for each;
-the README of the clients has the same reasons, and how many tests each is for. A test that fails
+that page has the same reasons, and how many tests each is for. A test that fails
 without being listed is a failure of this program, and so is one that is listed as failing and passes.
 Prints one line for all of them, the tests that fail with their reasons, and with -v what became of
 each.
@@ -313,12 +313,12 @@ def main(arguments):
         elif outcome == "failed" and title in fails:
             print(f"        fails as it has to: {title}: {fails[title]}", file=report)
 
-    readme = (DOCS / "README.md").read_text()
+    page = (DOCS / "python.md").read_text()
     for reason in [*FAILS, *NOT_CLAIMED]:
         # Other versions of Python have a few more or less.
         row = f"| {listed[reason]} | {reason} |" if sys.version_info[:2] == (3, 11) else f" | {reason} |"
-        if row not in readme and not patterns:
-            failures.append(f"the README of the clients does not have the row: {row}")
+        if row not in page and not patterns:
+            failures.append(f"docs/clients/python.md does not have the row: {row}")
     for failure in failures:
         print(f"FAILED  cpython: {failure}", file=report)
     total = ", ".join(

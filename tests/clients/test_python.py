@@ -130,10 +130,11 @@ class Programs(TestCase):
         example = re.search(r"\n\n((?:    .*\n|\n)+)", procwire.__doc__).group(1)
         self.assertEqual(len([line for line in example.splitlines() if line.strip()]), 4)
         self.assertEqual(run_script(example), "HELLO\n")
-        readme = (CLIENTS / "README.md").read_text()
-        self.assertIn(f"```python\n{textwrap.dedent(example).strip()}\n```", readme)
+        page = (CLIENTS / "python.md").read_text()
+        self.assertIn(f"```python\n{textwrap.dedent(example).strip()}\n```", page)
         example = re.search(r"(?: \*     .*\n)+", (CLIENTS / "procwire.ts").read_text()).group()
-        self.assertIn("```ts\n" + example.replace(" *     ", "") + "```", readme)
+        page = (CLIENTS / "typescript.md").read_text()
+        self.assertIn("```ts\n" + example.replace(" *     ", "") + "```", page)
 
     def test_output_and_exit_code_of_a_program(self):
         process = self.popen(["sh", "-c", "echo out; echo err >&2; exit 3"])

@@ -11,7 +11,7 @@ use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use procwire::fuzzing::{ClientMessage, encode, parse};
 use procwire::protocol::{
-    Collected, Exited, ListReply, OutputDelta, ProcessInfo, Reply, Request, RequestId, RpcError,
+    Collected, CollectedTail, Exited, ListReply, OutputDelta, ProcessInfo, Reply, Request, RequestId, RpcError,
     ServerMessage, SpawnReply, Stream, code,
 };
 use serde::de::IgnoredAny;
@@ -113,6 +113,7 @@ fn way_out(message: &ServerMessage, jsonrpc: bool) {
                 Ok(Reply::Spawn(reply)) => assert_eq!(value["result"], json!({ "pid": reply.pid })),
                 Ok(Reply::Done) => assert_eq!(value["result"], json!({})),
                 Ok(Reply::List(list)) => assert_eq!(value["result"], json!({ "processes": list.processes })),
+                Ok(Reply::Wait(reply)) => assert_eq!(value["result"], json!(reply)),
                 Ok(Reply::Inspect(inspection)) => assert_eq!(value["result"], json!(inspection)),
                 Ok(Reply::Initialize(reply)) => assert_eq!(value["result"], json!(reply)),
                 Ok(other) => panic!("a reply that is not fuzzed: {other:?}"),
@@ -131,6 +132,7 @@ fn way_out(message: &ServerMessage, jsonrpc: bool) {
             assert_eq!(params["stream"], json!(delta.stream));
             assert_eq!(params["capReached"], json!(delta.cap_reached));
             assert_eq!(params["offset"], json!(delta.offset));
+            assert_eq!(params.get("eof").is_some(), delta.eof);
             assert_eq!(bytes(&params["deltaBase64"]), delta.bytes);
         }
         ServerMessage::Exited(exited) => {
@@ -166,6 +168,18 @@ fn collected(collected: &Collected, params: &Value, name: &str) {
             assert!(cut.is_empty() || str::from_utf8(cut).is_err());
         }
         None => assert_eq!(text.as_bytes(), collected.bytes),
+    }
+    let tail = params.get(format!("{name}Tail")).and_then(Value::as_str);
+    assert_eq!(tail.is_some(), collected.tail.is_some());
+    if let (Some(text), Some(tail)) = (tail, &collected.tail) {
+        match params.get(format!("{name}TailBase64")) {
+            Some(base64) => assert_eq!(bytes(base64), tail.bytes),
+            None => {
+                let cut = tail.bytes.strip_suffix(text.as_bytes()).expect("an end");
+                assert!(cut.len() < 4, "no more than the rest of a character is cut");
+                assert!(cut.is_empty() || tail.omitted_bytes > 0);
+            }
+        }
     }
 }
 
@@ -237,6 +251,7 @@ fn message(source: &mut Unstructured<'_>) -> Result<ServerMessage> {
             }
             delta.cap_reached = source.arbitrary()?;
             delta.offset = source.arbitrary()?;
+            delta.eof = source.arbitrary()?;
             delta.bytes = source.arbitrary()?;
             ServerMessage::OutputDelta(delta)
         }
@@ -255,6 +270,12 @@ fn message(source: &mut Unstructured<'_>) -> Result<ServerMessage> {
             for collected in [&mut exited.stdout, &mut exited.stderr] {
                 collected.cap_reached = source.arbitrary()?;
                 collected.bytes = source.arbitrary()?;
+                if source.arbitrary()? {
+                    let mut tail = CollectedTail::default();
+                    tail.bytes = source.arbitrary()?;
+                    tail.omitted_bytes = source.arbitrary()?;
+                    collected.tail = Some(tail);
+                }
             }
             ServerMessage::Exited(Box::new(exited))
         }

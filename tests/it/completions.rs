@@ -63,7 +63,16 @@ const fn among(line: &'static str, offered: &'static [&'static str]) -> Case {
     }
 }
 
-const COMMANDS: &[&str] = &["check", "completions", "help", "run", "schema", "serve"];
+const COMMANDS: &[&str] = &[
+    "check",
+    "completions",
+    "help",
+    "man",
+    "mcp",
+    "run",
+    "schema",
+    "serve",
+];
 
 /// What holds in every shell. `frob-procwire` is a program with a completion of its own, which offers
 /// `alpha`, `beta` and `--gamma`; the working directory has a directory `inner` and a file `file`.
@@ -88,6 +97,8 @@ const CASES: &[Case] = &[
     exactly("procwire run --unset FROB_", &["FROB_NICATION"]),
     exactly("procwire run -e FROB_", &["FROB_NICATION"]),
     exactly("procwire run -s frob-", &["frob-procwire"]),
+    exactly("procwire man ", COMMANDS),
+    exactly("procwire man --dir inn", &["inner"]),
     exactly("procwire check fi", &["file"]),
     exactly("procwire check --junit fi", &["file"]),
     among("procwire check file --", &["--junit", "--server"]),

@@ -7,10 +7,12 @@ use std::process::Stdio;
 use procwire::cli::transcript;
 use serde_json::Value;
 
-use crate::harness::{PATIENCE, Test, binary, decoded, test, wait};
+use crate::harness::{Client, PATIENCE, Test, binary, decoded, test, wait};
 
 pub const TESTS: &[Test] = &[
     test!(sessions_are_true),
+    test!(the_session_for_agents_is_true),
+    test!(the_page_for_agents_names_the_tools),
     test!(the_hello_example_does_what_the_readme_says),
     test!(the_printf_of_the_readme_prints_two_lines),
     test!(gotchas_name_tests_that_exist),
@@ -40,6 +42,35 @@ fn sessions_are_true() {
         }
     }
     assert!(played >= 10, "only {played} sessions were found");
+}
+
+/// Plays the session of the page for agents, in the dialect of that page.
+fn the_session_for_agents_is_true() {
+    let page = read("docs/mcp.md").replace("```mcp-session", "```session");
+    let sessions = transcript::parse("docs/mcp.md", &page).expect("its sessions are well-formed");
+    assert_eq!(sessions.len(), 1);
+    for session in sessions {
+        if let Err(difference) = session.play(binary().arg("mcp"), PATIENCE) {
+            panic!("{}: {difference}", session.place);
+        }
+    }
+}
+
+/// Every tool is on that page, and none that there is not.
+fn the_page_for_agents_names_the_tools() {
+    let page = read("docs/mcp.md");
+    let table = page
+        .split("## Tools")
+        .nth(1)
+        .and_then(|tools| tools.split("\n\n").nth(1));
+    let rows = table.expect("a table of tools").lines().skip(2);
+    let named: Vec<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
+    let mut client = Client::binary(&["mcp"]);
+    let listed = client.call("tools/list", serde_json::json!({}));
+    let tools = listed["tools"].as_array().expect("a list");
+    let names: Vec<&str> = tools.iter().filter_map(|tool| tool["name"].as_str()).collect();
+    assert_eq!(named, names);
+    client.finish();
 }
 
 /// Runs the binary over `input` and gives the lines it printed; it must exit with 0.

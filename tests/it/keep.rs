@@ -179,6 +179,9 @@ impl Deltas {
                 let exited = params.clone();
                 return Deltas { pieces, exited };
             }
+            if params["eof"] == true {
+                continue;
+            }
             let offset = params["offset"].as_u64().expect("an offset");
             pieces.push((offset, params["capReached"] == true, decoded(params)));
         }

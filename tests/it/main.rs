@@ -14,10 +14,13 @@ mod check;
 mod client;
 mod command_line;
 mod completions;
+mod man;
+mod mcp;
 mod recording;
 mod run;
 
 // What the documents say.
+mod cast;
 mod documents;
 mod examples;
 mod layers;
@@ -69,6 +72,7 @@ use libtest_mimic::{Arguments, Trial};
 const SUBJECTS: &[(&str, &[Test])] = &[
     ("documents", documents::TESTS),
     ("examples", examples::TESTS),
+    ("cast", cast::TESTS),
     ("layers", layers::TESTS),
     ("schema", schema::TESTS),
     ("client", client::TESTS),
@@ -79,6 +83,8 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("recording", recording::TESTS),
     ("check", check::TESTS),
     ("completions", completions::TESTS),
+    ("man", man::TESTS),
+    ("mcp", mcp::TESTS),
     ("spawn", spawn::TESTS),
     ("environment", environment::TESTS),
     ("argv", argv::TESTS),
@@ -136,7 +142,10 @@ fn main() {
     let arguments = Arguments::from_args();
     let trials = all().into_iter().map(|(name, _)| {
         let own_name = name.clone();
-        let missing = remote::missing(&name).or_else(|| completions::missing(&name));
+        let missing = remote::missing(&name)
+            .or_else(|| completions::missing(&name))
+            .or_else(|| man::missing(&name))
+            .or_else(|| cast::missing(&name));
         let trial = Trial::test(name, move || {
             harness::run_in_own_process(&own_name).map_err(Into::into)
         });

@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     test!(no_input_is_dev_null),
     test!(input_that_cannot_be_read_is_an_error),
     test!(modes_of_the_terminal_are_carried_over),
+    test!(modes_of_another_programs_terminal_are_not_carried_over),
     test!(variables_that_would_mislead_are_not_passed_on),
     test!(a_timeout_asks_before_it_kills),
     test!(a_timeout_holds_where_output_is_not_read),
@@ -39,6 +40,9 @@ pub const TESTS: &[Test] = &[
     test!(stats_are_one_line),
     test!(a_detached_program_stays),
     test!(help_fits_a_terminal),
+    test!(merged_output_is_in_order),
+    test!(both_ends_of_long_output_are_kept),
+    test!(limits_and_a_clean_environment_reach_the_program),
 ];
 
 fn text(bytes: &[u8]) -> String {
@@ -372,6 +376,29 @@ fn modes_of_the_terminal_are_carried_over() {
     ] {
         assert!(printed.contains(mode), "{mode}: {printed}");
     }
+}
+
+/// A program in the background starts while the shell edits its next line, for which it has switched the
+/// terminal to modes of its own.
+fn modes_of_another_programs_terminal_are_not_carried_over() {
+    let scratch = Scratch::new();
+    let go = scratch.path("go");
+    let (mut screen, shell) = in_shell();
+    let terminal = std::fs::read_link(format!("/proc/{shell}/fd/0")).expect("it has one");
+    let wait = format!("until [ -e {go} ]; do sleep 0.01; done");
+    screen.write(&format!(
+        "({wait}; exec $PW --tty -- sh -c 'stty -a; echo do''ne') &\n"
+    ));
+    wait_until("the shell edits its next line", || {
+        let modes = Command::new("stty").arg("-F").arg(&terminal).arg("-a").output();
+        text(&modes.expect("stty starts").stdout).contains("-icanon")
+    });
+    std::fs::write(&go, "").expect("a file");
+    let modes = screen.until("done");
+    for mode in [" icanon", " icrnl", " echo "] {
+        assert!(modes.contains(mode), "{mode}: {modes}");
+    }
+    leave(screen);
 }
 
 fn variables_that_would_mislead_are_not_passed_on() {
@@ -871,4 +898,100 @@ fn start(arguments: &[&str]) -> Child {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command.spawn().expect("the binary starts")
+}
+
+// ---- what the program may print and use ----
+
+fn merged_output_is_in_order() {
+    let script = "for n in $(seq 200); do echo out$n; echo err$n >&2; done";
+    let expected: String = (1..=200).map(|n| format!("out{n}\nerr{n}\n")).collect();
+    let output = run(&["--merge", "--", "sh", "-c", script]);
+    assert_eq!(
+        (text(&output.stdout), text(&output.stderr)),
+        (expected.clone(), String::new())
+    );
+    let output = run(&["--merge", "--json", "--", "sh", "-c", script]);
+    let exited: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
+    assert_eq!(
+        (&exited["stdout"], &exited["stderr"]),
+        (&json!(expected), &json!(""))
+    );
+    // A terminal is one stream anyway.
+    let (screen, _) = in_terminal("$PW --merge -- sh -c 'test -t 1 && echo out; echo err >&2'");
+    assert_eq!(screen.ended().0, "out\r\nerr\r\n");
+}
+
+fn both_ends_of_long_output_are_kept() {
+    let script = "seq 100000; echo short >&2";
+    let all: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
+    let (head, tail) = (&all[..1024], &all[all.len() - 20..]);
+    let output = run(&["--keep", "1K,20", "--", "sh", "-c", script]);
+    assert_eq!(text(&output.stdout), format!("{head}{tail}"));
+    let left_out = all.len() - 1044;
+    assert_eq!(
+        text(&output.stderr),
+        format!("short\nprocwire: {left_out} bytes of stdout left out\n")
+    );
+    let output = run(&["--keep", "1K,20", "--json", "--", "sh", "-c", script]);
+    let exited: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
+    assert_eq!(
+        (&exited["stdout"], &exited["stdoutTail"]),
+        (&json!(head), &json!(tail))
+    );
+    assert_eq!(exited["stdoutOmittedBytes"], left_out);
+    assert_eq!(
+        (&exited["stderr"], &exited["stderrTail"]),
+        (&json!("short\n"), &json!(""))
+    );
+    for bad in ["1K", ",", "1K,", "1K,2K,3K", "x,1"] {
+        let output = run(&["--keep", bad, "--", "true"]);
+        assert_eq!(output.status.code(), Some(2), "{bad}: {output:?}");
+        assert!(
+            text(&output.stderr).contains(&format!("--keep '{bad}': expected")),
+            "{output:?}"
+        );
+    }
+}
+
+fn limits_and_a_clean_environment_reach_the_program() {
+    let script = "ulimit -t; ulimit -c; ulimit -n; nice; cat /proc/self/oom_score_adj";
+    let limits = [
+        "cpu-seconds=7",
+        "core-bytes=0",
+        "open-files=64",
+        "nice=19",
+        "oom-score-adj=1000",
+    ];
+    let mut arguments: Vec<&str> = limits.iter().flat_map(|limit| ["--limit", *limit]).collect();
+    arguments.extend(["--", "bash", "-c", script]);
+    assert_eq!(text(&run(&arguments).stdout), "7\n0\n64\n19\n1000\n");
+    let output = run(&["--limit", "file-bytes=1K", "--", "sh", "-c", "ulimit -f"]);
+    // In blocks of 512 bytes.
+    assert_eq!(text(&output.stdout), "2\n");
+    for (bad, why) in [
+        ("nice=20", "nice: expected a whole number from -20 to 19"),
+        ("open-files=many", "open-files: expected a whole number"),
+        ("data-bytes=1X", "data-bytes: expected a number of bytes"),
+        ("stackbytes=1", "did you mean stack-bytes?"),
+        ("nice", "expected NAME=VALUE"),
+    ] {
+        let output = run(&["--limit", bad, "--", "true"]);
+        assert_eq!(output.status.code(), Some(2), "{bad}: {output:?}");
+        assert!(text(&output.stderr).contains(why), "{bad}: {output:?}");
+    }
+    let output = run(&[
+        "--clean-env",
+        "-e",
+        "A=1",
+        "-e",
+        "B=2",
+        "-u",
+        "B",
+        "--",
+        "/usr/bin/env",
+    ]);
+    assert_eq!(text(&output.stdout), "A=1\n");
+    // A program with a terminal knows which.
+    let (screen, _) = in_terminal("$PW --clean-env -- /usr/bin/env");
+    assert_eq!(screen.ended().0, "TERM=xterm\r\n");
 }

@@ -622,10 +622,6 @@ fn every_number_has_the_range_that_the_server_takes() {
                 "processHandle": "gone", "signal": 1, "graceMs": 1 } }),
         ),
         (
-            "InspectRequest",
-            json!({ "method": "process/inspect", "params": { "processHandle": "gone" } }),
-        ),
-        (
             "CloseOutputRequest",
             json!({ "method": "process/closeOutput", "params": { "processHandle": "gone" } }),
         ),

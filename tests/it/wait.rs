@@ -72,9 +72,9 @@ fn text_is_found_across_every_border(mode: Mode) {
     for cut in 1..text.len() {
         let id = wait(&mut client, "c", json!([{"text": "never"}, {"text": "aabaaab"}]));
         // Each write is a piece of its own.
-        print(&mut client, text[..cut].as_bytes());
+        print(&mut client, &text.as_bytes()[..cut]);
         assert!(cut >= 12 || !client.is_answered(id), "{cut}");
-        print(&mut client, text[cut..].as_bytes());
+        print(&mut client, &text.as_bytes()[cut..]);
         let expected = json!({"index": 1, "stream": "stdout", "offset": base + 12});
         assert_eq!(client.result(id), expected, "{cut}");
         base += text.len();

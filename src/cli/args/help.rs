@@ -107,6 +107,39 @@ start or never answers, a file that cannot be read, is malformed or is empty. A
 Markdown file without a session is only reported, unless no file has one.
 ";
 
+pub(super) const MCP: &str = "\
+Serves an AI agent that speaks the Model Context Protocol: it can run programs,
+start servers and REPLs, write to them, wait for what they print, and kill them.
+The client starts this command; what it wants to be told is where to find it:
+
+  {\"mcpServers\": {\"procwire\": {\"command\": \"procwire\", \"args\": [\"mcp\"]}}}
+
+  claude mcp add procwire -- procwire mcp
+  codex mcp add procwire -- procwire mcp
+  code --add-mcp '{\"name\":\"procwire\",\"command\":\"procwire\",\"args\":[\"mcp\"]}'
+
+Tools:
+  run      run a program to its end, or answer that it is still running
+  start    start what is to go on, and wait until it is ready
+  write    write to its stdin, and wait for the reaction
+  read     show what is new, or wait for text, a prompt, quiet or its end
+  kill     kill it with all it has started, or signal it
+  resize   change the size of its terminal
+  inspect  tell what it does now, and whether it waits for input
+  list     list what runs, and what has ended and can still be read
+
+Programs have the privileges of this process: let the client ask before it calls
+a tool. When stdin ends, when stdout is closed, at SIGTERM, SIGINT or SIGHUP,
+and also if this process or the client is killed, everything ends that was
+started. A call that is cancelled ends what it has started.
+
+Try it:
+  printf '%s\\n' '{\"id\":1,\"method\":\"tools/list\"}' | procwire mcp | jq .result
+
+Exit code: 0 after the end of input, 128 + n after signal n, 2 for a wrong
+command line.
+";
+
 #[cfg(feature = "schema")]
 pub(super) const SCHEMA: &str = "\
 Prints the protocol for programs: by default one JSON Schema document, draft
@@ -127,6 +160,15 @@ programs, and after a program its arguments, as if procwire were not there.
            > ~/.local/share/bash-completion/completions/procwire
   zsh:   procwire completions zsh > \"${fpath[1]}/_procwire\"
   fish:  procwire completions fish > ~/.config/fish/completions/procwire.fish
+";
+
+pub(super) const MAN: &str = "\
+Prints the manual page of a command, or of the whole program, for man(1). With
+--dir, writes one file for each page.
+
+Try it:
+  procwire man run | man -l -
+  procwire man --dir ~/.local/share/man/man1
 ";
 
 /// What a terminal shows at least.
@@ -178,7 +220,7 @@ fn usage(subcommand: &Subcommand) -> String {
 }
 
 /// `text` in lines of at most `width` characters.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
+pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         match lines.last_mut() {

@@ -6,6 +6,9 @@
 
 use std::time::Duration;
 
+use crate::cli::quote::quoted;
+use crate::wire::protocol::ResourceLimits;
+
 /// The longest duration that is accepted: every clock can count it.
 const LONGEST_DURATION: Duration = Duration::from_secs(36_500 * 24 * 3600);
 
@@ -73,6 +76,64 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         .filter(|_| unit > 0)
         .ok_or_else(|| "expected a number of bytes: 4096, 64K, 16M or 1G".to_owned())
         .and_then(|bytes| u64::try_from(bytes).map_err(|_| "too large".to_owned()))
+}
+
+/// `HEAD,TAIL`, both of them sizes.
+pub(super) fn head_and_tail(text: &str) -> Result<(u64, u64), String> {
+    let (head, tail) = text
+        .split_once(',')
+        .ok_or_else(|| "expected HEAD,TAIL, as in 64K,64K".to_owned())?;
+    Ok((size(head)?, size(tail)?))
+}
+
+/// The limits by name, each with the `=` behind which its value stands.
+pub(super) const LIMITS: &[&str] = &[
+    "cpu-seconds=",
+    "file-bytes=",
+    "data-bytes=",
+    "core-bytes=",
+    "open-files=",
+    "processes=",
+    "stack-bytes=",
+    "nice=",
+    "oom-score-adj=",
+];
+
+/// Sets the limit that `NAME=VALUE` names.
+pub(super) fn limit(limits: &mut ResourceLimits, text: &str) -> Result<(), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    let count = || match value.parse() {
+        Ok(number) => Ok(Some(number)),
+        Err(_) => Err(format!("{name}: expected a whole number")),
+    };
+    let bytes = || size(value).map(Some).map_err(|e| format!("{name}: {e}"));
+    let between = |least: i32, most: i32| match value.parse() {
+        Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
+        _ => Err(format!("{name}: expected a whole number from {least} to {most}")),
+    };
+    match name {
+        "cpu-seconds" => limits.cpu_seconds = count()?,
+        "file-bytes" => limits.file_bytes = bytes()?,
+        "data-bytes" => limits.data_bytes = bytes()?,
+        "core-bytes" => limits.core_bytes = bytes()?,
+        "open-files" => limits.open_files = count()?,
+        "processes" => limits.processes = count()?,
+        "stack-bytes" => limits.stack_bytes = bytes()?,
+        "nice" => limits.nice = between(-20, 19)?,
+        "oom-score-adj" => limits.oom_score_adj = between(-1000, 1000)?,
+        _ => {
+            let names = LIMITS.iter().map(|name| name.trim_end_matches('='));
+            return Err(match nearest(name, names.clone()) {
+                Some(meant) => format!("no limit {}; did you mean {meant}?", quoted(name)),
+                None => format!(
+                    "no limit {}: expected {}",
+                    quoted(name),
+                    names.collect::<Vec<_>>().join(", ")
+                ),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// How many bytes at the beginning are a number, whole or decimal.

@@ -18,14 +18,17 @@ use crate::cli::quote::escaped_json;
 use crate::wire::protocol::notification;
 
 /// Members whose values change from run to run.
-const VOLATILE: [&str; 7] = [
+const VOLATILE: [&str; 10] = [
     "pid",
+    "parentPid",
     "durationMs",
     "startedAtMs",
     "usage",
     "userMs",
     "systemMs",
     "maxRssBytes",
+    "cpuMs",
+    "rssBytes",
 ];
 
 /// The request that starts a process.

@@ -337,6 +337,11 @@ impl Run {
             Step::Inspect { slot } => {
                 self.request(Some(slot), Ask::Inspect, "process/inspect", json!({}));
             }
+            Step::Wait { slot, until, timeout } => {
+                let params = json!({"until": [until.condition()], "timeoutMs": timeout});
+                let timed = timeout.is_some();
+                self.request(Some(slot), Ask::Wait { until, timed }, "process/wait", params);
+            }
             Step::Resize { slot, rows } => {
                 let params = json!({"size": {"rows": rows, "cols": 80}});
                 self.request(

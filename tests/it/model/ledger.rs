@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::plan::{Fault, Program, SLOTS, Shape, Signal};
+use super::plan::{Fault, Program, SLOTS, Shape, Signal, Until};
 use crate::harness::{decoded, is_alive};
 
 /// What a client may have pending and still be answered at once.
@@ -62,6 +62,11 @@ pub enum Ask {
         valid: bool,
     },
     Inspect,
+    Wait {
+        until: Until,
+        /// It has a timeout.
+        timed: bool,
+    },
     Kill {
         signal: Signal,
         grace: bool,
@@ -462,6 +467,33 @@ impl Ledger {
                     Err(-32600) => {}
                     Err(_) => return why("nothing is wrong with it"),
                 },
+                Ask::Wait { until, timed } => match &answer.outcome {
+                    Ok(_) if gone => return why("a result for a process that is gone"),
+                    Ok(_)
+                        if process
+                            .is_some_and(|p| p.exited.as_ref().is_some_and(|(at, _)| *at < answer.at)) =>
+                    {
+                        return why("a result behind the exit");
+                    }
+                    Ok(result) => {
+                        let (timed_out, exited) = (&result["timedOut"], &result["exited"]);
+                        let text = matches!(until, Until::Text(_));
+                        let fits = match result["index"].as_u64() {
+                            Some(0) => {
+                                text == result["offset"].is_u64() && text == result["stream"].is_string()
+                            }
+                            Some(_) => false,
+                            None if *timed_out == true => *timed && exited.is_boolean(),
+                            None => *timed_out == false && *exited == true && *until != Until::Exit,
+                        };
+                        if !fits {
+                            return why("not what was waited for");
+                        }
+                    }
+                    Err(-32600) if live => return why("the process was alive"),
+                    Err(-32600) => {}
+                    Err(_) => return why("nothing is wrong with it"),
+                },
                 Ask::BadKill => {
                     if answer.outcome != Err(-32602) && (live || !refused) {
                         return why("-32602 was due");
@@ -802,6 +834,14 @@ impl Process {
         let bytes = decoded(params);
         let capped = params["capReached"] == true;
         let stream = &mut self.streams[index];
+        if params["eof"] == true {
+            // On a busy machine a process ends late behind its streams.
+            ensure!(
+                bytes.is_empty() && capped == stream.capped && !self.shape.tty,
+                "not the end of a stream: {params}"
+            );
+            return Ok(0);
+        }
         ensure!(
             !stream.capped,
             "behind the delta that said the cap was reached: {params}"

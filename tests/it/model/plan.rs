@@ -77,6 +77,11 @@ pub enum Step {
     Inspect {
         slot: usize,
     },
+    Wait {
+        slot: usize,
+        until: Until,
+        timeout: Option<u64>,
+    },
     Kill {
         slot: usize,
         signal: Signal,
@@ -105,6 +110,28 @@ pub enum Step {
     Await {
         slot: usize,
     },
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    Text(&'static str),
+    Quiet(u64),
+    Eof,
+    Exit,
+    Input,
+}
+
+impl Until {
+    pub fn condition(self) -> Value {
+        match self {
+            Until::Text(text) => json!({"text": text}),
+            Until::Quiet(ms) => json!({"quietMs": ms}),
+            Until::Eof => json!({"eof": true}),
+            Until::Exit => json!({"exit": true}),
+            Until::Input => json!({"input": true}),
+        }
+    }
 }
 
 /// How a program is spawned.
@@ -456,6 +483,9 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (slot(), any::<bool>()).prop_map(|(slot, base64)| Step::BadWrite { slot, base64 }),
         14 => (slot(), 0..200_u16).prop_map(|(slot, rows)| Step::Resize { slot, rows }),
         14 => slot().prop_map(|slot| Step::Inspect { slot }),
+        24 => (slot(), until(), prop::option::weighted(0.5, 0..300_u64)).prop_map(
+            |(slot, until, timeout)| Step::Wait { slot, until, timeout }
+        ),
         52 => (slot(), signal(), prop::option::weighted(0.2, 0..150_u64), any::<bool>()).prop_map(
             |(slot, signal, grace, watch)| Step::Kill { slot, signal, grace, watch }
         ),
@@ -466,6 +496,17 @@ fn step() -> impl Strategy<Value = Step> {
         14 => pause().prop_map(|ms| Step::Pause { ms }),
         10 => (0..60_u64).prop_map(|ms| Step::Idle { ms }),
         34 => slot().prop_map(|slot| Step::Await { slot }),
+    ]
+}
+
+fn until() -> impl Strategy<Value = Until> {
+    let words = vec!["ready", "word", "1\n", "99", "y\ny", "\0\0", "child", "got:"];
+    prop_oneof![
+        6 => prop::sample::select(words).prop_map(Until::Text),
+        2 => (0..100_u64).prop_map(Until::Quiet),
+        1 => Just(Until::Eof),
+        2 => Just(Until::Exit),
+        1 => Just(Until::Input),
     ]
 }
 
@@ -623,6 +664,7 @@ impl fmt::Display for Step {
             Step::BadWrite { slot, base64: false } => write!(f, "h{slot} write nothing and close nothing"),
             Step::Resize { slot, rows } => write!(f, "h{slot} resize to {rows} rows"),
             Step::Inspect { slot } => write!(f, "h{slot} inspect"),
+            Step::Wait { slot, until, timeout } => write!(f, "h{slot} wait for {until:?}, {timeout:?} ms"),
             Step::Kill {
                 slot,
                 signal,
