@@ -8,9 +8,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Error;
+use super::connection::{Link, Pending};
 use super::status::ExitStatus;
 use super::unread::Shared;
-use super::{Error, Link, Pending};
 use crate::wire::methods::{Method, method};
 use crate::wire::protocol::{
     CloseOutputParams, Condition, InspectParams, Inspection, KillParams, PtySize, ResizePtyParams, RpcError,
