@@ -70,8 +70,8 @@ impl Process {
                 system: usage.system,
                 max_rss_bytes: usage.max_rss_bytes,
             },
-            stdout_bytes: self.vitals.stdout_bytes.load(Relaxed),
-            stderr_bytes: self.vitals.stderr_bytes.load(Relaxed),
+            stdout_bytes: self.stats.stdout_bytes.load(Relaxed),
+            stderr_bytes: self.stats.stderr_bytes.load(Relaxed),
         };
         (Some(Box::new(exited)), self.inbox)
     }

@@ -105,7 +105,7 @@ pub(crate) enum ProcessEvent {
 
 /// What `process/list` shows; written by the process's thread, read by the dispatcher.
 #[derive(Default)]
-pub(crate) struct Vitals {
+pub(crate) struct Stats {
     /// 0 until it runs.
     pub(crate) pid: AtomicU32,
     pub(crate) started_at_ms: AtomicU64,
@@ -166,7 +166,7 @@ pub(crate) struct Start {
     pub(crate) grace: Option<Duration>,
     pub(crate) inbox: Receiver<Command>,
     pub(crate) wake: Arc<EventFd>,
-    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) stats: Arc<Stats>,
     pub(crate) common: Arc<Common>,
     pub(crate) outbox: Outbox,
     pub(crate) events: Sender<ProcessEvent>,
@@ -207,10 +207,10 @@ pub(crate) fn run(start: Start) {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     start
-        .vitals
+        .stats
         .started_at_ms
         .store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
-    start.vitals.pid.store(pid, Release);
+    start.stats.pid.store(pid, Release);
     if let (true, Some(on_detach)) = (start.params.detach, &start.common.on_detach) {
         on_detach(pid);
     }
@@ -256,7 +256,7 @@ struct Process {
     detach: bool,
     inbox: Receiver<Command>,
     wake: Arc<EventFd>,
-    vitals: Arc<Vitals>,
+    stats: Arc<Stats>,
     common: Arc<Common>,
     started: Instant,
     exited: Option<Instant>,
@@ -288,7 +288,7 @@ impl Process {
         let Start {
             params,
             keep,
-            vitals,
+            stats,
             outbox,
             ..
         } = start;
@@ -302,14 +302,14 @@ impl Process {
                 stdout,
                 stderr,
             } => {
-                let stdout = stdout.map(|fd| output(Rc::new(fd), Stream::Stdout, &vitals.stdout_bytes));
-                let stderr = stderr.map(|fd| output(Rc::new(fd), Stream::Stderr, &vitals.stderr_bytes));
+                let stdout = stdout.map(|fd| output(Rc::new(fd), Stream::Stdout, &stats.stdout_bytes));
+                let stderr = stderr.map(|fd| output(Rc::new(fd), Stream::Stderr, &stats.stderr_bytes));
                 let outputs = [stdout, stderr];
                 (None, outputs, stdin.map(Rc::new))
             }
             Channels::Terminal { terminal, descriptor } => {
                 let descriptor = Rc::new(descriptor);
-                let screen = output(Rc::clone(&descriptor), Stream::Stdout, &vitals.stdout_bytes);
+                let screen = output(Rc::clone(&descriptor), Stream::Stdout, &stats.stdout_bytes);
                 (Some(terminal), [Some(screen), None], Some(descriptor))
             }
         };
@@ -322,8 +322,8 @@ impl Process {
             stdin: Stdin::new(
                 stdin,
                 params.tty,
-                Arc::clone(&vitals.stdin_pending),
-                Arc::clone(&vitals.stdin_unanswered),
+                Arc::clone(&stats.stdin_pending),
+                Arc::clone(&stats.stdin_unanswered),
                 outbox.clone(),
             ),
             inspections: Inspections::default(),
@@ -340,7 +340,7 @@ impl Process {
             detach: params.detach,
             inbox: start.inbox,
             wake: start.wake,
-            vitals,
+            stats,
             common: start.common,
             started,
             exited: None,

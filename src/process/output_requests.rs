@@ -91,7 +91,7 @@ impl Process {
     /// There is output: reads none before all that came behind the spawn was taken.
     pub(super) fn hold_back_or_not(&mut self) {
         if !self.handed_over {
-            self.handed_over = self.vitals.handover.is_done();
+            self.handed_over = self.stats.handover.is_done();
             self.holds_back = !self.handed_over;
             if self.handed_over {
                 self.take_commands();

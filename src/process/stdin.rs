@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use crate::outbox::Outbox;
-use crate::process::Vitals;
+use crate::process::Stats;
 use crate::process::output::LOOK_AGAIN;
 use crate::process::typed_line::TypedLine;
 use crate::sys;
@@ -39,19 +39,19 @@ pub(crate) struct AcceptedWrite {
     delta: Option<Vec<u8>>,
     close: bool,
     /// `None` once it no longer counts by itself.
-    counted_in: Option<Arc<Vitals>>,
+    counted_in: Option<Arc<Stats>>,
 }
 
 impl AcceptedWrite {
-    pub(crate) fn new(id: &RequestId, params: WriteStdinParams, vitals: &Arc<Vitals>) -> AcceptedWrite {
+    pub(crate) fn new(id: &RequestId, params: WriteStdinParams, stats: &Arc<Stats>) -> AcceptedWrite {
         let write = AcceptedWrite {
             id: id.clone(),
             delta: params.delta,
             close: params.close_stdin,
-            counted_in: Some(Arc::clone(vitals)),
+            counted_in: Some(Arc::clone(stats)),
         };
-        vitals.stdin_pending.fetch_add(write.len(), Relaxed);
-        vitals.stdin_unanswered.fetch_add(unanswered_cost(id), Relaxed);
+        stats.stdin_pending.fetch_add(write.len(), Relaxed);
+        stats.stdin_unanswered.fetch_add(unanswered_cost(id), Relaxed);
         write
     }
 
@@ -84,9 +84,9 @@ impl AcceptedWrite {
     }
 
     fn uncount(&mut self) {
-        if let Some(vitals) = self.counted_in.take() {
-            vitals.stdin_pending.fetch_sub(self.len(), Relaxed);
-            vitals
+        if let Some(stats) = self.counted_in.take() {
+            stats.stdin_pending.fetch_sub(self.len(), Relaxed);
+            stats
                 .stdin_unanswered
                 .fetch_sub(unanswered_cost(&self.id), Relaxed);
         }
@@ -328,10 +328,10 @@ mod tests {
 
     #[test]
     fn an_accepted_write_counts_until_it_is_dropped_or_taken_over() {
-        let vitals = Arc::new(Vitals::default());
+        let stats = Arc::new(Stats::default());
         let counts = || {
-            let pending = vitals.stdin_pending.load(Relaxed);
-            (pending, vitals.stdin_unanswered.load(Relaxed))
+            let pending = stats.stdin_pending.load(Relaxed);
+            (pending, stats.stdin_unanswered.load(Relaxed))
         };
         let accept = |id: &str| {
             let params = WriteStdinParams {
@@ -339,7 +339,7 @@ mod tests {
                 delta: Some(vec![0; 10]),
                 close_stdin: true,
             };
-            AcceptedWrite::new(&id.into(), params, &vitals)
+            AcceptedWrite::new(&id.into(), params, &stats)
         };
         let long = "x".repeat(100);
         let (first, second) = (accept("a"), accept(&long));

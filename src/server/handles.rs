@@ -14,7 +14,7 @@ use crossbeam_channel::Sender;
 
 use crate::outbox::MAX_IN_FLIGHT;
 use crate::process::stdin::{AcceptedWrite, FREE, UNANSWERED_COST, unanswered_cost};
-use crate::process::{Command, Vitals};
+use crate::process::{Command, Stats};
 use crate::sys::{Birth, EventFd};
 use crate::wire::protocol::{Request, RequestId, RpcError, SpawnParams, WriteStdinParams, code};
 
@@ -28,7 +28,7 @@ const FORGOTTEN_AT: usize = 4 * 1024;
 pub(super) struct Entry {
     pub(super) serial: u64,
     pub(super) params: Arc<SpawnParams>,
-    pub(super) vitals: Arc<Vitals>,
+    pub(super) stats: Arc<Stats>,
     pub(super) inbox: Sender<Command>,
     pub(super) wake: Arc<EventFd>,
     /// While the process is being started.
@@ -70,12 +70,12 @@ impl Entry {
 /// Counts a write as pending, or refuses it where that would leave too much so. A client that awaits
 /// its answers never has more than the free amount pending, and is never refused.
 pub(super) fn accept(
-    vitals: &Arc<Vitals>,
+    stats: &Arc<Stats>,
     id: &RequestId,
     params: WriteStdinParams,
     limit: u64,
 ) -> Result<AcceptedWrite, RpcError> {
-    let unanswered = vitals.stdin_unanswered.load(Relaxed);
+    let unanswered = stats.stdin_unanswered.load(Relaxed);
     if unanswered > 0 && unanswered + unanswered_cost(id) > MAX_UNANSWERED {
         return Err(RpcError::new(
             code::OVERLOADED,
@@ -86,7 +86,7 @@ pub(super) fn accept(
             ),
         ));
     }
-    let pending = vitals.stdin_pending.load(Relaxed);
+    let pending = stats.stdin_pending.load(Relaxed);
     let more = params.delta.as_ref().map_or(0, Vec::len) as u64;
     if pending > FREE.min(limit) && pending.saturating_add(more) > limit {
         return Err(RpcError::new(
@@ -97,7 +97,7 @@ pub(super) fn accept(
             ),
         ));
     }
-    Ok(AcceptedWrite::new(id, params, vitals))
+    Ok(AcceptedWrite::new(id, params, stats))
 }
 
 /// All handles of a connection.

@@ -152,20 +152,20 @@ impl Dispatcher {
     fn answer_list(&self, id: RequestId) {
         // A process has its pid before its spawn is answered, and its event may come after the request of
         // a client that has read that answer.
-        let lives = |e: &Entry| e.starting.is_none() || e.vitals.pid.load(Acquire) != 0;
+        let lives = |e: &Entry| e.starting.is_none() || e.stats.pid.load(Acquire) != 0;
         let live = self.handles.values().filter(|e| lives(e));
         let mut live: Vec<&Entry> = live.collect();
         live.sort_by_key(|e| e.serial);
         let processes = live.into_iter().map(|e| ProcessInfo {
             process_handle: e.params.process_handle.clone(),
-            pid: e.vitals.pid.load(Relaxed),
+            pid: e.stats.pid.load(Relaxed),
             command: e.params.command.clone(),
             cwd: e.params.cwd.clone(),
             tty: e.params.tty,
-            started_at_ms: e.vitals.started_at_ms.load(Relaxed),
-            stdout_bytes: e.vitals.stdout_bytes.load(Relaxed),
-            stderr_bytes: e.vitals.stderr_bytes.load(Relaxed),
-            stdin_pending_bytes: e.vitals.stdin_pending.load(Relaxed),
+            started_at_ms: e.stats.started_at_ms.load(Relaxed),
+            stdout_bytes: e.stats.stdout_bytes.load(Relaxed),
+            stderr_bytes: e.stats.stderr_bytes.load(Relaxed),
+            stdin_pending_bytes: e.stats.stdin_pending.load(Relaxed),
         });
         let processes = processes.collect();
         self.outbox

@@ -346,7 +346,7 @@ impl Dispatcher {
                     self.catch_up(backlog, &params.process_handle, true);
                 }
                 if let Some(entry) = self.handles.of_serial(serial)
-                    && entry.vitals.handover.done()
+                    && entry.stats.handover.done()
                 {
                     entry.wake.set();
                 }

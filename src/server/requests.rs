@@ -35,7 +35,7 @@ impl Dispatcher {
             let bytes = WAITING_COST + id.len() + request.cost();
             let limit = self.config.max_pending_stdin_bytes;
             let request = match request {
-                Request::WriteStdin(params) => match accept(&entry.vitals, &id, params, limit) {
+                Request::WriteStdin(params) => match accept(&entry.stats, &id, params, limit) {
                     Ok(write) => Waiting::Write(write),
                     Err(error) => {
                         self.outbox.answer(Some(id), Err(error));
@@ -81,7 +81,7 @@ impl Dispatcher {
             &params.process_handle,
             params.delta.is_some() || params.close_stdin,
         )?;
-        let write = accept(&entry.vitals, id, params, self.config.max_pending_stdin_bytes)?;
+        let write = accept(&entry.stats, id, params, self.config.max_pending_stdin_bytes)?;
         entry.command(Command::Write(write));
         Ok(())
     }
@@ -151,7 +151,7 @@ impl Dispatcher {
     fn wait(&self, id: &RequestId, params: WaitParams) -> Result<(), RpcError> {
         validate::wait_params(&params)?;
         let entry = self.entry(&params.process_handle)?;
-        let wait = Wait::new(id, params, &entry.vitals.waits, &self.common.waits_bytes)?;
+        let wait = Wait::new(id, params, &entry.stats.waits, &self.common.waits_bytes)?;
         entry.command(Command::Wait(Box::new(wait)));
         Ok(())
     }

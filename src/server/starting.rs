@@ -14,7 +14,7 @@ use crossbeam_channel::unbounded;
 use super::handles::{Backlog, Entry, Waiting};
 use super::{Dispatcher, WAITING_COST, validate};
 use crate::process::keep::Keep;
-use crate::process::{self, Start, Vitals, spawn};
+use crate::process::{self, Start, Stats, spawn};
 use crate::sys::{self, Birth, EventFd};
 use crate::wire::methods::Params as _;
 use crate::wire::protocol::{Request, RequestId, RpcError, SpawnParams, Stage, shortened};
@@ -41,7 +41,7 @@ impl Dispatcher {
         let serial = self.handles.next_serial();
         let (inbox_sender, inbox) = unbounded();
         let params = Arc::new(params);
-        let vitals = Arc::new(Vitals::default());
+        let stats = Arc::new(Stats::default());
         let birth = Arc::new(Birth::new());
         let start = Start {
             serial,
@@ -63,7 +63,7 @@ impl Dispatcher {
             birth: Arc::clone(&birth),
             inbox,
             wake: Arc::clone(&wake),
-            vitals: Arc::clone(&vitals),
+            stats: Arc::clone(&stats),
             common: Arc::clone(&self.common),
             outbox: self.outbox.clone(),
             events: self.event_sender.clone(),
@@ -74,7 +74,7 @@ impl Dispatcher {
         let entry = Entry {
             serial,
             params,
-            vitals,
+            stats,
             inbox: inbox_sender,
             wake,
             starting: Some(Backlog {
