@@ -141,7 +141,7 @@ impl Handover {
 }
 
 /// What all processes of a server share.
-pub(crate) struct Common {
+pub(crate) struct Context {
     pub(crate) environment: Environment,
     pub(crate) nursery: Nursery,
     pub(crate) camera: Camera,
@@ -167,7 +167,7 @@ pub(crate) struct Start {
     pub(crate) inbox: Receiver<Command>,
     pub(crate) wake: Arc<EventFd>,
     pub(crate) stats: Arc<Stats>,
-    pub(crate) common: Arc<Common>,
+    pub(crate) context: Arc<Context>,
     pub(crate) outbox: Outbox,
     pub(crate) events: Sender<ProcessEvent>,
 }
@@ -177,12 +177,12 @@ pub(crate) fn run(start: Start) {
     sys::block_signals_for_this_thread();
     let serial = start.serial;
     let events = start.events.clone();
-    let common = &start.common;
+    let context = &start.context;
     let deadline = start.timeout.and_then(|t| Instant::now().checked_add(t));
     let spawned = spawn::spawn(
         &start.params,
-        &common.environment,
-        &common.nursery,
+        &context.environment,
+        &context.nursery,
         &start.birth,
         deadline,
     );
@@ -211,7 +211,7 @@ pub(crate) fn run(start: Start) {
         .started_at_ms
         .store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
     start.stats.pid.store(pid, Release);
-    if let (true, Some(on_detach)) = (start.params.detach, &start.common.on_detach) {
+    if let (true, Some(on_detach)) = (start.params.detach, &start.context.on_detach) {
         on_detach(pid);
     }
     // The answer goes out before the first delta, and by this thread, so that it does.
@@ -257,7 +257,7 @@ struct Process {
     inbox: Receiver<Command>,
     wake: Arc<EventFd>,
     stats: Arc<Stats>,
-    common: Arc<Common>,
+    context: Arc<Context>,
     started: Instant,
     exited: Option<Instant>,
     timeout_at: Option<Instant>,
@@ -331,7 +331,7 @@ impl Process {
                 handle: start.handle,
                 credit: outbox.credit(Arc::clone(&start.wake)),
                 outbox,
-                busy_pipes: Arc::clone(&start.common.busy_pipes),
+                busy_pipes: Arc::clone(&start.context.busy_pipes),
             },
             waits: Waits::default(),
             handed_over: false,
@@ -341,7 +341,7 @@ impl Process {
             inbox: start.inbox,
             wake: start.wake,
             stats,
-            common: start.common,
+            context: start.context,
             started,
             exited: None,
             // A timeout past the end of time is none.

@@ -111,8 +111,8 @@ impl Watched for Process {
     }
 
     fn look_for_input(&self) -> Option<Look> {
-        let (common, wake) = (&self.common, &self.wake);
-        let look = || Look::begin(self.subject(), Scope::Input, common, wake).ok();
+        let (context, wake) = (&self.context, &self.wake);
+        let look = || Look::begin(self.subject(), Scope::Input, context, wake).ok();
         self.exited.is_none().then(look).flatten()
     }
 }

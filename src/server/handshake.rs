@@ -31,7 +31,7 @@ impl Dispatcher {
                 std::env::consts::ARCH,
                 params.client_info.name
             ),
-            codex_home: self.common.environment.codex_home(),
+            codex_home: self.context.environment.codex_home(),
             platform_family: std::env::consts::FAMILY.to_owned(),
             platform_os: os.to_owned(),
             server_info: ServerInfo {

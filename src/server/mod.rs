@@ -37,7 +37,7 @@ use crate::outbox::{Notice, Outbox};
 use crate::process::output::BUSY_PIPES;
 use crate::process::spawn::{Environment, Nursery};
 use crate::process::tree::Camera;
-use crate::process::{Common, ProcessEvent, Start};
+use crate::process::{Context, ProcessEvent, Start};
 use crate::sys;
 use crate::wire::message::ClientMessage;
 use crate::wire::protocol::InheritEnv;
@@ -146,7 +146,7 @@ struct Dispatcher {
     /// The threads of a connection that is not in memory.
     transport: Option<Transport>,
     handles: Handles,
-    common: Arc<Common>,
+    context: Arc<Context>,
     initialized: bool,
     pace: Pace,
     /// Spawns that wait until the client has read more of what earlier processes have left.
@@ -184,7 +184,7 @@ impl Dispatcher {
             outbox,
             transport,
             handles: Handles::new(),
-            common: Arc::new(Common {
+            context: Arc::new(Context {
                 environment: Environment::snapshot(),
                 nursery,
                 camera: Camera::default(),
@@ -366,7 +366,7 @@ impl Dispatcher {
                     }
                 }
                 if self.handles.is_empty() {
-                    self.common.nursery.clear();
+                    self.context.nursery.clear();
                 }
                 match exited {
                     Some(exited) => {

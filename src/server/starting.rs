@@ -64,7 +64,7 @@ impl Dispatcher {
             inbox,
             wake: Arc::clone(&wake),
             stats: Arc::clone(&stats),
-            common: Arc::clone(&self.common),
+            context: Arc::clone(&self.context),
             outbox: self.outbox.clone(),
             events: self.event_sender.clone(),
         };
