@@ -152,7 +152,7 @@ pub(crate) struct Context {
 }
 
 /// Everything a process thread begins with.
-pub(crate) struct Start {
+pub(crate) struct SpawnRequest {
     pub(crate) serial: u64,
     pub(crate) id: RequestId,
     pub(crate) handle: Arc<str>,
@@ -173,7 +173,7 @@ pub(crate) struct Start {
 }
 
 /// The life of one process; the body of its thread.
-pub(crate) fn run(start: Start) {
+pub(crate) fn run(start: SpawnRequest) {
     sys::block_signals_for_this_thread();
     let serial = start.serial;
     let events = start.events.clone();
@@ -283,9 +283,9 @@ struct Process {
 }
 
 impl Process {
-    fn new(start: Start, child: Child) -> Self {
+    fn new(start: SpawnRequest, child: Child) -> Self {
         let started = Instant::now();
-        let Start {
+        let SpawnRequest {
             params,
             keep,
             stats,

@@ -37,7 +37,7 @@ use crate::outbox::{Notice, Outbox};
 use crate::process::output::BUSY_PIPES;
 use crate::process::spawn::{Environment, Nursery};
 use crate::process::tree::Camera;
-use crate::process::{Context, ProcessEvent, Start};
+use crate::process::{Context, ProcessEvent, SpawnRequest};
 use crate::sys;
 use crate::wire::message::ClientMessage;
 use crate::wire::protocol::InheritEnv;
@@ -150,7 +150,7 @@ struct Dispatcher {
     initialized: bool,
     pace: Pace,
     /// Spawns that wait until the client has read more of what earlier processes have left.
-    held_back: VecDeque<Start>,
+    held_back: VecDeque<SpawnRequest>,
     lists: Lists,
     /// Spawns that were given up, and whose threads have not said so.
     given_up: usize,

@@ -14,7 +14,7 @@ use crossbeam_channel::unbounded;
 use super::handles::{Backlog, Entry, Waiting};
 use super::{Dispatcher, WAITING_COST, validate};
 use crate::process::keep::Keep;
-use crate::process::{self, Start, Stats, spawn};
+use crate::process::{self, SpawnRequest, Stats, spawn};
 use crate::sys::{self, Birth, EventFd};
 use crate::wire::methods::Params as _;
 use crate::wire::protocol::{Request, RequestId, RpcError, SpawnParams, Stage, shortened};
@@ -43,7 +43,7 @@ impl Dispatcher {
         let params = Arc::new(params);
         let stats = Arc::new(Stats::default());
         let birth = Arc::new(Birth::new());
-        let start = Start {
+        let start = SpawnRequest {
             serial,
             id: id.clone(),
             handle: Arc::clone(&handle),
