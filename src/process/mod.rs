@@ -173,20 +173,20 @@ pub(crate) struct SpawnRequest {
 }
 
 /// The life of one process; the body of its thread.
-pub(crate) fn run(start: SpawnRequest) {
+pub(crate) fn run(request: SpawnRequest) {
     sys::block_signals_for_this_thread();
-    let serial = start.serial;
-    let events = start.events.clone();
-    let context = &start.context;
-    let deadline = start.timeout.and_then(|t| Instant::now().checked_add(t));
+    let serial = request.serial;
+    let events = request.events.clone();
+    let context = &request.context;
+    let deadline = request.timeout.and_then(|t| Instant::now().checked_add(t));
     let spawned = spawn::spawn(
-        &start.params,
+        &request.params,
         &context.environment,
         &context.nursery,
-        &start.birth,
+        &request.birth,
         deadline,
     );
-    if !start.birth.settle() {
+    if !request.birth.settle() {
         // The dispatcher has given up on it, and answered.
         if let Ok(child) = spawned {
             child.end();
@@ -197,7 +197,7 @@ pub(crate) fn run(start: SpawnRequest) {
     let child = match spawned {
         Ok(child) => child,
         Err(error) => {
-            start.outbox.answer(Some(start.id), Err(error));
+            request.outbox.answer(Some(request.id), Err(error));
             let _ = events.send(ProcessEvent::Failed { serial });
             return;
         }
@@ -206,24 +206,24 @@ pub(crate) fn run(start: SpawnRequest) {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    start
+    request
         .stats
         .started_at_ms
         .store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
-    start.stats.pid.store(pid, Release);
-    if let (true, Some(on_detach)) = (start.params.detach, &start.context.on_detach) {
+    request.stats.pid.store(pid, Release);
+    if let (true, Some(on_detach)) = (request.params.detach, &request.context.on_detach) {
         on_detach(pid);
     }
     // The answer goes out before the first delta, and by this thread, so that it does.
     let reply = Ok(Reply::Spawn(SpawnReply { pid }));
-    if start.reused {
+    if request.reused {
         // Nobody shall take the last process's output and exit for this one's.
-        start.outbox.answer_behind_output(start.id.clone(), reply);
+        request.outbox.answer_behind_output(request.id.clone(), reply);
     } else {
-        start.outbox.answer(Some(start.id.clone()), reply);
+        request.outbox.answer(Some(request.id.clone()), reply);
     }
     // Lets go of the params, before the dispatcher drops what is no longer needed of them.
-    let mut process = Process::new(start, child);
+    let mut process = Process::new(request, child);
     let _ = events.send(ProcessEvent::Started { serial });
     process.live();
     let (exited, inbox) = process.end();
@@ -283,7 +283,7 @@ struct Process {
 }
 
 impl Process {
-    fn new(start: SpawnRequest, child: Child) -> Self {
+    fn new(request: SpawnRequest, child: Child) -> Self {
         let started = Instant::now();
         let SpawnRequest {
             params,
@@ -291,7 +291,7 @@ impl Process {
             stats,
             outbox,
             ..
-        } = start;
+        } = request;
         let output = |fd, stream, total: &Arc<AtomicU64>| {
             let streamed = params.tty || params.stream_stdout_stderr;
             Output::new(fd, stream, params.tty, streamed, keep, Arc::clone(total))
@@ -328,25 +328,25 @@ impl Process {
             ),
             inspections: Inspections::default(),
             sink: Sink {
-                handle: start.handle,
-                credit: outbox.credit(Arc::clone(&start.wake)),
+                handle: request.handle,
+                credit: outbox.credit(Arc::clone(&request.wake)),
                 outbox,
-                busy_pipes: Arc::clone(&start.context.busy_pipes),
+                busy_pipes: Arc::clone(&request.context.busy_pipes),
             },
             waits: Waits::default(),
             handed_over: false,
             holds_back: false,
             over: false,
             detach: params.detach,
-            inbox: start.inbox,
-            wake: start.wake,
+            inbox: request.inbox,
+            wake: request.wake,
             stats,
-            context: start.context,
+            context: request.context,
             started,
             exited: None,
             // A timeout past the end of time is none.
-            timeout_at: start.timeout.and_then(|t| started.checked_add(t)),
-            timeout_grace: start.grace,
+            timeout_at: request.timeout.and_then(|t| started.checked_add(t)),
+            timeout_grace: request.grace,
             kill_at: None,
             timed_out: false,
             grace: None,

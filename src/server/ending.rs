@@ -39,10 +39,10 @@ impl Dispatcher {
         for entry in self.handles.values() {
             entry.command(Command::End);
         }
-        while let Some(start) = self.held_back.pop_front() {
+        while let Some(request) = self.held_back.pop_front() {
             let error = RpcError::invalid_request("the connection is ending");
-            self.outbox.answer(Some(start.id), Err(error));
-            self.failed(start.serial);
+            self.outbox.answer(Some(request.id), Err(error));
+            self.failed(request.serial);
         }
         // What was read before is still answered.
         self.input_open = false;

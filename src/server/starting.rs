@@ -43,7 +43,7 @@ impl Dispatcher {
         let params = Arc::new(params);
         let stats = Arc::new(Stats::default());
         let birth = Arc::new(Birth::new());
-        let start = SpawnRequest {
+        let request = SpawnRequest {
             serial,
             id: id.clone(),
             handle: Arc::clone(&handle),
@@ -86,7 +86,7 @@ impl Dispatcher {
             }),
         };
         self.handles.add(handle, entry);
-        self.held_back.push_back(start);
+        self.held_back.push_back(request);
         self.launch();
         Ok(())
     }
@@ -94,11 +94,11 @@ impl Dispatcher {
     /// Starts the threads of what is to be spawned, as far as there is room for what it may print.
     pub(super) fn launch(&mut self) {
         while !self.held_back.is_empty() && self.outbox.has_room_for_a_process() {
-            let Some(start) = self.held_back.pop_front() else {
+            let Some(request) = self.held_back.pop_front() else {
                 return;
             };
-            let (serial, id, params) = (start.serial, start.id.clone(), Arc::clone(&start.params));
-            let thread = sys::start_thread(&format!("proc-{serial}"), STACK, move || process::run(start));
+            let (serial, id, params) = (request.serial, request.id.clone(), Arc::clone(&request.params));
+            let thread = sys::start_thread(&format!("proc-{serial}"), STACK, move || process::run(request));
             if let Err(error) = thread {
                 let error = spawn::failure(&params, Stage::Thread, sys::START_THREAD, error);
                 self.outbox.answer(Some(id), Err(error));
