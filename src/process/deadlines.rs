@@ -59,16 +59,16 @@ impl Process {
             }
         }
         for output in self.outputs.iter_mut().flatten() {
-            output.look_again(now);
+            output.retry(now);
         }
-        self.stdin.look_again(now);
+        self.stdin.retry(now);
     }
 
     /// When to look at the deadlines again, if nothing else happens. `now` must be what
     /// [`is_over`](Self::is_over) was asked with, or a deadline could fall between the two.
     pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let grace = self.grace.as_ref().and_then(Grace::deadline);
-        let waits = self.waits.look_again_at();
+        let waits = self.waits.retry_at();
         if let Some(exited) = self.exited {
             if self.grace.is_some() {
                 return grace;
@@ -86,11 +86,11 @@ impl Process {
                 .min();
         }
         let outputs = self.outputs();
-        let outputs = outputs.flat_map(|output| [output.look_again_at(), output.eof_at()]);
+        let outputs = outputs.flat_map(|output| [output.retry_at(), output.eof_at()]);
         let others = [
             self.answer_writes_at,
             outputs.flatten().min(),
-            self.stdin.look_again_at(),
+            self.stdin.retry_at(),
             self.inspections.deadline(),
             waits,
         ];

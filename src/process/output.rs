@@ -25,7 +25,7 @@ const BUSY_PIPE: libc::c_int = 256 * 1024;
 pub(crate) const BUSY_PIPES: usize = 64;
 /// How often a terminal that no process has open is looked at, while its process lives and may open it
 /// again. The kernel reports the hang-up without end and the reopening not at all.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
+pub(crate) const RETRY_WAIT: Duration = Duration::from_millis(50);
 /// How long a process may live on behind the end of a stream before that is told: the end of most comes
 /// with that of their process, which says it all.
 const EOF_WAIT: Duration = Duration::from_millis(20);
@@ -173,7 +173,7 @@ impl Output {
     }
 
     /// When a terminal that no process has open is to be looked at again.
-    pub(crate) fn look_again_at(&self) -> Option<Instant> {
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
         match self.state {
             State::HungUp(at) => Some(at),
             State::Open | State::Ended => None,
@@ -181,8 +181,8 @@ impl Output {
     }
 
     /// Looks again at a terminal that was hung up, if it is time to.
-    pub(crate) fn look_again(&mut self, now: Instant) {
-        if self.look_again_at().is_some_and(|at| at <= now) {
+    pub(crate) fn retry(&mut self, now: Instant) {
+        if self.retry_at().is_some_and(|at| at <= now) {
             self.state = State::Open;
         }
     }
@@ -199,7 +199,7 @@ impl Output {
             owed,
             settled: owed == 0,
         });
-        if self.look_again_at().is_some() {
+        if self.retry_at().is_some() {
             self.state = State::Open;
         }
     }
@@ -335,7 +335,7 @@ impl Output {
             Filled::Some | Filled::All => {}
             // The terminal of a process that is gone is not opened again.
             Filled::HungUp if self.after_exit.is_none() => {
-                self.state = State::HungUp(Instant::now() + LOOK_AGAIN);
+                self.state = State::HungUp(Instant::now() + RETRY_WAIT);
             }
             Filled::HungUp | Filled::Ended => {
                 self.state = State::Ended;

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use crate::outbox::Outbox;
 use crate::process::Stats;
-use crate::process::output::LOOK_AGAIN;
+use crate::process::output::RETRY_WAIT;
 use crate::process::typed_line::TypedLine;
 use crate::sys;
 use crate::wire::protocol::{Reply, RequestId, RpcError, WriteStdinParams};
@@ -126,7 +126,7 @@ pub(crate) struct Stdin {
     end_queued: bool,
     written: u64,
     /// A terminal that no process has open takes nothing; it is tried again then.
-    look_again_at: Option<Instant>,
+    retry_at: Option<Instant>,
     outbox: Outbox,
 }
 
@@ -151,7 +151,7 @@ impl Stdin {
             line: TypedLine::default(),
             end_queued: false,
             written: 0,
-            look_again_at: None,
+            retry_at: None,
             outbox,
         }
     }
@@ -164,20 +164,20 @@ impl Stdin {
     /// The descriptor to wait for until it can be written, if there is anything to write.
     pub(crate) fn interest(&self) -> Option<RawFd> {
         match &self.sink {
-            Some(sink) if !self.queue.is_empty() && self.look_again_at.is_none() => Some(sink.as_raw_fd()),
+            Some(sink) if !self.queue.is_empty() && self.retry_at.is_none() => Some(sink.as_raw_fd()),
             _ => None,
         }
     }
 
     /// When a terminal that no process had open is to be tried again.
-    pub(crate) fn look_again_at(&self) -> Option<Instant> {
-        self.look_again_at
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
     }
 
     /// Tries a terminal again that no process had open, if it is time to.
-    pub(crate) fn look_again(&mut self, now: Instant) {
-        if self.look_again_at.is_some_and(|at| at <= now) {
-            self.look_again_at = None;
+    pub(crate) fn retry(&mut self, now: Instant) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
         }
     }
 
@@ -243,7 +243,7 @@ impl Stdin {
                     // A terminal that no process has open may be opened again; its process decides.
                     // Until then poll reports the hang-up without end.
                     if self.terminal && sys::is_hung_up(sink) {
-                        self.look_again_at = Some(Instant::now() + LOOK_AGAIN);
+                        self.retry_at = Some(Instant::now() + RETRY_WAIT);
                     }
                     break;
                 }

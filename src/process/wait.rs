@@ -26,7 +26,7 @@ const WAIT_COST: usize = 256;
 const FIRST_INPUT_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_INPUT_PAUSE: Duration = Duration::from_millis(250);
 /// How soon a stream that holds output, which the client leaves no room to read, is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const RETRY_WAIT: Duration = Duration::from_millis(50);
 
 /// A wait on its way to its process.
 pub(crate) struct Wait {
@@ -300,7 +300,7 @@ impl Waits {
     }
 
     /// When to look again, if nothing else happens.
-    pub(crate) fn look_again_at(&self) -> Option<Instant> {
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
         let times = self.waiting.iter().flat_map(|waiting| {
             let quiet = waiting.conditions.iter().filter_map(|condition| match condition {
                 Awaited::Quiet(duration) => waiting.quiet_since.checked_add(*duration),
@@ -376,7 +376,7 @@ impl Waiting {
         let long_enough = now.saturating_duration_since(self.quiet_since) >= duration;
         if long_enough && self.streams(watched).any(|state| state.unread) {
             // It has come, and waits for the client to read what came before.
-            let pause = LOOK_AGAIN.saturating_sub(duration);
+            let pause = RETRY_WAIT.saturating_sub(duration);
             self.quiet_since = now + pause;
             return false;
         }
