@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use super::Client;
-use super::connection::{Link, Out, Pending};
+use super::connection::{ClientConnection, Out, Pending};
 use super::error::{Error, excerpt};
 use super::launched::{Server, command_line};
 use super::lines::Lines;
@@ -261,9 +261,9 @@ impl Builder {
             server.rename(name);
         }
         let deadline = self.handshake_timeout.and_then(|t| Instant::now().checked_add(t));
-        let link = Arc::new(Link::new(out, server, self.unread_limit));
+        let connection = Arc::new(ClientConnection::new(out, server, self.unread_limit));
         let (ended, reading) = bounded(0);
-        let (routes, server) = (Arc::clone(&link.routes), Arc::clone(&link.server));
+        let (routes, server) = (Arc::clone(&connection.routes), Arc::clone(&connection.server));
         let reader = sys::start_thread("client-read", sys::STACK, move || {
             receive::run(incoming, &server, &routes);
             drop(ended);
@@ -271,7 +271,7 @@ impl Builder {
         let reader = match reader {
             Ok(reader) => reader,
             Err(e) => {
-                link.server.kill();
+                connection.server.kill();
                 return Err(e.into());
             }
         };
@@ -287,10 +287,10 @@ impl Builder {
                 opt_out_notification_methods: None,
             }),
         };
-        let answer = link.send::<method::Initialize>(params);
+        let answer = connection.send::<method::Initialize>(params);
         Ok(Connecting {
             client: Client {
-                link,
+                connection,
                 reader,
                 reading,
             },
@@ -352,11 +352,11 @@ impl Connecting {
             deadline,
             timeout,
         } = self;
-        let link = &client.link;
-        let name = link.server.name();
-        let failed = match answer.map(|pending| pending.wait_until(link, deadline)) {
+        let connection = &client.connection;
+        let name = connection.server.name();
+        let failed = match answer.map(|pending| pending.wait_until(connection, deadline)) {
             Ok(Some(Ok(initialized))) => {
-                link.begin(*initialized);
+                connection.begin(*initialized);
                 return Ok(client);
             }
             // It serves without.
@@ -364,14 +364,14 @@ impl Connecting {
                 code: code::METHOD_NOT_FOUND,
                 ..
             })))) => {
-                link.begin(InitializeReply::default());
+                connection.begin(InitializeReply::default());
                 return Ok(client);
             }
             Ok(Some(Err(Error::Ended(reason)))) | Err(Error::Ended(reason)) => {
                 reason.unwrap_or_else(|| format!("{name} ended before it answered initialize"))
             }
             Ok(Some(Err(Error::Io(error)))) | Err(Error::Io(error)) => {
-                let killed = link.server.kill();
+                let killed = connection.server.kill();
                 format!("{name} cannot be written to: {error}{killed}")
             }
             Ok(Some(Err(Error::Refused(refused)))) => {
@@ -380,12 +380,12 @@ impl Connecting {
             Ok(Some(Err(error))) | Err(error) => format!("{name} did not answer initialize: {error}"),
             Ok(None) => {
                 let timeout = timeout.unwrap_or_default();
-                let killed = link.server.kill();
+                let killed = connection.server.kill();
                 format!("{name} has not answered initialize within {timeout:?}{killed}")
             }
         };
-        link.out.end();
-        link.server.kill();
+        connection.out.end();
+        connection.server.kill();
         Err(Error::Handshake(failed))
     }
 }

@@ -32,7 +32,7 @@ const MAX_WRITE_BYTES: usize = 256 * 1024;
 const WRITE_OVERHEAD_BYTES: usize = 256;
 
 /// The sending half of the connection. Its end is the end of the server's input.
-pub(super) struct Link {
+pub(super) struct ClientConnection {
     pub(super) out: Out,
     pub(super) routes: Arc<Routes>,
     pub(super) server: Arc<Server>,
@@ -52,28 +52,28 @@ pub(super) struct Pending<M> {
 }
 
 impl<M: Method> Pending<M> {
-    pub(super) fn wait(self, link: &Link) -> Result<M::Result, Error> {
+    pub(super) fn wait(self, connection: &ClientConnection) -> Result<M::Result, Error> {
         // Its sender is dropped when the connection ends.
         match self.answer.recv() {
             Ok(outcome) => Self::decode(outcome),
-            Err(_) => Err(Error::Ended(link.routes.reason())),
+            Err(_) => Err(Error::Ended(connection.routes.reason())),
         }
     }
 
     /// `None` if it has not come until then.
     pub(super) fn wait_until(
         self,
-        link: &Link,
+        connection: &ClientConnection,
         deadline: Option<Instant>,
     ) -> Option<Result<M::Result, Error>> {
         let Some(deadline) = deadline else {
-            return Some(self.wait(link));
+            return Some(self.wait(connection));
         };
         match self.answer.recv_deadline(deadline) {
             Ok(outcome) => Some(Self::decode(outcome)),
-            Err(RecvTimeoutError::Disconnected) => Some(Err(Error::Ended(link.routes.reason()))),
+            Err(RecvTimeoutError::Disconnected) => Some(Err(Error::Ended(connection.routes.reason()))),
             Err(RecvTimeoutError::Timeout) => {
-                link.routes.forget(self.id);
+                connection.routes.forget(self.id);
                 None
             }
         }
@@ -89,9 +89,9 @@ impl<M: Method> Pending<M> {
     }
 }
 
-impl Link {
+impl ClientConnection {
     pub(super) fn new(out: Out, server: Server, unread_limit: usize) -> Self {
-        Link {
+        ClientConnection {
             out,
             routes: Arc::default(),
             server: Arc::new(server),

@@ -100,7 +100,7 @@ use crate::server::Config;
 use crate::sys::{self, Thread};
 use crate::wire::methods::method;
 use crate::wire::protocol::{Guarantees, Limit, NoParams, ProcessInfo, SpawnParams, SpawnReply};
-use connection::Link;
+use connection::ClientConnection;
 use process::Pipes;
 use unread::Shared;
 
@@ -124,7 +124,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(10);
 /// # }
 /// ```
 pub struct Client {
-    link: Arc<Link>,
+    connection: Arc<ClientConnection>,
     reader: Thread<()>,
     /// Disconnected when `client-read` is about to end.
     reading: Receiver<()>,
@@ -235,7 +235,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn server_pid(&self) -> Option<u32> {
-        self.link.server.pid()
+        self.connection.server.pid()
     }
 
     /// Starts a program with its three streams connected, and returns once it runs.
@@ -263,7 +263,11 @@ impl Client {
     /// step. [`Error::Invalid`] if the command cannot be sent.
     pub fn spawn(&self, command: impl Borrow<Command>) -> Result<Process, Error> {
         let command = command.borrow();
-        let shared = Shared::new(command.unread_limit, command.wait_when_unread, &self.link.unread);
+        let shared = Shared::new(
+            command.unread_limit,
+            command.wait_when_unread,
+            &self.connection.unread,
+        );
         self.start(command, shared, |_| ())
     }
 
@@ -377,8 +381,8 @@ impl Client {
         shared: Shared,
         adapt: impl FnOnce(&mut SpawnParams),
     ) -> Result<Process, Error> {
-        let handle: Arc<str> = format!("p{}", self.link.next_number()).into();
-        let mut params = command.params(&handle, self.link.default_directory())?;
+        let handle: Arc<str> = format!("p{}", self.connection.next_number()).into();
+        let mut params = command.params(&handle, self.connection.default_directory())?;
         adapt(&mut params);
         let pipes = Pipes {
             stdin: params.stream_stdin || command.has_tty(),
@@ -387,20 +391,27 @@ impl Client {
         };
         let shared = Arc::new(shared);
         // Before the request: the process may have ended before its answer has been seen.
-        self.link.routes.add(&handle, &shared)?;
-        match self.link.call::<method::Spawn>(params) {
+        self.connection.routes.add(&handle, &shared)?;
+        match self.connection.call::<method::Spawn>(params) {
             Ok(SpawnReply { pid }) => {
                 // The reference does not tell it.
                 let pid = (pid != 0).then_some(pid);
                 let tty = command.has_tty();
-                let control = Control::new(Arc::clone(&self.link), handle, pid, tty, shared);
+                let control = Control::new(Arc::clone(&self.connection), handle, pid, tty, shared);
                 Ok(Process::new(control, pipes, command.kill_on_drop))
             }
             Err(error) => {
-                self.link.routes.remove(&handle);
+                self.connection.routes.remove(&handle);
                 if let Error::Unexpected(_) = error {
                     // It may run.
-                    Control::new(Arc::clone(&self.link), handle, None, command.has_tty(), shared).post_kill();
+                    Control::new(
+                        Arc::clone(&self.connection),
+                        handle,
+                        None,
+                        command.has_tty(),
+                        shared,
+                    )
+                    .post_kill();
                 }
                 Err(error)
             }
@@ -426,7 +437,7 @@ impl Client {
     /// [`Error::Ended`] or [`Error::Io`] if there is no server any more, [`Error::Refused`] if it has
     /// no such method, as codex app-server has not.
     pub fn list(&self) -> Result<Vec<ProcessInfo>, Error> {
-        self.link
+        self.connection
             .call::<method::List>(NoParams {})
             .map(|list| list.processes)
     }
@@ -445,7 +456,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn guarantees(&self) -> Guarantees {
-        self.link
+        self.connection
             .initialized
             .get()
             .map_or_else(Guarantees::default, |server| server.guarantees)
@@ -470,14 +481,14 @@ impl Client {
     /// [`Error::Ended`] if the server ended otherwise than well, or has not ended after 10 seconds; one
     /// that was launched is killed then.
     pub fn close(self) -> Result<(), Error> {
-        if !self.link.out.try_end() {
+        if !self.connection.out.try_end() {
             // A request is being written, which a server that does not read holds up.
-            let link = Arc::clone(&self.link);
-            sys::start_thread("client-end", sys::STACK, move || link.out.end())?;
+            let connection = Arc::clone(&self.connection);
+            sys::start_thread("client-end", sys::STACK, move || connection.out.end())?;
         }
-        self.link.routes.let_go();
+        self.connection.routes.let_go();
         if let Err(RecvTimeoutError::Timeout) = self.reading.recv_timeout(CLOSE_WAIT) {
-            let server = &self.link.server;
+            let server = &self.connection.server;
             return Err(Error::Ended(Some(format!(
                 "{} has not closed its output within {CLOSE_WAIT:?} of the end of its input{}",
                 server.name(),
@@ -485,7 +496,7 @@ impl Client {
             ))));
         }
         let _ = self.reader.join();
-        match self.link.routes.reason() {
+        match self.connection.routes.reason() {
             None => Ok(()),
             Some(reason) => Err(Error::Ended(Some(reason))),
         }
