@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use super::Client;
-use super::connection::{ClientConnection, Out, Pending};
+use super::connection::{ClientConnection, Pending, Writer};
 use super::error::{Error, excerpt};
 use super::launched::{Server, command_line};
 use super::lines::Lines;
@@ -160,7 +160,7 @@ impl Builder {
         let server = sys::start_thread("dispatch", sys::STACK, move || serve(connection, config))?;
         let (sender, receiver) = end.split();
         self.connect(
-            Out::Memory(Mutex::new(Some(sender))),
+            Writer::Memory(Mutex::new(Some(sender))),
             Incoming::Memory(receiver),
             Server::thread(server),
         )?
@@ -218,7 +218,7 @@ impl Builder {
             unreachable!("both were asked to be pipes");
         };
         self.connect(
-            Out::Lines(Arc::new(Lines::to_child(stdin))),
+            Writer::Lines(Arc::new(Lines::to_child(stdin))),
             Incoming::Frames(Frames::new(Box::new(stdout), MAX_MESSAGE_BYTES)),
             Server::child(child, &command),
         )
@@ -248,7 +248,7 @@ impl Builder {
         writer: impl Write + Send + 'static,
     ) -> Result<Client, Error> {
         self.connect(
-            Out::Lines(Arc::new(Lines::to(writer))),
+            Writer::Lines(Arc::new(Lines::to(writer))),
             Incoming::Frames(Frames::new(Box::new(reader), MAX_MESSAGE_BYTES)),
             Server::elsewhere(),
         )?
@@ -256,12 +256,12 @@ impl Builder {
     }
 
     /// Starts `client-read` and sends `initialize`.
-    fn connect(&self, out: Out, incoming: Incoming, mut server: Server) -> Result<Connecting, Error> {
+    fn connect(&self, writer: Writer, incoming: Incoming, mut server: Server) -> Result<Connecting, Error> {
         if let Some(name) = &self.server_name {
             server.rename(name);
         }
         let deadline = self.handshake_timeout.and_then(|t| Instant::now().checked_add(t));
-        let connection = Arc::new(ClientConnection::new(out, server, self.unread_limit));
+        let connection = Arc::new(ClientConnection::new(writer, server, self.unread_limit));
         let (ended, reading) = bounded(0);
         let (routes, server) = (Arc::clone(&connection.routes), Arc::clone(&connection.server));
         let reader = sys::start_thread("client-read", sys::STACK, move || {
@@ -384,7 +384,7 @@ impl Connecting {
                 format!("{name} has not answered initialize within {timeout:?}{killed}")
             }
         };
-        connection.out.end();
+        connection.writer.end();
         connection.server.kill();
         Err(Error::Handshake(failed))
     }

@@ -33,7 +33,7 @@ const WRITE_OVERHEAD_BYTES: usize = 256;
 
 /// The sending half of the connection. Its end is the end of the server's input.
 pub(super) struct ClientConnection {
-    pub(super) out: Out,
+    pub(super) writer: Writer,
     pub(super) routes: Arc<Routes>,
     pub(super) server: Arc<Server>,
     next: AtomicI64,
@@ -90,9 +90,9 @@ impl<M: Method> Pending<M> {
 }
 
 impl ClientConnection {
-    pub(super) fn new(out: Out, server: Server, unread_limit: usize) -> Self {
+    pub(super) fn new(writer: Writer, server: Server, unread_limit: usize) -> Self {
         ClientConnection {
-            out,
+            writer,
             routes: Arc::default(),
             server: Arc::new(server),
             next: AtomicI64::new(1),
@@ -112,7 +112,7 @@ impl ClientConnection {
             let bytes = usize::try_from(server.limits.max_message_bytes);
             self.max_message_bytes.store(bytes.unwrap_or(usize::MAX), Relaxed);
         }
-        self.out.initialized();
+        self.writer.initialized();
         // Set once: a client has one handshake.
         let _ = self.initialized.set(server);
     }
@@ -140,7 +140,7 @@ impl ClientConnection {
         let id = self.next_number();
         let answer = self.routes.expect(id)?;
         let max_bytes = self.max_message_bytes.load(Relaxed);
-        match self.out.send(id, M::request(params), max_bytes) {
+        match self.writer.send(id, M::request(params), max_bytes) {
             Ok(()) => Ok(Pending {
                 id,
                 answer,
@@ -171,25 +171,25 @@ impl ClientConnection {
     /// Sends a request whose answer is not waited for, and does not wait for the server to take it. One
     /// that cannot be sent has no server any more, and so no process either.
     pub(super) fn tell<M: Method>(&self, params: M::Params) {
-        self.out.post(self.next_number(), M::request(params));
+        self.writer.post(self.next_number(), M::request(params));
     }
 }
 
 /// Where requests go. Emptied when the connection is closed.
-pub(super) enum Out {
+pub(super) enum Writer {
     Memory(Mutex<Option<ClientSender>>),
     Lines(Arc<Lines>),
 }
 
-impl Out {
+impl Writer {
     /// Waits while the server is busy; it takes requests as long as `client-read` takes answers.
     fn send(&self, id: i64, request: Request, max_bytes: usize) -> Result<(), Error> {
         match self {
-            Out::Memory(sender) => {
+            Writer::Memory(sender) => {
                 let sender = lock(sender).clone().ok_or(Error::Ended(None))?;
                 sender.send(id, request).map_err(|_| Error::Ended(None))
             }
-            Out::Lines(lines) => {
+            Writer::Lines(lines) => {
                 let method = request.method();
                 lines.write(max_bytes, |buffer| {
                     client::encode_request(buffer, &RequestId::Signed(id), &request);
@@ -202,8 +202,8 @@ impl Out {
     /// Sends without waiting for a server that does not read. One in memory always takes requests.
     fn post(&self, id: i64, request: Request) {
         match self {
-            Out::Memory(_) => drop(self.send(id, request, usize::MAX)),
-            Out::Lines(lines) => {
+            Writer::Memory(_) => drop(self.send(id, request, usize::MAX)),
+            Writer::Lines(lines) => {
                 lines.post(|buffer| client::encode_request(buffer, &RequestId::Signed(id), &request));
             }
         }
@@ -212,14 +212,14 @@ impl Out {
     /// Whether a request may be posted that need not be.
     pub(super) fn takes_posts(&self) -> bool {
         match self {
-            Out::Memory(_) => true,
-            Out::Lines(lines) => lines.takes_posts(),
+            Writer::Memory(_) => true,
+            Writer::Lines(lines) => lines.takes_posts(),
         }
     }
 
     /// Ends the handshake. In memory there is no such message.
     fn initialized(&self) {
-        if let Out::Lines(lines) = self {
+        if let Writer::Lines(lines) = self {
             // A failure shows at the next request.
             let _ = lines.write(usize::MAX, |buffer| {
                 client::encode_initialized(buffer);
@@ -231,19 +231,19 @@ impl Out {
     /// Waits while a request is being written.
     pub(super) fn end(&self) {
         match self {
-            Out::Memory(sender) => drop(lock(sender).take()),
-            Out::Lines(lines) => lines.end(),
+            Writer::Memory(sender) => drop(lock(sender).take()),
+            Writer::Lines(lines) => lines.end(),
         }
     }
 
     /// As [`end`](Self::end) without waiting; whether it is done.
     pub(super) fn try_end(&self) -> bool {
         match self {
-            Out::Memory(_) => {
+            Writer::Memory(_) => {
                 self.end();
                 true
             }
-            Out::Lines(lines) => lines.try_end(),
+            Writer::Lines(lines) => lines.try_end(),
         }
     }
 }

@@ -320,7 +320,7 @@ impl Control {
     }
 
     fn post<M: Method>(&self, params: M::Params) {
-        if self.connection.out.takes_posts() {
+        if self.connection.writer.takes_posts() {
             self.connection.tell::<M>(params);
         }
     }

@@ -481,10 +481,10 @@ impl Client {
     /// [`Error::Ended`] if the server ended otherwise than well, or has not ended after 10 seconds; one
     /// that was launched is killed then.
     pub fn close(self) -> Result<(), Error> {
-        if !self.connection.out.try_end() {
+        if !self.connection.writer.try_end() {
             // A request is being written, which a server that does not read holds up.
             let connection = Arc::clone(&self.connection);
-            sys::start_thread("client-end", sys::STACK, move || connection.out.end())?;
+            sys::start_thread("client-end", sys::STACK, move || connection.writer.end())?;
         }
         self.connection.routes.let_go();
         if let Err(RecvTimeoutError::Timeout) = self.reading.recv_timeout(CLOSE_WAIT) {
