@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use super::Client;
-use super::connection::{ClientConnection, Pending, Writer};
+use super::connection::{Call, ClientConnection, Writer};
 use super::error::{Error, excerpt};
 use super::launched::{Server, command_line};
 use super::lines::Lines;
@@ -306,7 +306,7 @@ impl Builder {
 #[derive(Debug)]
 pub struct Connecting {
     client: Client,
-    answer: Result<Pending<method::Initialize>, Error>,
+    answer: Result<Call<method::Initialize>, Error>,
     deadline: Option<Instant>,
     timeout: Option<Duration>,
 }
@@ -354,7 +354,7 @@ impl Connecting {
         } = self;
         let connection = &client.connection;
         let name = connection.server.name();
-        let failed = match answer.map(|pending| pending.wait_until(connection, deadline)) {
+        let failed = match answer.map(|call| call.wait_until(connection, deadline)) {
             Ok(Some(Ok(initialized))) => {
                 connection.begin(*initialized);
                 return Ok(client);

@@ -45,13 +45,13 @@ pub(super) struct ClientConnection {
 
 /// An answer that is waited for.
 #[derive(Debug)]
-pub(super) struct Pending<M> {
+pub(super) struct Call<M> {
     id: i64,
     answer: Receiver<receive::Outcome>,
     method: PhantomData<M>,
 }
 
-impl<M: Method> Pending<M> {
+impl<M: Method> Call<M> {
     pub(super) fn wait(self, connection: &ClientConnection) -> Result<M::Result, Error> {
         // Its sender is dropped when the connection ends.
         match self.answer.recv() {
@@ -136,12 +136,12 @@ impl ClientConnection {
     }
 
     /// Sends a request.
-    pub(super) fn send<M: Method>(&self, params: M::Params) -> Result<Pending<M>, Error> {
+    pub(super) fn send<M: Method>(&self, params: M::Params) -> Result<Call<M>, Error> {
         let id = self.next_number();
         let answer = self.routes.expect(id)?;
         let max_bytes = self.max_message_bytes.load(Relaxed);
         match self.writer.send(id, M::request(params), max_bytes) {
-            Ok(()) => Ok(Pending {
+            Ok(()) => Ok(Call {
                 id,
                 answer,
                 method: PhantomData,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Error;
-use super::connection::{ClientConnection, Pending};
+use super::connection::{Call, ClientConnection};
 use super::status::ExitStatus;
 use super::unread::Shared;
 use crate::wire::methods::{Method, method};
@@ -397,16 +397,16 @@ impl Control {
         texts: &[&str],
         provoke: impl FnOnce() -> std::io::Result<()>,
     ) -> Result<Option<usize>, Error> {
-        let pending = self.start_wait(texts.iter().map(|&text| text.into()), None)?;
+        let call = self.start_wait(texts.iter().map(|&text| text.into()), None)?;
         provoke()?;
-        pending.wait(&self.connection).map(place)
+        call.wait(&self.connection).map(place)
     }
 
     fn start_wait(
         &self,
         until: impl IntoIterator<Item = Condition>,
         timeout: impl Into<Option<Duration>>,
-    ) -> Result<Pending<method::Wait>, Error> {
+    ) -> Result<Call<method::Wait>, Error> {
         let timeout = timeout.into();
         self.connection.send::<method::Wait>(WaitParams {
             process_handle: self.handle.to_string(),
