@@ -263,9 +263,9 @@ impl Builder {
         let deadline = self.handshake_timeout.and_then(|t| Instant::now().checked_add(t));
         let connection = Arc::new(ClientConnection::new(writer, server, self.unread_limit));
         let (ended, reading) = bounded(0);
-        let (routes, server) = (Arc::clone(&connection.routes), Arc::clone(&connection.server));
+        let (pending, server) = (Arc::clone(&connection.pending), Arc::clone(&connection.server));
         let reader = sys::start_thread("client-read", sys::STACK, move || {
-            receive::run(incoming, &server, &routes);
+            receive::run(incoming, &server, &pending);
             drop(ended);
         });
         let reader = match reader {

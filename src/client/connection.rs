@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::error::{Error, excerpt};
 use super::launched::Server;
 use super::lines::Lines;
-use super::receive::{self, Answer, Routes};
+use super::receive::{self, Answer, Pending};
 use super::unread::Total;
 use crate::server::connection::ClientSender;
 use crate::sys::lock;
@@ -34,7 +34,7 @@ const WRITE_OVERHEAD_BYTES: usize = 256;
 /// The sending half of the connection. Its end is the end of the server's input.
 pub(super) struct ClientConnection {
     pub(super) writer: Writer,
-    pub(super) routes: Arc<Routes>,
+    pub(super) pending: Arc<Pending>,
     pub(super) server: Arc<Server>,
     next: AtomicI64,
     /// The longest line the server takes.
@@ -56,7 +56,7 @@ impl<M: Method> Call<M> {
         // Its sender is dropped when the connection ends.
         match self.answer.recv() {
             Ok(outcome) => Self::decode(outcome),
-            Err(_) => Err(Error::Ended(connection.routes.reason())),
+            Err(_) => Err(Error::Ended(connection.pending.reason())),
         }
     }
 
@@ -71,9 +71,9 @@ impl<M: Method> Call<M> {
         };
         match self.answer.recv_deadline(deadline) {
             Ok(outcome) => Some(Self::decode(outcome)),
-            Err(RecvTimeoutError::Disconnected) => Some(Err(Error::Ended(connection.routes.reason()))),
+            Err(RecvTimeoutError::Disconnected) => Some(Err(Error::Ended(connection.pending.reason()))),
             Err(RecvTimeoutError::Timeout) => {
-                connection.routes.forget(self.id);
+                connection.pending.forget(self.id);
                 None
             }
         }
@@ -93,7 +93,7 @@ impl ClientConnection {
     pub(super) fn new(writer: Writer, server: Server, unread_limit: usize) -> Self {
         ClientConnection {
             writer,
-            routes: Arc::default(),
+            pending: Arc::default(),
             server: Arc::new(server),
             next: AtomicI64::new(1),
             max_message_bytes: AtomicUsize::new(usize::MAX),
@@ -138,7 +138,7 @@ impl ClientConnection {
     /// Sends a request.
     pub(super) fn send<M: Method>(&self, params: M::Params) -> Result<Call<M>, Error> {
         let id = self.next_number();
-        let answer = self.routes.expect(id)?;
+        let answer = self.pending.expect(id)?;
         let max_bytes = self.max_message_bytes.load(Relaxed);
         match self.writer.send(id, M::request(params), max_bytes) {
             Ok(()) => Ok(Call {
@@ -147,15 +147,15 @@ impl ClientConnection {
                 method: PhantomData,
             }),
             Err(error @ Error::Invalid(_)) => {
-                self.routes.forget(id);
+                self.pending.forget(id);
                 Err(error)
             }
             Err(error) => {
                 // A server that reads no more is going, and `client-read` is about to hear why. One
                 // that ends well gives no reason.
                 let ended = answer.recv_timeout(SERVER_END_WAIT);
-                self.routes.forget(id);
-                Err(match (self.routes.reason(), ended) {
+                self.pending.forget(id);
+                Err(match (self.pending.reason(), ended) {
                     (None, Ok(_) | Err(RecvTimeoutError::Timeout)) => error,
                     (reason, _) => Error::Ended(reason),
                 })

@@ -391,7 +391,7 @@ impl Client {
         };
         let shared = Arc::new(shared);
         // Before the request: the process may have ended before its answer has been seen.
-        self.connection.routes.add(&handle, &shared)?;
+        self.connection.pending.add(&handle, &shared)?;
         match self.connection.call::<method::Spawn>(params) {
             Ok(SpawnReply { pid }) => {
                 // The reference does not tell it.
@@ -401,7 +401,7 @@ impl Client {
                 Ok(Process::new(control, pipes, command.kill_on_drop))
             }
             Err(error) => {
-                self.connection.routes.remove(&handle);
+                self.connection.pending.remove(&handle);
                 if let Error::Unexpected(_) = error {
                     // It may run.
                     Control::new(
@@ -486,7 +486,7 @@ impl Client {
             let connection = Arc::clone(&self.connection);
             sys::start_thread("client-end", sys::STACK, move || connection.writer.end())?;
         }
-        self.connection.routes.let_go();
+        self.connection.pending.let_go();
         if let Err(RecvTimeoutError::Timeout) = self.reading.recv_timeout(CLOSE_WAIT) {
             let server = &self.connection.server;
             return Err(Error::Ended(Some(format!(
@@ -496,7 +496,7 @@ impl Client {
             ))));
         }
         let _ = self.reader.join();
-        match self.connection.routes.reason() {
+        match self.connection.pending.reason() {
             None => Ok(()),
             Some(reason) => Err(Error::Ended(Some(reason))),
         }
