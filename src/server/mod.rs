@@ -27,7 +27,7 @@ use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 
 pub use self::config::{Config, End};
 use self::connection::{Connection, Kind};
-use self::ending::{END, PATIENCE};
+use self::ending::{NO_ROOM_WAIT, SHUTDOWN_TIMEOUT};
 use self::error::Error;
 use self::handles::Handles;
 use self::lists::Lists;
@@ -100,7 +100,9 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
     };
     let mut dispatcher = Dispatcher::new(config, inbox, notices, outbox, transport, pace);
     let mut end = dispatcher.run();
-    let mut deadline = dispatcher.deadline.unwrap_or_else(|| Instant::now() + END);
+    let mut deadline = dispatcher
+        .deadline
+        .unwrap_or_else(|| Instant::now() + SHUTDOWN_TIMEOUT);
     // A client that has its processes drained has asked for everything, and may take its time to read it.
     let patient = dispatcher.config.drain && end == End::InputEnded;
     let notices = dispatcher.notices.clone();
@@ -110,7 +112,7 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
     if let Some(transport) = transport {
         if patient && transport.wait_for_reader(&notices) {
             end = End::Stopped;
-            deadline = Instant::now() + END;
+            deadline = Instant::now() + SHUTDOWN_TIMEOUT;
         }
         transport.finish(deadline);
     }
@@ -226,7 +228,7 @@ impl Dispatcher {
                     if !self.config.drain && transport.is_some_and(Transport::input_hung_up) {
                         self.begin_end(End::InputEnded);
                         // It began when there was no room any more.
-                        self.deadline = Some(Instant::now() + END - PATIENCE);
+                        self.deadline = Some(Instant::now() + SHUTDOWN_TIMEOUT - NO_ROOM_WAIT);
                     }
                 }
                 Event::Notice(Notice::Room) => {
@@ -263,7 +265,7 @@ impl Dispatcher {
         let room = self.waiting < MAX_WAITING && self.outbox.has_room();
         let (inbox, no_room) = match (self.input_open, room) {
             (true, true) => (&self.inbox, never()),
-            (true, false) => (&closed, crossbeam_channel::after(PATIENCE)),
+            (true, false) => (&closed, crossbeam_channel::after(NO_ROOM_WAIT)),
             (false, _) => (&closed, never()),
         };
         let (events, notices) = (&self.events, &self.notices);
