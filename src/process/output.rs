@@ -19,10 +19,10 @@ use crate::wire::notifications;
 use crate::wire::protocol::{Collected, CollectedTail, OutputDelta, Stream};
 
 /// What a pipe is asked to hold once its stream is busy. More gains nothing: it no longer fits the cache.
-const BUSY_PIPE: libc::c_int = 256 * 1024;
+const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
 /// How many streams of a server may have a larger pipe: together they take a quarter of what an
 /// unprivileged user may have in pipes, past which every new pipe is tiny.
-pub(crate) const BUSY_PIPES: usize = 64;
+pub(crate) const MAX_BUSY_PIPES: usize = 64;
 /// How often a terminal that no process has open is looked at, while its process lives and may open it
 /// again. The kernel reports the hang-up without end and the reopening not at all.
 pub(crate) const RETRY_WAIT: Duration = Duration::from_millis(50);
@@ -32,7 +32,7 @@ const EOF_WAIT: Duration = Duration::from_millis(20);
 /// For how long that is put off while the process is exiting, on a machine that has no time for it.
 const EXIT_WAIT: Duration = Duration::from_secs(1);
 /// More than a terminal's buffers hold.
-const TERMINAL_HOLDS: u64 = 64 * 1024;
+const TERMINAL_BUFFER_BYTES: u64 = 64 * 1024;
 
 /// What all streams of a process share.
 pub(crate) struct Sink {
@@ -191,7 +191,7 @@ impl Output {
     pub(crate) fn process_exited(&mut self) {
         self.forget_eof();
         let owed = match (&self.source, self.terminal) {
-            (Some(_), true) => TERMINAL_HOLDS,
+            (Some(_), true) => TERMINAL_BUFFER_BYTES,
             (Some(source), false) => sys::readable_bytes(source).unwrap_or(0),
             (None, _) => 0,
         };
@@ -377,7 +377,7 @@ impl Output {
         if allowed {
             self.enlarged = Some(Enlarged(Arc::clone(&sink.busy_pipes)));
             // Refused where the user's pipes hold too much already; then it is slower.
-            let _ = sys::set_pipe_size(source.as_fd(), BUSY_PIPE);
+            let _ = sys::set_pipe_size(source.as_fd(), BUSY_PIPE_BYTES);
         }
     }
 

@@ -20,10 +20,10 @@ use crate::sys;
 use crate::wire::protocol::{Reply, RequestId, RpcError, WriteStdinParams};
 
 /// Up to this many pending bytes a write is answered at once.
-pub(crate) const FREE: u64 = 1024 * 1024;
-/// The pipe is asked to hold this much once it has carried [`BUSY`].
-const BUSY_PIPE: libc::c_int = 256 * 1024;
-const BUSY: u64 = 1024 * 1024;
+pub(crate) const FREE_STDIN_BYTES: u64 = 1024 * 1024;
+/// The pipe is asked to hold this much once it has carried [`BUSY_AFTER_BYTES`].
+const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
+const BUSY_AFTER_BYTES: u64 = 1024 * 1024;
 
 /// What a write counts at least while it is not answered, which is more than most ids are long.
 pub(crate) const UNANSWERED_COST: usize = 64;
@@ -228,9 +228,9 @@ impl Stdin {
                     self.at += n;
                     let before = self.written;
                     self.written += n as u64;
-                    if before < BUSY && self.written >= BUSY && !self.terminal {
+                    if before < BUSY_AFTER_BYTES && self.written >= BUSY_AFTER_BYTES && !self.terminal {
                         // Refused where the user's pipes hold too much already; then it is slower.
-                        let _ = sys::set_pipe_size(sink.as_fd(), BUSY_PIPE);
+                        let _ = sys::set_pipe_size(sink.as_fd(), BUSY_PIPE_BYTES);
                     }
                     if self.at == bytes.len() {
                         self.queue.pop_front();
@@ -256,7 +256,7 @@ impl Stdin {
         if self.closing && self.queue.is_empty() {
             self.close();
         }
-        if self.pending.load(Relaxed) <= FREE || self.queue.is_empty() {
+        if self.pending.load(Relaxed) <= FREE_STDIN_BYTES || self.queue.is_empty() {
             self.answer_all(&Ok(Reply::Done));
         }
     }

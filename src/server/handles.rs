@@ -13,7 +13,7 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 
 use crate::outbox::MAX_IN_FLIGHT;
-use crate::process::stdin::{AcceptedWrite, FREE, UNANSWERED_COST, unanswered_cost};
+use crate::process::stdin::{AcceptedWrite, FREE_STDIN_BYTES, UNANSWERED_COST, unanswered_cost};
 use crate::process::{Command, Stats};
 use crate::sys::{Birth, EventFd};
 use crate::wire::protocol::{Request, RequestId, RpcError, SpawnParams, WriteStdinParams, code};
@@ -88,7 +88,7 @@ pub(super) fn accept(
     }
     let pending = stats.stdin_pending.load(Relaxed);
     let more = params.delta.as_ref().map_or(0, Vec::len) as u64;
-    if pending > FREE.min(limit) && pending.saturating_add(more) > limit {
+    if pending > FREE_STDIN_BYTES.min(limit) && pending.saturating_add(more) > limit {
         return Err(RpcError::new(
             code::OVERLOADED,
             format!(

@@ -7,7 +7,7 @@
 use super::Dispatcher;
 use crate::outbox::{CHUNK, MAX_IN_FLIGHT};
 use crate::process::DRAIN;
-use crate::process::stdin::FREE;
+use crate::process::stdin::FREE_STDIN_BYTES;
 use crate::sys;
 use crate::wire::protocol::{
     Guarantees, InitializeParams, InitializeReply, Limits, MAX_HANDLE_BYTES, PtySize, Reply, RpcError,
@@ -43,7 +43,7 @@ impl Dispatcher {
                 max_process_handle_bytes: MAX_HANDLE_BYTES as u64,
                 default_timeout_ms: self.config.default_timeout_ms,
                 default_output_bytes_cap: self.config.default_output_bytes_cap,
-                free_pending_stdin_bytes: FREE,
+                free_pending_stdin_bytes: FREE_STDIN_BYTES,
                 max_pending_stdin_bytes: self.config.max_pending_stdin_bytes,
                 output_drain_ms: u64::try_from(DRAIN.as_millis()).unwrap_or(u64::MAX),
                 max_delta_bytes: CHUNK as u64,

@@ -34,7 +34,7 @@ use self::lists::Lists;
 use self::spin::Pace;
 use self::transport::{Inbound, Transport};
 use crate::outbox::{Notice, Outbox};
-use crate::process::output::BUSY_PIPES;
+use crate::process::output::MAX_BUSY_PIPES;
 use crate::process::spawn::{Environment, Nursery};
 use crate::process::tree::Camera;
 use crate::process::{Context, ProcessEvent, SpawnRequest};
@@ -190,7 +190,7 @@ impl Dispatcher {
                 environment: Environment::snapshot(),
                 nursery,
                 camera: Camera::default(),
-                busy_pipes: Arc::new(AtomicUsize::new(BUSY_PIPES)),
+                busy_pipes: Arc::new(AtomicUsize::new(MAX_BUSY_PIPES)),
                 waits_bytes: Arc::default(),
                 on_detach,
             }),
