@@ -7,7 +7,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::{Command, DELIVER_AT_END, Process, tree};
+use super::{Command, DELIVER_AT_END_WAIT, Process, tree};
 use crate::sys;
 use crate::wire::protocol::{PtySize, Reply, RpcError, code};
 use crate::wire::signal;
@@ -119,7 +119,7 @@ impl Process {
         }
         let now = Instant::now();
         self.ending = Some(now);
-        self.answer_writes_at = Some(now + DELIVER_AT_END);
+        self.answer_writes_at = Some(now + DELIVER_AT_END_WAIT);
         // The time of one that has a grace was up before.
         let detached = self.detach && self.grace.is_none();
         if detached && self.exited.is_none() {

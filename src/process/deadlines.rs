@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::grace::Grace;
 use super::output::Output;
-use super::{CONNECTION_ENDS, DELIVER_AT_END, Process};
+use super::{CONNECTION_ENDS, DELIVER_AT_END_WAIT, Process};
 use crate::sys::{self, Interest};
 
 /// How long what keeps an output open after the exit delays `process/exited`.
-pub(crate) const DRAIN: Duration = Duration::from_millis(2_000);
+pub(crate) const DRAIN_WAIT: Duration = Duration::from_millis(2_000);
 /// The same once the connection is ending.
-const DRAIN_AT_END: Duration = Duration::from_millis(250);
+const DRAIN_AT_END_WAIT: Duration = Duration::from_millis(250);
 
 impl Process {
     /// Does everything that is due.
@@ -78,7 +78,7 @@ impl Process {
             // reading ends that, or the end of the connection.
             let end = match drain > now {
                 true => Some(drain),
-                false => self.ending.map(|ending| ending + DELIVER_AT_END),
+                false => self.ending.map(|ending| ending + DELIVER_AT_END_WAIT),
             };
             return [end, self.inspections.deadline(), waits]
                 .into_iter()
@@ -110,8 +110,8 @@ impl Process {
     /// How long an output that somebody keeps open delays the end.
     fn drain(&self) -> Duration {
         match self.ending {
-            Some(_) => DRAIN_AT_END,
-            None => DRAIN,
+            Some(_) => DRAIN_AT_END_WAIT,
+            None => DRAIN_WAIT,
         }
     }
 
@@ -140,7 +140,9 @@ impl Process {
         let settled = |output: &Output| output.is_settled() || output.is_silent();
         let drained = now >= self.drain_from(exited) + self.drain();
         let delivered = drained && self.outputs().all(settled);
-        let hopeless = self.ending.is_some_and(|ending| now >= ending + DELIVER_AT_END);
+        let hopeless = self
+            .ending
+            .is_some_and(|ending| now >= ending + DELIVER_AT_END_WAIT);
         let over = drained && (delivered || hopeless);
         // A client that took its time does not keep an output open, and of a stream that has reached its
         // cap there was nothing more to wait for.

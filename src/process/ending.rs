@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::output::Output;
-use super::{CONNECTION_ENDS, Command, DELIVER_AT_END, Process, tree};
+use super::{CONNECTION_ENDS, Command, DELIVER_AT_END_WAIT, Process, tree};
 use crate::sys::{self, Interest, Status};
 use crate::wire::protocol::{Collected, CollectedTail, Exited, Usage};
 use crate::wire::signal;
@@ -91,7 +91,7 @@ impl Process {
             }
             if self
                 .ending
-                .is_some_and(|ending| ending.elapsed() >= DELIVER_AT_END)
+                .is_some_and(|ending| ending.elapsed() >= DELIVER_AT_END_WAIT)
             {
                 log::warn!(
                     "process {} has ended, and a tracer keeps it from being reaped",

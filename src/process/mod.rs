@@ -45,7 +45,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
 
-pub(crate) use self::deadlines::DRAIN;
+pub(crate) use self::deadlines::DRAIN_WAIT;
 use self::grace::Grace;
 use self::inspect::Inspections;
 use self::keep::Keep;
@@ -60,7 +60,7 @@ use crate::sys::{self, Birth, EventFd, Interest, Pid};
 use crate::wire::protocol::{Exited, PtySize, Reply, RequestId, SpawnParams, SpawnReply, Stream};
 
 /// How long a client that does not read delays the end of a process once the connection is ending.
-const DELIVER_AT_END: Duration = Duration::from_millis(1_200);
+const DELIVER_AT_END_WAIT: Duration = Duration::from_millis(1_200);
 
 /// What is answered where the process lives on.
 const CONNECTION_ENDS: &str = "the connection is ending";
