@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::outbox::{CHUNK, Credit, Outbox, Permit};
+use crate::outbox::{CHUNK_BYTES, Credit, Outbox, Permit};
 use crate::process::keep::{Keep, Tail};
 use crate::process::wait::{StreamState, Waits};
 use crate::sys;
@@ -307,7 +307,7 @@ impl Output {
                 Some((permit, limit)) => (Some(permit), limit),
                 None => return,
             },
-            false => (None, CHUNK),
+            false => (None, CHUNK_BYTES),
         };
         let mut buffer = sink.outbox.buffers().take();
         let filled = self.fill(&source, &mut buffer, limit);
@@ -317,7 +317,7 @@ impl Output {
             if !waits.is_empty() {
                 waits.read(self.stream, offset, &buffer);
             }
-            if n == CHUNK {
+            if n == CHUNK_BYTES {
                 self.full_reads = self.full_reads.saturating_add(1);
                 if self.full_reads == 2 && !self.terminal {
                     self.enlarge(&source, sink);

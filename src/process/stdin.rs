@@ -26,11 +26,11 @@ const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
 const BUSY_AFTER_BYTES: u64 = 1024 * 1024;
 
 /// What a write counts at least while it is not answered, which is more than most ids are long.
-pub(crate) const UNANSWERED_COST: usize = 64;
+pub(crate) const UNANSWERED_COST_BYTES: usize = 64;
 
 /// What a write counts while it is not answered: by its id, which is all that is kept of one without bytes.
 pub(crate) fn unanswered_cost(id: &RequestId) -> usize {
-    id.len().max(UNANSWERED_COST)
+    id.len().max(UNANSWERED_COST_BYTES)
 }
 
 /// A write that was accepted. It counts as pending and unanswered, and no longer once it is dropped.
@@ -343,7 +343,7 @@ mod tests {
         };
         let long = "x".repeat(100);
         let (first, second) = (accept("a"), accept(&long));
-        assert_eq!(counts(), (20, UNANSWERED_COST + 100));
+        assert_eq!(counts(), (20, UNANSWERED_COST_BYTES + 100));
         drop(first);
         assert_eq!(counts(), (10, 100));
         let (id, params) = second.into_params("h");
@@ -351,6 +351,6 @@ mod tests {
         assert_eq!(id, RequestId::from(long.as_str()));
         assert_eq!((params.delta, params.close_stdin), (Some(vec![0; 10]), true));
         accept("c").take();
-        assert_eq!(counts(), (10, UNANSWERED_COST), "they are the taker's now");
+        assert_eq!(counts(), (10, UNANSWERED_COST_BYTES), "they are the taker's now");
     }
 }

@@ -21,7 +21,7 @@ const MAX_WAITS: usize = 64;
 /// Bytes of all waits of a connection, by what they cost.
 const MAX_WAITS_BYTES: usize = 64 * 1024 * 1024;
 /// What a wait costs beside its patterns and its id.
-const WAIT_COST: usize = 256;
+const WAIT_COST_BYTES: usize = 256;
 /// The first pause between two looks at whether a process waits for input, and the longest.
 const FIRST_INPUT_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_INPUT_PAUSE: Duration = Duration::from_millis(250);
@@ -61,7 +61,7 @@ impl Wait {
         let patterns = params.until.iter().filter_map(Condition::pattern);
         let patterns: usize = patterns.map(|pattern| Pattern::cost(pattern.len())).sum();
         let conditions = params.until.len() * size_of::<Awaited>();
-        let bytes = WAIT_COST + id.len() + conditions + patterns;
+        let bytes = WAIT_COST_BYTES + id.len() + conditions + patterns;
         let refused = if of_process.load(Relaxed) >= MAX_WAITS {
             format!("{MAX_WAITS} waits for this process are unanswered already: await the answers to some")
         } else if of_server.load(Relaxed) + bytes > MAX_WAITS_BYTES {

@@ -13,14 +13,14 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 
 use crate::outbox::MAX_IN_FLIGHT;
-use crate::process::stdin::{AcceptedWrite, FREE_STDIN_BYTES, UNANSWERED_COST, unanswered_cost};
+use crate::process::stdin::{AcceptedWrite, FREE_STDIN_BYTES, UNANSWERED_COST_BYTES, unanswered_cost};
 use crate::process::{Command, Stats};
 use crate::sys::{Birth, EventFd};
 use crate::wire::protocol::{Request, RequestId, RpcError, SpawnParams, WriteStdinParams, code};
 
 /// Writes to one process that may wait for their answers, by what they count. Twice what can be in
 /// flight, so that it takes a process that does not read, and a client that does not await, to meet it.
-const MAX_UNANSWERED: usize = 2 * MAX_IN_FLIGHT * UNANSWERED_COST;
+const MAX_UNANSWERED_BYTES: usize = 2 * MAX_IN_FLIGHT * UNANSWERED_COST_BYTES;
 /// Handles of ended processes that are remembered, in bytes, before the first are forgotten.
 const FORGOTTEN_AT: usize = 4 * 1024;
 
@@ -76,13 +76,13 @@ pub(super) fn accept(
     limit: u64,
 ) -> Result<AcceptedWrite, RpcError> {
     let unanswered = stats.stdin_unanswered.load(Relaxed);
-    if unanswered > 0 && unanswered + unanswered_cost(id) > MAX_UNANSWERED {
+    if unanswered > 0 && unanswered + unanswered_cost(id) > MAX_UNANSWERED_BYTES {
         return Err(RpcError::new(
             code::OVERLOADED,
             format!(
                 "too many writes to stdin wait to be answered already, the limit is {}, or \
-                 {MAX_UNANSWERED} bytes of their ids: await the answers to earlier writes",
-                MAX_UNANSWERED / UNANSWERED_COST
+                 {MAX_UNANSWERED_BYTES} bytes of their ids: await the answers to earlier writes",
+                MAX_UNANSWERED_BYTES / UNANSWERED_COST_BYTES
             ),
         ));
     }

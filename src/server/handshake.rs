@@ -5,7 +5,7 @@
 //! **Never:** is needed: a client may leave it out.
 
 use super::Dispatcher;
-use crate::outbox::{CHUNK, MAX_IN_FLIGHT};
+use crate::outbox::{CHUNK_BYTES, MAX_IN_FLIGHT};
 use crate::process::DRAIN_WAIT;
 use crate::process::stdin::FREE_STDIN_BYTES;
 use crate::sys;
@@ -46,7 +46,7 @@ impl Dispatcher {
                 free_pending_stdin_bytes: FREE_STDIN_BYTES,
                 max_pending_stdin_bytes: self.config.max_pending_stdin_bytes,
                 output_drain_ms: u64::try_from(DRAIN_WAIT.as_millis()).unwrap_or(u64::MAX),
-                max_delta_bytes: CHUNK as u64,
+                max_delta_bytes: CHUNK_BYTES as u64,
                 max_in_flight: MAX_IN_FLIGHT as u64,
                 default_pty_size: PtySize::default(),
             },

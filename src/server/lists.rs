@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
 use super::handles::Entry;
-use super::{Dispatcher, WAITING_COST};
+use super::{Dispatcher, WAITING_COST_BYTES};
 use crate::wire::protocol::{ListReply, ProcessInfo, Reply, RequestId};
 
 /// How long a list waits while none of the spawns before it succeeds or fails. Longer than a busy program
@@ -125,7 +125,7 @@ impl Dispatcher {
             backlog.is_some_and(|backlog| backlog.since + LIST_WAIT > now)
         });
         let spawns = starting.map(|e| e.serial).collect();
-        let list = WaitingList::new(id, spawns, now, WAITING_COST);
+        let list = WaitingList::new(id, spawns, now, WAITING_COST_BYTES);
         self.waiting += list.bytes;
         self.lists.push(list);
         self.answer_lists();

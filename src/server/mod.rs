@@ -45,9 +45,9 @@ use crate::wire::protocol::InheritEnv;
 /// Bytes held by unfinished spawns and by the requests behind them. Above this the dispatcher takes no
 /// further request. Nothing that is yet to be read ends that waiting: a spawn succeeds or fails by itself,
 /// or, if it is held back, once the client has read what earlier processes have left.
-const MAX_WAITING: usize = 32 * 1024 * 1024;
+const MAX_WAITING_BYTES: usize = 32 * 1024 * 1024;
 /// What a request that waits costs beside its bytes.
-const WAITING_COST: usize = 256;
+const WAITING_COST_BYTES: usize = 256;
 
 /// Serves one connection on the calling thread until it ends, and says why it did.
 ///
@@ -156,7 +156,7 @@ struct Dispatcher {
     lists: Lists,
     /// Spawns that were given up, and whose threads have not said so.
     given_up: usize,
-    /// What counts against [`MAX_WAITING`].
+    /// What counts against [`MAX_WAITING_BYTES`].
     waiting: usize,
     ending: Option<End>,
     /// When what still starts is given up, once the connection is ending.
@@ -262,7 +262,7 @@ impl Dispatcher {
         let time = time.into_iter().flatten().min();
         let time = time.map_or_else(never, crossbeam_channel::at);
         let closed = never();
-        let room = self.waiting < MAX_WAITING && self.outbox.has_room();
+        let room = self.waiting < MAX_WAITING_BYTES && self.outbox.has_room();
         let (inbox, no_room) = match (self.input_open, room) {
             (true, true) => (&self.inbox, never()),
             (true, false) => (&closed, crossbeam_channel::after(NO_ROOM_WAIT)),
@@ -314,7 +314,7 @@ impl Dispatcher {
     /// Takes the messages that are there, as far as there is room.
     fn take_waiting_messages(&mut self) {
         for _ in 0..self.inbox.len() {
-            if !self.input_open || self.waiting >= MAX_WAITING || !self.outbox.has_room() {
+            if !self.input_open || self.waiting >= MAX_WAITING_BYTES || !self.outbox.has_room() {
                 return;
             }
             match self.inbox.try_recv() {

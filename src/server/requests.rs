@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::handles::{Entry, Waiting, accept};
-use super::{Dispatcher, WAITING_COST, validate};
+use super::{Dispatcher, WAITING_COST_BYTES, validate};
 use crate::process::Command;
 use crate::process::stdin::AcceptedWrite;
 use crate::process::wait::Wait;
@@ -32,7 +32,7 @@ impl Dispatcher {
             && let Some(entry) = self.handles.get_mut(handle)
             && let Some(backlog) = &mut entry.starting
         {
-            let bytes = WAITING_COST + id.len() + request.cost();
+            let bytes = WAITING_COST_BYTES + id.len() + request.cost();
             let limit = self.config.max_pending_stdin_bytes;
             let request = match request {
                 Request::WriteStdin(params) => match accept(&entry.stats, &id, params, limit) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::unbounded;
 
 use super::handles::{Backlog, Entry, Waiting};
-use super::{Dispatcher, WAITING_COST, validate};
+use super::{Dispatcher, WAITING_COST_BYTES, validate};
 use crate::process::keep::Keep;
 use crate::process::{self, SpawnRequest, Stats, spawn};
 use crate::sys::{self, Birth, EventFd};
@@ -25,7 +25,7 @@ const STACK: usize = 128 * 1024;
 impl Dispatcher {
     pub(super) fn spawn(&mut self, id: &RequestId, params: SpawnParams) -> Result<(), RpcError> {
         validate::spawn_params(&params)?;
-        let bytes = WAITING_COST + id.len() + params.cost();
+        let bytes = WAITING_COST_BYTES + id.len() + params.cost();
         if self.ending.is_some() {
             return Err(RpcError::invalid_request("the connection is ending"));
         }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
 use crate::outbox::{NoMessage, Notice, Outbox, OutboxReceiver, outbox};
-use crate::server::connection::{INBOX, Io};
+use crate::server::connection::{INBOX_MESSAGES, Io};
 use crate::server::error::Error;
 use crate::server::spin::Spin;
 use crate::sys::{self, EventFd, Interest};
@@ -62,7 +62,7 @@ impl Transport {
     ) -> Result<(Receiver<Inbound>, Outbox, Transport), Error> {
         let (reader, writer, wake_reader) = io.open().map_err(Error::stdio)?;
         let dialect = Arc::new(Dialect::default());
-        let (inbox_sender, inbox) = bounded(INBOX);
+        let (inbox_sender, inbox) = bounded(INBOX_MESSAGES);
         let (outbox, receiver) = outbox(notify.clone());
         let (done, writer_done) = bounded(1);
         {
