@@ -16,15 +16,15 @@ use std::ops::Range;
 use crate::wire::protocol::{RpcError, code};
 
 /// How much a read of the client's input asks for.
-const READ: usize = 128 * 1024;
+const READ_BYTES: usize = 128 * 1024;
 /// What the headers of one message may take, and the blank space before the first message.
-const HEADERS: usize = 8 * 1024;
+const MAX_HEADER_BYTES: usize = 8 * 1024;
 /// What of a skipped line is kept, to see whether it ends in a header.
-const TAIL: usize = 256;
+const SKIPPED_TAIL_BYTES: usize = 256;
 /// What the input begins with if messages have headers, in any case. No JSON text begins so.
-const HEADER: &[u8] = b"content-";
-const LENGTH: &[u8] = b"content-length";
-const TYPE: &[u8] = b"content-type";
+const HEADER_START: &[u8] = b"content-";
+const LENGTH_NAME: &[u8] = b"content-length";
+const TYPE_NAME: &[u8] = b"content-type";
 
 /// What comes next in the input.
 pub(crate) enum Frame<'a> {
@@ -108,14 +108,14 @@ impl<R: Read> Frames<R> {
             let there = &self.buffer[self.start..self.end];
             let blank = there.len() - there.trim_ascii_start().len();
             let seen = &there[blank..];
-            let compared = seen.len().min(HEADER.len());
-            let lines = !seen[..compared].eq_ignore_ascii_case(&HEADER[..compared]);
-            if !lines && compared == HEADER.len() {
+            let compared = seen.len().min(HEADER_START.len());
+            let lines = !seen[..compared].eq_ignore_ascii_case(&HEADER_START[..compared]);
+            if !lines && compared == HEADER_START.len() {
                 self.skip(blank);
                 self.expected = Expected::Header;
                 return Ok(Frame::Headers);
             }
-            if lines || self.ended || blank > HEADERS {
+            if lines || self.ended || blank > MAX_HEADER_BYTES {
                 self.expected = Expected::Line;
                 return self.next_line();
             }
@@ -210,13 +210,13 @@ impl<R: Read> Frames<R> {
                     } else if self.ended {
                         return Ok(Frame::End);
                     } else {
-                        self.start = self.start.max(self.end.saturating_sub(TAIL));
+                        self.start = self.start.max(self.end.saturating_sub(SKIPPED_TAIL_BYTES));
                         self.fill()?;
                     }
                 }
                 _ => {
                     let Some(line) = self.take_line() else {
-                        if there > HEADERS {
+                        if there > MAX_HEADER_BYTES {
                             return Ok(self.lost("the headers are longer than 8 KiB"));
                         }
                         if self.ended {
@@ -244,7 +244,7 @@ impl<R: Read> Frames<R> {
                         // The length of the next message, behind the rest of a body that was longer
                         // than announced; but not one that is in doubt itself.
                         let text = &self.buffer[line.clone()];
-                        if !text[..text.len().min(LENGTH.len())].eq_ignore_ascii_case(LENGTH) {
+                        if !text[..text.len().min(LENGTH_NAME.len())].eq_ignore_ascii_case(LENGTH_NAME) {
                             self.resume_at(line);
                         }
                         return Ok(lost);
@@ -312,17 +312,17 @@ impl<R: Read> Frames<R> {
 
     /// Reads once, behind what is there of the next message.
     fn fill(&mut self) -> io::Result<()> {
-        if self.start == self.end || self.buffer.len() - self.end < READ / 2 {
+        if self.start == self.end || self.buffer.len() - self.end < READ_BYTES / 2 {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.scanned -= self.start;
             self.start = 0;
         }
-        if self.buffer.len() - self.end < READ / 2 {
-            self.buffer.resize((2 * self.buffer.len()).max(READ), 0);
-        } else if self.buffer.len() > 8 * READ && self.end < READ {
+        if self.buffer.len() - self.end < READ_BYTES / 2 {
+            self.buffer.resize((2 * self.buffer.len()).max(READ_BYTES), 0);
+        } else if self.buffer.len() > 8 * READ_BYTES && self.end < READ_BYTES {
             // What one huge message needed is not kept for the small ones after it.
-            self.buffer.truncate(2 * READ);
+            self.buffer.truncate(2 * READ_BYTES);
             self.buffer.shrink_to_fit();
         }
         let n = loop {
@@ -359,7 +359,7 @@ impl Headers {
     /// Takes a line; why it cannot.
     fn add(&mut self, line: &[u8]) -> Result<(), String> {
         self.bytes += line.len();
-        if self.bytes > HEADERS {
+        if self.bytes > MAX_HEADER_BYTES {
             return Err("the headers are longer than 8 KiB".to_owned());
         }
         let refused = |what: &str| {
@@ -373,7 +373,7 @@ impl Headers {
         if name.is_empty() || !name.iter().all(|&b| is_token(b)) {
             return refused("not the name of a header");
         }
-        if name.eq_ignore_ascii_case(LENGTH) {
+        if name.eq_ignore_ascii_case(LENGTH_NAME) {
             match number(value) {
                 Some(length) if self.length.is_none_or(|earlier| earlier == length) => {
                     self.length = Some(length);
@@ -381,7 +381,7 @@ impl Headers {
                 Some(_) => return refused("a second Content-Length that differs"),
                 None => return refused("not a length"),
             }
-        } else if name.eq_ignore_ascii_case(TYPE) {
+        } else if name.eq_ignore_ascii_case(TYPE_NAME) {
             self.foreign = is_foreign(value);
         }
         Ok(())
@@ -390,8 +390,8 @@ impl Headers {
     /// The Content-Length at the end of a line, whatever comes before it.
     fn at_end_of(line: &[u8]) -> Option<Headers> {
         let colon = memchr::memrchr(b':', line)?;
-        let name = line[..colon].len().checked_sub(LENGTH.len())?;
-        if !line[name..colon].eq_ignore_ascii_case(LENGTH) {
+        let name = line[..colon].len().checked_sub(LENGTH_NAME.len())?;
+        if !line[name..colon].eq_ignore_ascii_case(LENGTH_NAME) {
             return None;
         }
         Some(Headers {

@@ -163,7 +163,7 @@ fn endless_headers_are_not_stored() {
             );
             let mut frames = Frames::new(Pieces(input.as_bytes(), piece), 1 << 20);
             while !matches!(frames.next(), Ok(Frame::End)) {}
-            assert!(frames.buffer.len() <= 2 * READ, "{}", frames.buffer.len());
+            assert!(frames.buffer.len() <= 2 * READ_BYTES, "{}", frames.buffer.len());
         }
     }
 }
