@@ -20,7 +20,7 @@ use crate::wire::methods::Params as _;
 use crate::wire::protocol::{Request, RequestId, RpcError, SpawnParams, Stage, shortened};
 
 /// A process thread's stack. It is only touched as far as it is used; measured depth is under 16 KiB.
-const STACK: usize = 128 * 1024;
+const PROCESS_STACK_BYTES: usize = 128 * 1024;
 
 impl Dispatcher {
     pub(super) fn spawn(&mut self, id: &RequestId, params: SpawnParams) -> Result<(), RpcError> {
@@ -98,7 +98,9 @@ impl Dispatcher {
                 return;
             };
             let (serial, id, params) = (request.serial, request.id.clone(), Arc::clone(&request.params));
-            let thread = sys::start_thread(&format!("proc-{serial}"), STACK, move || process::run(request));
+            let thread = sys::start_thread(&format!("proc-{serial}"), PROCESS_STACK_BYTES, move || {
+                process::run(request)
+            });
             if let Err(error) = thread {
                 let error = spawn::failure(&params, Stage::Thread, sys::START_THREAD, error);
                 self.outbox.answer(Some(id), Err(error));
