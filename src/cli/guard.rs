@@ -100,6 +100,12 @@ pub fn run(drain: bool) -> io::Result<i32> {
             return Ok(ended.code());
         }
     }
+    if !sys::ADOPTS_ORPHANS {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this system gives orphans to its first process",
+        ));
+    }
     sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
     // As it was when we were started; the server shall not see what the guard does to itself.
     let waited_for = signals_of_guard();
@@ -272,7 +278,9 @@ impl Guarded {
     ///
     /// Names what the system refused, or what was wrong with the value.
     pub fn begin(guarded_by: Option<&str>) -> io::Result<Guarded> {
-        sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
+        if sys::ADOPTS_ORPHANS {
+            sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
+        }
         sys::name_this_thread(c"procwire");
         sys::default_signal(libc::SIGCHLD);
         sys::unblock_all_signals();

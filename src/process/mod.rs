@@ -383,6 +383,7 @@ impl Process {
         loop {
             let now = Instant::now();
             self.keep_deadlines(now);
+            self.let_go_of_terminal();
             self.finish_outputs(now);
             if self.is_over(now) {
                 return;
@@ -592,6 +593,17 @@ impl Process {
         self.kill_at = None;
         for output in self.outputs.iter_mut().flatten() {
             output.process_exited();
+        }
+    }
+
+    /// What the child has written is read, so nothing is lost when its terminal is hung up.
+    fn let_go_of_terminal(&mut self) {
+        if self.exited.is_some()
+            && let Some(terminal) = &mut self.terminal
+            && terminal.is_kept_open()
+            && self.outputs.iter().flatten().all(Output::is_silent)
+        {
+            terminal.let_go();
         }
     }
 

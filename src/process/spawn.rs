@@ -278,7 +278,7 @@ impl From<SpawnError> for Failure {
             _ if limit.is_some() => Stage::Limits,
             sys::ENTER_DIRECTORY => Stage::Cwd,
             sys::OPEN_TERMINAL => Stage::Pty,
-            sys::LEAVE_DESCRIPTORS | sys::PLACE_DESCRIPTORS => Stage::Pipe,
+            sys::LEAVE_DESCRIPTORS | sys::PLACE_DESCRIPTORS | sys::MAKE_PIPE => Stage::Pipe,
             sys::START_THREAD => Stage::Thread,
             _ => Stage::Exec,
         };

@@ -89,6 +89,8 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
     if sys::children_are_reaped_by_the_kernel() {
         return Err(Error::children_ignored());
     }
+    // Chosen before there is a client that waits.
+    sys::backend();
     let Connection {
         kind,
         notices,

@@ -24,7 +24,11 @@ const MAX_POLLED: usize = 4_096;
 /// The number of `io_pgetevents`, which the C library's bindings do not have.
 #[cfg(target_arch = "x86_64")]
 const IO_PGETEVENTS: libc::c_long = 333;
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "x86")]
+const IO_PGETEVENTS: libc::c_long = 385;
+#[cfg(target_arch = "arm")]
+const IO_PGETEVENTS: libc::c_long = 399;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "x86", target_arch = "arm")))]
 const IO_PGETEVENTS: libc::c_long = 292;
 /// The major number of the slaves of Unix98 terminals, all of which Linux has under one.
 const UNIX98_SLAVES: u32 = 136;
@@ -109,13 +113,14 @@ pub(crate) enum Input {
 /// # Errors
 ///
 /// Where it cannot be asked.
+#[allow(clippy::unnecessary_cast)]
 pub(crate) fn pipe_input(writer: &OwnedFd) -> io::Result<Input> {
     let mut file = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: there is room for the one result.
     check(unsafe { libc::fstat(writer.as_raw_fd(), file.as_mut_ptr()) })?;
     Ok(Input::Pipe {
         // SAFETY: the call succeeded and filled it.
-        inode: unsafe { file.assume_init() }.st_ino,
+        inode: unsafe { file.assume_init() }.st_ino as u64,
         empty: readable_bytes(writer)? == 0,
     })
 }

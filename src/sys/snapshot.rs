@@ -30,6 +30,7 @@ pub(crate) struct Picture {
     pub(super) children: HashMap<Pid, Vec<usize>>,
     pub(super) pids: HashSet<Pid>,
     /// The numbers in `/proc` are those of this process's own PID namespace.
+    #[cfg(target_os = "linux")]
     pub(super) own_numbers: bool,
 }
 

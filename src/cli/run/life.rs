@@ -17,8 +17,7 @@ use crate::cli::guard;
 use crate::client::{Control, Error};
 use crate::sys;
 use rustix::process::{
-    DumpableBehavior, Pid, Resource, Rlimit, Signal, getrlimit, kill_current_process_group, kill_process,
-    set_dumpable_behavior, setrlimit,
+    Pid, Resource, Rlimit, Signal, getrlimit, kill_current_process_group, kill_process, setrlimit,
 };
 use signal_hook::consts::{
     SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGUSR1,
@@ -67,7 +66,7 @@ fn die_of(signal: i32) {
         return;
     }
     // The limit does not hold where cores are piped to a program.
-    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    sys::leave_no_core();
     let maximum = getrlimit(Resource::Core).maximum;
     let none = Rlimit {
         current: Some(0),
