@@ -24,7 +24,7 @@
 
 import { type ChildProcess, spawn as spawnChild } from "node:child_process";
 import { EventEmitter } from "node:events";
-import { constants, createReadStream, createWriteStream, fstatSync, openSync, readFileSync } from "node:fs";
+import { constants, createReadStream, createWriteStream, fstatSync, openSync, readFileSync, WriteStream } from "node:fs";
 import { PassThrough, Readable, Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { getSystemErrorName, inspect, promisify } from "node:util";
@@ -1391,7 +1391,14 @@ export class Process<Missing extends null = never> extends EventEmitter {
 
   /** Called before "exit" and "error" are emitted, because their listeners may throw. */
   #closeWhenRead(): void {
-    const close = (): boolean => this.emit("close", this.exitCode, this.signalCode);
+    const close = (): void => {
+      // As in Node, all is in a file by then, also in one of the caller's.
+      const files = new Set(this.#plan.stdio.map(({ entry }) => entry).filter((entry) => entry instanceof WriteStream));
+      let unwritten = files.size + 1;
+      const written = (): unknown => --unwritten === 0 && this.emit("close", this.exitCode, this.signalCode);
+      for (const file of files) whenWritten(file, written);
+      written();
+    };
     const open = [...Object.values(this.#outputs), ...this.#files.values()].filter((stream) => stream !== undefined && !stream.closed);
     let left = open.length;
     if (left === 0) process.nextTick(close);
@@ -1871,6 +1878,13 @@ function isRegularFile(descriptor: unknown): boolean {
   } catch {
     return false; // It is not open.
   }
+}
+
+/** Calls back when all that was written to a file is in it. */
+function whenWritten(file: WriteStream, done: () => void): void {
+  if (file.destroyed || file.writableLength === 0) done();
+  else if (file.writableEnded) file.once("close", done);
+  else file.write("", () => done());
 }
 
 /**

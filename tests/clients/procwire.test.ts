@@ -7,6 +7,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { getEventListeners, once } from "node:events";
 import {
   closeSync,
+  createWriteStream,
   existsSync,
   mkdtempSync,
   openSync,
@@ -14,6 +15,7 @@ import {
   readFileSync,
   readSync,
   rmSync,
+  statSync,
   writeFileSync,
   writeSync,
 } from "node:fs";
@@ -1230,6 +1232,26 @@ test("a descriptor of a regular file is written to and read from where it is", a
     assert.throws(() => server.spawn("true", { stdio: ["ignore", full, full], detached: true }), { ...value, message: /excludes descriptors/ });
     closeSync(full);
     assert.throws(() => server.spawn("true", { stdio: [full] }), value, "it is closed");
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test("what is piped into a file is there when the program is closed", async (server) => {
+  const folder = mkdtempSync(join(tmpdir(), "procwire-"));
+  try {
+    for (const ended of [false, true]) {
+      const file = createWriteStream(join(folder, `${ended}`), { highWaterMark: 16 << 20 });
+      const child = server.spawn("head", ["-c", "3000000", "/dev/zero"], { stdio: ["ignore", file, "ignore"] });
+      if (ended) file.once("unpipe", () => file.end());
+      await once(child, "close");
+      assert.equal(statSync(join(folder, `${ended}`)).size, 3_000_000);
+      file.end();
+    }
+    const gone = createWriteStream(join(folder, "gone"));
+    const closed = once(server.spawn("true", { stdio: ["ignore", gone, "ignore"] }), "close");
+    gone.destroy();
+    await closed;
   } finally {
     rmSync(folder, { recursive: true });
   }
