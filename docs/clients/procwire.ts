@@ -1073,10 +1073,10 @@ export class Process<Missing extends null = never> extends EventEmitter {
   /**
    * Waits until its output has one of the patterns, and returns which it was, the match, and what came before
    * it. Output is searched from the start, or from behind the last match, and is taken from the stream up to
-   * the end of the match: what follows is left for the next reader. Where another reader takes it, by a
-   * listener for "data" or a pipe, it gets all the same, and what it had got before the first `expect` is not
-   * searched. `$` and what may be longer match as soon as what has come does. Rejects with a `WaitError` if
-   * the stream ends or the time is up.
+   * the end of the match: what follows is left for the next reader. A listener for "data" or a pipe gets all
+   * of the output nevertheless, and what it got before the first `expect` is not searched. A pattern is tried
+   * whenever output comes, so one that ends in `.*` or `$` may match a part of a line. Rejects with a
+   * `WaitError` if the stream ends or the time is up.
    */
   expect(patterns: string | RegExp | readonly (string | RegExp)[], options: WaitOptions = {}): Promise<Found> {
     return quiet(this.#await(this.#expect(patterns, options)));
