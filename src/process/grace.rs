@@ -12,7 +12,7 @@ use crate::process::tree::{self, Camera, Held};
 use crate::sys::{self, Pid};
 
 /// How often it is looked whether anything is left, where nothing tells the end of what was found.
-const GLANCE: Duration = Duration::from_millis(50);
+const RETRY_WAIT: Duration = Duration::from_millis(50);
 
 /// A grace that has begun.
 pub(crate) struct Grace {
@@ -21,7 +21,7 @@ pub(crate) struct Grace {
     until: Option<Instant>,
     /// What was found below the leader, and has not been seen to end.
     held: Vec<Held>,
-    look_again_at: Option<Instant>,
+    retry_at: Option<Instant>,
 }
 
 impl Grace {
@@ -36,7 +36,7 @@ impl Grace {
             leader,
             until: Instant::now().checked_add(grace),
             held: held.unwrap_or_default(),
-            look_again_at: None,
+            retry_at: None,
         }
     }
 
@@ -46,7 +46,7 @@ impl Grace {
 
     /// When to look at it again though nothing else happens.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        [self.until, self.look_again_at].into_iter().flatten().min()
+        [self.until, self.retry_at].into_iter().flatten().min()
     }
 
     /// What tells that another of those that are left has ended.
@@ -57,15 +57,15 @@ impl Grace {
 
     /// Whether anything but the leader, which has ended, is left.
     pub(crate) fn is_anything_left(&mut self, now: Instant, camera: &Camera) -> bool {
-        if self.look_again_at.is_some_and(|at| at > now) {
+        if self.retry_at.is_some_and(|at| at > now) {
             return true;
         }
-        self.look_again_at = None;
+        self.retry_at = None;
         loop {
             self.held.retain(|process| !process.has_ended());
             if let Some(first) = self.held.first() {
                 if first.pidfd().is_none() {
-                    self.look_again_at = Some(now + GLANCE);
+                    self.retry_at = Some(now + RETRY_WAIT);
                 }
                 return true;
             }
@@ -75,7 +75,7 @@ impl Grace {
                 Ok(held) => self.held = held,
                 // There is no descriptor to look with.
                 Err(_) => {
-                    self.look_again_at = Some(now + GLANCE);
+                    self.retry_at = Some(now + RETRY_WAIT);
                     return true;
                 }
             }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::process::pty::Terminal;
 use crate::process::tree::Camera;
-use crate::process::{Common, Process};
+use crate::process::{Context, Process};
 use crate::sys::inspect::{self as shown, Facts, Input, Wait};
 use crate::sys::{self, EventFd, Interest, Pid, Seen};
 use crate::wire::inspect::{Foreground, Inspection, ProcessState, TerminalState};
@@ -276,7 +276,7 @@ impl Look {
     pub(crate) fn begin(
         subject: Subject,
         scope: Scope,
-        common: &Arc<Common>,
+        context: &Arc<Context>,
         wake: &Arc<EventFd>,
     ) -> io::Result<Look> {
         let shared = Arc::new(Shared {
@@ -284,10 +284,10 @@ impl Look {
             ended: AtomicBool::new(false),
         });
         let end = TellEnd(Arc::clone(&shared), Arc::clone(wake));
-        let common = Arc::clone(common);
+        let context = Arc::clone(context);
         sys::start_thread("inspect", STACK_BYTES, move || {
             sys::block_signals_for_this_thread();
-            let look = || look(&subject, scope, &common.camera, &end.0);
+            let look = || look(&subject, scope, &context.camera, &end.0);
             if sys::descriptors_are_left(DESCRIPTORS) {
                 look();
             } else {
@@ -420,7 +420,7 @@ impl Process {
         match &self.inspections.look {
             None => {
                 self.inspections.asked = std::mem::take(&mut self.inspections.waiting);
-                match Look::begin(self.subject(), Scope::All, &self.common, &self.wake) {
+                match Look::begin(self.subject(), Scope::All, &self.context, &self.wake) {
                     Ok(look) => self.inspections.look = Some(look),
                     Err(e) => {
                         let message = format!("failed to inspect the process: {}: {e}", sys::START_THREAD);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
 use crate::outbox::{NoMessage, Notice, Outbox, OutboxReceiver, outbox};
-use crate::server::connection::{INBOX, Io};
+use crate::server::connection::{INBOX_MESSAGES, Io};
 use crate::server::error::Error;
 use crate::server::spin::Spin;
 use crate::sys::{self, EventFd, Interest};
@@ -22,10 +22,10 @@ use crate::wire::framing::{self, Frame, Frames};
 use crate::wire::message::{self, ClientMessage};
 
 /// The encode buffer is written out when it holds this much, or when there is nothing to add.
-const BATCH: usize = 64 * 1024;
-/// The pipe from the client, and the one to it, is asked to hold this much once it has carried [`BUSY`].
-const PIPE: libc::c_int = 256 * 1024;
-const BUSY: u64 = 1024 * 1024;
+const BATCH_BYTES: usize = 64 * 1024;
+/// The pipe from the client, and the one to it, is asked to hold this much once it has carried [`BUSY_AFTER_BYTES`].
+const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
+const BUSY_AFTER_BYTES: u64 = 1024 * 1024;
 
 /// What comes from the client.
 // There is one OutputGone a connection, so its size does not matter.
@@ -62,7 +62,7 @@ impl Transport {
     ) -> Result<(Receiver<Inbound>, Outbox, Transport), Error> {
         let (reader, writer, wake_reader) = io.open().map_err(Error::stdio)?;
         let dialect = Arc::new(Dialect::default());
-        let (inbox_sender, inbox) = bounded(INBOX);
+        let (inbox_sender, inbox) = bounded(INBOX_MESSAGES);
         let (outbox, receiver) = outbox(notify.clone());
         let (done, writer_done) = bounded(1);
         {
@@ -227,7 +227,7 @@ fn write_messages(
     spin: &Spin,
 ) {
     sys::block_signals_for_this_thread();
-    let mut buffer = Vec::with_capacity(2 * BATCH);
+    let mut buffer = Vec::with_capacity(2 * BATCH_BYTES);
     let mut gone = false;
     loop {
         let next = match outbox.try_next() {
@@ -249,7 +249,7 @@ fn write_messages(
                     }
                 }
                 taken.recycle();
-                if buffer.len() < BATCH {
+                if buffer.len() < BATCH_BYTES {
                     continue;
                 }
             }
@@ -263,8 +263,8 @@ fn write_messages(
             outbox.output_gone();
         }
         buffer.clear();
-        if buffer.capacity() > 8 * BATCH {
-            buffer.shrink_to(2 * BATCH);
+        if buffer.capacity() > 8 * BATCH_BYTES {
+            buffer.shrink_to(2 * BATCH_BYTES);
         }
     }
 }
@@ -333,9 +333,9 @@ impl Traffic {
     fn carried(&mut self, n: usize, fd: BorrowedFd<'_>) {
         let before = self.0;
         self.0 += n as u64;
-        if before < BUSY && self.0 >= BUSY {
+        if before < BUSY_AFTER_BYTES && self.0 >= BUSY_AFTER_BYTES {
             // Refused where the user's pipes hold too much already; then it is slower.
-            let _ = sys::set_pipe_size(fd, PIPE);
+            let _ = sys::set_pipe_size(fd, BUSY_PIPE_BYTES);
         }
     }
 }
