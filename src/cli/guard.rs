@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 use self::sweep::{Spared, UNKNOWN_CHILDREN, own_pid, sweep_until};
 use self::watch::{Client, Watch};
 use crate::process::tree;
-use crate::sys::{self, Interest, Picture, Pid, Seen, StringList};
+use crate::sys::{self, Interest, Pid, Seen, Snapshot, StringList};
 
 /// The argument by which the guard tells the server who guards it: `--guarded-by=PID,FD`.
 pub const GUARDED_BY: &str = "--guarded-by=";
@@ -340,10 +340,10 @@ impl Guarded {
 fn spare_children() {
     if sys::has_children() {
         let own = own_pid();
-        let picture = Picture::take().unwrap_or_default();
-        let listed = picture.unlisted(vec![own]).unwrap_or_default();
+        let snapshot = Snapshot::take().unwrap_or_default();
+        let listed = snapshot.unlisted(vec![own]).unwrap_or_default();
         let mut detached = sys::lock(&DETACHED);
-        for child in picture.seen().iter().chain(&listed).filter(|p| p.parent == own) {
+        for child in snapshot.seen().iter().chain(&listed).filter(|p| p.parent == own) {
             detached.insert(child.pid, child.started.unwrap_or(0));
         }
         if detached.is_empty() {

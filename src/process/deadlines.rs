@@ -35,7 +35,7 @@ impl Process {
             }
             self.timed_out = true;
             match self.timeout_grace {
-                Some(grace) => self.grace = Some(Grace::begin(self.pid, grace, &self.context.camera)),
+                Some(grace) => self.grace = Some(Grace::begin(self.pid, grace, &self.context.snapshots)),
                 None => self.kill_unasked(),
             }
         }
@@ -127,7 +127,7 @@ impl Process {
         }
         let Some(exited) = self.exited else { return false };
         if let Some(grace) = &mut self.grace {
-            if grace.is_anything_left(now, &self.context.camera) {
+            if grace.is_anything_left(now, &self.context.snapshots) {
                 return false;
             }
             self.grace = None;

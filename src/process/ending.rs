@@ -43,7 +43,7 @@ impl Process {
         let (status, usage) = self.reap();
         self.refuse_inspections();
         if !self.detach {
-            tree::wait_for_group(self.pid, &self.context.camera);
+            tree::wait_for_group(self.pid, &self.context.snapshots);
         }
         tree::wait_for_death(&self.killed, Instant::now() + tree::DEATH);
         let duration = self.exited.unwrap_or_else(Instant::now) - self.started;

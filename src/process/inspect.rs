@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::process::pty::Terminal;
-use crate::process::tree::Camera;
+use crate::process::tree::SnapshotCache;
 use crate::process::{Context, Process};
 use crate::sys::inspect::{self as shown, Facts, Input, Wait};
 use crate::sys::{self, EventFd, Interest, Pid, Seen};
@@ -100,13 +100,15 @@ impl Subject {
 
 /// Whether `subject` is blocked in a read of its terminal or of its stdin; `None` where that cannot be known.
 /// May wait as long as a process of it holds its memory: [`Look`] does not.
-pub(crate) fn waits_for_input(subject: &Subject, camera: &Camera) -> Option<bool> {
-    any_waits(subject, &members(subject, camera)?)
+pub(crate) fn waits_for_input(subject: &Subject, snapshots: &SnapshotCache) -> Option<bool> {
+    any_waits(subject, &members(subject, snapshots)?)
 }
 
 /// Everything that belongs to `subject`, oldest first; `None` where that is not shown.
-fn members(subject: &Subject, camera: &Camera) -> Option<Vec<Member>> {
-    let family = camera.picture().and_then(|picture| picture.family(subject.pid));
+fn members(subject: &Subject, snapshots: &SnapshotCache) -> Option<Vec<Member>> {
+    let family = snapshots
+        .snapshot()
+        .and_then(|snapshot| snapshot.family(subject.pid));
     Some(family.ok()??.into_iter().map(Member::new).collect())
 }
 
@@ -287,7 +289,7 @@ impl Look {
         let context = Arc::clone(context);
         sys::start_thread("inspect", STACK_BYTES, move || {
             sys::block_signals_for_this_thread();
-            let look = || look(&subject, scope, &context.camera, &end.0);
+            let look = || look(&subject, scope, &context.snapshots, &end.0);
             if sys::descriptors_are_left(DESCRIPTORS) {
                 look();
             } else {
@@ -320,14 +322,14 @@ impl Look {
     }
 }
 
-fn look(subject: &Subject, scope: Scope, camera: &Camera, shared: &Shared) {
+fn look(subject: &Subject, scope: Scope, snapshots: &SnapshotCache, shared: &Shared) {
     if scope == Scope::Input {
-        let waits_for_input = waits_for_input(subject, camera);
+        let waits_for_input = waits_for_input(subject, snapshots);
         shared.known().waits_for_input = waits_for_input;
         return;
     }
     // Where there is nothing to be seen, nothing is known.
-    let Some(mut members) = members(subject, camera) else {
+    let Some(mut members) = members(subject, snapshots) else {
         return;
     };
     show(subject, &members, &mut shared.known());

@@ -53,7 +53,7 @@ use self::output::{Output, Sink};
 use self::pty::Terminal;
 use self::spawn::{Channels, Child, Environment, Nursery};
 use self::stdin::{AcceptedWrite, Stdin};
-use self::tree::{Camera, Held};
+use self::tree::{Held, SnapshotCache};
 use self::wait::{Wait, Waits};
 use crate::outbox::Outbox;
 use crate::sys::{self, Birth, EventFd, Interest, Pid};
@@ -144,7 +144,7 @@ impl Handover {
 pub(crate) struct Context {
     pub(crate) environment: Environment,
     pub(crate) nursery: Nursery,
-    pub(crate) camera: Camera,
+    pub(crate) snapshots: SnapshotCache,
     pub(crate) busy_pipes: Arc<AtomicUsize>,
     /// What all waits count; the dispatcher adds.
     pub(crate) waits_bytes: Arc<AtomicUsize>,

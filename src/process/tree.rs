@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::sys::{self, Picture, Pid, Seen};
+use crate::sys::{self, Pid, Seen, Snapshot};
 
 /// Rounds of freezing and looking; each finds what the last one's newcomers had started meanwhile.
 const ROUNDS: usize = 32;
@@ -49,47 +49,47 @@ fn is_swept() -> bool {
     SWEPT.load(Relaxed)
 }
 
-/// Takes pictures, one for all who ask at the same time.
+/// Takes snapshots, one for all who ask at the same time.
 #[derive(Default)]
-pub(crate) struct Camera {
-    film: Mutex<Film>,
+pub(crate) struct SnapshotCache {
+    state: Mutex<CacheState>,
     /// Wakes all who wait at once. One after the other, as a lock lets them in, a thousand would take
     /// seconds on a busy machine.
     taken: Condvar,
 }
 
 #[derive(Default)]
-struct Film {
-    /// Somebody takes a picture now.
+struct CacheState {
+    /// Somebody takes a snapshot now.
     taking: bool,
-    last: Option<(Instant, Arc<Picture>)>,
+    last: Option<(Instant, Arc<Snapshot>)>,
 }
 
-impl Camera {
-    /// A picture that was begun after this call. Waits for one being taken; that ends by itself.
-    pub(crate) fn picture(&self) -> io::Result<Arc<Picture>> {
+impl SnapshotCache {
+    /// A snapshot that was begun after this call. Waits for one being taken; that ends by itself.
+    pub(crate) fn snapshot(&self) -> io::Result<Arc<Snapshot>> {
         let asked = Instant::now();
-        let locked = || sys::lock(&self.film);
-        let mut film = locked();
+        let locked = || sys::lock(&self.state);
+        let mut state = locked();
         loop {
-            match &film.last {
-                Some((begun, picture)) if *begun > asked => return Ok(Arc::clone(picture)),
-                _ if !film.taking => break,
-                _ => film = sys::lock::wait(&self.taken, film),
+            match &state.last {
+                Some((begun, snapshot)) if *begun > asked => return Ok(Arc::clone(snapshot)),
+                _ if !state.taking => break,
+                _ => state = sys::lock::wait(&self.taken, state),
             }
         }
-        film.taking = true;
-        drop(film);
+        state.taking = true;
+        drop(state);
         let begun = Instant::now();
-        let picture = Picture::take().map(Arc::new);
-        let mut film = locked();
-        film.taking = false;
-        if let Ok(picture) = &picture {
-            film.last = Some((begun, Arc::clone(picture)));
+        let snapshot = Snapshot::take().map(Arc::new);
+        let mut state = locked();
+        state.taking = false;
+        if let Ok(snapshot) = &snapshot {
+            state.last = Some((begun, Arc::clone(snapshot)));
         }
-        drop(film);
+        drop(state);
         self.taken.notify_all();
-        picture
+        snapshot
     }
 }
 
@@ -203,18 +203,18 @@ pub(crate) struct Killed {
 /// Kills `leader`'s group, its session, and all that came from them by an unbroken line of parents.
 ///
 /// The leader must not have been reaped, so that its number means it.
-pub(crate) fn kill(leader: Pid, camera: &Camera) -> Killed {
+pub(crate) fn kill(leader: Pid, snapshots: &SnapshotCache) -> Killed {
     // Only what SIGKILL is refused for counts.
     let stopped = sys::kill_group(leader, libc::SIGSTOP);
     // Where no group may be signalled, its members are, one by one.
     let one_by_one = stopped.is_err_and(|error| sys::may_be_refused(&error));
     let mut held = Vec::new();
     let mut any_killed = false;
-    if freeze(leader, one_by_one, camera, &mut held).is_err() {
+    if freeze(leader, one_by_one, snapshots, &mut held).is_err() {
         // What is frozen already is still below its parents, and found again.
         let _ = on_own_table(|| {
             let mut held = Vec::new();
-            let frozen = freeze(leader, one_by_one, camera, &mut held);
+            let frozen = freeze(leader, one_by_one, snapshots, &mut held);
             kill_all(&mut held);
             any_killed = !held.is_empty();
             wait_for_death(&held, Instant::now() + DEATH);
@@ -235,28 +235,28 @@ pub(crate) fn kill(leader: Pid, camera: &Camera) -> Killed {
 /// # Errors
 ///
 /// Where descriptors are used up.
-pub(crate) fn hold(leader: Pid, camera: &Camera) -> io::Result<Vec<Held>> {
-    let picture = camera.picture()?;
-    let mut tree = picture.tree(leader);
+pub(crate) fn hold(leader: Pid, snapshots: &SnapshotCache) -> io::Result<Vec<Held>> {
+    let snapshot = snapshots.snapshot()?;
+    let mut tree = snapshot.tree(leader);
     let parents = tree.iter().map(|p| p.pid).chain([leader]).collect();
-    tree.extend(picture.unlisted(parents)?.into_iter().filter(|p| !p.dead));
+    tree.extend(snapshot.unlisted(parents)?.into_iter().filter(|p| !p.dead));
     let others = tree.into_iter().filter(|p| p.pid != leader);
     others.map(Held::take).filter_map(Result::transpose).collect()
 }
 
 /// Stops what is outside of `leader`'s group, or in it as well, until nothing new turns up, and puts
 /// it into `held`.
-fn freeze(leader: Pid, with_group: bool, camera: &Camera, held: &mut Vec<Held>) -> io::Result<()> {
+fn freeze(leader: Pid, with_group: bool, snapshots: &SnapshotCache, held: &mut Vec<Held>) -> io::Result<()> {
     let mut frozen = HashSet::new();
     for _ in 0..ROUNDS {
         if is_swept() {
             break;
         }
-        let picture = camera.picture()?;
+        let snapshot = snapshots.snapshot()?;
         let mut news = false;
-        let mut tree = picture.tree(leader);
+        let mut tree = snapshot.tree(leader);
         let parents = tree.iter().map(|p| p.pid).chain([leader]).collect();
-        tree.extend(picture.unlisted(parents)?.into_iter().filter(|p| !p.dead));
+        tree.extend(snapshot.unlisted(parents)?.into_iter().filter(|p| !p.dead));
         for process in tree {
             if process.group == leader && !with_group || !frozen.insert((process.pid, process.started)) {
                 continue;
@@ -290,11 +290,11 @@ pub(crate) fn wait_for_death(killed: &[Held], deadline: Instant) {
 
 /// Waits until nobody is left alive in the group `pgid`, whose leader has been reaped and whose
 /// members have been sent SIGKILL. Gives up after a while.
-pub(crate) fn wait_for_group(pgid: Pid, camera: &Camera) {
+pub(crate) fn wait_for_group(pgid: Pid, snapshots: &SnapshotCache) {
     let deadline = Instant::now() + DEATH;
     let wait = || {
-        let picture = camera.picture()?;
-        let held = picture.group(pgid).map(Held::take);
+        let snapshot = snapshots.snapshot()?;
+        let held = snapshot.group(pgid).map(Held::take);
         let held: Vec<Held> = held.filter_map(Result::transpose).collect::<io::Result<_>>()?;
         wait_for_death(&held, deadline);
         // If nobody: zombies that their parent has not reaped; they are dead.

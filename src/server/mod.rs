@@ -36,7 +36,7 @@ use self::transport::{Inbound, Transport};
 use crate::outbox::{Notice, Outbox};
 use crate::process::output::MAX_BUSY_PIPES;
 use crate::process::spawn::{Environment, Nursery};
-use crate::process::tree::Camera;
+use crate::process::tree::SnapshotCache;
 use crate::process::{Context, ProcessEvent, SpawnRequest};
 use crate::sys;
 use crate::wire::message::ClientMessage;
@@ -191,7 +191,7 @@ impl Dispatcher {
             context: Arc::new(Context {
                 environment: Environment::snapshot(),
                 nursery,
-                camera: Camera::default(),
+                snapshots: SnapshotCache::default(),
                 busy_pipes: Arc::new(AtomicUsize::new(MAX_BUSY_PIPES)),
                 waits_bytes: Arc::default(),
                 on_detach,

@@ -18,7 +18,7 @@ use super::error::{check, unsupported};
 use super::freebsd::{list, look};
 #[cfg(target_os = "macos")]
 use super::macos::{list, look};
-use super::snapshot::{Picture, Seen};
+use super::snapshot::{Seen, Snapshot};
 use super::spawn::SpawnError;
 
 /// What becomes readable once the child `pid` has ended, and stays so. Nobody may reap it before.
@@ -79,10 +79,10 @@ fn event() -> libc::kevent {
     unsafe { std::mem::zeroed() }
 }
 
-impl Picture {
+impl Snapshot {
     /// Looks at all processes now.
     pub(crate) fn take() -> io::Result<Self> {
-        list().map(Picture::of)
+        list().map(Snapshot::of)
     }
 
     /// What the list leaves out can be found in no other way here.
@@ -91,7 +91,7 @@ impl Picture {
     }
 }
 
-impl Picture {
+impl Snapshot {
     /// `leader`, the members of its group and session, and all that is below them, the dead included; oldest
     /// first.
     pub(crate) fn family(&self, leader: Pid) -> io::Result<Option<Vec<Seen>>> {

@@ -15,7 +15,7 @@ use std::io::{self, Read};
 
 use super::Pid;
 use super::signals::group_and_session;
-use super::snapshot::{Picture, Seen};
+use super::snapshot::{Seen, Snapshot};
 
 /// Whose processes `/proc` shows, and by which numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +134,7 @@ fn has_children_files() -> bool {
     fs::exists(format!("/proc/self/task/{}/children", std::process::id())).unwrap_or(false)
 }
 
-impl Picture {
+impl Snapshot {
     /// Looks at `/proc` now. Without one there is nothing to see, and groups are all that is ended.
     ///
     /// # Errors
@@ -143,7 +143,7 @@ impl Picture {
     pub(crate) fn take() -> io::Result<Self> {
         let view = View::look()?;
         if view == View::Unusable {
-            return Ok(Picture::default());
+            return Ok(Snapshot::default());
         }
         let mut seen = Vec::new();
         for entry in if_there(fs::read_dir("/proc"))?.into_iter().flatten().flatten() {
@@ -152,12 +152,12 @@ impl Picture {
                 seen.extend(look_at(pid)?);
             }
         }
-        let picture = Picture::of(seen);
+        let snapshot = Snapshot::of(seen);
         match view {
-            View::Outer { own, level } => picture.translated(own, level),
-            View::Ours | View::Unusable => Ok(Picture {
+            View::Outer { own, level } => snapshot.translated(own, level),
+            View::Ours | View::Unusable => Ok(Snapshot {
                 own_numbers: true,
-                ..picture
+                ..snapshot
             }),
         }
     }
@@ -185,10 +185,10 @@ impl Picture {
                 ..*process
             });
         }
-        Ok(Picture::of(translated))
+        Ok(Snapshot::of(translated))
     }
 
-    /// What is below `parents` and not in this picture, the dead included: what has been started since,
+    /// What is below `parents` and not in this snapshot, the dead included: what has been started since,
     /// and what `/proc` hides or does not list. The kernel tells the children of every thread that may
     /// be looked at, whatever may be seen of these children themselves.
     pub(crate) fn unlisted(&self, mut parents: Vec<Pid>) -> io::Result<Vec<Seen>> {
@@ -215,7 +215,7 @@ impl Picture {
     }
 }
 
-impl Picture {
+impl Snapshot {
     /// `leader`, the members of its group and session, and all that is below them, the dead included; oldest
     /// first. `None` where `/proc` does not show them. The leader must not have been reaped.
     ///
@@ -392,7 +392,7 @@ mod tests {
     fn this_process_is_in_the_picture_below_its_parent() {
         let own = Pid::try_from(std::process::id()).unwrap();
         let seen = look_at(own).unwrap().expect("we are alive");
-        let picture = Picture::take().unwrap();
-        assert!(picture.descendants([seen.parent]).contains(&seen));
+        let snapshot = Snapshot::take().unwrap();
+        assert!(snapshot.descendants([seen.parent]).contains(&seen));
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Seen {
 
 /// All processes at one moment.
 #[derive(Default)]
-pub(crate) struct Picture {
+pub(crate) struct Snapshot {
     pub(super) seen: Vec<Seen>,
     pub(super) children: HashMap<Pid, Vec<usize>>,
     pub(super) pids: HashSet<Pid>,
@@ -34,11 +34,11 @@ pub(crate) struct Picture {
     pub(super) own_numbers: bool,
 }
 
-impl Picture {
+impl Snapshot {
     pub(crate) fn of(seen: Vec<Seen>) -> Self {
-        let mut picture = Picture::default();
-        picture.add(seen);
-        picture
+        let mut snapshot = Snapshot::default();
+        snapshot.add(seen);
+        snapshot
     }
 
     pub(crate) fn add(&mut self, seen: Vec<Seen>) {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::process::tree::Held;
-use crate::sys::{self, Picture, Pid, Seen};
+use crate::sys::{self, Pid, Seen, Snapshot};
 
 /// How long a sweep waits for the death of what it has killed before it looks again.
 const DEATH_WAIT: Duration = Duration::from_millis(400);
@@ -114,8 +114,8 @@ pub(super) fn sweep_until(deadline: Instant, spared: &Spared, last: bool) -> Vec
         drop(targets);
         while sys::reap_any().is_some() {}
         let alive = found.iter().any(|seen| !seen.dead);
-        // A picture may miss somebody; that there are no children is certain. Those that are spared
-        // are children, too, and leave only the picture.
+        // A snapshot may miss somebody; that there are no children is certain. Those that are spared
+        // are children, too, and leave only the snapshot.
         let may_have_more = spared.is_empty() && sys::has_children();
         if !alive && !may_have_more {
             return Vec::new();
@@ -198,34 +198,34 @@ struct Below {
 impl Below {
     fn look(spared: &Spared, scan: &mut Scan, deadline: Instant) -> Below {
         let own = own_pid();
-        let mut picture = Picture::take().unwrap_or_default();
-        let parents = picture.below([own]).iter().map(|p| p.pid).chain([own]).collect();
-        picture.add(picture.unlisted(parents).unwrap_or_default());
-        let below = Below::new(&picture, own, spared);
+        let mut snapshot = Snapshot::take().unwrap_or_default();
+        let parents = snapshot.below([own]).iter().map(|p| p.pid).chain([own]).collect();
+        snapshot.add(snapshot.unlisted(parents).unwrap_or_default());
+        let below = Below::new(&snapshot, own, spared);
         let unseen = || sys::has_children() && !sys::shows_own_children();
         if below.processes.is_empty() && !UNKNOWN_CHILDREN.load(Relaxed) && unseen() {
-            picture.add(scan.children(spared, deadline));
+            snapshot.add(scan.children(spared, deadline));
             return Below {
                 scanned: true,
-                ..Below::new(&picture, own, spared)
+                ..Below::new(&snapshot, own, spared)
             };
         }
         below
     }
 
-    fn new(picture: &Picture, own: Pid, spared: &Spared) -> Below {
-        let all = picture.below([own]);
+    fn new(snapshot: &Snapshot, own: Pid, spared: &Spared) -> Below {
+        let all = snapshot.below([own]);
         let is_other = |p: &&Seen| {
             let known = spared.get(&p.pid).filter(|&&started| started != 0);
             known
                 .zip(p.started)
                 .is_some_and(|(&spared, started)| spared != started)
         };
-        let reused: HashSet<Pid> = picture.seen().iter().filter(is_other).map(|p| p.pid).collect();
+        let reused: HashSet<Pid> = snapshot.seen().iter().filter(is_other).map(|p| p.pid).collect();
         let is_spared = |pid| spared.contains_key(&pid) && !reused.contains(&pid);
         let roots = all.iter().filter(|p| is_spared(p.pid) || is_spared(p.session));
         let mut kept: HashSet<Pid> = roots.map(|p| p.pid).collect();
-        kept.extend(picture.below(kept.iter().copied()).iter().map(|p| p.pid));
+        kept.extend(snapshot.below(kept.iter().copied()).iter().map(|p| p.pid));
         let (kept, processes): (Vec<Seen>, Vec<Seen>) = all.into_iter().partition(|p| kept.contains(&p.pid));
         // One that is just being started is still in ours.
         let alive = processes.iter().filter(|p| !p.dead);
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn a_pid_that_means_another_spares_nobody() {
         let spared = Spared::from([(20, 5), (30, 5), (40, 5)]);
-        let picture = Picture::of(vec![
+        let snapshot = Snapshot::of(vec![
             seen(10, 1, 10, 1),
             // Detached, with a child that has left it, and one whose parent is gone.
             seen(20, 10, 20, 5),
@@ -273,7 +273,7 @@ mod tests {
             // Left by a detached one that is gone.
             seen(41, 10, 40, 6),
         ]);
-        let below = Below::new(&picture, 10, &spared);
+        let below = Below::new(&snapshot, 10, &spared);
         let swept: Vec<Pid> = below.processes.iter().map(|p| p.pid).collect();
         assert_eq!(swept, [30, 31]);
         assert_eq!(below.groups, HashSet::from([30]));
@@ -286,14 +286,14 @@ mod tests {
             ..process
         };
         let spared = Spared::from([(20, 5), (30, 0)]);
-        let picture = Picture::of(vec![
+        let snapshot = Snapshot::of(vec![
             seen(10, 1, 10, 1),
             hidden(seen(20, 10, 20, 5)),
             seen(21, 20, 21, 6),
             seen(30, 10, 30, 7),
             hidden(seen(40, 10, 40, 8)),
         ]);
-        let below = Below::new(&picture, 10, &spared);
+        let below = Below::new(&snapshot, 10, &spared);
         let swept: Vec<Pid> = below.processes.iter().map(|p| p.pid).collect();
         assert_eq!(swept, [40]);
     }
@@ -304,8 +304,8 @@ mod tests {
             dead: true,
             ..process
         };
-        let picture = Picture::of(vec![dead(seen(20, 10, 20, 5)), seen(21, 20, 21, 6)]);
-        let below = Below::new(&picture, 10, &Spared::new());
+        let snapshot = Snapshot::of(vec![dead(seen(20, 10, 20, 5)), seen(21, 20, 21, 6)]);
+        let below = Below::new(&snapshot, 10, &Spared::new());
         assert_eq!(below.groups, HashSet::from([21]));
     }
 }
