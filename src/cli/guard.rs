@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 use self::sweep::{Spared, UNKNOWN_CHILDREN, own_pid, sweep_until};
 use self::watch::{Client, Watch};
 use crate::process::tree;
-use crate::sys::{self, Interest, Pid, Seen, Snapshot, StringList};
+use crate::sys::{self, Interest, Pid, ProcStat, Snapshot, StringList};
 
 /// The argument by which the guard tells the server who guards it: `--guarded-by=PID,FD`.
 pub const GUARDED_BY: &str = "--guarded-by=";
@@ -343,7 +343,12 @@ fn spare_children() {
         let snapshot = Snapshot::take().unwrap_or_default();
         let listed = snapshot.unlisted(vec![own]).unwrap_or_default();
         let mut detached = sys::lock(&DETACHED);
-        for child in snapshot.seen().iter().chain(&listed).filter(|p| p.parent == own) {
+        for child in snapshot
+            .processes()
+            .iter()
+            .chain(&listed)
+            .filter(|p| p.parent == own)
+        {
             detached.insert(child.pid, child.started.unwrap_or(0));
         }
         if detached.is_empty() {
@@ -393,7 +398,7 @@ fn continue_waiting_process() {
 }
 
 /// Names what a sweep could not end.
-fn tell(left: &[Seen]) {
+fn tell(left: &[ProcStat]) {
     if !left.is_empty() {
         let names: Vec<String> = left.iter().map(sys::describe).collect();
         log::warn!(

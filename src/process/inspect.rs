@@ -15,7 +15,7 @@ use crate::process::pty::Terminal;
 use crate::process::tree::SnapshotCache;
 use crate::process::{Context, Process};
 use crate::sys::inspect::{self as shown, Facts, Input, Wait};
-use crate::sys::{self, EventFd, Interest, Pid, Seen};
+use crate::sys::{self, EventFd, Interest, Pid, ProcStat};
 use crate::wire::inspect::{Foreground, Inspection, ProcessState, TerminalState};
 use crate::wire::protocol::{Reply, RequestId, RpcError, code};
 
@@ -114,26 +114,26 @@ fn members(subject: &Subject, snapshots: &SnapshotCache) -> Option<Vec<Member>> 
 
 /// A process with what `/proc` says of it.
 struct Member {
-    seen: Seen,
+    stat: ProcStat,
     facts: Option<Facts>,
 }
 
 impl Member {
-    fn new(seen: Seen) -> Member {
+    fn new(stat: ProcStat) -> Member {
         Member {
-            facts: shown::facts(seen.entry),
-            seen,
+            facts: shown::facts(stat.entry),
+            stat,
         }
     }
 
     fn pid(&self) -> u32 {
-        self.seen.pid.unsigned_abs()
+        self.stat.pid.unsigned_abs()
     }
 
     fn command(&self) -> Option<Vec<String>> {
         let facts = self.facts.as_ref()?;
         // One byte more tells whether that is all.
-        let mut bytes = shown::arguments(self.seen.entry, MAX_COMMAND_BYTES + 1);
+        let mut bytes = shown::arguments(self.stat.entry, MAX_COMMAND_BYTES + 1);
         let cut = bytes.len() as u64 > MAX_COMMAND_BYTES;
         bytes.truncate(MAX_COMMAND_BYTES as usize);
         if bytes.is_empty() {
@@ -173,15 +173,15 @@ fn any_waits(subject: &Subject, members: &[Member]) -> Option<bool> {
     };
     let mut unknown = false;
     let mut threads_left = MAX_THREADS;
-    for member in members.iter().filter(|member| !member.seen.dead) {
-        let entry = member.seen.entry;
+    for member in members.iter().filter(|member| !member.stat.dead) {
+        let entry = member.stat.entry;
         let Some(facts) = &member.facts else {
             // One that has gone meanwhile waits for nothing.
-            unknown |= member.seen.started.is_none();
+            unknown |= member.stat.started.is_none();
             continue;
         };
         if let Input::Terminal(slave) = input
-            && Some(member.seen.group) != subject.foreground
+            && Some(member.stat.group) != subject.foreground
             && facts.terminal == slave.number_in_stat()
         {
             // In the background it would be stopped by a read. That is not so for what has left the
@@ -360,16 +360,16 @@ fn look(subject: &Subject, scope: Scope, snapshots: &SnapshotCache, shared: &Sha
 fn show(subject: &Subject, members: &[Member], known: &mut Inspection) {
     let shown = members.iter().take(MAX_PROCESSES);
     known.processes = shown
-        .map(|m| process_state(m.seen.pid, Some(m.seen.parent), m.facts.as_ref()))
+        .map(|m| process_state(m.stat.pid, Some(m.stat.parent), m.facts.as_ref()))
         .collect();
     known.processes_omitted = match members.len().saturating_sub(MAX_PROCESSES) {
         0 => None,
         omitted => Some(omitted as u64),
     };
     known.foreground = subject.foreground.and_then(|group| {
-        let mut alive = members.iter().filter(|m| m.seen.group == group && !m.seen.dead);
+        let mut alive = members.iter().filter(|m| m.stat.group == group && !m.stat.dead);
         let oldest = alive.next()?;
-        let leader = std::iter::once(oldest).chain(alive).find(|m| m.seen.pid == group);
+        let leader = std::iter::once(oldest).chain(alive).find(|m| m.stat.pid == group);
         Some(Foreground {
             pid: leader.unwrap_or(oldest).pid(),
             command: None,

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::sys::{self, Pid, Seen, Snapshot};
+use crate::sys::{self, Pid, ProcStat, Snapshot};
 
 /// Rounds of freezing and looking; each finds what the last one's newcomers had started meanwhile.
 const ROUNDS: usize = 32;
@@ -97,8 +97,8 @@ impl SnapshotCache {
 #[cfg(feature = "cli")]
 pub(crate) fn started(pid: Pid) -> Option<u64> {
     let look = || sys::look_at_own_number(pid);
-    let seen = look().or_else(|_| on_own_table(look));
-    seen.ok().flatten().and_then(|seen| seen.started)
+    let stat = look().or_else(|_| on_own_table(look));
+    stat.ok().flatten().and_then(|stat| stat.started)
 }
 
 /// Does `work` on a thread with an empty table of descriptors, where ours is full. It must neither
@@ -115,7 +115,7 @@ fn on_own_table<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Res
 /// A process that is held by a pidfd, so that its pid cannot come to mean another. Where the system has
 /// no pidfds, or does not allow them, it is looked at again before each signal.
 pub(crate) struct Held {
-    seen: Seen,
+    stat: ProcStat,
     pidfd: Option<OwnedFd>,
 }
 
@@ -125,8 +125,8 @@ impl Held {
     /// # Errors
     ///
     /// Where descriptors are used up.
-    pub(crate) fn take(seen: Seen) -> io::Result<Option<Held>> {
-        let pidfd = match sys::pidfd_open(seen.pid) {
+    pub(crate) fn take(stat: ProcStat) -> io::Result<Option<Held>> {
+        let pidfd = match sys::pidfd_open(stat.pid) {
             Ok(pidfd) => Some(pidfd),
             Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => return Ok(None),
             Err(e) if sys::may_be_refused(&e) => None,
@@ -134,16 +134,16 @@ impl Held {
         };
         // What is there now was there when the pidfd was opened. Otherwise the pidfd is of one that is
         // gone, and a signal reaches no process.
-        let held = Held { seen, pidfd };
+        let held = Held { stat, pidfd };
         Ok(held.is_there()?.then_some(held))
     }
 
     /// Whether there is a process with the same number and start, or a child of the same parent.
     fn is_there(&self) -> io::Result<bool> {
-        let seen = self.seen;
-        Ok(match seen.started {
-            Some(_) => sys::look_at(seen.entry)?.is_some_and(|now| now.started == seen.started),
-            None => sys::is_child(seen.pid) || sys::children_of(seen.parent)?.contains(&seen.pid),
+        let stat = self.stat;
+        Ok(match stat.started {
+            Some(_) => sys::look_at(stat.entry)?.is_some_and(|now| now.started == stat.started),
+            None => sys::is_child(stat.pid) || sys::children_of(stat.parent)?.contains(&stat.pid),
         })
     }
 
@@ -156,7 +156,7 @@ impl Held {
             None => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
         };
         match sent {
-            Err(e) if sys::may_be_refused(&e) && self.is_there()? => sys::kill(self.seen.pid, signal),
+            Err(e) if sys::may_be_refused(&e) && self.is_there()? => sys::kill(self.stat.pid, signal),
             sent => sent,
         }
     }
@@ -175,8 +175,8 @@ impl Held {
     }
 
     fn is_alive(&self) -> bool {
-        let now = sys::look_at(self.seen.entry).ok().flatten();
-        now.is_some_and(|now| now.started == self.seen.started && !now.dead)
+        let now = sys::look_at(self.stat.entry).ok().flatten();
+        now.is_some_and(|now| now.started == self.stat.started && !now.dead)
     }
 
     /// Waits for its end, but not past `deadline`. The kernel ends the wait of what was killed.

@@ -18,7 +18,7 @@ use super::error::{check, unsupported};
 use super::freebsd::{list, look};
 #[cfg(target_os = "macos")]
 use super::macos::{list, look};
-use super::snapshot::{Seen, Snapshot};
+use super::snapshot::{ProcStat, Snapshot};
 use super::spawn::SpawnError;
 
 /// What becomes readable once the child `pid` has ended, and stays so. Nobody may reap it before.
@@ -86,7 +86,7 @@ impl Snapshot {
     }
 
     /// What the list leaves out can be found in no other way here.
-    pub(crate) fn unlisted(&self, _: Vec<Pid>) -> io::Result<Vec<Seen>> {
+    pub(crate) fn unlisted(&self, _: Vec<Pid>) -> io::Result<Vec<ProcStat>> {
         Ok(Vec::new())
     }
 }
@@ -94,9 +94,9 @@ impl Snapshot {
 impl Snapshot {
     /// `leader`, the members of its group and session, and all that is below them, the dead included; oldest
     /// first.
-    pub(crate) fn family(&self, leader: Pid) -> io::Result<Option<Vec<Seen>>> {
-        let own = |p: &&Seen| p.pid == leader || p.group == leader || p.session == leader;
-        let mut family: Vec<Seen> = self.seen.iter().filter(own).copied().collect();
+    pub(crate) fn family(&self, leader: Pid) -> io::Result<Option<Vec<ProcStat>>> {
+        let own = |p: &&ProcStat| p.pid == leader || p.group == leader || p.session == leader;
+        let mut family: Vec<ProcStat> = self.processes.iter().filter(own).copied().collect();
         family.extend(self.below(family.iter().map(|p| p.pid)));
         let mut known = HashSet::new();
         family.retain(|p| known.insert(p.pid));
@@ -113,7 +113,7 @@ pub(crate) fn blindness() -> Option<String> {
 }
 
 /// What the system says of one process; `None` if there is none.
-pub(crate) fn look_at(pid: Pid) -> io::Result<Option<Seen>> {
+pub(crate) fn look_at(pid: Pid) -> io::Result<Option<ProcStat>> {
     Ok(look(pid))
 }
 
@@ -147,14 +147,14 @@ mod for_the_binary {
         false
     }
 
-    pub(crate) fn look_at_own_number(pid: Pid) -> io::Result<Option<Seen>> {
+    pub(crate) fn look_at_own_number(pid: Pid) -> io::Result<Option<ProcStat>> {
         look_at(pid)
     }
 
     /// A child of `parent` that is not shown otherwise; `None` if it is gone.
-    pub(crate) fn hidden(pid: Pid, parent: Pid) -> Option<Seen> {
+    pub(crate) fn hidden(pid: Pid, parent: Pid) -> Option<ProcStat> {
         let (group, session) = group_and_session(pid)?;
-        Some(Seen {
+        Some(ProcStat {
             pid,
             parent,
             group,
@@ -166,7 +166,7 @@ mod for_the_binary {
     }
 
     /// What to call a process in a message.
-    pub(crate) fn describe(seen: &Seen) -> String {
+    pub(crate) fn describe(seen: &ProcStat) -> String {
         seen.pid.to_string()
     }
 }
