@@ -8,7 +8,7 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use crate::process::tree::{self, Held, SnapshotCache};
+use crate::process::tree::{self, HeldProcess, SnapshotCache};
 use crate::sys::{self, Pid};
 
 /// How often it is looked whether anything is left, where nothing tells the end of what was found.
@@ -20,7 +20,7 @@ pub(crate) struct Grace {
     /// When what is left is killed; `None`: past the end of time.
     until: Option<Instant>,
     /// What was found below the leader, and has not been seen to end.
-    held: Vec<Held>,
+    held: Vec<HeldProcess>,
     retry_at: Option<Instant>,
 }
 
@@ -83,7 +83,7 @@ impl Grace {
     }
 
     /// Kills what is held; those that got the signal.
-    pub(crate) fn kill(self) -> Vec<Held> {
+    pub(crate) fn kill(self) -> Vec<HeldProcess> {
         let mut held = self.held;
         tree::kill_all(&mut held);
         held

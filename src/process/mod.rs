@@ -53,7 +53,7 @@ use self::output::{Output, Sink};
 use self::pty::Terminal;
 use self::spawn::{Channels, Child, Environment, Nursery};
 use self::stdin::{AcceptedWrite, Stdin};
-use self::tree::{Held, SnapshotCache};
+use self::tree::{HeldProcess, SnapshotCache};
 use self::wait::{Wait, Waits};
 use crate::outbox::Outbox;
 use crate::sys::{self, Birth, EventFd, Interest, Pid};
@@ -275,7 +275,7 @@ struct Process {
     /// not signal, or that a tracer or the kernel holds.
     answer_writes_at: Option<Instant>,
     /// What was killed outside of the group.
-    killed: Vec<Held>,
+    killed: Vec<HeldProcess>,
     /// The tree was killed after the exit: nothing of it is left that could still be found.
     killed_after_exit: bool,
     /// Left to itself because the connection ended and the client wanted it so.

@@ -114,18 +114,18 @@ fn on_own_table<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Res
 
 /// A process that is held by a pidfd, so that its pid cannot come to mean another. Where the system has
 /// no pidfds, or does not allow them, it is looked at again before each signal.
-pub(crate) struct Held {
+pub(crate) struct HeldProcess {
     stat: ProcStat,
     pidfd: Option<OwnedFd>,
 }
 
-impl Held {
+impl HeldProcess {
     /// Takes hold of exactly the process that was seen; `None` if it is gone.
     ///
     /// # Errors
     ///
     /// Where descriptors are used up.
-    pub(crate) fn take(stat: ProcStat) -> io::Result<Option<Held>> {
+    pub(crate) fn take(stat: ProcStat) -> io::Result<Option<HeldProcess>> {
         let pidfd = match sys::pidfd_open(stat.pid) {
             Ok(pidfd) => Some(pidfd),
             Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => return Ok(None),
@@ -134,7 +134,7 @@ impl Held {
         };
         // What is there now was there when the pidfd was opened. Otherwise the pidfd is of one that is
         // gone, and a signal reaches no process.
-        let held = Held { stat, pidfd };
+        let held = HeldProcess { stat, pidfd };
         Ok(held.is_there()?.then_some(held))
     }
 
@@ -195,7 +195,7 @@ impl Held {
 /// What a [`kill`] did.
 pub(crate) struct Killed {
     /// What was killed outside of the group, for [`wait_for_death`].
-    pub(crate) outside: Vec<Held>,
+    pub(crate) outside: Vec<HeldProcess>,
     /// Fails where nothing could be signalled, as `kill(2)` of a group does.
     pub(crate) outcome: io::Result<()>,
 }
@@ -235,18 +235,26 @@ pub(crate) fn kill(leader: Pid, snapshots: &SnapshotCache) -> Killed {
 /// # Errors
 ///
 /// Where descriptors are used up.
-pub(crate) fn hold(leader: Pid, snapshots: &SnapshotCache) -> io::Result<Vec<Held>> {
+pub(crate) fn hold(leader: Pid, snapshots: &SnapshotCache) -> io::Result<Vec<HeldProcess>> {
     let snapshot = snapshots.snapshot()?;
     let mut tree = snapshot.tree(leader);
     let parents = tree.iter().map(|p| p.pid).chain([leader]).collect();
     tree.extend(snapshot.unlisted(parents)?.into_iter().filter(|p| !p.dead));
     let others = tree.into_iter().filter(|p| p.pid != leader);
-    others.map(Held::take).filter_map(Result::transpose).collect()
+    others
+        .map(HeldProcess::take)
+        .filter_map(Result::transpose)
+        .collect()
 }
 
 /// Stops what is outside of `leader`'s group, or in it as well, until nothing new turns up, and puts
 /// it into `held`.
-fn freeze(leader: Pid, with_group: bool, snapshots: &SnapshotCache, held: &mut Vec<Held>) -> io::Result<()> {
+fn freeze(
+    leader: Pid,
+    with_group: bool,
+    snapshots: &SnapshotCache,
+    held: &mut Vec<HeldProcess>,
+) -> io::Result<()> {
     let mut frozen = HashSet::new();
     for _ in 0..ROUNDS {
         if is_swept() {
@@ -262,7 +270,7 @@ fn freeze(leader: Pid, with_group: bool, snapshots: &SnapshotCache, held: &mut V
                 continue;
             }
             news = true;
-            if let Some(process) = Held::take(process)? {
+            if let Some(process) = HeldProcess::take(process)? {
                 let _ = process.signal(libc::SIGSTOP);
                 held.push(process);
             }
@@ -276,13 +284,13 @@ fn freeze(leader: Pid, with_group: bool, snapshots: &SnapshotCache, held: &mut V
 
 /// Sends SIGKILL to all of `held`, and keeps those that got it. The death of another user's process is
 /// not waited for: it has not been brought about.
-pub(crate) fn kill_all(held: &mut Vec<Held>) {
+pub(crate) fn kill_all(held: &mut Vec<HeldProcess>) {
     held.retain(|process| process.signal(libc::SIGKILL).is_ok());
 }
 
 /// Waits until all of `killed` are dead, but not past `deadline`. The kernel ends the wait: each has
 /// been sent SIGKILL.
-pub(crate) fn wait_for_death(killed: &[Held], deadline: Instant) {
+pub(crate) fn wait_for_death(killed: &[HeldProcess], deadline: Instant) {
     for process in killed {
         process.wait(deadline);
     }
@@ -294,8 +302,8 @@ pub(crate) fn wait_for_group(pgid: Pid, snapshots: &SnapshotCache) {
     let deadline = Instant::now() + DEATH;
     let wait = || {
         let snapshot = snapshots.snapshot()?;
-        let held = snapshot.group(pgid).map(Held::take);
-        let held: Vec<Held> = held.filter_map(Result::transpose).collect::<io::Result<_>>()?;
+        let held = snapshot.group(pgid).map(HeldProcess::take);
+        let held: Vec<HeldProcess> = held.filter_map(Result::transpose).collect::<io::Result<_>>()?;
         wait_for_death(&held, deadline);
         // If nobody: zombies that their parent has not reaped; they are dead.
         Ok(!held.is_empty())

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::process::tree::Held;
+use crate::process::tree::HeldProcess;
 use crate::sys::{self, Pid, ProcStat, Snapshot};
 
 /// How long a sweep waits for the death of what it has killed before it looks again.
@@ -28,15 +28,15 @@ pub(super) fn own_pid() -> Pid {
 
 /// One process that is to be killed.
 enum Target {
-    Held(Held),
+    HeldProcess(HeldProcess),
     /// A child of this thread, where no pidfd is to be had. Its pid means it until we reap it.
     Child(Pid),
 }
 
 impl Target {
     fn take(stat: ProcStat) -> Option<Target> {
-        match Held::take(stat) {
-            Ok(held) => held.map(Target::Held),
+        match HeldProcess::take(stat) {
+            Ok(held) => held.map(Target::HeldProcess),
             Err(_) => sys::is_child(stat.pid).then_some(Target::Child(stat.pid)),
         }
     }
@@ -44,14 +44,14 @@ impl Target {
     /// Whether it could be signalled, or is gone.
     fn signal(&self, signal: libc::c_int) -> bool {
         match self {
-            Target::Held(held) => held.signal(signal).is_ok(),
+            Target::HeldProcess(held) => held.signal(signal).is_ok(),
             Target::Child(pid) => sys::kill(*pid, signal).is_ok(),
         }
     }
 
     fn wait(&self, deadline: Instant) {
         match self {
-            Target::Held(held) => held.wait(deadline),
+            Target::HeldProcess(held) => held.wait(deadline),
             Target::Child(pid) => {
                 // Only a pidfd could be waited for.
                 while !sys::has_ended(*pid) && Instant::now() < deadline {
