@@ -51,7 +51,7 @@ use self::inspect::Inspections;
 use self::keep::Keep;
 use self::output::{Output, Sink};
 use self::pty::Terminal;
-use self::spawn::{Channels, Child, Environment, Nursery};
+use self::spawn::{Channels, Child, Environment, SpawnResources};
 use self::stdin::{AcceptedWrite, Stdin};
 use self::tree::{HeldProcess, SnapshotCache};
 use self::wait::{Wait, Waits};
@@ -143,7 +143,7 @@ impl Handover {
 /// What all processes of a server share.
 pub(crate) struct Context {
     pub(crate) environment: Environment,
-    pub(crate) nursery: Nursery,
+    pub(crate) resources: SpawnResources,
     pub(crate) snapshots: SnapshotCache,
     pub(crate) busy_pipes: Arc<AtomicUsize>,
     /// What all waits count; the dispatcher adds.
@@ -182,7 +182,7 @@ pub(crate) fn run(request: SpawnRequest) {
     let spawned = spawn::spawn(
         &request.params,
         &context.environment,
-        &context.nursery,
+        &context.resources,
         &request.birth,
         deadline,
     );

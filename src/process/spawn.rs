@@ -20,14 +20,14 @@ use std::time::Instant;
 #[cfg(feature = "cli")]
 pub(crate) use self::environment::DESCRIPTOR_VARIABLES;
 pub(crate) use self::environment::Environment;
-pub(crate) use self::resources::Nursery;
+pub(crate) use self::resources::SpawnResources;
 
 use self::program::Program;
 use crate::process::limits;
 use crate::process::pty::{FreshTerminal, Terminal};
 use crate::process::redirect::{self, Opener};
 use crate::process::tree::DEATH;
-use crate::sys::{self, Birth, Pid, Slot, SpawnError, Stdio};
+use crate::sys::{self, Birth, Pid, ReservedFds, SpawnError, Stdio};
 use crate::wire::protocol::{
     LimitName, Redirect, RpcError, SpawnFailure, SpawnParams, Stage, code, shortened,
 };
@@ -168,19 +168,19 @@ fn explained(params: &SpawnParams, failure: &Failure) -> RpcError {
 pub(crate) fn spawn(
     params: &SpawnParams,
     environment: &Environment,
-    nursery: &Nursery,
+    resources: &SpawnResources,
     birth: &Birth,
     deadline: Option<Instant>,
 ) -> Result<Child, RpcError> {
     #[cfg(fuzzing)]
     let params = &crate::wire::fuzzing::harmless(params);
-    start(params, environment, nursery, birth, deadline).map_err(|failure| explained(params, &failure))
+    start(params, environment, resources, birth, deadline).map_err(|failure| explained(params, &failure))
 }
 
 fn start(
     params: &SpawnParams,
     environment: &Environment,
-    nursery: &Nursery,
+    resources: &SpawnResources,
     birth: &Birth,
     deadline: Option<Instant>,
 ) -> Result<Child, Failure> {
@@ -191,7 +191,7 @@ fn start(
         }
         None => None,
     };
-    let program = Program::new(params, environment, nursery, birth, directory.as_ref())
+    let program = Program::new(params, environment, resources, birth, directory.as_ref())
         .map_err(Failure::at(Stage::Exec, sys::EXECUTE))?;
 
     if params.tty {
@@ -226,7 +226,7 @@ fn start(
         sys::set_nonblocking(ours).map_err(Failure::at(Stage::Pipe, "fcntl"))?;
     }
     let opener = Opener {
-        nursery,
+        resources,
         birth,
         deadline,
     };
@@ -245,9 +245,9 @@ fn start(
         stdout_child.as_fd(),
         stderr_child.as_ref().unwrap_or(&stdout_child).as_fd(),
     ];
-    let lease = nursery.lease(given);
-    let slot = lease.as_ref().and_then(|lease| lease.slot.as_ref());
-    let (pid, pidfd) = program.run(&Stdio::Descriptors(slot.map_or(given, Slot::fds)))?;
+    let guard = resources.guard(given);
+    let slot = guard.as_ref().and_then(|guard| guard.slot.as_ref());
+    let (pid, pidfd) = program.run(&Stdio::Descriptors(slot.map_or(given, ReservedFds::fds)))?;
     // The child has its own copies; ours would keep its pipes from ending. They go with this function.
     Ok(Child {
         pid,

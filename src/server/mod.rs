@@ -35,7 +35,7 @@ use self::spin::Pace;
 use self::transport::{Inbound, Transport};
 use crate::outbox::{Notice, Outbox};
 use crate::process::output::MAX_BUSY_PIPES;
-use crate::process::spawn::{Environment, Nursery};
+use crate::process::spawn::{Environment, SpawnResources};
 use crate::process::tree::SnapshotCache;
 use crate::process::{Context, ProcessEvent, SpawnRequest};
 use crate::sys;
@@ -177,7 +177,7 @@ impl Dispatcher {
     ) -> Self {
         let (event_sender, events) = unbounded();
         let on_detach = config.on_detach.clone();
-        let nursery = Nursery::new(config.child_descriptor_limit);
+        let resources = SpawnResources::new(config.child_descriptor_limit);
         Dispatcher {
             config,
             inbox,
@@ -190,7 +190,7 @@ impl Dispatcher {
             handles: Handles::new(),
             context: Arc::new(Context {
                 environment: Environment::snapshot(),
-                nursery,
+                resources,
                 snapshots: SnapshotCache::default(),
                 busy_pipes: Arc::new(AtomicUsize::new(MAX_BUSY_PIPES)),
                 waits_bytes: Arc::default(),
@@ -370,7 +370,7 @@ impl Dispatcher {
                     }
                 }
                 if self.handles.is_empty() {
-                    self.context.nursery.clear();
+                    self.context.resources.clear();
                 }
                 match exited {
                     Some(exited) => {

@@ -65,19 +65,19 @@ pub(crate) enum Stdio<'a> {
 
 /// Low numbers among our descriptors, reserved for what the next child is given.
 #[derive(Debug)]
-pub(crate) struct Slot([OwnedFd; 3]);
+pub(crate) struct ReservedFds([OwnedFd; 3]);
 
-impl Slot {
+impl ReservedFds {
     /// Reserves the three lowest numbers that are free, with `filler` in them. Only where they can be filled
     /// without a moment in which another child would inherit what is in them.
     #[cfg(not(target_vendor = "apple"))]
-    pub(crate) fn reserve(filler: &OwnedFd) -> io::Result<Slot> {
+    pub(crate) fn reserve(filler: &OwnedFd) -> io::Result<ReservedFds> {
         let number = || filler.try_clone();
-        Ok(Slot([number()?, number()?, number()?]))
+        Ok(ReservedFds([number()?, number()?, number()?]))
     }
 
     #[cfg(target_vendor = "apple")]
-    pub(crate) fn reserve(_: &OwnedFd) -> io::Result<Slot> {
+    pub(crate) fn reserve(_: &OwnedFd) -> io::Result<ReservedFds> {
         Err(unsupported())
     }
 

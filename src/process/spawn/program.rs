@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use super::environment::{Environment, definition};
-use super::resources::Nursery;
+use super::resources::SpawnResources;
 use super::{Failure, c_string};
 use crate::process::limits;
 use crate::sys::{self, Birth, ChildLimit, Execve, Pid, SpawnError, Stdio, StringList};
@@ -37,7 +37,7 @@ pub(super) struct Program<'a> {
     inherited: &'a InheritEnv,
     overrides: Option<&'a BTreeMap<String, Option<String>>>,
     limits: Vec<ChildLimit>,
-    nursery: &'a Nursery,
+    resources: &'a SpawnResources,
     birth: &'a Birth,
     /// What relative paths are relative to, as the child will be there.
     directory: Option<&'a OwnedFd>,
@@ -55,7 +55,7 @@ impl<'a> Program<'a> {
     pub(super) fn new(
         params: &'a SpawnParams,
         environment: &'a Environment,
-        nursery: &'a Nursery,
+        resources: &'a SpawnResources,
         birth: &'a Birth,
         directory: Option<&'a OwnedFd>,
     ) -> io::Result<Self> {
@@ -96,7 +96,7 @@ impl<'a> Program<'a> {
             inherited: &params.inherit_env,
             overrides,
             limits: params.limits.as_deref().map(limits::settings).unwrap_or_default(),
-            nursery,
+            resources,
             birth,
             directory,
         })
@@ -151,12 +151,12 @@ impl<'a> Program<'a> {
                     argv,
                     environment,
                 };
-                self.nursery.with_stack(|stack| {
+                self.resources.with_stack(|stack| {
                     sys::spawn(
                         &execve,
                         self.directory,
                         stdio,
-                        self.nursery.descriptor_limit,
+                        self.resources.descriptor_limit,
                         &self.limits,
                         stack,
                         self.birth,

@@ -8,11 +8,11 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex};
 
-use crate::sys::{self, ChildStack, Slot};
+use crate::sys::{self, ChildStack, ReservedFds};
 
 /// What children use for the moment between their birth and their exec.
 #[derive(Default)]
-pub(crate) struct Nursery {
+pub(crate) struct SpawnResources {
     slots: Mutex<Slots>,
     stacks: Mutex<Vec<ChildStack>>,
     /// Their soft limit of descriptors, where it is not ours.
@@ -30,16 +30,16 @@ enum Slots {
     Made {
         /// What is in them between two spawns, so that they keep nobody's pipe open.
         filler: Arc<OwnedFd>,
-        free: Vec<Slot>,
+        free: Vec<ReservedFds>,
     },
     /// There were no descriptors for them.
     Refused,
 }
 
 /// A slot that one spawn uses.
-pub(super) struct Lease<'a> {
-    nursery: &'a Nursery,
-    pub(super) slot: Option<Slot>,
+pub(super) struct SlotGuard<'a> {
+    resources: &'a SpawnResources,
+    pub(super) slot: Option<ReservedFds>,
     filler: Arc<OwnedFd>,
 }
 
@@ -51,16 +51,16 @@ const SLOTS: usize = 4;
 /// How many stacks are kept for the next children.
 const STACKS: usize = 4;
 
-impl Nursery {
+impl SpawnResources {
     pub(crate) fn new(descriptor_limit: Option<u64>) -> Self {
-        Nursery {
+        SpawnResources {
             descriptor_limit,
-            ..Nursery::default()
+            ..SpawnResources::default()
         }
     }
 
     /// A slot for `fds`, if it is worth one and there is one.
-    pub(super) fn lease(&self, fds: [BorrowedFd<'_>; 3]) -> Option<Lease<'_>> {
+    pub(super) fn guard(&self, fds: [BorrowedFd<'_>; 3]) -> Option<SlotGuard<'_>> {
         if fds.iter().all(|fd| fd.as_raw_fd() < LOW) {
             return None;
         }
@@ -74,12 +74,12 @@ impl Nursery {
         let slot = free.pop()?;
         let filler = Arc::clone(filler);
         drop(slots);
-        let lease = Lease {
-            nursery: self,
+        let guard = SlotGuard {
+            resources: self,
             slot: Some(slot),
             filler,
         };
-        lease.slot.as_ref()?.fill(fds).is_ok().then_some(lease)
+        guard.slot.as_ref()?.fill(fds).is_ok().then_some(guard)
     }
 
     /// Gives the numbers back, until they are needed again.
@@ -103,8 +103,8 @@ impl Nursery {
 impl Slots {
     fn make() -> io::Result<Slots> {
         let filler = sys::open_null()?;
-        let free: Vec<Slot> = (0..SLOTS)
-            .map(|_| Slot::reserve(&filler))
+        let free: Vec<ReservedFds> = (0..SLOTS)
+            .map(|_| ReservedFds::reserve(&filler))
             .collect::<Result<_, _>>()?;
         Ok(Slots::Made {
             filler: Arc::new(filler),
@@ -113,13 +113,13 @@ impl Slots {
     }
 }
 
-impl Drop for Lease<'_> {
+impl Drop for SlotGuard<'_> {
     /// Takes what the child was given out of the slot, and gives the slot back.
     fn drop(&mut self) {
         let Some(slot) = self.slot.take() else { return };
         let filler = self.filler.as_fd();
         let emptied = slot.fill([filler; 3]);
-        let mut slots = sys::lock(&self.nursery.slots);
+        let mut slots = sys::lock(&self.resources.slots);
         if let (Ok(()), Slots::Made { free, .. }) = (emptied, &mut *slots) {
             free.push(slot);
         }
