@@ -45,7 +45,7 @@ impl Process {
         if !self.detach {
             tree::wait_for_group(self.pid, &self.context.snapshots);
         }
-        tree::wait_for_death(&self.killed, Instant::now() + tree::DEATH);
+        tree::wait_for_death(&self.killed, Instant::now() + tree::KILL_WAIT);
         let duration = self.exited.unwrap_or_else(Instant::now) - self.started;
         let unread = || Collected {
             tail: self.tells_tails.then(CollectedTail::default),

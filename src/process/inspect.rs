@@ -28,7 +28,7 @@ const MAX_COMMAND_BYTES: u64 = 1_024;
 /// How many threads are looked at. With more, it is not known that none of them waits for input.
 const MAX_THREADS: usize = 4_096;
 /// How many descriptors a look needs at a time.
-const DESCRIPTORS: usize = 3;
+const STANDARD_DESCRIPTORS: usize = 3;
 /// The stack of the thread that looks.
 const STACK_BYTES: usize = 128 * 1024;
 
@@ -290,7 +290,7 @@ impl Look {
         sys::start_thread("inspect", STACK_BYTES, move || {
             sys::block_signals_for_this_thread();
             let look = || look(&subject, scope, &context.snapshots, &end.0);
-            if sys::descriptors_are_left(DESCRIPTORS) {
+            if sys::descriptors_are_left(STANDARD_DESCRIPTORS) {
                 look();
             } else {
                 // Where there is no other thread either, nothing is known.

@@ -26,7 +26,7 @@ use self::program::Program;
 use crate::process::limits;
 use crate::process::pty::{FreshTerminal, Terminal};
 use crate::process::redirect::{self, Opener};
-use crate::process::tree::DEATH;
+use crate::process::tree::KILL_WAIT;
 use crate::sys::{self, Birth, Pid, ReservedFds, SpawnError, Stdio};
 use crate::wire::protocol::{
     LimitName, Redirect, RpcError, SpawnFailure, SpawnParams, Stage, code, shortened,
@@ -58,7 +58,7 @@ impl Child {
     /// Ends one whose spawn was given up.
     pub(crate) fn end(self) {
         let _ = sys::kill_group(self.pid, libc::SIGKILL);
-        let _ = sys::readable_by(&self.pidfd, Instant::now() + DEATH);
+        let _ = sys::readable_by(&self.pidfd, Instant::now() + KILL_WAIT);
         if !matches!(sys::try_reap(self.pid), Ok(Some(_))) {
             log::warn!(
                 "process {} was killed before its program ran, and has not ended",

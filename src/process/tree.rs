@@ -27,13 +27,13 @@ use std::time::{Duration, Instant};
 use crate::sys::{self, Pid, ProcStat, Snapshot};
 
 /// Rounds of freezing and looking; each finds what the last one's newcomers had started meanwhile.
-const ROUNDS: usize = 32;
+const MAX_FREEZE_ROUNDS: usize = 32;
 /// How long the death of what was killed is waited for. The kernel needs microseconds.
-pub(crate) const DEATH: Duration = Duration::from_secs(1);
+pub(crate) const KILL_WAIT: Duration = Duration::from_secs(1);
 /// How often a death is looked for where nothing tells it.
-const GLANCE: Duration = Duration::from_millis(1);
+const RETRY_WAIT: Duration = Duration::from_millis(1);
 /// The stack of the thread that does what there are no descriptors for.
-const STACK: usize = 128 * 1024;
+const TREE_STACK_BYTES: usize = 128 * 1024;
 
 /// Set once the whole process is swept, which finds all that a kill of one tree would.
 static SWEPT: AtomicBool = AtomicBool::new(false);
@@ -104,7 +104,7 @@ pub(crate) fn started(pid: Pid) -> Option<u64> {
 /// Does `work` on a thread with an empty table of descriptors, where ours is full. It must neither
 /// use nor return any; what it opens and leaves open goes with the thread.
 fn on_own_table<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    let done = sys::on_thread("tree", STACK, || {
+    let done = sys::on_thread("tree", TREE_STACK_BYTES, || {
         sys::leave_table_of_descriptors()?;
         work()
     });
@@ -187,7 +187,7 @@ impl HeldProcess {
         }
         // Nothing tells; but the kernel takes no longer than this, as a rule.
         while self.is_alive() && Instant::now() < deadline {
-            let _ = sys::poll(&mut [], Some(GLANCE));
+            let _ = sys::poll(&mut [], Some(RETRY_WAIT));
         }
     }
 }
@@ -217,7 +217,7 @@ pub(crate) fn kill(leader: Pid, snapshots: &SnapshotCache) -> Killed {
             let frozen = freeze(leader, one_by_one, snapshots, &mut held);
             kill_all(&mut held);
             any_killed = !held.is_empty();
-            wait_for_death(&held, Instant::now() + DEATH);
+            wait_for_death(&held, Instant::now() + KILL_WAIT);
             frozen
         });
     }
@@ -256,7 +256,7 @@ fn freeze(
     held: &mut Vec<HeldProcess>,
 ) -> io::Result<()> {
     let mut frozen = HashSet::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..MAX_FREEZE_ROUNDS {
         if is_swept() {
             break;
         }
@@ -299,7 +299,7 @@ pub(crate) fn wait_for_death(killed: &[HeldProcess], deadline: Instant) {
 /// Waits until nobody is left alive in the group `pgid`, whose leader has been reaped and whose
 /// members have been sent SIGKILL. Gives up after a while.
 pub(crate) fn wait_for_group(pgid: Pid, snapshots: &SnapshotCache) {
-    let deadline = Instant::now() + DEATH;
+    let deadline = Instant::now() + KILL_WAIT;
     let wait = || {
         let snapshot = snapshots.snapshot()?;
         let held = snapshot.group(pgid).map(HeldProcess::take);

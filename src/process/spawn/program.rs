@@ -26,7 +26,7 @@ const SHELL: &CStr = c"/bin/sh";
 /// How much of a file decides whether the shell is given it.
 const TEXT_SAMPLE_BYTES: u64 = 256;
 /// How long a program that somebody still has open for writing is waited for.
-const BUSY_TEXT: Duration = Duration::from_millis(500);
+const BUSY_TEXT_WAIT: Duration = Duration::from_millis(500);
 
 /// A program with everything `execve` wants.
 pub(super) struct Program<'a> {
@@ -175,7 +175,9 @@ impl<'a> Program<'a> {
                 // Somebody has the file open for writing: a child that another program has forked
                 // and that has not come to its exec, as a rule. The kernel has no way to be told
                 // when that ends, so it is tried again.
-                Err(error) if error.is_of_the_program(libc::ETXTBSY) && started.elapsed() < BUSY_TEXT => {
+                Err(error)
+                    if error.is_of_the_program(libc::ETXTBSY) && started.elapsed() < BUSY_TEXT_WAIT =>
+                {
                     std::thread::sleep(pause);
                     pause *= 2;
                 }

@@ -44,12 +44,12 @@ pub(super) struct SlotGuard<'a> {
 }
 
 /// Numbers below this are as good as a slot's.
-const LOW: RawFd = 64;
+const LOW_FD: RawFd = 64;
 /// How many spawns may use a slot at a time. One that finds none, because programs come from a disk
 /// that does not answer, does without.
-const SLOTS: usize = 4;
+const MAX_SLOTS: usize = 4;
 /// How many stacks are kept for the next children.
-const STACKS: usize = 4;
+const MAX_KEPT_STACKS: usize = 4;
 
 impl SpawnResources {
     pub(crate) fn new(descriptor_limit: Option<u64>) -> Self {
@@ -61,7 +61,7 @@ impl SpawnResources {
 
     /// A slot for `fds`, if it is worth one and there is one.
     pub(super) fn guard(&self, fds: [BorrowedFd<'_>; 3]) -> Option<SlotGuard<'_>> {
-        if fds.iter().all(|fd| fd.as_raw_fd() < LOW) {
+        if fds.iter().all(|fd| fd.as_raw_fd() < LOW_FD) {
             return None;
         }
         let mut slots = sys::lock(&self.slots);
@@ -93,7 +93,7 @@ impl SpawnResources {
         let mut stack = kept.unwrap_or_else(ChildStack::new);
         let result = spawn(&mut stack);
         let mut stacks = sys::lock(&self.stacks);
-        if stacks.len() < STACKS {
+        if stacks.len() < MAX_KEPT_STACKS {
             stacks.push(stack);
         }
         result
@@ -103,7 +103,7 @@ impl SpawnResources {
 impl Slots {
     fn make() -> io::Result<Slots> {
         let filler = sys::open_null()?;
-        let free: Vec<ReservedFds> = (0..SLOTS)
+        let free: Vec<ReservedFds> = (0..MAX_SLOTS)
             .map(|_| ReservedFds::reserve(&filler))
             .collect::<Result<_, _>>()?;
         Ok(Slots::Made {
