@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 use self::sweep::{Spared, UNKNOWN_CHILDREN, own_pid, sweep_until};
 use self::watch::{Client, Watch};
 use crate::process::tree;
-use crate::sys::{self, Interest, Pid, ProcStat, Snapshot, StringList};
+use crate::sys::{self, Pid, PollFd, ProcStat, Snapshot, StringList};
 
 /// The argument by which the guard tells the server who guards it: `--guarded-by=PID,FD`.
 pub const GUARDED_BY: &str = "--guarded-by=";
@@ -423,7 +423,7 @@ pub fn block_terminal_signals() {
 /// Whether a short write to stderr would not wait for whoever reads it.
 #[must_use]
 pub fn stderr_has_room() -> bool {
-    let mut interest = [Interest::write(libc::STDERR_FILENO)];
+    let mut interest = [PollFd::write(libc::STDERR_FILENO)];
     // Where this cannot be known, what went wrong is rather said.
     sys::poll(&mut interest, Some(Duration::ZERO)).is_err() || interest[0].writable()
 }

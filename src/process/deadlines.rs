@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::grace::Grace;
 use super::output::Output;
 use super::{CONNECTION_ENDS, DELIVER_AT_END_WAIT, Process};
-use crate::sys::{self, Interest};
+use crate::sys::{self, PollFd};
 
 /// How long what keeps an output open after the exit delays `process/exited`.
 pub(crate) const DRAIN_WAIT: Duration = Duration::from_millis(2_000);
@@ -103,7 +103,7 @@ impl Process {
 
     pub(super) fn has_exited(&self) -> bool {
         let Some(pidfd) = &self.pidfd else { return true };
-        let mut interest = [Interest::read(std::os::fd::AsRawFd::as_raw_fd(pidfd))];
+        let mut interest = [PollFd::read(std::os::fd::AsRawFd::as_raw_fd(pidfd))];
         sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].readable()
     }
 

@@ -11,7 +11,7 @@ use crossbeam_channel::Receiver;
 
 use super::output::Output;
 use super::{CONNECTION_ENDS, Command, DELIVER_AT_END_WAIT, Process, tree};
-use crate::sys::{self, Interest, Status};
+use crate::sys::{self, PollFd, Status};
 use crate::wire::protocol::{Collected, CollectedTail, Exited, Usage};
 use crate::wire::signal;
 
@@ -99,7 +99,7 @@ impl Process {
                 );
                 return unknown_end();
             }
-            let mut wake = [Interest::read(self.wake.raw())];
+            let mut wake = [PollFd::read(self.wake.raw())];
             if sys::poll(&mut wake, Some(pause)).is_ok() && wake[0].readable() {
                 self.wake.clear();
                 self.take_commands();

@@ -15,7 +15,7 @@ use crate::process::pty::Terminal;
 use crate::process::tree::SnapshotCache;
 use crate::process::{Context, Process};
 use crate::sys::inspect::{self as shown, Facts, Input, Wait};
-use crate::sys::{self, EventFd, Interest, Pid, ProcStat};
+use crate::sys::{self, EventFd, Pid, PollFd, ProcStat};
 use crate::wire::inspect::{Foreground, Inspection, ProcessState, TerminalState};
 use crate::wire::protocol::{Reply, RequestId, RpcError, code};
 
@@ -28,7 +28,7 @@ const MAX_COMMAND_BYTES: u64 = 1_024;
 /// How many threads are looked at. With more, it is not known that none of them waits for input.
 const MAX_THREADS: usize = 4_096;
 /// How many descriptors a look needs at a time.
-const STANDARD_DESCRIPTORS: usize = 3;
+const DESCRIPTORS_PER_LOOK: usize = 3;
 /// The stack of the thread that looks.
 const STACK_BYTES: usize = 128 * 1024;
 
@@ -290,7 +290,7 @@ impl Look {
         sys::start_thread("inspect", STACK_BYTES, move || {
             sys::block_signals_for_this_thread();
             let look = || look(&subject, scope, &context.snapshots, &end.0);
-            if sys::descriptors_are_left(STANDARD_DESCRIPTORS) {
+            if sys::descriptors_are_left(DESCRIPTORS_PER_LOOK) {
                 look();
             } else {
                 // Where there is no other thread either, nothing is known.
@@ -448,7 +448,7 @@ impl Process {
         {
             // Ended by the look, or by the clock.
             let left = deadline.saturating_duration_since(Instant::now());
-            let _ = sys::poll(&mut [Interest::read(self.wake.raw())], Some(left));
+            let _ = sys::poll(&mut [PollFd::read(self.wake.raw())], Some(left));
             self.wake.clear();
             self.tend_inspections(Instant::now());
             waited = true;

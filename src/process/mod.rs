@@ -56,7 +56,7 @@ use self::stdin::{AcceptedWrite, Stdin};
 use self::tree::{HeldProcess, SnapshotCache};
 use self::wait::{Wait, Waits};
 use crate::outbox::Outbox;
-use crate::sys::{self, Birth, EventFd, Interest, Pid};
+use crate::sys::{self, Birth, EventFd, Pid, PollFd};
 use crate::wire::protocol::{Exited, PtySize, Reply, RequestId, SpawnParams, SpawnReply, Stream};
 
 /// How long a client that does not read delays the end of a process once the connection is ending.
@@ -374,18 +374,18 @@ impl Process {
             let [first, second] = self.outputs.each_ref().map(|output| {
                 let output = output.as_ref().filter(|_| !self.holds_back);
                 let interest = output.and_then(|o| o.interest(&self.sink));
-                interest.map_or(Interest::NONE, Interest::read)
+                interest.map_or(PollFd::NONE, PollFd::read)
             });
             let graced = self.exited.and(self.grace.as_ref()).and_then(Grace::awaited);
             let mut interests = [
-                Interest::read(self.wake.raw()),
-                self.pidfd.as_ref().map_or(Interest::NONE, |fd| {
-                    Interest::read(std::os::fd::AsRawFd::as_raw_fd(fd))
+                PollFd::read(self.wake.raw()),
+                self.pidfd.as_ref().map_or(PollFd::NONE, |fd| {
+                    PollFd::read(std::os::fd::AsRawFd::as_raw_fd(fd))
                 }),
-                self.stdin.interest().map_or(Interest::NONE, Interest::write),
+                self.stdin.interest().map_or(PollFd::NONE, PollFd::write),
                 first,
                 second,
-                graced.map_or(Interest::NONE, Interest::read),
+                graced.map_or(PollFd::NONE, PollFd::read),
             ];
             let deadline = self.next_deadline(now);
             let timeout = deadline.map(|d| d.saturating_duration_since(Instant::now()));

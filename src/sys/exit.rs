@@ -219,7 +219,7 @@ pub(crate) fn stopped_or_continued(pid: Pid) -> Option<bool> {
 #[cfg(all(test, feature = "cli"))]
 mod tests {
     use super::*;
-    use crate::sys::{Interest, pidfd_open, poll};
+    use crate::sys::{PollFd, pidfd_open, poll};
     use std::os::fd::AsRawFd;
 
     /// Whoever reaps it could free its pid while the thread that owns it still signals that.
@@ -227,7 +227,7 @@ mod tests {
     fn nobody_reaps_the_child_of_another_thread() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pidfd = pidfd_open(child.id().cast_signed()).unwrap();
-        poll(&mut [Interest::read(pidfd.as_raw_fd())], None).unwrap();
+        poll(&mut [PollFd::read(pidfd.as_raw_fd())], None).unwrap();
         let (reaped, children) = std::thread::scope(|scope| {
             let stranger = scope.spawn(|| (reap_any(), has_children()));
             stranger.join().unwrap()

@@ -146,7 +146,7 @@ mod waiting {
     use super::super::{
         descriptors::{above_stdio, as_borrowed, read},
         error::may_be_refused,
-        poll::{Interest, poll},
+        poll::{PollFd, poll},
     };
     use super::*;
 
@@ -264,7 +264,7 @@ mod waiting {
         pub(crate) fn next(&mut self) -> io::Result<libc::c_int> {
             loop {
                 if let Some(fd) = &self.fd {
-                    poll(&mut [Interest::read(fd.as_raw_fd())], None)?;
+                    poll(&mut [PollFd::read(fd.as_raw_fd())], None)?;
                     match next_signal(fd) {
                         Some((signal, _)) => return Ok(signal),
                         None => continue,
