@@ -498,7 +498,7 @@ pub fn start_thread<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<Thread<T>> {
-    sys::start_thread(name, sys::STACK, body)
+    sys::start_thread(name, sys::THREAD_STACK_BYTES, body)
         .map(Thread)
         .map_err(|e| {
             io::Error::new(

@@ -157,7 +157,7 @@ impl Lines {
         posted.has_thread = true;
         drop(posted);
         let lines = Arc::clone(self);
-        let started = sys::start_thread("client-post", sys::STACK, move || {
+        let started = sys::start_thread("client-post", sys::THREAD_STACK_BYTES, move || {
             sys::block_signals_for_this_thread();
             lines.write_all_posted();
         });

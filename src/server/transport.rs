@@ -127,7 +127,7 @@ impl Transport {
 }
 
 fn thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-    sys::start_thread(name, sys::STACK, body)
+    sys::start_thread(name, sys::THREAD_STACK_BYTES, body)
         .map(drop)
         .map_err(|e| Error::thread(name, e))
 }

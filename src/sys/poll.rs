@@ -78,11 +78,11 @@ impl PollFd {
 }
 
 /// Waits until one of `descriptors` is ready, `timeout` has passed, or a signal came. Never fails with `EINTR`.
-pub(crate) fn poll(interests: &mut [PollFd], timeout: Option<Duration>) -> io::Result<()> {
-    match wait(interests, timeout) {
+pub(crate) fn poll(descriptors: &mut [PollFd], timeout: Option<Duration>) -> io::Result<()> {
+    match wait(descriptors, timeout) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::Interrupted => {
-            for interest in interests {
+            for interest in descriptors {
                 interest.0.revents = 0;
             }
             Ok(())
@@ -91,8 +91,8 @@ pub(crate) fn poll(interests: &mut [PollFd], timeout: Option<Duration>) -> io::R
     }
 }
 
-fn wait(interests: &mut [PollFd], timeout: Option<Duration>) -> io::Result<()> {
-    let (first, count) = (interests.as_mut_ptr().cast(), interests.len() as libc::nfds_t);
+fn wait(descriptors: &mut [PollFd], timeout: Option<Duration>) -> io::Result<()> {
+    let (first, count) = (descriptors.as_mut_ptr().cast(), descriptors.len() as libc::nfds_t);
     #[cfg(not(target_vendor = "apple"))]
     {
         let exact = timeout.map(|t| libc::timespec {
