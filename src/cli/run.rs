@@ -30,7 +30,7 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGPIPE};
 
 use crate::cli::quote::{escaped_json, escaped_line};
-use crate::cli::terminal::{self, Patient};
+use crate::cli::terminal::{self, RetryIo};
 use life::{Ending, Life, State, lock};
 
 /// Exit codes of our own, as `timeout`, `env` and shells have them.
@@ -176,7 +176,7 @@ pub fn run(run: &Run) -> i32 {
             match refused {
                 Some(refused) if run.json => {
                     let error = refused.to_json();
-                    let _ = writeln!(Patient(io::stdout()), "{{\"error\":{}}}", escaped_json(&error));
+                    let _ = writeln!(RetryIo(io::stdout()), "{{\"error\":{}}}", escaped_json(&error));
                 }
                 // The codes of JSON-RPC are for programs.
                 Some(refused) => life::say(&refused.message),
@@ -266,7 +266,7 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
         if timed_out {
             (exited.timed_out, exited.exit_code) = (true, TIMED_OUT);
         }
-        writeln!(Patient(io::stdout()), "{}", escaped_json(&exited.to_json()))
+        writeln!(RetryIo(io::stdout()), "{}", escaped_json(&exited.to_json()))
             .map_err(|e| format!("stdout: {e}"))?;
     }
     if let Some(error) = input_error {

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use super::life::{self, Ending};
 use super::{CANNOT_EXECUTE, FAILED, NOT_FOUND, Run};
-use crate::cli::terminal::Patient;
+use crate::cli::terminal::RetryIo;
 use crate::client::{self, Client, Event};
 
 /// Starts the program with its output thrown away, and says that it is about to. The connection has
@@ -56,6 +56,6 @@ pub(super) fn detach(
     } else {
         pid.to_string()
     };
-    writeln!(Patient(io::stdout()), "{line}").map_err(|e| format!("stdout: {e}"))?;
+    writeln!(RetryIo(io::stdout()), "{line}").map_err(|e| format!("stdout: {e}"))?;
     Ok(Ending::Code(0))
 }

@@ -15,7 +15,7 @@ use signal_hook::consts::SIGWINCH;
 use super::recording::{Recording, Shown};
 use super::{Run, life};
 use crate::cli::guard;
-use crate::cli::terminal::{self, Patient};
+use crate::cli::terminal::{self, RetryIo};
 use crate::client::{Event, Process, Stdin};
 
 /// How long a program may take to end once its output has lost its reader.
@@ -37,7 +37,7 @@ pub(super) fn feed(
             // Reading from the background fails then, and does not stop us.
             guard::block_terminal_signals();
         }
-        let mut input = Patient(io::stdin());
+        let mut input = RetryIo(io::stdin());
         let mut buffer = vec![0; 64 * 1024];
         loop {
             if is_terminal {
@@ -105,7 +105,7 @@ pub(super) fn print(
     process: &mut Process,
     mut recording: Option<&mut Recording>,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let mut stdout = Some(Patient(io::stdout()));
+    let mut stdout = Some(RetryIo(io::stdout()));
     let mut failure = None;
     let mut record = |stream, bytes: &[u8]| {
         if let Some(recording) = &mut recording {
@@ -135,7 +135,7 @@ pub(super) fn print(
             // Where stderr is not read, there is no place left to say so.
             Event::Stderr(bytes) => {
                 record(Shown::Stderr, &bytes);
-                drop(Patient(io::stderr()).write_all(&bytes));
+                drop(RetryIo(io::stderr()).write_all(&bytes));
             }
         }
     }
