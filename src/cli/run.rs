@@ -31,7 +31,7 @@ use signal_hook::consts::{SIGINT, SIGPIPE};
 
 use crate::cli::quote::{escaped_json, escaped_line};
 use crate::cli::terminal::{self, RetryIo};
-use life::{Ending, Life, State, lock};
+use life::{Ending, Phase, RunState, lock};
 
 /// Exit codes of our own, as `timeout`, `env` and shells have them.
 const TIMED_OUT: i32 = 124;
@@ -200,18 +200,18 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     let spawn = spawn(run, tty, has_input)?;
     let mut recording = streams::record(run, tty)?;
     // Before anything can change: no signal goes unheard from now on.
-    let life = life::heed_signals(tty, run.server.is_some())?;
-    life::watch_clock(run, &life)?;
+    let state = life::heed_signals(tty, run.server.is_some())?;
+    life::watch_clock(run, &state)?;
     if tty {
         terminal::watch_over();
     }
-    let client = connect(run, &life).map_err(|error| life::unless_interrupted(&life, error))?;
+    let client = connect(run, &state).map_err(|error| life::unless_interrupted(&state, error))?;
     if run.detach {
         return detach::detach(run, &client, spawn);
     }
     let started = client.spawn(spawn);
-    let mut process = started.map_err(|error| life::unless_interrupted(&life, error))?;
-    lock(&life).state = State::Running(life::pass_on(process.control())?);
+    let mut process = started.map_err(|error| life::unless_interrupted(&state, error))?;
+    lock(&state).phase = Phase::Running(life::pass_on(process.control())?);
     if tty {
         terminal::take(has_input).map_err(|e| format!("the terminal here: {e}"))?;
         // The terminal may have changed while the program was started.
@@ -237,8 +237,8 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
         }
     };
     let (timed_out, passed) = {
-        let life = lock(&life);
-        (life.timed_out || status.timed_out(), life.passed.clone())
+        let state = lock(&state);
+        (state.timed_out || status.timed_out(), state.passed.clone())
     };
     let input_error = input_error.lock().ok().and_then(|mut error| error.take());
     let signal = status.details().signal.as_deref().filter(|_| !timed_out);
@@ -253,7 +253,7 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
         }
         None => Ending::Code(status.details().exit_code),
     };
-    lock(&life).state = State::Over(ending);
+    lock(&state).phase = Phase::Over(ending);
     match ending == Ending::Code(status.details().exit_code) && !timed_out {
         true => terminal::release(),
         // It had no time to clean up.
@@ -292,7 +292,7 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     // What it has left running ends here; how the server ends makes no difference any more.
     let _ = client.close();
     // Its pid may be another process's from now on.
-    lock(&life).server = None;
+    lock(&state).server = None;
     Ok(ending)
 }
 
@@ -305,7 +305,7 @@ fn fill(stream: &mut Collected, (beginning, end): (Vec<u8>, Vec<u8>)) {
 }
 
 /// Starts the server, and waits until it answers.
-fn connect(run: &Run, life: &Mutex<Life>) -> Result<Client, Error> {
+fn connect(run: &Run, state: &Mutex<RunState>) -> Result<Client, Error> {
     // What is typed at our terminal is for the program, and not for its server.
     let command = run
         .server
@@ -318,17 +318,17 @@ fn connect(run: &Run, life: &Mutex<Life>) -> Result<Client, Error> {
     }
     let connecting = {
         // A signal meanwhile waits, so that it finds the server.
-        let mut life = lock(life);
+        let mut state = lock(state);
         // The clock that was started before covers the handshake.
         let connecting = Client::builder()
             .handshake_timeout(Duration::MAX)
             .server_name(run.server_name())
             .start(server(command.as_deref()))?;
-        life.server = connecting.server_pid();
+        state.server = connecting.server_pid();
         connecting
     };
     let client = connecting.finish()?;
-    lock(life).state = State::Starting;
+    lock(state).phase = Phase::Starting;
     Ok(client)
 }
 
