@@ -211,7 +211,7 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     }
     let started = client.spawn(spawn);
     let mut process = started.map_err(|error| life::unless_interrupted(&state, error))?;
-    lock(&state).phase = Phase::Running(life::pass_on(process.control())?);
+    lock(&state).phase = Phase::Running(life::forward_to(process.control())?);
     if tty {
         terminal::take(has_input).map_err(|e| format!("the terminal here: {e}"))?;
         // The terminal may have changed while the program was started.
@@ -236,9 +236,9 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
             (process.wait()?, None)
         }
     };
-    let (timed_out, passed) = {
+    let (timed_out, forwarded) = {
         let state = lock(&state);
-        (state.timed_out || status.timed_out(), state.passed.clone())
+        (state.timed_out || status.timed_out(), state.forwarded.clone())
     };
     let input_error = input_error.lock().ok().and_then(|mut error| error.take());
     let signal = status.details().signal.as_deref().filter(|_| !timed_out);
@@ -285,7 +285,8 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
             }
         }
     }
-    let known = number.is_some_and(|number| [SIGINT, SIGPIPE].contains(&number) || passed.contains(&number));
+    let known =
+        number.is_some_and(|number| [SIGINT, SIGPIPE].contains(&number) || forwarded.contains(&number));
     if run.stats || !run.json && (timed_out || signal.is_some() && !known) {
         life::say(&last_words(run, &status, timed_out));
     }

@@ -98,7 +98,7 @@ pub enum Phase {
     /// It has, and there is no program yet. A signal does the same.
     Starting,
     /// It is for the program.
-    Running(SyncSender<Pass>),
+    Running(SyncSender<Forward>),
     /// The program has ended so. A signal ends the wait for its server.
     Over(Ending),
 }
@@ -111,14 +111,14 @@ pub struct RunState {
     /// The program's time is up.
     pub timed_out: bool,
     /// Signals that were passed on.
-    pub passed: Vec<i32>,
+    pub forwarded: Vec<i32>,
     /// A signal has come that ends this process as long as there is no program. Set by the handler,
     /// when the thread that heeds the signal may not have heard it yet.
     interrupted: Arc<AtomicBool>,
 }
 
 /// Something to pass on to the program.
-pub enum Pass {
+pub enum Forward {
     Signal(i32),
     /// To stop, and to say when it has been told.
     Stop(SyncSender<()>),
@@ -128,7 +128,7 @@ pub enum Pass {
 }
 
 /// What may wait to be passed on, where the way to the server is blocked. More than that is lost.
-const MAX_PASSED: usize = 64;
+const MAX_FORWARDED: usize = 64;
 /// How long a stop of this process waits for the program to be told.
 const STOP_WAIT: Duration = Duration::from_millis(500);
 /// How long the server may take to tell of an end that it was asked for.
@@ -170,7 +170,7 @@ pub fn heed_signals(tty: bool, is_command: bool) -> io::Result<Arc<Mutex<RunStat
         is_command,
         phase: Phase::Connecting,
         timed_out: false,
-        passed: Vec::new(),
+        forwarded: Vec::new(),
         interrupted,
     }));
     let its_state = Arc::clone(&state);
@@ -200,33 +200,33 @@ pub fn unless_interrupted(state: &Mutex<RunState>, error: Error) -> Error {
 
 fn heed(signal: i32, state: &mut RunState) {
     match (signal, &state.phase) {
-        (SIGWINCH, Phase::Running(program)) => drop(program.try_send(Pass::Size)),
+        (SIGWINCH, Phase::Running(program)) => drop(program.try_send(Forward::Size)),
         (SIGCONT, Phase::Running(program)) => {
             // A shell has had the terminal meanwhile, and the program may have been stopped, too.
             terminal::enter();
-            let _ = program.try_send(Pass::Signal(SIGCONT));
-            let _ = program.try_send(Pass::Size);
+            let _ = program.try_send(Forward::Signal(SIGCONT));
+            let _ = program.try_send(Forward::Size);
         }
         (SIGWINCH | SIGCONT, _) => {}
         (SIGTSTP, Phase::Running(program)) => {
             let (told, telling) = sync_channel(1);
-            if program.try_send(Pass::Stop(told)).is_ok() {
+            if program.try_send(Forward::Stop(told)).is_ok() {
                 let _ = telling.recv_timeout(STOP_WAIT);
             }
             terminal::restored_while(stop);
-            let _ = program.try_send(Pass::Signal(SIGCONT));
+            let _ = program.try_send(Forward::Signal(SIGCONT));
             // Another has had the screen.
-            let _ = program.try_send(Pass::Signal(SIGWINCH));
+            let _ = program.try_send(Forward::Signal(SIGWINCH));
         }
         (SIGTSTP, _) => stop(),
         // Asked twice: the server ends the program when we are gone.
-        (SIGTERM | SIGHUP, Phase::Running(_)) if state.passed.contains(&signal) => {
+        (SIGTERM | SIGHUP, Phase::Running(_)) if state.forwarded.contains(&signal) => {
             leave(Ending::Signal(signal));
         }
         (_, Phase::Running(program)) => {
-            let _ = program.try_send(Pass::Signal(signal));
-            if !state.passed.contains(&signal) {
-                state.passed.push(signal);
+            let _ = program.try_send(Forward::Signal(signal));
+            if !state.forwarded.contains(&signal) {
+                state.forwarded.push(signal);
             }
         }
         (_, Phase::Connecting | Phase::Starting) => {
@@ -282,22 +282,22 @@ fn leave(ending: Ending) {
 }
 
 /// Starts the thread that passes on what the program is to hear, and may wait for the server.
-pub fn pass_on(control: Control) -> io::Result<SyncSender<Pass>> {
-    let (sender, receiver) = sync_channel(MAX_PASSED);
+pub fn forward_to(control: Control) -> io::Result<SyncSender<Forward>> {
+    let (sender, receiver) = sync_channel(MAX_FORWARDED);
     guard::start_thread("pass-on", move || {
-        for pass in receiver {
-            match pass {
-                Pass::Signal(signal) => control.post_signal(signal, None),
-                Pass::Stop(told) => {
+        for forward in receiver {
+            match forward {
+                Forward::Signal(signal) => control.post_signal(signal, None),
+                Forward::Stop(told) => {
                     control.post_signal("STOP", None);
                     let _ = told.try_send(());
                 }
-                Pass::Terminate(grace) => {
+                Forward::Terminate(grace) => {
                     control.post_signal("TERM", Some(grace));
                     // One that is stopped hears nothing before it goes on.
                     control.post_signal("CONT", None);
                 }
-                Pass::Size => resize(&control),
+                Forward::Size => resize(&control),
             }
         }
     })?;
@@ -375,7 +375,7 @@ pub fn watch_clock(run: &Run, state: &Arc<Mutex<RunState>>) -> io::Result<()> {
                     TIMED_OUT,
                 ),
                 Phase::Running(program) => {
-                    let _ = program.try_send(Pass::Terminate(grace));
+                    let _ = program.try_send(Forward::Terminate(grace));
                     state.timed_out = true;
                 }
                 Phase::Over(_) => {}
