@@ -200,7 +200,7 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     let spawn = spawn(run, tty, has_input)?;
     let mut recording = streams::record(run, tty)?;
     // Before anything can change: no signal goes unheard from now on.
-    let state = life::heed_signals(tty, run.server.is_some())?;
+    let state = life::watch_signals(tty, run.server.is_some())?;
     life::watch_clock(run, &state)?;
     if tty {
         terminal::watch_over();

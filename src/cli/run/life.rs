@@ -113,7 +113,7 @@ pub struct RunState {
     /// Signals that were passed on.
     pub forwarded: Vec<i32>,
     /// A signal has come that ends this process as long as there is no program. Set by the handler,
-    /// when the thread that heeds the signal may not have heard it yet.
+    /// when the thread that waits for signals may not have got it yet.
     interrupted: Arc<AtomicBool>,
 }
 
@@ -145,7 +145,7 @@ pub fn lock(state: &Mutex<RunState>) -> MutexGuard<'_, RunState> {
 
 // ---- signals ----
 
-fn heeded(tty: bool) -> Vec<i32> {
+fn watched_signals(tty: bool) -> Vec<i32> {
     let mut signals = vec![SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP];
     // Under nohup, or in the background of a script, they are ignored on purpose.
     signals.retain(|signal| !guard::is_ignored(*signal));
@@ -156,13 +156,13 @@ fn heeded(tty: bool) -> Vec<i32> {
     signals
 }
 
-/// Starts the thread that hears signals. It never waits for the server, so that it hears the second.
-pub fn heed_signals(tty: bool, is_command: bool) -> io::Result<Arc<Mutex<RunState>>> {
-    let heeded = heeded(tty);
-    let mut signals = Signals::new(&heeded)?;
+/// Starts the thread that waits for signals. It never waits for the server, so that it hears the second.
+pub fn watch_signals(tty: bool, is_command: bool) -> io::Result<Arc<Mutex<RunState>>> {
+    let watched_signals = watched_signals(tty);
+    let mut signals = Signals::new(&watched_signals)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     // Behind that, so that none is noted here alone.
-    for signal in heeded.into_iter().filter(|signal| ends_a_start(*signal)) {
+    for signal in watched_signals.into_iter().filter(|signal| ends_a_start(*signal)) {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
     let state = Arc::new(Mutex::new(RunState {
@@ -176,7 +176,7 @@ pub fn heed_signals(tty: bool, is_command: bool) -> io::Result<Arc<Mutex<RunStat
     let its_state = Arc::clone(&state);
     guard::start_thread("signals", move || {
         for signal in signals.forever() {
-            heed(signal, &mut lock(&its_state));
+            on_signal(signal, &mut lock(&its_state));
         }
     })?;
     Ok(state)
@@ -198,7 +198,7 @@ pub fn unless_interrupted(state: &Mutex<RunState>, error: Error) -> Error {
     error
 }
 
-fn heed(signal: i32, state: &mut RunState) {
+fn on_signal(signal: i32, state: &mut RunState) {
     match (signal, &state.phase) {
         (SIGWINCH, Phase::Running(program)) => drop(program.try_send(Forward::Size)),
         (SIGCONT, Phase::Running(program)) => {
