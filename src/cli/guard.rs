@@ -41,7 +41,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use self::sweep::{Spared, UNKNOWN_CHILDREN, own_pid, sweep_until};
+use self::sweep::{Detached, UNKNOWN_CHILDREN, own_pid, sweep_until};
 use self::watch::{Client, Watch};
 use crate::process::tree;
 use crate::sys::{self, Pid, PollFd, ProcStat, Snapshot, StringList};
@@ -68,7 +68,7 @@ const GUARD_END: Duration = Duration::from_millis(3_500);
 static GUARD: OnceLock<u32> = OnceLock::new();
 
 /// What this server has spawned with `detach`, and what was there before it.
-static DETACHED: Mutex<Spared> = Mutex::new(BTreeMap::new());
+static DETACHED: Mutex<Detached> = Mutex::new(BTreeMap::new());
 
 /// What the guard is told of a detached process, in one write: pid and start time.
 const DETACHED_BYTES: usize = size_of::<Pid>() + size_of::<u64>();
@@ -128,7 +128,7 @@ pub fn run(drain: bool) -> io::Result<i32> {
     // From here on the guard sleeps; it needs a tenth of the code that started it.
     forget_code_pages();
 
-    let mut detached = Spared::new();
+    let mut detached = Detached::new();
     let watch = Watch::new(server, own_group, SERVER_END, Some(client));
     let ended = watch.until_end(&signals, Some((&reader, &mut detached)));
     read_detached(&reader, &mut detached);
@@ -257,7 +257,7 @@ pub fn blindness() -> Option<String> {
     sys::blindness()
 }
 
-fn read_detached(reader: &OwnedFd, detached: &mut Spared) {
+fn read_detached(reader: &OwnedFd, detached: &mut Detached) {
     let mut bytes = [0; DETACHED_BYTES];
     // Written as many bytes at a time, so they are read so, too.
     while let Ok(DETACHED_BYTES) = sys::read(reader.as_fd(), &mut bytes) {

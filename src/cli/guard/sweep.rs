@@ -16,7 +16,7 @@ const DEATH_WAIT: Duration = Duration::from_millis(400);
 
 /// Who is not to be swept: pids, and when what they mean was started, or 0 where that is not known. The
 /// latest of a pid counts.
-pub(super) type Spared = BTreeMap<Pid, u64>;
+pub(super) type Detached = BTreeMap<Pid, u64>;
 
 /// There are children of earlier, and nothing tells who they are: no child may be ended for being one.
 pub(super) static UNKNOWN_CHILDREN: AtomicBool = AtomicBool::new(false);
@@ -64,7 +64,7 @@ impl Target {
 
 /// Kills what is below this process until nothing is left, the rest cannot be killed, or it is
 /// `deadline`; what is left then. In the `last` sweep each round deals with all it has found, late or not.
-pub(super) fn sweep_until(deadline: Instant, spared: &Spared, last: bool) -> Vec<ProcStat> {
+pub(super) fn sweep_until(deadline: Instant, spared: &Detached, last: bool) -> Vec<ProcStat> {
     let mut scan = Scan::default();
     let mut before: Option<HashSet<ProcStat>> = None;
     loop {
@@ -137,7 +137,7 @@ pub(super) fn sweep_until(deadline: Instant, spared: &Spared, last: bool) -> Vec
 /// Who of `found` is there now, other than what only waits to be reaped by its parent.
 fn still_there(
     found: HashSet<ProcStat>,
-    spared: &Spared,
+    spared: &Detached,
     scan: &mut Scan,
     deadline: Instant,
 ) -> Vec<ProcStat> {
@@ -168,7 +168,7 @@ impl Scan {
 
     /// Those that were found before, and those in the next slice in which there are some that are not
     /// `spared`.
-    fn children(&mut self, spared: &Spared, deadline: Instant) -> Vec<ProcStat> {
+    fn children(&mut self, spared: &Detached, deadline: Instant) -> Vec<ProcStat> {
         let own = own_pid();
         self.tried.retain(|&pid| sys::is_child(pid));
         let mut numbers = (own + 1..=Scan::LAST).chain(1..own).peekable();
@@ -201,7 +201,7 @@ struct Below {
 }
 
 impl Below {
-    fn look(spared: &Spared, scan: &mut Scan, deadline: Instant) -> Below {
+    fn look(spared: &Detached, scan: &mut Scan, deadline: Instant) -> Below {
         let own = own_pid();
         let mut snapshot = Snapshot::take().unwrap_or_default();
         let parents = snapshot.below([own]).iter().map(|p| p.pid).chain([own]).collect();
@@ -218,7 +218,7 @@ impl Below {
         below
     }
 
-    fn new(snapshot: &Snapshot, own: Pid, spared: &Spared) -> Below {
+    fn new(snapshot: &Snapshot, own: Pid, spared: &Detached) -> Below {
         let all = snapshot.below([own]);
         let is_other = |p: &&ProcStat| {
             let known = spared.get(&p.pid).filter(|&&started| started != 0);
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_pid_that_means_another_spares_nobody() {
-        let spared = Spared::from([(20, 5), (30, 5), (40, 5)]);
+        let spared = Detached::from([(20, 5), (30, 5), (40, 5)]);
         let snapshot = Snapshot::of(vec![
             stat(10, 1, 10, 1),
             // Detached, with a child that has left it, and one whose parent is gone.
@@ -296,7 +296,7 @@ mod tests {
             started: None,
             ..process
         };
-        let spared = Spared::from([(20, 5), (30, 0)]);
+        let spared = Detached::from([(20, 5), (30, 0)]);
         let snapshot = Snapshot::of(vec![
             stat(10, 1, 10, 1),
             hidden(stat(20, 10, 20, 5)),
@@ -316,7 +316,7 @@ mod tests {
             ..process
         };
         let snapshot = Snapshot::of(vec![dead(stat(20, 10, 20, 5)), stat(21, 20, 21, 6)]);
-        let below = Below::new(&snapshot, 10, &Spared::new());
+        let below = Below::new(&snapshot, 10, &Detached::new());
         assert_eq!(below.groups, HashSet::from([21]));
     }
 }

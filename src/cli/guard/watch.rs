@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
-use super::sweep::Spared;
+use super::sweep::Detached;
 use super::{LAST_SWEEP, read_detached};
 use crate::sys::{self, Pid, PollFd};
 
@@ -120,7 +120,7 @@ impl Watch {
     pub(super) fn until_end(
         mut self,
         signals: &OwnedFd,
-        mut detached: Option<(&OwnedFd, &mut Spared)>,
+        mut detached: Option<(&OwnedFd, &mut Detached)>,
     ) -> Ended {
         let status = loop {
             let pipe = detached
