@@ -74,7 +74,7 @@ pub(super) fn sweep_until(deadline: Instant, spared: &Detached, last: bool) -> V
         // Freeze until nobody new turns up, so that nobody can start another behind our back.
         loop {
             // Where descriptors are used up, the children that are left make the sweep go on.
-            let below = Below::look(spared, &mut scan, deadline);
+            let below = SweepTargets::look(spared, &mut scan, deadline);
             let known = targets.len();
             for group in below.groups {
                 // One that forks and exits all the time is gone before it can be held, but its child
@@ -142,7 +142,7 @@ fn still_there(
     deadline: Instant,
 ) -> Vec<ProcStat> {
     let own = own_pid();
-    let now = Below::look(spared, scan, deadline).processes;
+    let now = SweepTargets::look(spared, scan, deadline).processes;
     let is_left = |stat: &ProcStat| {
         let was_there = |before: &ProcStat| (before.pid, before.started) == (stat.pid, stat.started);
         found.iter().any(was_there) && (!stat.dead || stat.parent == own)
@@ -191,7 +191,7 @@ impl Scan {
 }
 
 /// Who is to be swept.
-struct Below {
+struct SweepTargets {
     /// The dead included.
     processes: Vec<ProcStat>,
     /// Groups that have nobody in them who is spared.
@@ -200,25 +200,25 @@ struct Below {
     scanned: bool,
 }
 
-impl Below {
-    fn look(spared: &Detached, scan: &mut Scan, deadline: Instant) -> Below {
+impl SweepTargets {
+    fn look(spared: &Detached, scan: &mut Scan, deadline: Instant) -> SweepTargets {
         let own = own_pid();
         let mut snapshot = Snapshot::take().unwrap_or_default();
         let parents = snapshot.below([own]).iter().map(|p| p.pid).chain([own]).collect();
         snapshot.add(snapshot.unlisted(parents).unwrap_or_default());
-        let below = Below::new(&snapshot, own, spared);
+        let below = SweepTargets::new(&snapshot, own, spared);
         let unseen = || sys::has_children() && !sys::shows_own_children();
         if below.processes.is_empty() && !UNKNOWN_CHILDREN.load(Relaxed) && unseen() {
             snapshot.add(scan.children(spared, deadline));
-            return Below {
+            return SweepTargets {
                 scanned: true,
-                ..Below::new(&snapshot, own, spared)
+                ..SweepTargets::new(&snapshot, own, spared)
             };
         }
         below
     }
 
-    fn new(snapshot: &Snapshot, own: Pid, spared: &Detached) -> Below {
+    fn new(snapshot: &Snapshot, own: Pid, spared: &Detached) -> SweepTargets {
         let all = snapshot.below([own]);
         let is_other = |p: &&ProcStat| {
             let known = spared.get(&p.pid).filter(|&&started| started != 0);
@@ -245,7 +245,7 @@ impl Below {
         for process in kept {
             groups.remove(&process.group);
         }
-        Below {
+        SweepTargets {
             processes,
             groups,
             scanned: false,
@@ -284,7 +284,7 @@ mod tests {
             // Left by a detached one that is gone.
             stat(41, 10, 40, 6),
         ]);
-        let below = Below::new(&snapshot, 10, &spared);
+        let below = SweepTargets::new(&snapshot, 10, &spared);
         let swept: Vec<Pid> = below.processes.iter().map(|p| p.pid).collect();
         assert_eq!(swept, [30, 31]);
         assert_eq!(below.groups, HashSet::from([30]));
@@ -304,7 +304,7 @@ mod tests {
             stat(30, 10, 30, 7),
             hidden(stat(40, 10, 40, 8)),
         ]);
-        let below = Below::new(&snapshot, 10, &spared);
+        let below = SweepTargets::new(&snapshot, 10, &spared);
         let swept: Vec<Pid> = below.processes.iter().map(|p| p.pid).collect();
         assert_eq!(swept, [40]);
     }
@@ -316,7 +316,7 @@ mod tests {
             ..process
         };
         let snapshot = Snapshot::of(vec![dead(stat(20, 10, 20, 5)), stat(21, 20, 21, 6)]);
-        let below = Below::new(&snapshot, 10, &Detached::new());
+        let below = SweepTargets::new(&snapshot, 10, &Detached::new());
         assert_eq!(below.groups, HashSet::from([21]));
     }
 }
