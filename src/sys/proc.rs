@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_in_the_picture_below_its_parent() {
+    fn this_process_is_in_the_snapshot_below_its_parent() {
         let own = Pid::try_from(std::process::id()).unwrap();
         let seen = look_at(own).unwrap().expect("we are alive");
         let snapshot = Snapshot::take().unwrap();
