@@ -300,7 +300,7 @@ impl Guarded {
             return Err(io::Error::other(text));
         }
         let _ = GUARD.set(guard);
-        // SAFETY: the guard has opened it for us and told us its number; nobody else here knows it.
+        // SAFETY: the guard has opened it for us and told us its number; no other code here knows it.
         let detached = unsafe { OwnedFd::from_raw_fd(fd) };
         sys::set_close_on_exec(&detached)?;
         // A guard that does not read must not stop us.
@@ -420,7 +420,7 @@ pub fn block_terminal_signals() {
     let _ = sys::block_signals(&[libc::SIGTTIN, libc::SIGTTOU]);
 }
 
-/// Whether a short write to stderr would not wait for whoever reads it.
+/// Whether a short write to stderr would not wait for its reader.
 #[must_use]
 pub fn stderr_has_room() -> bool {
     let mut interest = [PollFd::write(libc::STDERR_FILENO)];

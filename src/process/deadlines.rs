@@ -107,7 +107,7 @@ impl Process {
         sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].readable()
     }
 
-    /// How long an output that somebody keeps open delays the end.
+    /// How long an output that is kept open delays the end.
     fn drain(&self) -> Duration {
         match self.ending {
             Some(_) => DRAIN_AT_END_WAIT,

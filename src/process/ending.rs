@@ -39,7 +39,7 @@ impl Process {
         if !self.detach {
             let _ = sys::kill_group(self.pid, libc::SIGKILL);
         }
-        // Until here the pid was a zombie's at least, so that it could mean nobody else.
+        // Until here the child was a zombie at least, so its pid could not be recycled.
         let (status, usage) = self.reap();
         self.refuse_inspections();
         if !self.detach {

@@ -217,7 +217,7 @@ pub(crate) fn run(request: SpawnRequest) {
     // The answer goes out before the first delta, and by this thread, so that it does.
     let reply = Ok(Reply::Spawn(SpawnReply { pid }));
     if request.reused {
-        // Nobody shall take the last process's output and exit for this one's.
+        // Otherwise a client takes the last process's output and exit for this one's.
         request.outbox.answer_behind_output(request.id.clone(), reply);
     } else {
         request.outbox.answer(Some(request.id.clone()), reply);

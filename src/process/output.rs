@@ -98,7 +98,7 @@ struct AfterExit {
     settled: bool,
 }
 
-/// What reading once came to.
+/// The outcome of one read.
 enum Filled {
     /// There may be more.
     Some,

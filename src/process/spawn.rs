@@ -163,7 +163,7 @@ fn explained(params: &SpawnParams, failure: &Failure) -> RpcError {
     }
 }
 
-/// Starts the program. Params were validated; what fails here is for the machine to refuse. What waits for
+/// Starts the program. Params were validated; what fails here, the machine refuses. What waits for
 /// another process is given up at the deadline.
 pub(crate) fn spawn(
     params: &SpawnParams,

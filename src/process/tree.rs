@@ -38,8 +38,8 @@ const TREE_STACK_BYTES: usize = 128 * 1024;
 /// Set once the whole process is swept, which finds all that a kill of one tree would.
 static SWEPT: AtomicBool = AtomicBool::new(false);
 
-/// From now on [`kill`] ends groups only, and nobody waits for a death: for whoever sweeps, so that a
-/// thousand threads that have not come to an end in time do not keep the processors from it.
+/// From now on [`kill`] ends groups only, and does not wait for a death: for a sweep, so that a
+/// thousand threads that have not ended in time do not keep the processors from it.
 #[cfg(feature = "cli")]
 pub(crate) fn stop_looking() {
     SWEPT.store(true, Relaxed);
@@ -60,7 +60,7 @@ pub(crate) struct SnapshotCache {
 
 #[derive(Default)]
 struct CacheState {
-    /// Somebody takes a snapshot now.
+    /// A thread is taking a snapshot.
     taking: bool,
     last: Option<(Instant, Arc<Snapshot>)>,
 }
@@ -112,7 +112,7 @@ fn on_own_table<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Res
         .inspect_err(|e| log::warn!("what has left its process group is not found: {e}"))
 }
 
-/// A process that is held by a pidfd, so that its pid cannot come to mean another. Where the system has
+/// A process that is held by a pidfd, so that a signal never hits a recycled pid. Where the system has
 /// no pidfds, or does not allow them, it is looked at again before each signal.
 pub(crate) struct HeldProcess {
     stat: ProcStat,
@@ -185,7 +185,7 @@ impl HeldProcess {
             let _ = sys::readable_by(pidfd, deadline);
             return;
         }
-        // Nothing tells; but the kernel takes no longer than this, as a rule.
+        // The end is not signalled; usually the kernel takes no longer than this.
         while self.is_alive() && Instant::now() < deadline {
             let _ = sys::poll(&mut [], Some(RETRY_WAIT));
         }
@@ -296,7 +296,7 @@ pub(crate) fn wait_for_death(killed: &[HeldProcess], deadline: Instant) {
     }
 }
 
-/// Waits until nobody is left alive in the group `pgid`, whose leader has been reaped and whose
+/// Waits until no process is left alive in the group `pgid`, whose leader has been reaped and whose
 /// members have been sent SIGKILL. Gives up after a while.
 pub(crate) fn wait_for_group(pgid: Pid, snapshots: &SnapshotCache) {
     let deadline = Instant::now() + KILL_WAIT;
@@ -305,7 +305,7 @@ pub(crate) fn wait_for_group(pgid: Pid, snapshots: &SnapshotCache) {
         let held = snapshot.group(pgid).map(HeldProcess::take);
         let held: Vec<HeldProcess> = held.filter_map(Result::transpose).collect::<io::Result<_>>()?;
         wait_for_death(&held, deadline);
-        // If nobody: zombies that their parent has not reaped; they are dead.
+        // If none is: zombies that their parent has not reaped; they are dead.
         Ok(!held.is_empty())
     };
     while sys::kill_group(pgid, 0).is_ok() && Instant::now() < deadline && !is_swept() {

@@ -109,7 +109,7 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
     let patient = dispatcher.config.drain && end == End::InputEnded;
     let notices = dispatcher.notices.clone();
     let transport = dispatcher.transport.take();
-    // The last sender of the outbox: the writer comes to its end behind what is queued.
+    // The last sender of the outbox: the writer ends when it has written what is queued.
     drop(dispatcher);
     if let Some(transport) = transport {
         if patient && transport.wait_for_reader(&notices) {

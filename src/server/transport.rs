@@ -88,7 +88,7 @@ impl Transport {
     }
 
     /// Waits for what is queued to be written, however long the client takes to read it, as any program
-    /// waits for the reader of its pipe. Where the client goes away, the writer comes to its end as well.
+    /// waits for the reader of its pipe. Where the client goes away, the writer ends as well.
     /// Whether the wait was ended by [`Stopper::stop`](crate::Stopper::stop).
     pub(crate) fn wait_for_reader(&self, notices: &Receiver<Notice>) -> bool {
         loop {

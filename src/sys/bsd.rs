@@ -21,7 +21,7 @@ use super::macos::{list, look};
 use super::snapshot::{ProcStat, Snapshot};
 use super::spawn::SpawnError;
 
-/// What becomes readable once the child `pid` has ended, and stays so. Nobody may reap it before.
+/// What becomes readable once the child `pid` has ended, and stays so. It must not be reaped before.
 pub(super) fn end_of_child(pid: Pid) -> io::Result<OwnedFd> {
     let watch = ExitWatch::prepare().map_err(|SpawnError { error, .. }| error)?;
     watch.watch(pid)
@@ -38,7 +38,7 @@ impl ExitWatch {
     fn new() -> io::Result<ExitWatch> {
         // SAFETY: a plain call; the result is checked before it is taken.
         let queue = check(unsafe { libc::kqueue() })?;
-        // SAFETY: kqueue returned a new descriptor that belongs to nobody else.
+        // SAFETY: kqueue returned a new descriptor that nothing else owns.
         let queue = above_stdio(unsafe { OwnedFd::from_raw_fd(queue) })?;
         // A fork does not inherit it, but an exec keeps it.
         set_close_on_exec(&queue)?;

@@ -182,7 +182,7 @@ pub(crate) fn hand_over_typed(master: BorrowedFd<'_>) {
     // SAFETY: no memory is involved.
     let peer = check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) });
     let Ok(peer) = peer else { return };
-    // SAFETY: the call returned a new descriptor that belongs to nobody else.
+    // SAFETY: the call returned a new descriptor that nothing else owns.
     let peer = unsafe { OwnedFd::from_raw_fd(peer) };
     let _ = poll(&mut [PollFd::read(peer.as_raw_fd())], Some(Duration::ZERO));
 }
@@ -275,7 +275,7 @@ pub(crate) fn waits_are_shown() -> bool {
     if read("/proc/thread-self/syscall").is_err() {
         return false;
     }
-    // 0 and 1 allow what is asked of a descendant, 2 only the privileged, 3 nobody.
+    // 0 and 1 allow what is asked of a descendant, 2 only the privileged, 3 no process.
     match read("/proc/sys/kernel/yama/ptrace_scope") {
         Ok(scope) => match scope.trim_ascii() {
             b"0" | b"1" => true,

@@ -96,7 +96,7 @@ fn wait(descriptors: &mut [PollFd], timeout: Option<Duration>) -> io::Result<()>
     #[cfg(not(target_vendor = "apple"))]
     {
         let exact = timeout.map(|t| libc::timespec {
-            // Nobody waits for decades, and the type has 32 bits here and there.
+            // No wait takes decades, and the type has 32 bits on some systems.
             tv_sec: t.as_secs().min(i32::MAX.unsigned_abs().into()) as _,
             tv_nsec: t.subsec_nanos() as _,
         });

@@ -139,7 +139,7 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// Only where descriptors are used up: then nobody knows who is there.
+    /// Only where descriptors are used up: then it is not known which processes there are.
     pub(crate) fn take() -> io::Result<Self> {
         let view = View::look()?;
         if view == View::Unusable {

@@ -212,7 +212,7 @@ mod waiting {
     fn signal_fd_of(set: &libc::sigset_t) -> io::Result<OwnedFd> {
         // SAFETY: an initialised set; the result is checked before it is taken.
         let fd = check(unsafe { libc::signalfd(-1, set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
-        // SAFETY: signalfd returned a new descriptor that belongs to nobody else.
+        // SAFETY: signalfd returned a new descriptor that nothing else owns.
         above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 

@@ -85,7 +85,7 @@ impl ReservedFds {
     #[cfg(not(target_vendor = "apple"))]
     pub(crate) fn fill(&self, fds: [BorrowedFd<'_>; 3]) -> io::Result<()> {
         for (fd, slot) in fds.into_iter().zip(&self.0) {
-            // SAFETY: the number is open and ours, so nothing that anybody else relies on is closed.
+            // SAFETY: the number is open and ours, so nothing that other code relies on is closed.
             check(unsafe { libc::dup3(fd.as_raw_fd(), slot.as_raw_fd(), libc::O_CLOEXEC) })?;
         }
         Ok(())

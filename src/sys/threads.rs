@@ -105,7 +105,7 @@ unsafe fn start_borrowing_thread<'a, T: Send + 'a>(
         error
     };
     if error != 0 {
-        // SAFETY: from `into_raw` above, and nobody has taken it.
+        // SAFETY: from `into_raw` above, and it has not been taken.
         drop(unsafe { Box::from_raw(body) });
         return Err(io::Error::from_raw_os_error(error));
     }

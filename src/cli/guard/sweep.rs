@@ -71,7 +71,7 @@ pub(super) fn sweep_until(deadline: Instant, spared: &Detached, last: bool) -> V
         let mut found = HashSet::new();
         let mut frozen_groups = HashSet::new();
         let mut targets: Vec<Target> = Vec::new();
-        // Freeze until nobody new turns up, so that nobody can start another behind our back.
+        // Freeze until nothing new turns up, so that none of them can start another meanwhile.
         loop {
             // Where descriptors are used up, the children that are left make the sweep go on.
             let below = SweepTargets::look(spared, &mut scan, deadline);
@@ -114,7 +114,7 @@ pub(super) fn sweep_until(deadline: Instant, spared: &Detached, last: bool) -> V
         drop(targets);
         while sys::reap_any().is_some() {}
         let alive = found.iter().any(|stat| !stat.dead);
-        // A snapshot may miss somebody; that there are no children is certain. Those that are spared
+        // A snapshot may miss a process; that there are no children is certain. Those that are spared
         // are children, too, and leave only the snapshot.
         let may_have_more = spared.is_empty() && sys::has_children();
         if !alive && !may_have_more {
@@ -194,7 +194,7 @@ impl Scan {
 struct SweepTargets {
     /// The dead included.
     processes: Vec<ProcStat>,
-    /// Groups that have nobody in them who is spared.
+    /// Groups without a process that is spared.
     groups: HashSet<Pid>,
     /// Found by asking number by number, for which a second look takes too long.
     scanned: bool,
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pid_that_means_another_spares_nobody() {
+    fn a_recycled_pid_spares_no_process() {
         let spared = Detached::from([(20, 5), (30, 5), (40, 5)]);
         let snapshot = Snapshot::of(vec![
             stat(10, 1, 10, 1),

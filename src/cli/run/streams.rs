@@ -48,7 +48,7 @@ pub(super) fn feed(
                 Ok(n) => {
                     let stops = terminal::typed(&buffer[..n]) && pid.is_some_and(terminal::stops_at_key);
                     if stdin.write_all(&buffer[..n]).is_err() {
-                        // It wants no more.
+                        // It reads no more.
                         break;
                     }
                     if stops {

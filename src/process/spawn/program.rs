@@ -25,7 +25,7 @@ const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 const SHELL: &CStr = c"/bin/sh";
 /// How much of a file decides whether the shell is given it.
 const TEXT_SAMPLE_BYTES: u64 = 256;
-/// How long a program that somebody still has open for writing is waited for.
+/// How long a spawn waits for a program file that is still open for writing.
 const BUSY_TEXT_WAIT: Duration = Duration::from_millis(500);
 
 /// A program with everything `execve` wants.
@@ -165,15 +165,15 @@ impl<'a> Program<'a> {
             };
             match spawn(path, argv) {
                 Err(error) if error.is_of_the_program(libc::ENOEXEC) && is_script(self.directory, path) => {
-                    // A path such as `-e/script` is no option.
+                    // A path such as `-e/script` is not an option.
                     let end_of_options = path.as_bytes().starts_with(b"-").then_some(c"--".to_owned());
                     let shell = SHELL.to_owned();
                     let arguments = [&shell].into_iter().chain(&end_of_options).chain([path]);
                     let argv = StringList::new(arguments.chain(self.argv.iter().skip(1)));
                     return spawn(&shell, &argv);
                 }
-                // Somebody has the file open for writing: a child that another program has forked
-                // and that has not come to its exec, as a rule. The kernel has no way to be told
+                // The file is open for writing: by a child that another program has forked
+                // and that has not reached its exec, usually. The kernel has no way to be told
                 // when that ends, so it is tried again.
                 Err(error)
                     if error.is_of_the_program(libc::ETXTBSY) && started.elapsed() < BUSY_TEXT_WAIT =>

@@ -28,7 +28,7 @@ enum Slots {
     #[default]
     Unneeded,
     Made {
-        /// What is in them between two spawns, so that they keep nobody's pipe open.
+        /// What is in them between two spawns, so that they keep no pipe open.
         filler: Arc<OwnedFd>,
         free: Vec<ReservedFds>,
     },
