@@ -157,7 +157,9 @@ impl Builder {
     /// As there.
     pub fn in_process(&self, config: Config) -> Result<Client, Error> {
         let (connection, end) = Connection::memory();
-        let server = sys::start_thread("dispatch", sys::STACK, move || serve(connection, config))?;
+        let server = sys::start_thread("dispatch", sys::THREAD_STACK_BYTES, move || {
+            serve(connection, config)
+        })?;
         let (sender, receiver) = end.split();
         self.connect(
             Writer::Memory(Mutex::new(Some(sender))),
@@ -264,7 +266,7 @@ impl Builder {
         let connection = Arc::new(ClientConnection::new(writer, server, self.unread_limit));
         let (ended, reading) = bounded(0);
         let (pending, server) = (Arc::clone(&connection.pending), Arc::clone(&connection.server));
-        let reader = sys::start_thread("client-read", sys::STACK, move || {
+        let reader = sys::start_thread("client-read", sys::THREAD_STACK_BYTES, move || {
             receive::run(incoming, &server, &pending);
             drop(ended);
         });

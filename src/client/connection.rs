@@ -151,7 +151,7 @@ impl ClientConnection {
                 Err(error)
             }
             Err(error) => {
-                // A server that reads no more is going, and `client-read` is about to hear why. One
+                // A server that reads no more is about to end, and `client-read` will know why. One
                 // that ends well gives no reason.
                 let ended = answer.recv_timeout(SERVER_END_WAIT);
                 self.pending.forget(id);

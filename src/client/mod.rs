@@ -356,7 +356,7 @@ impl Client {
         })?;
         let stdin = process.stdin.take();
         let input = input.as_ref().to_vec();
-        let writer = sys::start_thread("client-stdin", sys::STACK, move || match stdin {
+        let writer = sys::start_thread("client-stdin", sys::THREAD_STACK_BYTES, move || match stdin {
             Some(mut stdin) => stdin.write_all(&input),
             None => Ok(()),
         })?;
@@ -484,7 +484,9 @@ impl Client {
         if !self.connection.writer.try_end() {
             // A request is being written, which a server that does not read holds up.
             let connection = Arc::clone(&self.connection);
-            sys::start_thread("client-end", sys::STACK, move || connection.writer.end())?;
+            sys::start_thread("client-end", sys::THREAD_STACK_BYTES, move || {
+                connection.writer.end()
+            })?;
         }
         self.connection.pending.let_go();
         if let Err(RecvTimeoutError::Timeout) = self.reading.recv_timeout(CLOSE_WAIT) {

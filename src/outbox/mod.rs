@@ -49,9 +49,9 @@ const KEPT_BUFFERS: usize = 16;
 pub(crate) enum Notice {
     /// There is room for requests again.
     Room,
-    /// Nobody reads the answers any more.
+    /// The answers are not read any more.
     OutputGone,
-    /// Somebody asked for the end.
+    /// The end was asked for.
     Stop,
 }
 
@@ -62,7 +62,7 @@ struct Queued {
     weight: usize,
 }
 
-/// The sending side. When the last clone is dropped, the receiving side comes to its end.
+/// The sending side. When the last clone is dropped, the receiving side ends.
 #[derive(Clone)]
 pub(crate) struct Outbox {
     answers: Sender<Queued>,
@@ -273,7 +273,7 @@ impl Shared {
     }
 
     fn tell_of_room(&self) {
-        // One kind of room is enough to tell of: whoever waits for the other finds out, and asks again.
+        // One kind of room is enough to tell of: what waits for the other finds out, and asks again.
         if self.wants_room.load(SeqCst)
             && (self.has_room() || self.has_room_for_a_process())
             && self.wants_room.swap(false, SeqCst)
@@ -386,14 +386,14 @@ impl OutboxReceiver {
         }
     }
 
-    /// Tells the dispatcher that nobody reads what is sent.
+    /// Tells the dispatcher that what is sent is not read.
     pub(crate) fn output_gone(&self) {
         let _ = self.shared.notices.send(Notice::OutputGone);
     }
 }
 
 impl Drop for OutboxReceiver {
-    /// A client in memory that drops its receiver has gone; at the end of a connection nobody hears it.
+    /// A client in memory that drops its receiver has gone; at the end of a connection this is not received.
     fn drop(&mut self) {
         self.output_gone();
     }
@@ -421,7 +421,7 @@ impl Credit {
             return true;
         }
         self.waiting.store(true, SeqCst);
-        // Once more: the credit may have come back before anybody could see that it was waited for.
+        // Once more: the credit may have come back before it could be seen that it was waited for.
         self.available()
     }
 
@@ -500,7 +500,7 @@ impl Buffers {
             .unwrap_or_else(|_| Vec::with_capacity(CHUNK_BYTES))
     }
 
-    /// Keeps a buffer for the next who needs one, unless there are enough or it is no such buffer.
+    /// Keeps a buffer for its next use, unless the pool is full or the capacity differs.
     pub(crate) fn give_back(&self, mut buffer: Vec<u8>) {
         if buffer.capacity() == CHUNK_BYTES {
             buffer.clear();

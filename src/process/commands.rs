@@ -88,7 +88,7 @@ impl Process {
             self.grace_ended = self.exited.map(|_| Instant::now());
             self.killed.extend(grace.kill());
         }
-        let killed = tree::kill(self.pid, &self.context.camera);
+        let killed = tree::kill(self.pid, &self.context.snapshots);
         self.killed.extend(killed.outside);
         self.signalled(libc::SIGKILL, killed.outcome)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::grace::Grace;
 use super::output::Output;
 use super::{CONNECTION_ENDS, DELIVER_AT_END_WAIT, Process};
-use crate::sys::{self, Interest};
+use crate::sys::{self, PollFd};
 
 /// How long what keeps an output open after the exit delays `process/exited`.
 pub(crate) const DRAIN_WAIT: Duration = Duration::from_millis(2_000);
@@ -35,7 +35,7 @@ impl Process {
             }
             self.timed_out = true;
             match self.timeout_grace {
-                Some(grace) => self.grace = Some(Grace::begin(self.pid, grace, &self.context.camera)),
+                Some(grace) => self.grace = Some(Grace::begin(self.pid, grace, &self.context.snapshots)),
                 None => self.kill_unasked(),
             }
         }
@@ -103,11 +103,11 @@ impl Process {
 
     pub(super) fn has_exited(&self) -> bool {
         let Some(pidfd) = &self.pidfd else { return true };
-        let mut interest = [Interest::read(std::os::fd::AsRawFd::as_raw_fd(pidfd))];
+        let mut interest = [PollFd::read(std::os::fd::AsRawFd::as_raw_fd(pidfd))];
         sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].readable()
     }
 
-    /// How long an output that somebody keeps open delays the end.
+    /// How long an output that is kept open delays the end.
     fn drain(&self) -> Duration {
         match self.ending {
             Some(_) => DRAIN_AT_END_WAIT,
@@ -127,7 +127,7 @@ impl Process {
         }
         let Some(exited) = self.exited else { return false };
         if let Some(grace) = &mut self.grace {
-            if grace.is_anything_left(now, &self.context.camera) {
+            if grace.is_anything_left(now, &self.context.snapshots) {
                 return false;
             }
             self.grace = None;

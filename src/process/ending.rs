@@ -11,7 +11,7 @@ use crossbeam_channel::Receiver;
 
 use super::output::Output;
 use super::{CONNECTION_ENDS, Command, DELIVER_AT_END_WAIT, Process, tree};
-use crate::sys::{self, Interest, Status};
+use crate::sys::{self, PollFd, Status};
 use crate::wire::protocol::{Collected, CollectedTail, Exited, Usage};
 use crate::wire::signal;
 
@@ -39,13 +39,13 @@ impl Process {
         if !self.detach {
             let _ = sys::kill_group(self.pid, libc::SIGKILL);
         }
-        // Until here the pid was a zombie's at least, so that it could mean nobody else.
+        // Until here the child was a zombie at least, so its pid could not be recycled.
         let (status, usage) = self.reap();
         self.refuse_inspections();
         if !self.detach {
-            tree::wait_for_group(self.pid, &self.context.camera);
+            tree::wait_for_group(self.pid, &self.context.snapshots);
         }
-        tree::wait_for_death(&self.killed, Instant::now() + tree::DEATH);
+        tree::wait_for_death(&self.killed, Instant::now() + tree::KILL_WAIT);
         let duration = self.exited.unwrap_or_else(Instant::now) - self.started;
         let unread = || Collected {
             tail: self.tells_tails.then(CollectedTail::default),
@@ -99,7 +99,7 @@ impl Process {
                 );
                 return unknown_end();
             }
-            let mut wake = [Interest::read(self.wake.raw())];
+            let mut wake = [PollFd::read(self.wake.raw())];
             if sys::poll(&mut wake, Some(pause)).is_ok() && wake[0].readable() {
                 self.wake.clear();
                 self.take_commands();

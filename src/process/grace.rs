@@ -8,7 +8,7 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use crate::process::tree::{self, Camera, Held};
+use crate::process::tree::{self, HeldProcess, SnapshotCache};
 use crate::sys::{self, Pid};
 
 /// How often it is looked whether anything is left, where nothing tells the end of what was found.
@@ -20,15 +20,15 @@ pub(crate) struct Grace {
     /// When what is left is killed; `None`: past the end of time.
     until: Option<Instant>,
     /// What was found below the leader, and has not been seen to end.
-    held: Vec<Held>,
+    held: Vec<HeldProcess>,
     retry_at: Option<Instant>,
 }
 
 impl Grace {
     /// Sends SIGTERM to the group of `leader`, whose time is up.
-    pub(crate) fn begin(leader: Pid, grace: Duration, camera: &Camera) -> Grace {
+    pub(crate) fn begin(leader: Pid, grace: Duration, snapshots: &SnapshotCache) -> Grace {
         // Before the signal, because the children of the dead get another parent.
-        let held = tree::hold(leader, camera);
+        let held = tree::hold(leader, snapshots);
         if let Err(e) = sys::kill_group(leader, libc::SIGTERM) {
             log::warn!("process {leader} was not sent SIGTERM when its time was up: {e}");
         }
@@ -56,7 +56,7 @@ impl Grace {
     }
 
     /// Whether anything but the leader, which has ended, is left.
-    pub(crate) fn is_anything_left(&mut self, now: Instant, camera: &Camera) -> bool {
+    pub(crate) fn is_anything_left(&mut self, now: Instant, snapshots: &SnapshotCache) -> bool {
         if self.retry_at.is_some_and(|at| at > now) {
             return true;
         }
@@ -70,7 +70,7 @@ impl Grace {
                 return true;
             }
             // What was started since.
-            match tree::hold(self.leader, camera) {
+            match tree::hold(self.leader, snapshots) {
                 Ok(held) if held.is_empty() => return false,
                 Ok(held) => self.held = held,
                 // There is no descriptor to look with.
@@ -83,7 +83,7 @@ impl Grace {
     }
 
     /// Kills what is held; those that got the signal.
-    pub(crate) fn kill(self) -> Vec<Held> {
+    pub(crate) fn kill(self) -> Vec<HeldProcess> {
         let mut held = self.held;
         tree::kill_all(&mut held);
         held

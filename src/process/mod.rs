@@ -51,12 +51,12 @@ use self::inspect::Inspections;
 use self::keep::Keep;
 use self::output::{Output, Sink};
 use self::pty::Terminal;
-use self::spawn::{Channels, Child, Environment, Nursery};
+use self::spawn::{Channels, Child, Environment, SpawnResources};
 use self::stdin::{AcceptedWrite, Stdin};
-use self::tree::{Camera, Held};
+use self::tree::{HeldProcess, SnapshotCache};
 use self::wait::{Wait, Waits};
 use crate::outbox::Outbox;
-use crate::sys::{self, Birth, EventFd, Interest, Pid};
+use crate::sys::{self, Birth, EventFd, Pid, PollFd};
 use crate::wire::protocol::{Exited, PtySize, Reply, RequestId, SpawnParams, SpawnReply, Stream};
 
 /// How long a client that does not read delays the end of a process once the connection is ending.
@@ -143,8 +143,8 @@ impl Handover {
 /// What all processes of a server share.
 pub(crate) struct Context {
     pub(crate) environment: Environment,
-    pub(crate) nursery: Nursery,
-    pub(crate) camera: Camera,
+    pub(crate) resources: SpawnResources,
+    pub(crate) snapshots: SnapshotCache,
     pub(crate) busy_pipes: Arc<AtomicUsize>,
     /// What all waits count; the dispatcher adds.
     pub(crate) waits_bytes: Arc<AtomicUsize>,
@@ -182,7 +182,7 @@ pub(crate) fn run(request: SpawnRequest) {
     let spawned = spawn::spawn(
         &request.params,
         &context.environment,
-        &context.nursery,
+        &context.resources,
         &request.birth,
         deadline,
     );
@@ -217,7 +217,7 @@ pub(crate) fn run(request: SpawnRequest) {
     // The answer goes out before the first delta, and by this thread, so that it does.
     let reply = Ok(Reply::Spawn(SpawnReply { pid }));
     if request.reused {
-        // Nobody shall take the last process's output and exit for this one's.
+        // Otherwise a client takes the last process's output and exit for this one's.
         request.outbox.answer_behind_output(request.id.clone(), reply);
     } else {
         request.outbox.answer(Some(request.id.clone()), reply);
@@ -275,7 +275,7 @@ struct Process {
     /// not signal, or that a tracer or the kernel holds.
     answer_writes_at: Option<Instant>,
     /// What was killed outside of the group.
-    killed: Vec<Held>,
+    killed: Vec<HeldProcess>,
     /// The tree was killed after the exit: nothing of it is left that could still be found.
     killed_after_exit: bool,
     /// Left to itself because the connection ended and the client wanted it so.
@@ -374,18 +374,18 @@ impl Process {
             let [first, second] = self.outputs.each_ref().map(|output| {
                 let output = output.as_ref().filter(|_| !self.holds_back);
                 let interest = output.and_then(|o| o.interest(&self.sink));
-                interest.map_or(Interest::NONE, Interest::read)
+                interest.map_or(PollFd::NONE, PollFd::read)
             });
             let graced = self.exited.and(self.grace.as_ref()).and_then(Grace::awaited);
             let mut interests = [
-                Interest::read(self.wake.raw()),
-                self.pidfd.as_ref().map_or(Interest::NONE, |fd| {
-                    Interest::read(std::os::fd::AsRawFd::as_raw_fd(fd))
+                PollFd::read(self.wake.raw()),
+                self.pidfd.as_ref().map_or(PollFd::NONE, |fd| {
+                    PollFd::read(std::os::fd::AsRawFd::as_raw_fd(fd))
                 }),
-                self.stdin.interest().map_or(Interest::NONE, Interest::write),
+                self.stdin.interest().map_or(PollFd::NONE, PollFd::write),
                 first,
                 second,
-                graced.map_or(Interest::NONE, Interest::read),
+                graced.map_or(PollFd::NONE, PollFd::read),
             ];
             let deadline = self.next_deadline(now);
             let timeout = deadline.map(|d| d.saturating_duration_since(Instant::now()));

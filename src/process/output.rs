@@ -98,7 +98,7 @@ struct AfterExit {
     settled: bool,
 }
 
-/// What reading once came to.
+/// The outcome of one read.
 enum Filled {
     /// There may be more.
     Some,
@@ -213,7 +213,7 @@ impl Output {
     /// another process keeps open has no end; when the drain is over, this is how it is known to owe nothing.
     pub(crate) fn is_silent(&self) -> bool {
         let Some(source) = &self.source else { return true };
-        let mut interest = [sys::Interest::read(source.as_raw_fd())];
+        let mut interest = [sys::PollFd::read(source.as_raw_fd())];
         sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && !interest[0].readable()
     }
 

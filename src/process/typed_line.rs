@@ -186,7 +186,7 @@ mod tests {
 
     use super::*;
     use crate::process::pty::FreshTerminal;
-    use crate::sys::{self, Interest};
+    use crate::sys::{self, PollFd};
     use crate::wire::protocol::PtySize;
 
     const LAST_LINE: &[u8] = b"END\n";
@@ -312,7 +312,7 @@ mod tests {
             let mut ends = 0;
             let mut buffer = [0; 4_096];
             while ends == 0 {
-                let mut wait = [Interest::read(slave.as_raw_fd())];
+                let mut wait = [PollFd::read(slave.as_raw_fd())];
                 sys::poll(&mut wait, Some(Duration::from_secs(20))).unwrap();
                 prop_assert!(wait[0].readable(), "no end of {:?}", typed);
                 let n = (&slave).read(&mut buffer).unwrap();
@@ -321,7 +321,7 @@ mod tests {
             // With other settings, such as INLCR, the last line would not end.
             sys::set_terminal_settings(master.as_fd(), &usual).unwrap();
             prop_assert_eq!(sys::write(master.as_fd(), LAST_LINE).unwrap(), LAST_LINE.len());
-            let mut wait = [Interest::read(slave.as_raw_fd())];
+            let mut wait = [PollFd::read(slave.as_raw_fd())];
             sys::poll(&mut wait, Some(Duration::from_secs(20))).unwrap();
             let n = (&slave).read(&mut buffer).unwrap();
             prop_assert_eq!(&buffer[..n], LAST_LINE, "two ends of {:?}", typed);

@@ -35,8 +35,8 @@ use self::spin::Pace;
 use self::transport::{Inbound, Transport};
 use crate::outbox::{Notice, Outbox};
 use crate::process::output::MAX_BUSY_PIPES;
-use crate::process::spawn::{Environment, Nursery};
-use crate::process::tree::Camera;
+use crate::process::spawn::{Environment, SpawnResources};
+use crate::process::tree::SnapshotCache;
 use crate::process::{Context, ProcessEvent, SpawnRequest};
 use crate::sys;
 use crate::wire::message::ClientMessage;
@@ -109,7 +109,7 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
     let patient = dispatcher.config.drain && end == End::InputEnded;
     let notices = dispatcher.notices.clone();
     let transport = dispatcher.transport.take();
-    // The last sender of the outbox: the writer comes to its end behind what is queued.
+    // The last sender of the outbox: the writer ends when it has written what is queued.
     drop(dispatcher);
     if let Some(transport) = transport {
         if patient && transport.wait_for_reader(&notices) {
@@ -177,7 +177,7 @@ impl Dispatcher {
     ) -> Self {
         let (event_sender, events) = unbounded();
         let on_detach = config.on_detach.clone();
-        let nursery = Nursery::new(config.child_descriptor_limit);
+        let resources = SpawnResources::new(config.child_descriptor_limit);
         Dispatcher {
             config,
             inbox,
@@ -190,8 +190,8 @@ impl Dispatcher {
             handles: Handles::new(),
             context: Arc::new(Context {
                 environment: Environment::snapshot(),
-                nursery,
-                camera: Camera::default(),
+                resources,
+                snapshots: SnapshotCache::default(),
                 busy_pipes: Arc::new(AtomicUsize::new(MAX_BUSY_PIPES)),
                 waits_bytes: Arc::default(),
                 on_detach,
@@ -370,7 +370,7 @@ impl Dispatcher {
                     }
                 }
                 if self.handles.is_empty() {
-                    self.context.nursery.clear();
+                    self.context.resources.clear();
                 }
                 match exited {
                     Some(exited) => {

@@ -17,7 +17,7 @@ use crate::outbox::{NoMessage, Notice, Outbox, OutboxReceiver, outbox};
 use crate::server::connection::{INBOX_MESSAGES, Io};
 use crate::server::error::Error;
 use crate::server::spin::Spin;
-use crate::sys::{self, EventFd, Interest};
+use crate::sys::{self, EventFd, PollFd};
 use crate::wire::framing::{self, Frame, Frames};
 use crate::wire::message::{self, ClientMessage};
 
@@ -88,7 +88,7 @@ impl Transport {
     }
 
     /// Waits for what is queued to be written, however long the client takes to read it, as any program
-    /// waits for the reader of its pipe. Where the client goes away, the writer comes to its end as well.
+    /// waits for the reader of its pipe. Where the client goes away, the writer ends as well.
     /// Whether the wait was ended by [`Stopper::stop`](crate::Stopper::stop).
     pub(crate) fn wait_for_reader(&self, notices: &Receiver<Notice>) -> bool {
         loop {
@@ -127,7 +127,7 @@ impl Transport {
 }
 
 fn thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-    sys::start_thread(name, sys::STACK, body)
+    sys::start_thread(name, sys::THREAD_STACK_BYTES, body)
         .map(drop)
         .map_err(|e| Error::thread(name, e))
 }
@@ -284,8 +284,8 @@ impl Wake {
     pub(crate) fn output_hangs_up(&self) -> bool {
         loop {
             let mut interests = [
-                Interest::hangup(io::stdout().as_raw_fd()),
-                Interest::read(self.0.raw()),
+                PollFd::hangup(io::stdout().as_raw_fd()),
+                PollFd::read(self.0.raw()),
             ];
             if sys::poll(&mut interests, None).is_err() || interests[1].readable() {
                 return false;
@@ -299,7 +299,7 @@ impl Wake {
 
 /// Whether descriptor 0 has lost its last writer, even if some of its input has not been read yet.
 pub(crate) fn stdin_hung_up() -> bool {
-    let mut interest = [Interest::hangup(io::stdin().as_raw_fd())];
+    let mut interest = [PollFd::hangup(io::stdin().as_raw_fd())];
     sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].hung_up()
 }
 
@@ -353,9 +353,9 @@ impl Read for StdioReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let mut interests = [
-                Interest::read(self.input.as_raw_fd()),
-                Interest::hangup(self.output.as_raw_fd()),
-                Interest::read(self.wake.raw()),
+                PollFd::read(self.input.as_raw_fd()),
+                PollFd::hangup(self.output.as_raw_fd()),
+                PollFd::read(self.wake.raw()),
             ];
             sys::poll(&mut interests, None)?;
             let [input, output, wake] = interests;
@@ -395,7 +395,7 @@ impl Write for StdioWriter {
         loop {
             match sys::write(self.fd(), bytes) {
                 Err(e) if would_block(&e) => {
-                    sys::poll(&mut [Interest::write(self.output.as_raw_fd())], None)?;
+                    sys::poll(&mut [PollFd::write(self.output.as_raw_fd())], None)?;
                 }
                 Ok(n) => {
                     self.traffic.carried(n, self.output.as_fd());

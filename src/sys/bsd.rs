@@ -18,10 +18,10 @@ use super::error::{check, unsupported};
 use super::freebsd::{list, look};
 #[cfg(target_os = "macos")]
 use super::macos::{list, look};
-use super::snapshot::{Picture, Seen};
+use super::snapshot::{ProcStat, Snapshot};
 use super::spawn::SpawnError;
 
-/// What becomes readable once the child `pid` has ended, and stays so. Nobody may reap it before.
+/// What becomes readable once the child `pid` has ended, and stays so. It must not be reaped before.
 pub(super) fn end_of_child(pid: Pid) -> io::Result<OwnedFd> {
     let watch = ExitWatch::prepare().map_err(|SpawnError { error, .. }| error)?;
     watch.watch(pid)
@@ -38,7 +38,7 @@ impl ExitWatch {
     fn new() -> io::Result<ExitWatch> {
         // SAFETY: a plain call; the result is checked before it is taken.
         let queue = check(unsafe { libc::kqueue() })?;
-        // SAFETY: kqueue returned a new descriptor that belongs to nobody else.
+        // SAFETY: kqueue returned a new descriptor that nothing else owns.
         let queue = above_stdio(unsafe { OwnedFd::from_raw_fd(queue) })?;
         // A fork does not inherit it, but an exec keeps it.
         set_close_on_exec(&queue)?;
@@ -79,24 +79,24 @@ fn event() -> libc::kevent {
     unsafe { std::mem::zeroed() }
 }
 
-impl Picture {
+impl Snapshot {
     /// Looks at all processes now.
     pub(crate) fn take() -> io::Result<Self> {
-        list().map(Picture::of)
+        list().map(Snapshot::of)
     }
 
     /// What the list leaves out can be found in no other way here.
-    pub(crate) fn unlisted(&self, _: Vec<Pid>) -> io::Result<Vec<Seen>> {
+    pub(crate) fn unlisted(&self, _: Vec<Pid>) -> io::Result<Vec<ProcStat>> {
         Ok(Vec::new())
     }
 }
 
-impl Picture {
+impl Snapshot {
     /// `leader`, the members of its group and session, and all that is below them, the dead included; oldest
     /// first.
-    pub(crate) fn family(&self, leader: Pid) -> io::Result<Option<Vec<Seen>>> {
-        let own = |p: &&Seen| p.pid == leader || p.group == leader || p.session == leader;
-        let mut family: Vec<Seen> = self.seen.iter().filter(own).copied().collect();
+    pub(crate) fn family(&self, leader: Pid) -> io::Result<Option<Vec<ProcStat>>> {
+        let own = |p: &&ProcStat| p.pid == leader || p.group == leader || p.session == leader;
+        let mut family: Vec<ProcStat> = self.processes.iter().filter(own).copied().collect();
         family.extend(self.below(family.iter().map(|p| p.pid)));
         let mut known = HashSet::new();
         family.retain(|p| known.insert(p.pid));
@@ -113,7 +113,7 @@ pub(crate) fn blindness() -> Option<String> {
 }
 
 /// What the system says of one process; `None` if there is none.
-pub(crate) fn look_at(pid: Pid) -> io::Result<Option<Seen>> {
+pub(crate) fn look_at(pid: Pid) -> io::Result<Option<ProcStat>> {
     Ok(look(pid))
 }
 
@@ -147,14 +147,14 @@ mod for_the_binary {
         false
     }
 
-    pub(crate) fn look_at_own_number(pid: Pid) -> io::Result<Option<Seen>> {
+    pub(crate) fn look_at_own_number(pid: Pid) -> io::Result<Option<ProcStat>> {
         look_at(pid)
     }
 
     /// A child of `parent` that is not shown otherwise; `None` if it is gone.
-    pub(crate) fn hidden(pid: Pid, parent: Pid) -> Option<Seen> {
+    pub(crate) fn hidden(pid: Pid, parent: Pid) -> Option<ProcStat> {
         let (group, session) = group_and_session(pid)?;
-        Some(Seen {
+        Some(ProcStat {
             pid,
             parent,
             group,
@@ -166,7 +166,7 @@ mod for_the_binary {
     }
 
     /// What to call a process in a message.
-    pub(crate) fn describe(seen: &Seen) -> String {
+    pub(crate) fn describe(seen: &ProcStat) -> String {
         seen.pid.to_string()
     }
 }

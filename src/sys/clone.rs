@@ -118,7 +118,7 @@ pub(super) unsafe fn start_child(
     raw_signal_mask(mask);
     let pidfd = birth.take_pidfd();
     let pid = started?;
-    // SAFETY: clone succeeded, so what it has put there is open and belongs to nobody else.
+    // SAFETY: clone succeeded, so what it has put there is open, and nothing else owns it.
     let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
     Ok((pid, pidfd))
 }

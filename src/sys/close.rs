@@ -36,7 +36,7 @@ pub(crate) fn leave_table_of_descriptors() -> io::Result<()> {
 ///
 /// # Safety
 ///
-/// Nobody relies on what is closed.
+/// No other code may rely on what is closed.
 #[cfg(target_os = "linux")]
 pub(super) unsafe fn close_range(first: libc::c_uint, flags: libc::c_uint) -> libc::ssize_t {
     // SAFETY: no memory is involved; the rest is the caller's. Not every C library has a function for it.
@@ -46,7 +46,7 @@ pub(super) unsafe fn close_range(first: libc::c_uint, flags: libc::c_uint) -> li
 /// As far as numbers are closed one by one where nothing tells which are open.
 const LAST_CLOSED: RawFd = 65_535;
 
-/// Closes every descriptor above `last` in a table that nobody else uses: those that `/proc` lists, or
+/// Closes every descriptor above `last` in a table that no other thread uses: those that `/proc` lists, or
 /// else as many numbers as there may be. Makes system calls and nothing else, for a child that
 /// shares our memory.
 pub(super) fn close_all_above(last: RawFd) {

@@ -21,7 +21,7 @@ use super::error::{check, check_size};
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0; 2];
     let without_flags = make_pipe(&mut ends)?;
-    // SAFETY: the call succeeded, so both are open and belong to nobody else.
+    // SAFETY: the call succeeded, so both are open, and nothing else owns them.
     let (reader, writer) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
     if without_flags {
         // A program that the embedding program starts at this moment may get a copy; ours do not,
@@ -61,7 +61,7 @@ pub(crate) fn set_close_on_exec(fd: &OwnedFd) -> io::Result<()> {
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
 }
 
-/// Fails where nothing can be closed. Nothing comes to an end there: the C library may wait for ever for
+/// Fails where nothing can be closed. No wait ends there: the C library may wait for ever for
 /// the end of a pipe whose other end it cannot close.
 #[cfg(feature = "cli")]
 pub(crate) fn can_close() -> io::Result<()> {
@@ -79,14 +79,14 @@ pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: plain fcntl on a descriptor we own; the result is checked before it is taken.
     let moved = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) })?;
-    // SAFETY: fcntl returned a new descriptor that belongs to nobody else.
+    // SAFETY: fcntl returned a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(moved) })
 }
 
 pub(super) fn open(path: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: `path` is a NUL-terminated string; no mode is needed without O_CREAT.
     let fd = check(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) })?;
-    // SAFETY: open returned a new descriptor that belongs to nobody else.
+    // SAFETY: open returned a new descriptor that nothing else owns.
     above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -106,7 +106,7 @@ pub(crate) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
 }
 
-/// Asks for a pipe that holds `bytes`; fails on what is no pipe and where the user's share is used up.
+/// Asks for a pipe that holds `bytes`; fails on what is not a pipe and where the user's share is used up.
 pub(crate) fn set_pipe_size(fd: BorrowedFd<'_>, bytes: libc::c_int) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     // SAFETY: plain fcntl on an open descriptor.

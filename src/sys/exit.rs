@@ -21,7 +21,7 @@ const OWN_CHILDREN: libc::c_int = libc::__WNOTHREAD;
 #[cfg(not(target_os = "linux"))]
 const OWN_CHILDREN: libc::c_int = 0;
 
-/// Waits until a child that nobody has waited for has ended, but not past `deadline`; whether it has.
+/// Waits until a child that has not been waited for has ended, but not past `deadline`; whether it has.
 pub(crate) fn ends_by(child: &Child, deadline: Instant) -> io::Result<bool> {
     let pid = Pid::try_from(child.id()).map_err(io::Error::other)?;
     readable_by(&end_of_child(pid)?, deadline)
@@ -38,7 +38,7 @@ fn id_of(pid: Pid) -> libc::id_t {
 pub(crate) fn is_child(pid: Pid) -> bool {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | OWN_CHILDREN;
-    // SAFETY: `info` is valid for writes, and nobody is reaped.
+    // SAFETY: `info` is valid for writes, and nothing is reaped.
     unsafe { libc::waitid(libc::P_PID, id_of(pid), info.as_mut_ptr(), options) == 0 }
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn try_reap(pid: Pid) -> io::Result<Option<(Status, Usage)>> {
     )))
 }
 
-/// `wait4`; with `WNOHANG`, the pid is 0 if nobody has ended. Never fails with `EINTR`.
+/// `wait4`; with `WNOHANG`, the pid is 0 if no child has ended. Never fails with `EINTR`.
 fn wait(pid: Pid, options: libc::c_int) -> io::Result<(Pid, Status, libc::rusage)> {
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
@@ -175,7 +175,7 @@ pub(crate) fn reap_any() -> Option<(Pid, Status)> {
 
 #[cfg(feature = "cli")]
 /// Whether the calling thread has children, ended ones included. To the main thread of a subreaper,
-/// none means that there is nobody below it but the children of other threads and what has those
+/// none means that there is nothing below it but the children of other threads and what has those
 /// above it.
 pub(crate) fn has_children() -> bool {
     if OWN_CHILDREN == 0 {
@@ -183,7 +183,7 @@ pub(crate) fn has_children() -> bool {
     }
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | OWN_CHILDREN;
-    // SAFETY: `info` is valid for writes, and nobody is reaped.
+    // SAFETY: `info` is valid for writes, and nothing is reaped.
     unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) == 0 }
 }
 
@@ -192,7 +192,7 @@ pub(crate) fn has_children() -> bool {
 pub(crate) fn has_ended(pid: Pid) -> bool {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | OWN_CHILDREN;
-    // SAFETY: `info` is valid for writes, and nobody is reaped. It stays zero if nothing has ended.
+    // SAFETY: `info` is valid for writes, and nothing is reaped. It stays zero if nothing has ended.
     unsafe {
         libc::waitid(libc::P_PID, id_of(pid), info.as_mut_ptr(), options) == 0
             && info.assume_init().si_pid() == pid
@@ -219,15 +219,15 @@ pub(crate) fn stopped_or_continued(pid: Pid) -> Option<bool> {
 #[cfg(all(test, feature = "cli"))]
 mod tests {
     use super::*;
-    use crate::sys::{Interest, pidfd_open, poll};
+    use crate::sys::{PollFd, pidfd_open, poll};
     use std::os::fd::AsRawFd;
 
-    /// Whoever reaps it could free its pid while the thread that owns it still signals that.
+    /// Reaping it could free its pid while the thread that owns it still signals that.
     #[test]
-    fn nobody_reaps_the_child_of_another_thread() {
+    fn a_child_of_another_thread_is_not_reaped() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pidfd = pidfd_open(child.id().cast_signed()).unwrap();
-        poll(&mut [Interest::read(pidfd.as_raw_fd())], None).unwrap();
+        poll(&mut [PollFd::read(pidfd.as_raw_fd())], None).unwrap();
         let (reaped, children) = std::thread::scope(|scope| {
             let stranger = scope.spawn(|| (reap_any(), has_children()));
             stranger.join().unwrap()

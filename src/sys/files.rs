@@ -18,7 +18,7 @@ pub(crate) fn open_program(directory: Option<&OwnedFd>, path: &CStr) -> io::Resu
     let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
     // SAFETY: `path` is a NUL-terminated string; no mode is needed without O_CREAT.
     let fd = check(unsafe { libc::openat(at, path.as_ptr(), flags) })?;
-    // SAFETY: openat returned a new descriptor that belongs to nobody else.
+    // SAFETY: openat returned a new descriptor that nothing else owns.
     above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

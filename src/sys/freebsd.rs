@@ -10,7 +10,7 @@ use std::ptr;
 
 use super::Pid;
 use super::error::check;
-use super::snapshot::Seen;
+use super::snapshot::ProcStat;
 
 /// The state of a process that has ended and waits to be reaped.
 const ZOMBIE: libc::c_char = 5;
@@ -18,17 +18,17 @@ const ZOMBIE: libc::c_char = 5;
 const ROUNDS: usize = 8;
 
 /// All processes that may be looked at.
-pub(super) fn list() -> io::Result<Vec<Seen>> {
+pub(super) fn list() -> io::Result<Vec<ProcStat>> {
     ask(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PROC])
 }
 
 /// One process, the ended included; `None` if there is none, or it may not be looked at.
-pub(super) fn look(pid: Pid) -> Option<Seen> {
+pub(super) fn look(pid: Pid) -> Option<ProcStat> {
     let found = ask(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid]);
     found.ok()?.into_iter().find(|seen| seen.pid == pid)
 }
 
-fn ask(name: &[libc::c_int]) -> io::Result<Vec<Seen>> {
+fn ask(name: &[libc::c_int]) -> io::Result<Vec<ProcStat>> {
     let count = libc::c_uint::try_from(name.len()).map_err(io::Error::other)?;
     for _ in 0..ROUNDS {
         let mut bytes = 0;
@@ -62,9 +62,9 @@ fn ask(name: &[libc::c_int]) -> io::Result<Vec<Seen>> {
     Err(io::Error::other("the list of processes grows all the time"))
 }
 
-fn seen(process: &libc::kinfo_proc) -> Seen {
+fn seen(process: &libc::kinfo_proc) -> ProcStat {
     let (seconds, micros) = (process.ki_start.tv_sec, process.ki_start.tv_usec);
-    Seen {
+    ProcStat {
         pid: process.ki_pid,
         parent: process.ki_ppid,
         group: process.ki_pgid,

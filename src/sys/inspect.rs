@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::time::Duration;
 
 use super::error::check;
-use super::{Interest, Pid, poll, readable_bytes, terminal_settings};
+use super::{Pid, PollFd, poll, readable_bytes, terminal_settings};
 
 /// How much of one file in `/proc` is read. The longest are the interests of an epoll.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
@@ -174,7 +174,7 @@ pub(crate) fn slave(master: BorrowedFd<'_>) -> Option<Slave> {
 /// own: until then a program that has been sent a line still looks as if it waited for one. That takes
 /// microseconds. Asking the other end does it, which is opened for that, if a process has it open.
 pub(crate) fn hand_over_typed(master: BorrowedFd<'_>) {
-    let mut slave = [Interest::hangup(master.as_raw_fd())];
+    let mut slave = [PollFd::hangup(master.as_raw_fd())];
     if poll(&mut slave, Some(Duration::ZERO)).is_err() || slave[0].hung_up() {
         return;
     }
@@ -182,9 +182,9 @@ pub(crate) fn hand_over_typed(master: BorrowedFd<'_>) {
     // SAFETY: no memory is involved.
     let peer = check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) });
     let Ok(peer) = peer else { return };
-    // SAFETY: the call returned a new descriptor that belongs to nobody else.
+    // SAFETY: the call returned a new descriptor that nothing else owns.
     let peer = unsafe { OwnedFd::from_raw_fd(peer) };
-    let _ = poll(&mut [Interest::read(peer.as_raw_fd())], Some(Duration::ZERO));
+    let _ = poll(&mut [PollFd::read(peer.as_raw_fd())], Some(Duration::ZERO));
 }
 
 // ---- /proc ----
@@ -275,7 +275,7 @@ pub(crate) fn waits_are_shown() -> bool {
     if read("/proc/thread-self/syscall").is_err() {
         return false;
     }
-    // 0 and 1 allow what is asked of a descendant, 2 only the privileged, 3 nobody.
+    // 0 and 1 allow what is asked of a descendant, 2 only the privileged, 3 no process.
     match read("/proc/sys/kernel/yama/ptrace_scope") {
         Ok(scope) => match scope.trim_ascii() {
             b"0" | b"1" => true,

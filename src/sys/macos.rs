@@ -10,7 +10,7 @@ use std::ptr;
 
 use super::Pid;
 use super::signals::group_and_session;
-use super::snapshot::Seen;
+use super::snapshot::ProcStat;
 
 /// The state of a process that has ended and waits to be reaped, in `pbi_status`.
 const ZOMBIE: u32 = 5;
@@ -18,7 +18,7 @@ const ZOMBIE: u32 = 5;
 const ROUNDS: usize = 8;
 
 /// All processes that may be looked at.
-pub(super) fn list() -> io::Result<Vec<Seen>> {
+pub(super) fn list() -> io::Result<Vec<ProcStat>> {
     let mut pids: Vec<Pid> = Vec::new();
     for _ in 0..ROUNDS {
         // SAFETY: asks for the count only.
@@ -38,7 +38,7 @@ pub(super) fn list() -> io::Result<Vec<Seen>> {
 }
 
 /// One process, the ended included; `None` if there is none, or it may not be looked at.
-pub(super) fn look(pid: Pid) -> Option<Seen> {
+pub(super) fn look(pid: Pid) -> Option<ProcStat> {
     let mut info = MaybeUninit::<libc::proc_bsdinfo>::zeroed();
     let bytes = size_of::<libc::proc_bsdinfo>();
     // The argument 1 asks for zombies as well.
@@ -58,7 +58,7 @@ pub(super) fn look(pid: Pid) -> Option<Seen> {
     // SAFETY: zeroed, which is valid, and filled.
     let info = unsafe { info.assume_init() };
     let session = group_and_session(pid).map_or(0, |(_, session)| session);
-    Some(Seen {
+    Some(ProcStat {
         pid,
         parent: Pid::try_from(info.pbi_ppid).unwrap_or(0),
         group: Pid::try_from(info.pbi_pgid).unwrap_or(0),

@@ -150,7 +150,7 @@ fn open_waiting(
     let _ = reap(pid);
     match opening.fd.into_inner() {
         fd if fd >= 0 => {
-            // SAFETY: the child has opened it in our table, where nobody else knows of it.
+            // SAFETY: the child has opened it in our table, where no other code knows of it.
             above_stdio(unsafe { OwnedFd::from_raw_fd(fd) }).map_err(refused("fcntl"))
         }
         _ => {
@@ -167,7 +167,7 @@ fn open_waiting(
 fn open(path: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: `path` is a NUL-terminated string, and a mode is given.
     let fd = check(unsafe { libc::open(path.as_ptr(), flags, 0o666 as libc::c_uint) })?;
-    // SAFETY: open returned a new descriptor that belongs to nobody else.
+    // SAFETY: open returned a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

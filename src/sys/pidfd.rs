@@ -25,7 +25,7 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     }
     // SAFETY: no memory is involved; the kernel sets close-on-exec on it.
     let fd = check_size(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) as libc::ssize_t })?;
-    // SAFETY: the call returned a new descriptor that belongs to nobody else.
+    // SAFETY: the call returned a new descriptor that nothing else owns.
     above_stdio(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> io::Re
     .map(drop)
 }
 
-/// What becomes readable once the child `pid` has ended, and stays so. Nobody may reap it before.
+/// What becomes readable once the child `pid` has ended, and stays so. It must not be reaped before.
 ///
 /// A pidfd; where the system has none, or does not allow them, what [`ExitWatch`] has.
 pub(super) fn end_of_child(pid: Pid) -> io::Result<OwnedFd> {
@@ -105,13 +105,13 @@ fn wait_without_reaping(pid: Pid, options: libc::c_int) -> bool {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOWAIT | options;
     loop {
-        // SAFETY: `info` is valid for writes, and nobody is reaped. It stays zero if nothing has ended.
+        // SAFETY: `info` is valid for writes, and nothing is reaped. It stays zero if nothing has ended.
         let waited = unsafe { libc::waitid(libc::P_PID, pid.unsigned_abs(), info.as_mut_ptr(), options) };
         if waited == 0 {
             // SAFETY: zeroed, which is valid, and maybe filled as for SIGCHLD.
             return unsafe { info.assume_init().si_pid() } == pid;
         }
-        // What fails for another reason than a signal would fail again: whoever waits then finds out by
+        // What fails for another reason than a signal would fail again: what waits then finds out by
         // reaping.
         if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
             return true;

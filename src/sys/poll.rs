@@ -22,11 +22,11 @@ use libc::POLLRDHUP;
 /// One descriptor to wait for.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-pub(crate) struct Interest(libc::pollfd);
+pub(crate) struct PollFd(libc::pollfd);
 
-impl Interest {
+impl PollFd {
     /// Waits for nothing; keeps a place.
-    pub(crate) const NONE: Interest = Interest(libc::pollfd {
+    pub(crate) const NONE: PollFd = PollFd(libc::pollfd {
         fd: -1,
         events: 0,
         revents: 0,
@@ -54,7 +54,7 @@ impl Interest {
     }
 
     fn new(fd: RawFd, events: libc::c_short) -> Self {
-        Interest(libc::pollfd {
+        PollFd(libc::pollfd {
             fd,
             events,
             revents: 0,
@@ -77,12 +77,12 @@ impl Interest {
     }
 }
 
-/// Waits until one of `interests` is ready, `timeout` has passed, or a signal came. Never fails with `EINTR`.
-pub(crate) fn poll(interests: &mut [Interest], timeout: Option<Duration>) -> io::Result<()> {
-    match wait(interests, timeout) {
+/// Waits until one of `descriptors` is ready, `timeout` has passed, or a signal came. Never fails with `EINTR`.
+pub(crate) fn poll(descriptors: &mut [PollFd], timeout: Option<Duration>) -> io::Result<()> {
+    match wait(descriptors, timeout) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::Interrupted => {
-            for interest in interests {
+            for interest in descriptors {
                 interest.0.revents = 0;
             }
             Ok(())
@@ -91,17 +91,17 @@ pub(crate) fn poll(interests: &mut [Interest], timeout: Option<Duration>) -> io:
     }
 }
 
-fn wait(interests: &mut [Interest], timeout: Option<Duration>) -> io::Result<()> {
-    let (first, count) = (interests.as_mut_ptr().cast(), interests.len() as libc::nfds_t);
+fn wait(descriptors: &mut [PollFd], timeout: Option<Duration>) -> io::Result<()> {
+    let (first, count) = (descriptors.as_mut_ptr().cast(), descriptors.len() as libc::nfds_t);
     #[cfg(not(target_vendor = "apple"))]
     {
         let exact = timeout.map(|t| libc::timespec {
-            // Nobody waits for decades, and the type has 32 bits here and there.
+            // No wait takes decades, and the type has 32 bits on some systems.
             tv_sec: t.as_secs().min(i32::MAX.unsigned_abs().into()) as _,
             tv_nsec: t.subsec_nanos() as _,
         });
         let exact = exact.as_ref().map_or(ptr::null(), ptr::from_ref);
-        // SAFETY: Interest is a transparent pollfd, the length is the slice's, and `exact` is null or lives here.
+        // SAFETY: PollFd is a transparent pollfd, the length is the slice's, and `exact` is null or lives here.
         match check(unsafe { libc::ppoll(first, count, exact, ptr::null()) }) {
             Err(error) if may_be_refused(&error) => {}
             polled => return polled.map(drop),
@@ -111,7 +111,7 @@ fn wait(interests: &mut [Interest], timeout: Option<Duration>) -> io::Result<()>
     let whole = timeout.map_or(-1, |t| {
         libc::c_int::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
     });
-    // SAFETY: Interest is a transparent pollfd, and the length is the slice's.
+    // SAFETY: PollFd is a transparent pollfd, and the length is the slice's.
     check(unsafe { libc::poll(first, count, whole) }).map(drop)
 }
 
@@ -119,7 +119,7 @@ fn wait(interests: &mut [Interest], timeout: Option<Duration>) -> io::Result<()>
 pub(crate) fn readable_by(fd: &OwnedFd, deadline: Instant) -> io::Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let mut interest = [Interest::read(fd.as_raw_fd())];
+        let mut interest = [PollFd::read(fd.as_raw_fd())];
         poll(&mut interest, Some(left))?;
         if interest[0].readable() || left.is_zero() {
             return Ok(interest[0].readable());
@@ -129,6 +129,6 @@ pub(crate) fn readable_by(fd: &OwnedFd, deadline: Instant) -> io::Result<bool> {
 
 /// Whether the other end of `fd` is gone.
 pub(crate) fn is_hung_up(fd: &OwnedFd) -> bool {
-    let mut interest = [Interest::hangup(fd.as_raw_fd())];
+    let mut interest = [PollFd::hangup(fd.as_raw_fd())];
     poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].hung_up()
 }

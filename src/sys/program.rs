@@ -77,7 +77,7 @@ pub(crate) fn own_file() -> &'static CStr {
         return own;
     }
     // Without `/proc` there is still the path that the kernel was given. It may be relative, so
-    // it is good for as long as nobody changes the directory, which this program never does.
+    // it is good for as long as the directory is not changed, which this program never does.
     // SAFETY: the kernel puts the address of a string there that lasts as long as the process.
     match unsafe { libc::getauxval(libc::AT_EXECFN) } {
         0 => own,

@@ -146,7 +146,7 @@ mod waiting {
     use super::super::{
         descriptors::{above_stdio, as_borrowed, read},
         error::may_be_refused,
-        poll::{Interest, poll},
+        poll::{PollFd, poll},
     };
     use super::*;
 
@@ -212,7 +212,7 @@ mod waiting {
     fn signal_fd_of(set: &libc::sigset_t) -> io::Result<OwnedFd> {
         // SAFETY: an initialised set; the result is checked before it is taken.
         let fd = check(unsafe { libc::signalfd(-1, set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
-        // SAFETY: signalfd returned a new descriptor that belongs to nobody else.
+        // SAFETY: signalfd returned a new descriptor that nothing else owns.
         above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
@@ -264,7 +264,7 @@ mod waiting {
         pub(crate) fn next(&mut self) -> io::Result<libc::c_int> {
             loop {
                 if let Some(fd) = &self.fd {
-                    poll(&mut [Interest::read(fd.as_raw_fd())], None)?;
+                    poll(&mut [PollFd::read(fd.as_raw_fd())], None)?;
                     match next_signal(fd) {
                         Some((signal, _)) => return Ok(signal),
                         None => continue,

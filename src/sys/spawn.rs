@@ -65,19 +65,19 @@ pub(crate) enum Stdio<'a> {
 
 /// Low numbers among our descriptors, reserved for what the next child is given.
 #[derive(Debug)]
-pub(crate) struct Slot([OwnedFd; 3]);
+pub(crate) struct ReservedFds([OwnedFd; 3]);
 
-impl Slot {
+impl ReservedFds {
     /// Reserves the three lowest numbers that are free, with `filler` in them. Only where they can be filled
     /// without a moment in which another child would inherit what is in them.
     #[cfg(not(target_vendor = "apple"))]
-    pub(crate) fn reserve(filler: &OwnedFd) -> io::Result<Slot> {
+    pub(crate) fn reserve(filler: &OwnedFd) -> io::Result<ReservedFds> {
         let number = || filler.try_clone();
-        Ok(Slot([number()?, number()?, number()?]))
+        Ok(ReservedFds([number()?, number()?, number()?]))
     }
 
     #[cfg(target_vendor = "apple")]
-    pub(crate) fn reserve(_: &OwnedFd) -> io::Result<Slot> {
+    pub(crate) fn reserve(_: &OwnedFd) -> io::Result<ReservedFds> {
         Err(unsupported())
     }
 
@@ -85,7 +85,7 @@ impl Slot {
     #[cfg(not(target_vendor = "apple"))]
     pub(crate) fn fill(&self, fds: [BorrowedFd<'_>; 3]) -> io::Result<()> {
         for (fd, slot) in fds.into_iter().zip(&self.0) {
-            // SAFETY: the number is open and ours, so nothing that anybody else relies on is closed.
+            // SAFETY: the number is open and ours, so nothing that other code relies on is closed.
             check(unsafe { libc::dup3(fd.as_raw_fd(), slot.as_raw_fd(), libc::O_CLOEXEC) })?;
         }
         Ok(())

@@ -16,7 +16,7 @@ use super::lock::{lock, wait};
 use super::memory::spare_memory;
 
 /// The stack of a thread of which there are few: what the standard library gives one.
-pub(crate) const STACK: usize = 2 * 1024 * 1024;
+pub(crate) const THREAD_STACK_BYTES: usize = 2 * 1024 * 1024;
 /// A stack for a thread that makes a system call or two.
 #[cfg(target_os = "linux")]
 pub(super) const SMALL_STACK: usize = 64 * 1024;
@@ -105,7 +105,7 @@ unsafe fn start_borrowing_thread<'a, T: Send + 'a>(
         error
     };
     if error != 0 {
-        // SAFETY: from `into_raw` above, and nobody has taken it.
+        // SAFETY: from `into_raw` above, and it has not been taken.
         drop(unsafe { Box::from_raw(body) });
         return Err(io::Error::from_raw_os_error(error));
     }

@@ -68,6 +68,6 @@ impl EventFd {
 fn counter() -> io::Result<OwnedFd> {
     // SAFETY: a plain call; the result is checked before it is taken.
     let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-    // SAFETY: eventfd returned a new descriptor that belongs to nobody else.
+    // SAFETY: eventfd returned a new descriptor that nothing else owns.
     above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
 }

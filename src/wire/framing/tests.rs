@@ -89,7 +89,7 @@ fn bodies_come_whole_however_they_are_cut() {
 }
 
 #[test]
-fn a_body_that_nobody_gets_is_told_once_and_skipped() {
+fn a_body_that_is_refused_is_told_once_and_skipped() {
     assert_split(
         "Content-Length: 6\r\n\r\n123456Content-Length: 5\r\n\r\n12345\nContent-Length: 6\r\n\r\n1",
         5,
