@@ -59,8 +59,10 @@
 //! changing anything process-wide: see [`serve`]. The binary does more: its guard ends what is left even
 //! after SIGKILL.
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("procwire runs on Linux: it relies on pidfds, and has not been tried elsewhere");
+#[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd")))]
+compile_error!(
+    "procwire runs on Linux; on macOS and FreeBSD it compiles; there is no code for other systems"
+);
 
 #[cfg(feature = "cli")]
 #[doc(hidden)]

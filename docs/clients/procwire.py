@@ -24,18 +24,22 @@ import errno
 import io
 import itertools
 import json
+import math
 import os
 import queue
+import re
 import select
 import shlex
 import signal as signals
+import stat
 import subprocess
 import threading
 import time
+import types
 import warnings
 import weakref
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from subprocess import (
     DEVNULL,
     PIPE,
@@ -60,6 +64,7 @@ from typing import (
     Mapping,
     NoReturn,
     Optional,
+    Pattern,
     Sequence,
     Set,
     Tuple,
@@ -76,28 +81,64 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEVNULL",
+    "EOF",
     "PIPE",
     "STDOUT",
+    "TIMEOUT",
     "CalledProcessError",
     "CompletedProcess",
     "Exit",
+    "File",
+    "Inspection",
+    "Limits",
+    "Member",
     "Popen",
     "RpcError",
     "Server",
     "ServerGone",
     "SpawnError",
     "SubprocessError",
+    "Terminal",
     "TimeoutExpired",
+    "Waited",
 ]
 
 #: A path, an argument, or a name or value in an environment. Bytes have to be UTF-8.
 Text = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 Args = Union[Text, Sequence[Text]]
 Env = Union[Mapping[str, Optional[Text]], Mapping[bytes, Optional[Text]]]
-#: PIPE, DEVNULL, STDOUT, a descriptor, an open file, or None.
-File = Union[None, int, IO[Any]]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the server's machine, which the server opens: for reading as `stdin`; as `stdout` or
+    `stderr` it is created, and emptied unless `append`."""
+
+    path: Text
+    append: bool = False
+
+
+#: PIPE, DEVNULL, STDOUT, a descriptor or an open file of this program, None, or a file of the server's
+#: machine: a `File` or its path, absolute.
+Stream = Union[None, int, IO[Any], File, str, "os.PathLike[str]"]
 Signal = Union[int, str]
+#: What `expect` looks for: a regular expression, EOF or TIMEOUT.
+Wanted = Union[str, bytes, Pattern[str], Pattern[bytes], Type["EOF"], Type["TIMEOUT"]]
 _T = TypeVar("_T")
+
+
+class Limits(TypedDict, total=False):
+    """What the machine holds a program to, and everything that it starts. `setrlimit` has the meanings."""
+
+    cpu_seconds: int
+    file_bytes: int
+    data_bytes: int
+    core_bytes: int
+    open_files: int
+    processes: int
+    stack_bytes: int
+    nice: int
+    oom_score_adj: int
 
 
 class Options(TypedDict, total=False):
@@ -105,15 +146,19 @@ class Options(TypedDict, total=False):
 
     bufsize: Optional[int]
     executable: Optional[Text]
-    stdin: File
-    stdout: File
-    stderr: File
+    stdin: Stream
+    stdout: Stream
+    stderr: Stream
     shell: bool
     cwd: Optional[Text]
     env: Optional[Env]
+    inherit_env: Union[None, bool, Sequence[str]]
     tty: bool
     size: Optional[Tuple[int, int]]
+    timeout_grace: Optional[float]
     output_cap: Optional[int]
+    keep: Union[None, Literal["head", "tail"], Tuple[int, int]]
+    limits: Optional[Limits]
     detach: bool
 
 
@@ -147,6 +192,20 @@ _SIGNAL_GRACE = 1.0
 # of a file that takes none of the program's output.
 _END_WAIT = 3.0
 _DRAIN_WAIT = 2.0
+# How long `expect` waits by default, as in pexpect.
+_EXPECT_WAIT = 30.0
+# What an exit says that a server does not tell.
+_UNTOLD: Mapping[str, Any] = {
+    "signal": None,
+    "coreDumped": False,
+    "timedOut": False,
+    "durationMs": math.nan,
+    "usage": {"userMs": math.nan, "systemMs": math.nan, "maxRssBytes": -1},
+    "stdoutBytes": -1,
+    "stderrBytes": -1,
+}
+# What a server takes that does not say how long a request may be.
+_MAX_MESSAGE_BYTES = 1024 * 1024
 
 
 def _quoted(said: Union[str, bytes]) -> str:
@@ -185,21 +244,29 @@ class RpcError(Exception):
 class SpawnError(OSError):
     """A program could not be started. Also a FileNotFoundError and so on, as `errno` says."""
 
-    #: What failed: "cwd", "lookup", "exec", "pty", "pipe" or "thread".
+    #: What failed: "cwd", "lookup", "exec", "pty", "pipe", "stdin", "stdout", "stderr", "limits" or
+    #: "thread"; and of the limits which, by its name in `Limits`.
     stage: str = ""
+    limit: Optional[str] = None
 
     @staticmethod
-    def _of(error: RpcError, program: Text, cwd: Optional[Text]) -> Exception:
+    def _of(error: RpcError, names: Mapping[str, Text]) -> Exception:
+        """`names` has what was asked for, in the form in which it was, by the stage it is for."""
         number = error.data.get("errno")
+        # A server without `data` has it in its text.
+        in_text = re.search(r"\(os error ([0-9]{1,4})\)$", error.message)
+        if in_text and error.code == -32603:
+            number = number or int(in_text.group(1))
         if not isinstance(number, int):
             return ValueError(error.message)
         reason, stage = os.strerror(number), _quoted(str(error.data.get("stage", "")))
         kind = type(OSError(number, reason))
         both = SpawnError if kind is OSError else type(kind.__name__, (SpawnError, kind), {})
-        # What was asked for, in the form in which it was.
-        name = cwd if stage == "cwd" else program if stage in ("lookup", "exec") else None
-        spawn_error = cast(SpawnError, both(number, reason, *([] if name is None else [name])))
+        spawn_error = cast(SpawnError, both(number, reason, *([names[stage]] if stage in names else [])))
         spawn_error.stage = stage
+        limit = error.data.get("limit")
+        if isinstance(limit, str):
+            spawn_error.limit = _quoted(_snake(limit))
         return spawn_error
 
 
@@ -207,9 +274,30 @@ class ServerGone(ConnectionError):
     """The server has ended or broken the connection, and with it everything it had started."""
 
 
+class EOF(EOFError):
+    """The output of a program has ended, and what was waited for did not come."""
+
+
+class TIMEOUT(TimeoutExpired, TimeoutError):
+    """What was expected of a program did not come in time."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; what came ends with {self.output!r}"
+
+
+def _snake(name: str) -> str:
+    """A name of the protocol, as Python writes it."""
+    return re.sub("[A-Z]", lambda capital: f"_{capital.group().lower()}", name)
+
+
+def _camel(name: str) -> str:
+    return re.sub("_(.)", lambda letter: letter.group(1).upper(), name)
+
+
 @dataclass(frozen=True)
 class Exit:
-    """How a program ended, and what it used. Times are in seconds."""
+    """How a program ended, and what it used. Times are in seconds. What a server does not tell, as
+    `codex app-server`, is NaN and -1."""
 
     code: int  # 128 + n after signal n, 124 after a timeout
     signal: Optional[str]
@@ -222,6 +310,8 @@ class Exit:
     stdout_bytes: int
     stderr_bytes: int
     drain_timed_out: bool  # something kept an output open for two seconds after the exit
+    stdout_omitted: int = 0  # bytes of it that are missing in what was delivered, because of its cap
+    stderr_omitted: int = 0
 
     @property
     def returncode(self) -> int:
@@ -230,6 +320,76 @@ class Exit:
             return self.code
         known = signals.Signals.__members__.get(self.signal)
         return 128 - self.code if known is None else -known
+
+
+@dataclass(frozen=True)
+class Waited:
+    """The condition of a `wait_for` that held."""
+
+    condition: str  # "text", "quiet", "eof", "exit" or "input"
+    text: Union[None, str, bytes] = None  # the one that came
+    stream: Optional[str] = None  # where it came, and the position in the stream behind it
+    offset: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """The terminal of a program: whether lines are edited before they are read, whether what is typed
+    is shown, and how large it is."""
+
+    canonical: bool
+    echo: bool
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """A program, or one of those it has started."""
+
+    pid: int
+    parent_pid: Optional[int]
+    command: Optional[List[str]]
+    state: Optional[str]
+    threads: Optional[int]
+    cpu_time: Optional[float]  # seconds
+    rss: Optional[int]  # bytes
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a program is doing now. None is what the machine does not tell."""
+
+    pid: int
+    terminal: Optional[Terminal]
+    foreground: Optional[Mapping[str, Any]]  # pid and command of what has the terminal
+    waits_for_input: Optional[bool]
+    processes: List[Member]  # oldest first
+    processes_omitted: int = 0  # how many more there are
+
+    @staticmethod
+    def _of(answer: Mapping[str, Any]) -> Inspection:
+        terminal = answer.get("terminal")
+        return Inspection(
+            pid=answer["pid"],
+            terminal=terminal
+            and Terminal(terminal["canonical"], terminal["echo"], terminal["rows"], terminal["cols"]),
+            foreground=answer.get("foreground"),
+            waits_for_input=answer.get("waitsForInput"),
+            processes=[
+                Member(
+                    pid=one["pid"],
+                    parent_pid=one.get("parentPid"),
+                    command=one.get("command"),
+                    state=one.get("state"),
+                    threads=one.get("threads"),
+                    cpu_time=None if one.get("cpuMs") is None else one["cpuMs"] / 1000,
+                    rss=one.get("rssBytes"),
+                )
+                for one in answer["processes"]
+            ],
+            processes_omitted=answer.get("processesOmitted", 0),
+        )
 
 
 class Server:
@@ -264,9 +424,9 @@ class Server:
         # this does, and so would wait for itself. What threads share is only changed in single steps,
         # and each thread that waits has a queue of its own, so that nothing comes too early for it.
         self._ids = itertools.count(1)
-        self._calls: Dict[int, _Answer] = {}
+        self._calls: Dict[int, _Putting] = {}
         self._live: Dict[str, _Process] = {}
-        self._waiting: Set[_Wake] = set()
+        self._waiting: Set[_Putting] = set()
         # What is to be sent, and None at the end. Nearly all of it is waited for, so it does not grow.
         self._lines: queue.SimpleQueue[Optional[bytes]] = queue.SimpleQueue()
         self._resume: Optional[_Wake] = None
@@ -302,17 +462,34 @@ class Server:
             thread.start()
         _open_servers.add(self)
         try:
-            hello = {"clientInfo": {"name": "procwire.py", "version": "1"}}
-            #: What the server says about itself; its defaults and limits are in `info["limits"]`.
+            # The capability is what `codex app-server` has its processes behind.
+            hello = {
+                "clientInfo": {"name": "procwire.py", "version": "1"},
+                "capabilities": {"experimentalApi": True},
+            }
+            #: What the server says about itself; its defaults and limits are in `info["limits"]`, and
+            #: what it is able to enforce in `info["guarantees"]`.
             self.info: Mapping[str, Any] = self._call("initialize", hello, handshake_timeout)
-            limits = self._member(self.info, "limits", dict)
-            if self._member(limits, "maxMessageBytes", int) < 1:
+            # Another server of the protocol's base, such as `codex app-server`, tells no limits.
+            self._is_other = "limits" not in self.info and isinstance(self.info.get("userAgent"), str)
+            limits = {} if self._is_other else self._member(self.info, "limits", dict)
+            if not self._is_other and self._member(limits, "maxMessageBytes", int) < 1:
                 raise ServerGone(errno.EPROTO, f"{self._name} takes no messages")
+            #: Whether it knows `stdout`, `inheritEnv`, `limits` and so on, `process/closeOutput`, `process/wait`.
+            self._is_current = isinstance(self.info.get("guarantees"), dict)
+            if self._is_other:
+                self._lines.put(b'{"method":"initialized"}\n')
+            self._cwd = os.path.abspath(cwd or os.curdir)
         except BaseException:
             # Nothing has been started that would have to be ended, and it may not listen.
             self._process.kill()
             self._close(patience=1.0)
             raise
+
+    def _needs(self, current: bool, what: str) -> None:
+        """Refuses what this server would ignore."""
+        if not current:
+            raise NotImplementedError(f"{self._name} is a server that cannot {what}")
 
     @property
     def pid(self) -> int:
@@ -450,7 +627,8 @@ class Server:
         **options: Any,
     ) -> Any:
         """As `subprocess.run`: starts a program and waits for its end. Its output is captured unless
-        `stdout` and `stderr` say otherwise."""
+        `stdout` and `stderr` say otherwise. When the time is up, it is killed; with `timeout_grace`, it
+        gets SIGTERM first, and so many seconds."""
         if input is not None:
             if options.get("stdin") is not None:
                 raise ValueError("stdin and input arguments may not both be used.")
@@ -464,7 +642,7 @@ class Server:
             try:
                 stdout, stderr = process.communicate(input, timeout)
             except TimeoutExpired as expired:
-                process.kill()
+                process._give_up(options.get("timeout_grace"))
                 process.wait()
                 # With what came until the end. Bytes, as everywhere in this exception.
                 expired.stdout, expired.stderr = process._so_far("stdout"), process._so_far("stderr")
@@ -486,6 +664,9 @@ class Server:
         with process:
             try:
                 return process.wait(timeout)
+            except TimeoutExpired:
+                process._give_up(options.get("timeout_grace"))
+                raise
             except BaseException:
                 process.kill()
                 raise
@@ -576,6 +757,7 @@ class Server:
 
     def list(self) -> List[Mapping[str, Any]]:
         """What is running, oldest first, as `process/list` tells it."""
+        self._needs(not self._is_other, "list what runs")
         answer = self._call("process/list", {})
         return cast("List[Mapping[str, Any]]", self._member(answer, "processes", list))
 
@@ -604,8 +786,9 @@ class Server:
     def _close_inputs(self) -> None:
         """Below their buffers, so that these do not complain at the exit about what is not wanted."""
         for process in list(self._live.values()):
-            if process.input is not None:
-                process.input.close()
+            stdin = process.input()
+            if stdin is not None:
+                stdin.close()
 
     def __enter__(self) -> Server:
         return self
@@ -624,48 +807,56 @@ class Server:
         self, method: str, params: Mapping[str, Any], timeout: Optional[float] = None
     ) -> Mapping[str, Any]:
         """Sends a request and waits for its answer."""
-        number = next(self._ids)
-        line = self._encode(number, method, params)
-        if method != "initialize" and len(line) > self._max_message_bytes():
-            limit = self._max_message_bytes()
-            raise ValueError(f"a request of {len(line)} bytes, which is over the server's limit of {limit}")
         answer: _Answer = queue.SimpleQueue()
+        number = next(self._ids)
         try:
-            self._calls[number] = answer
-            self._check_gone()
-            self._lines.put(line)
-            self._wake_reader()
+            self._ask(number, answer, method, params)
             answered = self._await(answer) if timeout is None else answer.get(timeout=timeout)
         except queue.Empty:
             raise ServerGone(errno.ETIMEDOUT, f"{self._name} has not answered in {timeout:g} s") from None
         finally:
             self._calls.pop(number, None)
+        return self._result(answered)
+
+    def _ask(self, number: int, answer: _Putting, method: str, params: Mapping[str, Any]) -> None:
+        """Sends a request, whose answer is put there."""
+        line = self._encode(number, method, params)
+        if method != "initialize" and len(line) > self._max_message_bytes():
+            limit = self._max_message_bytes()
+            raise ValueError(f"a request of {len(line)} bytes, which is over the server's limit of {limit}")
+        self._calls[number] = answer
+        self._check_gone()
+        self._lines.put(line)
+        self._wake_reader()
+
+    def _result(self, answered: _Answered) -> Mapping[str, Any]:
         if answered is None:
             raise self._error()
         if isinstance(answered, RpcError):
             raise answered
         return answered
 
-    def _await(self, answer: _Answer) -> Union[None, Dict[str, Any], RpcError]:
+    def _await(self, answer: _Answer) -> _Answered:
         """Waits for an answer, which may take its time, but not for a server that does not answer at all."""
-        patience = self._answer_timeout
-        if patience is None:
-            return answer.get()
         probed: Optional[float] = None
         while True:
             try:
-                return answer.get(timeout=patience)
+                return answer.get(timeout=self._answer_timeout)
             except queue.Empty:
-                pass
-            now = time.monotonic()
-            if now - self._heard < patience:
-                probed = None
-            elif probed is None or self._heard > probed:
-                # There is no such program, which is an error at once.
-                probed = now
-                self._post("process/kill", {"processHandle": "0", "signal": 0})
-            else:
-                self._end(f"{self._name} has sent nothing for {now - self._heard:.0f} s")
+                probed = self._probe(probed)
+
+    def _probe(self, probed: Optional[float]) -> Optional[float]:
+        """An answer is late: asks for a sign of life, and ends the connection if there was none since it
+        was asked for the last time. When it was asked for."""
+        now, patience = time.monotonic(), cast(float, self._answer_timeout)
+        if now - self._heard < patience:
+            return None
+        if probed is not None and self._heard <= probed:
+            self._end(f"{self._name} has sent nothing for {now - self._heard:.0f} s")
+            return probed
+        # There is no such program, which is an error at once.
+        self._post("process/kill", {"processHandle": "0", "signal": 0})
+        return now
 
     def _post(self, method: str, params: Mapping[str, Any]) -> None:
         """Sends a request whose answer nothing waits for."""
@@ -679,7 +870,7 @@ class Server:
         return text.encode() + b"\n"
 
     def _max_message_bytes(self) -> int:
-        return cast(int, self.info["limits"]["maxMessageBytes"])
+        return _MAX_MESSAGE_BYTES if self._is_other else cast(int, self.info["limits"]["maxMessageBytes"])
 
     def _member(self, answer: Mapping[str, Any], name: str, kind: Type[_T]) -> _T:
         """A member of an answer that has to be there."""
@@ -691,17 +882,18 @@ class Server:
     def _error(self) -> ServerGone:
         return ServerGone(errno.EPIPE, self._gone)
 
-    def _has(self, name: Text, value: Optional[Text]) -> bool:
-        """Whether the server's own environment has this, asked for once."""
+    def _inherited(self) -> Dict[bytes, bytes]:
+        """The server's own environment, asked for once."""
         if self._environment is None:
             try:
                 printed = self.run(["env", "-0"], stderr=DEVNULL).stdout
-            except SpawnError:
-                printed = b""
+            except SpawnError as error:
+                raise NotImplementedError(
+                    f"{self._name} has no program `env` to ask for its environment"
+                ) from error
             pairs = (line.partition(b"=") for line in printed.split(b"\0"))
             self._environment = {known: held for known, equals, held in pairs if equals}
-        held = self._environment.get(os.fsencode(name))
-        return held == (None if value is None else os.fsencode(value))
+        return self._environment
 
     def _check_gone(self) -> None:
         if self._gone is not None:
@@ -876,30 +1068,45 @@ class Server:
                 self._max_line_bytes = _MAX_LINE_BYTES
                 answer.put(answered)
             return 0
+        if "id" in message:
+            raise TypeError("a request")
         params = message["params"]
-        process = self._live.get(params["processHandle"])
+        # Other servers have other notifications.
+        process = self._live.get(params.get("processHandle"))
         if process is None:
             return 0
         if method == "process/outputDelta":
             data = binascii.a2b_base64(params["deltaBase64"])
-            stream = process.outputs.get(params["stream"])
-            if stream is None or not data:
+            name = params["stream"]
+            process.delivered[name] = process.delivered.get(name, 0) + len(data)
+            stream = process.outputs.get(name)
+            if stream is None:
+                self._refuse(process, name)
+                return 0
+            ended = params.get("eof") is True
+            if not data or (ended and stream.refused):
+                stream.ended = stream.ended or ended
+                process.wake()
                 return 0
             if stream.unread() > _FLOOD * self._max_unread and not self._is_read(stream):
                 stream.overflowed = True
                 stream.refuse()
                 process.wake()
             if stream.refused:
-                self._refuse(process, stream)
+                self._refuse(process, stream.name)
                 return 0
             stream.received += len(data) + _PIECE_COST
             stream.chunks.append(memoryview(data))
+            stream.ended = ended
             process.wake()
             return len(data) + _PIECE_COST
         elif method == "process/exited":
-            usage = params["usage"]
             # What is left to be read grows no more, so it does not count any more.
             self._live.pop(process.handle, None)
+            if self._is_other:
+                # One that tells no more than this; what it delivers it has not counted.
+                params = {**_UNTOLD, **params}
+            usage, delivered = params["usage"], process.delivered
             if not isinstance(params["exitCode"], int) or not isinstance(params["signal"], (str, type(None))):
                 raise TypeError("an exit of another form")
             process.ended = time.monotonic()
@@ -915,19 +1122,21 @@ class Server:
                 stdout_bytes=params["stdoutBytes"],
                 stderr_bytes=params["stderrBytes"],
                 drain_timed_out=params["outputDrainTimedOut"],
+                stdout_omitted=max(0, params["stdoutBytes"] - delivered.get("stdout", 0)),
+                stderr_omitted=max(0, params["stderrBytes"] - delivered.get("stderr", 0)),
             )
             process.wake()
-            process.owner = None
         return 0
 
-    def _refuse(self, process: _Process, stream: _Output) -> None:
-        """Output has come of a stream that is closed. Where the reader of a pipe has gone, the program
-        gets SIGPIPE; the protocol has no word for that, so it is sent. What ignores it and goes on to
+    def _refuse(self, process: _Process, name: str) -> None:
+        """Output has come of a stream that is closed, and that the server has not closed: a terminal, or
+        an older server. The program gets the signal that it would get; what ignores it and goes on to
         write is killed."""
-        if not stream.refusals or time.monotonic() < stream.refuse_after:
+        refusal = process.refusals.get(name)
+        if refusal is None or not refusal.signals or time.monotonic() < refusal.after:
             return
-        signal = stream.refusals.pop(0)
-        stream.refuse_after = time.monotonic() + _SIGNAL_GRACE
+        signal = refusal.signals.pop(0)
+        refusal.after = time.monotonic() + _SIGNAL_GRACE
         params = {"processHandle": process.handle, **({"signal": signal} if signal else {})}
         self._post("process/kill", params)
 
@@ -939,33 +1148,46 @@ class Popen(Generic[AnyStr]):
     - `stdin` is DEVNULL if left out or None, and PIPE with `tty`; `stdout` and `stderr` are PIPE if left
       out. None is for them, as in `subprocess`, what this program has itself.
     - Where a stream is a descriptor or a file of this program (a stream of another `Popen` as well, for
-      `stdin`), a thread of this program copies from or to it.
-    - With `stderr=STDOUT` both come in one stream, in the order in which the server has read them.
+      `stdin`), a thread of this program copies from or to it. Where it is a path or a `File`, the server
+      opens it on its machine, and the program has the file itself.
     - Output that is not read does not hold up the program, up to the server's `max_unread`. A stream
-      that is closed sends SIGPIPE to the program's process group (SIGHUP with `tty`) when more output
-      comes a moment later, and SIGKILL to all of it when it goes on to write for a second after that.
+      that is closed, or garbage, is a pipe without a reader: the program gets SIGPIPE when it writes.
+      With `tty` it gets SIGHUP when it writes a moment later, and SIGKILL if it still does after a second.
     - A stream has a descriptor when `fileno` is asked for it: that of a pipe within this program, which
       a thread copies from or to.
     - `executable` is `argv[0]` as well.
-    - `env` is laid over the server's environment; None removes a variable. COLUMNS and LINES are removed
-      with `tty`, and PWD is set to `cwd`, unless `env` has others than this program's own.
+    - `env` is all of the environment, unless `inherit_env` is True or a list of names (`["PATH", "LC_*"]`):
+      then it is laid over what of the server's is inherited, and None removes a variable. COLUMNS and
+      LINES are removed with `tty`, and PWD is set to `cwd`, where they are inherited, or are this
+      program's own.
     - `cwd` is a directory of the server's machine, absolute.
     - The protocol carries UTF-8. Anything else in arguments and `cwd` is a ValueError, and so it is in
       `env`, except for what the server's own environment has as well. It is the default encoding, too.
     - `tty` gives it a terminal of `size` (rows, columns); all output comes on `stdout`, and closing
       `stdin` types end-of-file.
-    - `timeout` (seconds) makes the server kill it; `output_cap` drops what is more than so many bytes
-      of a stream; `detach` lets it outlive the connection.
+    - `timeout` (seconds) makes the server kill it, with `timeout_grace` after SIGTERM and so many seconds
+      more; `output_cap` drops what is more than so many bytes of a stream, from its end or with
+      `keep="tail"` from its beginning, and `keep=(head, tail)` what is between so many bytes of both;
+      `limits` has the names of `Limits`; `detach` lets it outlive the connection.
     - `exit` tells more than `returncode`, and at any time.
+    - `expect` is pexpect's; `wait_for` and `inspect` ask the server.
+    - What an older server, or `codex app-server`, does not know is a NotImplementedError.
     """
 
     args: Args
-    pid: int
     #: Set by `poll`, `wait` and `communicate`: None while it runs, -n after signal n.
     returncode: Optional[int]
     stdin: Optional[IO[AnyStr]]
     stdout: Optional[IO[AnyStr]]
     stderr: Optional[IO[AnyStr]]
+    #: What came before what the last `expect` has found, what it has found, and how.
+    before: Optional[AnyStr]
+    after: Any
+    match: Any
+    match_index: Optional[int]
+
+    if not TYPE_CHECKING:
+        __class_getitem__ = classmethod(types.GenericAlias)
 
     def __init__(
         self,
@@ -974,16 +1196,20 @@ class Popen(Generic[AnyStr]):
         *,
         bufsize: Optional[int] = -1,
         executable: Optional[Text] = None,
-        stdin: File = None,
-        stdout: File = PIPE,
-        stderr: File = PIPE,
+        stdin: Stream = None,
+        stdout: Stream = PIPE,
+        stderr: Stream = PIPE,
         shell: bool = False,
         cwd: Optional[Text] = None,
         env: Optional[Env] = None,
+        inherit_env: Union[None, bool, Sequence[str]] = None,
         tty: bool = False,
         size: Optional[Tuple[int, int]] = None,
         timeout: Optional[float] = None,
+        timeout_grace: Optional[float] = None,
         output_cap: Optional[int] = None,
+        keep: Union[None, Literal["head", "tail"], Tuple[int, int]] = None,
+        limits: Optional[Limits] = None,
         detach: bool = False,
         text: Optional[bool] = None,
         universal_newlines: Optional[bool] = None,
@@ -1001,8 +1227,12 @@ class Popen(Generic[AnyStr]):
         stdout, stderr = _own(stdout, 1), _own(stderr, 2)
         if stdin == STDOUT or stdout == STDOUT:
             raise ValueError("STDOUT is for stderr only")
+        stdin, stdout, stderr = (
+            File(file) if isinstance(file, (str, os.PathLike)) else file for file in (stdin, stdout, stderr)
+        )
         self.args = args
         self.returncode = None
+        self.before = self.after = self.match = self.match_index = None
         self._text: bool = bool(text or universal_newlines or encoding or errors)
         line_buffering: bool = self._text and bufsize == 1
         if bufsize == 1 and not self._text:
@@ -1011,40 +1241,84 @@ class Popen(Generic[AnyStr]):
         buffer_size: int = io.DEFAULT_BUFFER_SIZE if bufsize in (-1, 1) else bufsize
 
         command, program = self._command(args, shell, executable)
-        # Output of which nothing is wanted is not sent in the first place.
-        silent = stdout == DEVNULL and (tty or stderr in (DEVNULL, STDOUT))
+        directory = None if cwd is None else _utf8(cwd, "cwd")
         params: Dict[str, Any] = {
             "command": command,
             "processHandle": f"{next(server._ids)}",
-            "streamStdin": stdin != DEVNULL,
+            "streamStdin": not (stdin == DEVNULL or isinstance(stdin, File)),
             "streamStdoutStderr": True,
-            "outputBytesCap": 0 if silent else output_cap,
+            "outputBytesCap": output_cap,
             "timeoutMs": None if timeout is None else max(0, round(timeout * 1000)),
         }
-        directory = None if cwd is None else _utf8(cwd, "cwd")
-        if directory is not None:
-            params["cwd"] = directory
-        variables = self._variables(server, env, tty, directory)
-        if variables:
-            params["env"] = variables
+        if directory is not None or server._is_other:
+            params["cwd"] = directory or server._cwd  # Another server has to have one.
+        params.update(self._variables(server, env, inherit_env, tty, directory))
         if tty:
             params["tty"] = True
         if size is not None:
             params["size"] = {"rows": size[0], "cols": size[1]}
+        if timeout is not None and timeout_grace is not None:
+            server._needs(server._is_current, "send SIGTERM before it kills")
+            params["timeoutGraceMs"] = max(0, round(timeout_grace * 1000))
+        if keep is not None and keep != "head":
+            server._needs(server._is_current, "keep the end of what outgrows its cap")
+            if keep == "tail":
+                params["outputKeep"] = "tail"
+            else:
+                if output_cap is not None:
+                    raise ValueError("output_cap and keep=(head, tail) exclude each other")
+                del params["outputBytesCap"]
+                params["outputKeep"] = {"head": keep[0], "tail": keep[1]}
+        if limits is not None:
+            server._needs(server._is_current, "limit a program")
+            unknown = set(limits) - set(Limits.__annotations__)
+            if unknown:
+                raise ValueError(
+                    f"{unknown.pop()!r} is not one of the limits: {', '.join(Limits.__annotations__)}"
+                )
+            params["limits"] = {_camel(name): value for name, value in limits.items()}
         if detach:
+            server._needs(not server._is_other, "leave a program running")
             params["detach"] = True
+        # Where the server puts the streams itself, and what is asked for under the name of each stage.
+        names: Dict[str, Text] = {"lookup": program, "exec": program}
+        if cwd is not None:
+            names["cwd"] = cwd
+        else:
+            names[""] = program  # A server that tells no stage had nothing else to find.
+        for name, file in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
+            if isinstance(file, File):
+                server._needs(server._is_current, f"open a file as {name}")
+                params[name] = {"file": _utf8(file.path, f"the path of {name}")}
+                if file.append:
+                    params[name]["append"] = True
+                names[name] = file.path
+        if server._is_current and not tty:
+            if _same_file(stdout, stderr):
+                stderr = STDOUT
+            if stdout == DEVNULL:
+                params["stdout"] = "null"
+            if stderr == DEVNULL:
+                params["stderr"] = "null"
+            if stderr == STDOUT:
+                params["stderr"] = "stdout"
+        elif stdout == DEVNULL and (tty or stderr in (DEVNULL, STDOUT)):
+            # Output of which nothing is wanted is not sent in the first place.
+            params["outputBytesCap"] = 0
 
-        process = _Process(server, params["processHandle"], self)
+        process = _Process(server, params["processHandle"])
         self._server: Server = server
         self._process: _Process = process
-        closed_by = "SIGHUP" if tty else "SIGPIPE"
-        raw_stdout, raw_stderr = _Output(process, closed_by), _Output(process, closed_by)
-        if stdout != DEVNULL:
-            process.outputs["stdout"] = raw_stdout
-        if stderr == STDOUT and stdout != DEVNULL:
-            process.outputs["stderr"] = raw_stdout
-        if stderr not in (DEVNULL, STDOUT) and not tty:
-            process.outputs["stderr"] = raw_stderr
+        raw_stdin = _Input(process) if params["streamStdin"] else None
+        # Only those that are wanted, because one that is garbage is closed.
+        raws: Dict[str, _Output] = {}
+        if not (stdout == DEVNULL or isinstance(stdout, File)):
+            raws["stdout"] = _Output(process, "stdout", tty)
+        if not (stderr in (DEVNULL, STDOUT) or isinstance(stderr, File) or tty):
+            raws["stderr"] = _Output(process, "stderr", tty)
+        process.outputs.update(raws)
+        if stderr == STDOUT and "stdout" in raws:
+            process.outputs["stderr"] = raws["stdout"]  # From a server that does not have them in one.
 
         def opened(raw: io.RawIOBase) -> IO[AnyStr]:
             binary: Any = raw
@@ -1053,7 +1327,7 @@ class Popen(Generic[AnyStr]):
                 binary = cast(Any, kind)(raw, max(buffer_size, 1))
             if not self._text:
                 return cast("IO[AnyStr]", binary)
-            wrapped = io.TextIOWrapper(
+            wrapped = (_Text if raw.readable() else io.TextIOWrapper)(
                 binary,
                 encoding or "utf-8",
                 errors,
@@ -1062,23 +1336,23 @@ class Popen(Generic[AnyStr]):
             )
             return cast("IO[AnyStr]", wrapped)
 
-        if stdin != DEVNULL:
-            process.input = _Input(process)
+        if raw_stdin is not None:
+            process.input = weakref.ref(raw_stdin)
         # Before the program, which would run on if something is wrong with the encoding or a file.
-        self.stdin = opened(cast(Any, process.input)) if stdin == PIPE else None
-        self.stdout = opened(raw_stdout) if stdout == PIPE else None
-        self.stderr = opened(raw_stderr) if stderr == PIPE and not tty else None
+        self.stdin = opened(cast(Any, raw_stdin)) if stdin == PIPE else None
+        self.stdout = opened(raws["stdout"]) if stdout == PIPE else None
+        self.stderr = opened(raws["stderr"]) if stderr == PIPE and not tty else None
         copies: List[_Copy] = []
         started = False
         try:
-            if stdin not in (PIPE, DEVNULL):
-                copies.append(_Copy(process, _source(stdin), cast(_Input, process.input)))
-            for file, raw in ((stdout, raw_stdout), (stderr, raw_stderr)):
-                if file != PIPE and raw in process.outputs.values():
-                    copies.append(_Copy(process, raw, _Descriptor(cast(Any, file))))
+            if raw_stdin is not None and stdin != PIPE:
+                copies.append(_Copy(process, _source(stdin), raw_stdin))
+            for name, file in (("stdout", stdout), ("stderr", stderr)):
+                if file != PIPE and name in raws:
+                    copies.append(_Copy(process, raws[name], _Descriptor(cast(Any, file))))
             server._live[process.handle] = process
             answer = server._call("process/spawn", params)
-            self.pid = server._member(answer, "pid", int)
+            self._pid = None if server._is_other else server._member(answer, "pid", int)
             started = True
             process.copies = [copy for copy in copies if isinstance(copy.target, _Descriptor)]
             for copy in copies:
@@ -1094,7 +1368,7 @@ class Popen(Generic[AnyStr]):
                 server._post("process/kill", {"processHandle": process.handle})
                 raise
             # `from` keeps the server's own words.
-            raise SpawnError._of(error, program, cwd) from error
+            raise SpawnError._of(error, names) from error
         self._writer: Optional[threading.Thread] = None
         self._communicating = False
         self._feed_error: Optional[Exception] = None
@@ -1114,26 +1388,63 @@ class Popen(Generic[AnyStr]):
 
     @staticmethod
     def _variables(
-        server: Server, env: Optional[Env], tty: bool, cwd: Optional[str]
-    ) -> Dict[str, Optional[str]]:
+        server: Server,
+        env: Optional[Env],
+        inherit: Union[None, bool, Sequence[str]],
+        tty: bool,
+        cwd: Optional[str],
+    ) -> Dict[str, Any]:
+        """The members of a spawn that say what its environment is."""
+        if isinstance(inherit, (str, bytes)):
+            raise TypeError("inherit_env is True, False or a list of names")
+        inherits = env is None if inherit is None else inherit if isinstance(inherit, bool) else list(inherit)
         variables: Dict[str, Optional[str]] = {}
+        held: Set[bytes] = set()
         for name, value in cast(Mapping[Text, Optional[Text]], env or {}).items():
+            if value is None and inherits is False:
+                raise TypeError(f"a variable is None, which is for what is inherited: {name!r}")
             try:
                 text = _utf8(name, "the name of a variable")
                 variables[text] = None if value is None else _utf8(value, f"the variable {text}")
             except ValueError:
-                # What the program inherits need not be sent.
-                if not server._has(name, value):
+                # What the program may inherit need not be sent.
+                known = os.fsencode(name)
+                if server._inherited().get(known) != (None if value is None else os.fsencode(value)):
                     raise
+                held.add(known)
         # Those of another terminal and another directory say nothing about its own.
         stale: Dict[str, Optional[str]] = {"COLUMNS": None, "LINES": None} if tty else {}
         if cwd is not None:
             stale["PWD"] = cwd
         for name, value in stale.items():
             given = variables.get(name)
-            if name not in variables or (given is not None and given == os.environ.get(name)):
+            if given is not None and given == os.environ.get(name):
+                del variables[name]
+            if name not in variables and (inherits is not False or (given is not None and value is not None)):
                 variables[name] = value
-        return variables
+        if inherits is not True and (held or not server._is_current):
+            # All is inherited, then, and removed again.
+            patterns = [os.fsencode(name) for name in inherits or ()]
+            unwanted = [
+                known
+                for known in server._inherited()
+                if not any(
+                    known.startswith(name[:-1]) if name.endswith(b"*") else known == name for name in patterns
+                )
+            ]
+            for known in set(unwanted) - held - {os.fsencode(name) for name in variables}:
+                variables[_utf8(known, "the name of a variable that the server has")] = None
+            inherits = True
+        members: Dict[str, Any] = {} if inherits is True else {"inheritEnv": inherits}
+        if variables:
+            members["env"] = variables
+        return members
+
+    @property
+    def pid(self) -> int:
+        """On the server's machine."""
+        self._server._needs(self._pid is not None, "tell the pid of a program")
+        return cast(int, self._pid)
 
     @property
     def exit(self) -> Optional[Exit]:
@@ -1218,17 +1529,25 @@ class Popen(Generic[AnyStr]):
             return None
         binary = stream.buffer if self._text else stream
         raw: _Output = self._process.outputs[name]
-        raw.waits = False
+        begun = b""
+        raw.impatient = threading.get_ident()
         try:
             begun = b"" if binary is raw else binary.peek()
+        except OSError:
+            pass  # Nothing is there yet, or more came than is kept.
         finally:
-            raw.waits = True
+            raw.impatient = None
+        ahead = stream.ahead.encode(stream.encoding, stream.errors) if self._text else b""
         # What is in its pipe cannot be looked at without being read, and what comes behind that is left out.
-        return b"".join([begun, *(list(raw.chunks) if raw.pipe is None else [])]) or None
+        return b"".join([ahead, begun, *(list(raw.chunks) if raw.pipe is None else [])]) or None
 
     def _feed(self, stdin: IO[bytes], left: memoryview) -> None:
         try:
             try:
+                try:
+                    stdin.flush()  # What was written before.
+                except ValueError:
+                    pass  # It is closed, which a write tells.
                 while left:
                     left = left[stdin.write(left) :]  # Without a buffer, a part is written.
             finally:
@@ -1239,8 +1558,198 @@ class Popen(Generic[AnyStr]):
         except Exception as error:
             self._feed_error = error
 
+    def expect(
+        self,
+        pattern: Union[Wanted, Sequence[Wanted]],
+        timeout: Optional[float] = _EXPECT_WAIT,
+        searchwindowsize: Optional[int] = None,
+    ) -> int:
+        """Reads `stdout` until one of the patterns matches, and returns which. As in pexpect: a `str` or
+        `bytes` is a regular expression with DOTALL; the first match in the output counts, and at the
+        same place the first in the list; `before`, `match` and `after` tell more, and what comes behind
+        the match is what is read next. Where the time is up or the output has ended, TIMEOUT or EOF is
+        raised, or its index is returned if it is in the list. None waits forever, and -1 as long as by default."""
+        return self._expect(_Search(pattern, self._text, False, searchwindowsize), timeout)
+
+    def expect_exact(
+        self,
+        pattern: Union[Wanted, Sequence[Wanted]],
+        timeout: Optional[float] = _EXPECT_WAIT,
+        searchwindowsize: Optional[int] = None,
+    ) -> int:
+        """As `expect`, of texts that are found as they are."""
+        return self._expect(_Search(pattern, self._text, True, searchwindowsize), timeout)
+
+    def _expect(self, search: _Search, timeout: Optional[float]) -> int:
+        stream: Any = self.stdout
+        if stream is None:
+            raise ValueError("expect reads stdout, which is not PIPE")
+        if stream.closed:
+            raise ValueError("I/O operation on closed file")
+        raw, server = self._process.outputs["stdout"], self._server
+        if raw.pipe is not None:
+            raise io.UnsupportedOperation("what is read through a descriptor is not there for expect")
+        timeout = _EXPECT_WAIT if timeout == -1 else timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
+        held: Any = "" if self._text else b""
+        rest: Optional[int] = 0  # what is read next begins there
+        try:
+            while True:
+                more, ended = self._at_hand(stream, raw)
+                held += more
+                found = search.find(held, len(more))
+                if found:
+                    index, match = found
+                    rest = match.end()
+                    self.before, self.after = held[: match.start()], match.group()
+                    self.match, self.match_index = match, index
+                    return index
+                if ended:
+                    rest = len(held)
+                    return self._missed(search, EOF, held, search.at_end(held))
+                server._check_gone()
+                if len(held) > server._max_unread:
+                    raise OSError(
+                        errno.ENOBUFS,
+                        f"more than {server._max_unread} bytes have nothing of what is expected",
+                    )
+                if not server._wait(self._process, raw.has_news, deadline):
+                    late = TIMEOUT(cast(Any, self.args), cast(float, timeout), held[-100:])
+                    return self._missed(search, TIMEOUT, held, late)
+        finally:
+            if self._text:
+                stream.give_back(held[rest:])
+            elif held[rest:]:
+                raw.give_back(held[rest:])
+
+    def _missed(self, search: _Search, kind: Any, before: Any, error: Exception) -> int:
+        index = search.ends.get(kind)
+        self.before, self.after, self.match_index = before, kind, index
+        self.match = None if index is None else kind
+        if index is None:
+            raise error
+        return index
+
+    def _at_hand(self, stream: Any, raw: _Output) -> Tuple[Any, bool]:
+        """What of stdout is here, which is taken, and whether that was the end."""
+        raw.impatient = threading.get_ident()
+        try:
+            if self._text:
+                return cast(_Text, stream).at_hand()
+            read: Callable[[int], bytes] = stream.read if stream is raw else stream.read1
+            pieces: List[bytes] = []
+            try:
+                pieces.extend(iter(lambda: read(_CHUNK), b""))
+            except BlockingIOError:
+                return b"".join(pieces), False
+            except BaseException:
+                raw.give_back(b"".join(pieces))
+                raise
+            return b"".join(pieces), True
+        finally:
+            raw.impatient = None
+
+    def wait_for(
+        self,
+        text: Union[None, str, bytes, Sequence[Union[str, bytes]]] = None,
+        *,
+        quiet: Optional[float] = None,
+        eof: bool = False,
+        exit: bool = False,
+        input: bool = False,
+        stream: Optional[Literal["stdout", "stderr"]] = None,
+        timeout: Optional[float] = None,
+        send: Optional[AnyStr] = None,
+    ) -> Waited:
+        """Waits on the server until one of these holds, and returns which: its output has one of the texts
+        (nothing from before is searched), no output has come for `quiet` seconds, the output has ended,
+        the program has ended, or it waits for input. Reads nothing. `stream` has it look at one only.
+        `send` is written to stdin when the wait has begun, so that no answer to it is missed. A
+        TimeoutExpired if none holds in time, and EOF if none can hold any more."""
+        conditions = _conditions(text, quiet, eof, exit, input)
+        params = self._wait_params(conditions, stream, timeout)
+        if self._process.exit is not None:
+            return self._waited(conditions, None, timeout)
+        answer: _Answer = queue.SimpleQueue()
+        number = next(self._server._ids)
+        try:
+            self._server._ask(number, answer, "process/wait", params)
+            if send is not None:
+                self.send(send)
+            answered = self._server._await(answer)
+        finally:
+            self._server._calls.pop(number, None)
+        return self._waited(conditions, answered, timeout)
+
+    def _wait_params(
+        self,
+        conditions: Sequence[Tuple[Mapping[str, Any], Waited]],
+        stream: Optional[str],
+        timeout: Optional[float],
+    ) -> Dict[str, Any]:
+        self._server._needs(self._server._is_current, "wait for output")
+        until = [condition for condition, _ in conditions]
+        params: Dict[str, Any] = {"processHandle": self._process.handle, "until": until}
+        if stream is not None:
+            params["stream"] = stream
+        if timeout is not None:
+            params["timeoutMs"] = max(0, round(timeout * 1000))
+        return params
+
+    def _waited(
+        self,
+        conditions: Sequence[Tuple[Mapping[str, Any], Waited]],
+        answered: _Answered,
+        timeout: Optional[float],
+    ) -> Waited:
+        """What the answer says, or the end of the program."""
+        answer: Optional[Mapping[str, Any]] = None
+        if self._process.exit is None or answered is not None:
+            try:
+                answer = self._server._result(answered)
+            except RpcError as error:
+                if not self._ended(error):
+                    raise self._translated(error) from None
+        if answer is None:
+            for _, held in conditions:
+                if held.condition in ("exit", "eof", "quiet"):
+                    return held
+        elif isinstance(answer.get("index"), int):
+            held = conditions[answer["index"]][1]
+            return replace(held, stream=answer.get("stream"), offset=answer.get("offset"))
+        elif answer.get("timedOut"):
+            raise TimeoutExpired(cast(Any, self.args), cast(float, timeout))
+        raise EOF("the program has ended before that")
+
+    def send(self, text: AnyStr) -> None:
+        """Writes to stdin at once."""
+        if self.stdin is None:
+            raise ValueError("there is no stdin")
+        self.stdin.write(text)
+        self.stdin.flush()
+
+    def sendline(self, text: AnyStr) -> None:
+        """As `send`, and ends the line."""
+        end: Any = "\n" if self._text else b"\n"
+        self.send(text + end)
+
+    def inspect(self) -> Inspection:
+        """What it does now, as `process/inspect` tells it: whether it waits for input, its terminal, and
+        the processes it consists of."""
+        self._server._needs(self._server._is_current, "look at a program")
+        return self._inspection(self._request("process/inspect", {}))
+
+    def _inspection(self, answer: Mapping[str, Any]) -> Inspection:
+        try:
+            return Inspection._of(answer)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ServerGone(
+                errno.EPROTO, f"{self._server._name} has sent an answer of another form"
+            ) from error
+
     def send_signal(self, signal: Signal) -> None:
         """Sends a signal, a number or a name, to the program's process group. 0 sends nothing."""
+        self._server._needs(not self._server._is_other, "send signals: it only kills")
         if isinstance(signal, int) and int(signal) == 0:
             if self.poll() is None:
                 self._server._check_gone()
@@ -1249,6 +1758,7 @@ class Popen(Generic[AnyStr]):
 
     def terminate(self, grace: Optional[float] = None) -> None:
         """Sends SIGTERM; and SIGKILL after `grace` seconds, if that is given and it is still there then."""
+        self._server._needs(not self._server._is_other, "send signals: it only kills")
         params: Dict[str, Any] = {"signal": "SIGTERM"}
         if grace is not None:
             params["graceMs"] = round(grace * 1000)
@@ -1257,6 +1767,12 @@ class Popen(Generic[AnyStr]):
     def kill(self) -> None:
         """Kills it and everything it has started."""
         self._signal({})
+
+    def _give_up(self, grace: Optional[float]) -> None:
+        if grace is None:
+            self.kill()
+        else:
+            self.terminate(grace)
 
     def _signal(self, params: Dict[str, Any]) -> None:
         if self.poll() is not None:
@@ -1270,20 +1786,28 @@ class Popen(Generic[AnyStr]):
         """Resizes its terminal."""
         self._request("process/resizePty", {"size": {"rows": rows, "cols": columns}})
 
-    def _request(self, method: str, params: Dict[str, Any]) -> None:
+    def _ended(self, error: RpcError) -> bool:
+        return "no active process" in error.message
+
+    def _request(self, method: str, params: Dict[str, Any]) -> Mapping[str, Any]:
         if self._process.exit is not None:
             raise ProcessLookupError(errno.ESRCH, "the program has ended")
         try:
-            self._server._call(method, {"processHandle": self._process.handle, **params})
+            return self._server._call(method, {"processHandle": self._process.handle, **params})
         except RpcError as error:
-            if error.code == -32602:
-                raise ValueError(error.message) from error
-            if "no active process" in error.message:
-                raise ProcessLookupError(errno.ESRCH, "the program has ended") from error
-            number = error.data.get("errno")
-            if isinstance(number, int):
-                raise OSError(number, os.strerror(number)) from error
-            raise
+            translated = self._translated(error)
+            if translated is error:
+                raise
+            raise translated from error
+
+    def _translated(self, error: RpcError) -> Exception:
+        """The error that Python has for it."""
+        if error.code == -32602:
+            return ValueError(error.message)
+        if self._ended(error):
+            return ProcessLookupError(errno.ESRCH, "the program has ended")
+        number = error.data.get("errno")
+        return OSError(number, os.strerror(number)) if isinstance(number, int) else error
 
     def __enter__(self) -> Popen[AnyStr]:
         return self
@@ -1314,22 +1838,27 @@ class Popen(Generic[AnyStr]):
 
 
 # Answers come as the server has sent them; None says that it is gone.
-_Answer = queue.SimpleQueue[Union[None, Dict[str, Any], RpcError]]
+#: What a request is answered with; None if the connection has ended.
+_Answered = Union[None, Dict[str, Any], RpcError]
+_Answer = queue.SimpleQueue[_Answered]
 _Wake = queue.SimpleQueue[None]
+#: What has `put`, which the thread that reads calls: one of these, or what wakes an event loop.
+_Putting = Any
 
 
 class _Process:
     """What the thread that reads knows of a program."""
 
-    def __init__(self, server: Server, handle: str, owner: Popen[Any]) -> None:
+    def __init__(self, server: Server, handle: str) -> None:
         self.server = server
         self.handle = handle
-        # While the program runs, nothing of it is garbage: a stream that is collected is closed, and
-        # that must not wait for the server wherever the collector happens to run.
-        self.owner: Optional[Popen[Any]] = owner
-        self.waiting: Set[_Wake] = set()
-        self.input: Optional[_Input] = None
-        self.outputs: Dict[str, _Output] = {}
+        self.waiting: Set[_Putting] = set()
+        # Those who use its streams have them; what they drop is closed.
+        self.input: Callable[[], Optional[_Input]] = lambda: None
+        self.outputs: weakref.WeakValueDictionary[str, _Output] = weakref.WeakValueDictionary()
+        # How many bytes have come of each stream, and what is done about those that come when it is closed.
+        self.delivered: Dict[str, int] = {}
+        self.refusals: Dict[str, _Refusal] = {}
         self.exit: Optional[Exit] = None
         self.ended = 0.0
         # What copies its output to files.
@@ -1339,12 +1868,30 @@ class _Process:
         for wake in list(self.waiting):
             wake.put(None)
 
+    def refuse_later(self, name: str, tty: bool) -> None:
+        """Has the program signalled if more comes of a stream, where the server does not close it."""
+        # None kills it, which another server does whatever the signal.
+        signals: List[Optional[str]] = [None]
+        if not self.server._is_other:
+            signals.insert(0, "SIGHUP" if tty else "SIGPIPE")
+        self.refusals[name] = _Refusal(signals, time.monotonic() + _CLOSE_GRACE)
+
+
+@dataclass
+class _Refusal:
+    """The signals that are yet to be sent, and when the next one is."""
+
+    signals: List[Optional[str]]
+    after: float
+
 
 class _Output(io.RawIOBase):
     """A stream that a program writes."""
 
-    def __init__(self, process: _Process, closed_by: str) -> None:
+    def __init__(self, process: _Process, name: str, tty: bool) -> None:
         self._of = process
+        self.name = name
+        self._tty = tty
         # For those who read without a buffer. The thread that reads the connection never takes it.
         self._taking = threading.RLock()
         self.chunks: Deque[memoryview] = deque()
@@ -1353,8 +1900,10 @@ class _Output(io.RawIOBase):
         # Of one that holds too much: how much of it had been read, and until when more has to be.
         self.taken_before = -1
         self.read_until = 0.0
-        #: Whether a read waits for output.
-        self.waits = True
+        #: The thread that takes only what is here, and never waits.
+        self.impatient: Optional[int] = None
+        #: Whether its end has come, which may be long before that of the program.
+        self.ended = False
         #: Whether what comes is wanted as soon as the program ends.
         self.collected = False
         #: Whether another program reads it.
@@ -1362,8 +1911,6 @@ class _Output(io.RawIOBase):
         #: Whether more came than is kept, or it is closed: then nothing is kept any more.
         self.overflowed = False
         self.refused = False
-        self.refuse_after = 0.0
-        self.refusals: List[Optional[str]] = [closed_by, None]
 
     #: A pipe of this program that has the output, once a descriptor was asked for, and what its end means.
     pipe: Optional[_Descriptor] = None
@@ -1403,8 +1950,19 @@ class _Output(io.RawIOBase):
         return 0 if self.refused or self.collected else self.received - self.taken
 
     def refuse(self) -> None:
-        self.refuse_after = time.monotonic() + _CLOSE_GRACE
         self.refused = True
+        process, server = self._of, self._of.server
+        if process.handle not in server._live or self.ended:
+            return
+        if self._tty or server._is_other:
+            process.refuse_later(self.name, self._tty)
+            return
+        try:
+            # From whatever thread: nothing waits for the answer.
+            params = {"processHandle": process.handle, "stream": self.name}
+            server._ask(next(server._ids), _Closed(process, self.name), "process/closeOutput", params)
+        except ServerGone:
+            pass
 
     def readable(self) -> bool:
         return True
@@ -1413,8 +1971,10 @@ class _Output(io.RawIOBase):
         if self.pipe is None:
             return self._take(buffer)
         size = self.pipe.readinto(buffer)
-        while size is None and self.waits:
+        while size is None and not self._hurries():
             size = self.pipe.readinto(buffer)
+        if size is None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         if size == 0 and self.trouble is not None:
             raise self.trouble
         return size
@@ -1439,8 +1999,18 @@ class _Output(io.RawIOBase):
                     return part
             if ended:
                 return 0
-            if not self.waits:
-                return None
+            if self._hurries():
+                # Those above this would take None for the end.
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    def _hurries(self) -> bool:
+        return self.impatient == threading.get_ident()
+
+    def give_back(self, data: bytes) -> None:
+        """What is read next, because it was taken too early."""
+        with self._taking:
+            self.chunks.appendleft(memoryview(data))
+            self.taken -= len(data) + _PIECE_COST
 
     def readall(self) -> bytes:
         if self.pipe is not None:
@@ -1457,24 +2027,24 @@ class _Output(io.RawIOBase):
             if ended and len(pieces) == before:
                 return b"".join(pieces)
 
+    def has_news(self) -> bool:
+        return bool(self.chunks) or self.ended or self.overflowed or self._of.exit is not None
+
     def _ready(self) -> bool:
         """Waits for output. Whether its end has come, and only what is here remains."""
         process, server = self._of, self._of.server
-
-        def over() -> bool:
-            return bool(self.chunks) or self.overflowed or process.exit is not None
-
+        hurries = self._hurries()
         while True:
-            if self.waits and not over():
-                server._wait(process, over, None)
+            if not (hurries or self.has_news()):
+                server._wait(process, self.has_news, None)
             # The end comes after all the output, so it is looked for first.
-            ended = process.exit is not None
-            if self.chunks or not self.waits:
+            ended = self.ended or process.exit is not None
+            if self.chunks:
                 return ended
             if self.overflowed:
                 raise OSError(errno.ENOBUFS, "more output than is kept was not read, and the rest is dropped")
-            if ended:
-                return True
+            if ended or hurries:
+                return ended
             # It had more to say, so this is not the end of it.
             server._check_gone()
 
@@ -1493,6 +2063,140 @@ class _Output(io.RawIOBase):
         self._of.server._wake_reader()
 
 
+class _Closed:
+    """Takes the answer to the end of a stream."""
+
+    def __init__(self, process: _Process, name: str) -> None:
+        self._process = process
+        self._name = name
+
+    def put(self, answered: _Answered) -> None:
+        # A server that does not know of this yet.
+        if isinstance(answered, RpcError) and answered.code == -32601:
+            self._process.refuse_later(self._name, False)
+
+
+class _Text(io.TextIOWrapper):
+    """A text that can be looked at before it is read."""
+
+    ahead = ""
+
+    def at_hand(self) -> Tuple[str, bool]:
+        """What is here, and whether that is all there will be. With a raw stream that hurries."""
+        pieces, self.ahead = [self.ahead], ""
+        try:
+            # One by one, because what a longer read has when it has to wait is lost.
+            for character in iter(lambda: io.TextIOWrapper.read(self, 1), ""):
+                pieces.append(character)
+        except BlockingIOError:
+            return "".join(pieces), False
+        except BaseException:
+            self.give_back("".join(pieces))
+            raise
+        return "".join(pieces), True
+
+    def give_back(self, text: str) -> None:
+        """What is read next."""
+        if text:
+            self.ahead = text + self.ahead
+            # Only then, so that other texts are read as fast as any.
+            cast(Any, self).__class__ = _TextAhead
+
+
+class _TextAhead(_Text):
+    """A text of which some has been given back. It is iterated by way of `readline`."""
+
+    def read(self, size: Optional[int] = -1, /) -> str:
+        ahead, all_of_it = self.ahead, size is None or size < 0
+        if not all_of_it and cast(int, size) <= len(ahead):
+            self.ahead = ahead[size:]
+            return ahead[:size]
+        self.ahead = ""
+        return ahead + super().read(-1 if all_of_it else cast(int, size) - len(ahead))
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
+        ahead = self.ahead
+        if not ahead:
+            return super().readline(size)
+        end = ahead.find("\n") + 1 or len(ahead)
+        end = end if size < 0 else min(end, size)
+        line, self.ahead = ahead[:end], ahead[end:]
+        if self.ahead or line.endswith("\n") or len(line) == size:
+            return line
+        return line + super().readline(-1 if size < 0 else size - len(line))
+
+
+class _Search:
+    """What `expect` looks for. As in pexpect: what comes first in the output, and of what comes at the
+    same place the first in the list."""
+
+    def __init__(
+        self, wanted: Union[Wanted, Sequence[Wanted]], text: bool, exact: bool, window: Optional[int]
+    ) -> None:
+        one = isinstance(wanted, (str, bytes, re.Pattern, type))
+        listed = cast("List[Wanted]", [wanted] if one else list(cast("Sequence[Wanted]", wanted)))
+        self.said = wanted
+        self._window = window
+        self._patterns: List[Tuple[int, Any]] = []
+        self.ends: Dict[Any, int] = {}
+        for index, each in enumerate(listed):
+            if each is EOF or each is TIMEOUT:
+                self.ends.setdefault(each, index)
+            else:
+                self._patterns.append((index, self._compiled(each, text, exact)))
+
+    @staticmethod
+    def _compiled(wanted: Any, text: bool, exact: bool) -> Any:
+        flags: int = re.DOTALL
+        if isinstance(wanted, re.Pattern) and not exact:
+            # Some flags are for texts only, and some for bytes.
+            wanted, flags = wanted.pattern, wanted.flags & ~(re.UNICODE | re.DEBUG)
+            flags &= ~re.LOCALE if text else -1
+        if not isinstance(wanted, (str, bytes)):
+            raise TypeError(f"not a pattern, EOF or TIMEOUT: {wanted!r}")
+        if isinstance(wanted, str) and not text:
+            wanted = wanted.encode()
+        if isinstance(wanted, bytes) and text:
+            wanted = wanted.decode()
+        pattern: Any = wanted
+        return re.compile(re.escape(pattern) if exact else pattern, flags)
+
+    def at_end(self, held: Any) -> EOF:
+        return EOF(f"not found: {self.said!r}; the output ends with {held[-100:]!r}")
+
+    def find(self, held: Any, new: int) -> Optional[Tuple[int, Any]]:
+        """The index and the match in what is held, of which so much is new."""
+        start = 0 if self._window is None else max(0, len(held) - new - self._window)
+        found: Optional[Tuple[int, Any]] = None
+        for index, pattern in self._patterns:
+            match = pattern.search(held, start)
+            if match and (found is None or match.start() < found[1].start()):
+                found = index, match
+        return found
+
+
+def _conditions(
+    text: Union[None, str, bytes, Sequence[Union[str, bytes]]],
+    quiet: Optional[float],
+    eof: bool,
+    exit: bool,
+    input: bool,
+) -> List[Tuple[Mapping[str, Any], Waited]]:
+    """The conditions of a wait, each with what it is when it holds."""
+    conditions: List[Tuple[Mapping[str, Any], Waited]] = []
+    for one in [text] if isinstance(text, (str, bytes)) else text or ():
+        wanted = {"text": one} if isinstance(one, str) else {"bytesBase64": base64.b64encode(one).decode()}
+        conditions.append((wanted, Waited("text", one)))
+    if quiet is not None:
+        conditions.append(({"quietMs": max(0, round(quiet * 1000))}, Waited("quiet")))
+    for name, asked in (("eof", eof), ("exit", exit), ("input", input)):
+        if asked:
+            conditions.append(({name: True}, Waited(name)))
+    if not conditions:
+        raise ValueError("nothing to wait for")
+    return conditions
+
+
 class _Input(io.RawIOBase):
     """The stdin of a program."""
 
@@ -1501,6 +2205,8 @@ class _Input(io.RawIOBase):
 
     #: A pipe of this program into it, once a descriptor was asked for.
     pipe: Optional[_Descriptor] = None
+    #: Whether nothing waits for the answers.
+    posts = False
 
     def writable(self) -> bool:
         return True
@@ -1561,16 +2267,42 @@ class _Input(io.RawIOBase):
             pass  # It is closed.
 
     def _call(self, params: Dict[str, Any]) -> None:
-        process = self._of
+        process, server = self._of, self._of.server
         if process.exit is not None:
             self._broken(None)
+        params = {"processHandle": process.handle, **params}
+        if self.posts or threading.current_thread() in (server._reader, server._writer):
+            # Garbage, which happens to be collected there: they cannot wait for themselves.
+            server._post("process/writeStdin", params)
+            return
         try:
-            process.server._call("process/writeStdin", {"processHandle": process.handle, **params})
+            server._call("process/writeStdin", params)
         except RpcError as error:
             self._broken(error)
 
     def _broken(self, cause: Optional[RpcError]) -> NoReturn:
         raise BrokenPipeError(errno.EPIPE, cause.message if cause else "the program has ended") from cause
+
+
+def _same_file(one: Stream, other: Stream) -> bool:
+    """Whether it makes no difference to which of two files something is written: the same descriptor, or
+    one file where each write goes to the end."""
+    if isinstance(one, File) or isinstance(other, File):
+        return one == other
+    try:
+        fds = [file if isinstance(file, int) else cast("IO[Any]", file).fileno() for file in (one, other)]
+        about = [os.fstat(fd) for fd in fds]
+    except (AttributeError, OSError, ValueError, OverflowError):
+        return False  # It is told where it is used.
+    if fds[0] == fds[1]:
+        return True
+    if os.name != "posix" or not os.path.samestat(*about):
+        return False
+    if not stat.S_ISREG(about[0].st_mode):
+        return True
+    import fcntl  # Not everywhere.
+
+    return all(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND for fd in fds)
 
 
 class _Descriptor(io.RawIOBase):
@@ -1639,7 +2371,7 @@ def _pipe() -> Tuple[_Descriptor, _Descriptor]:
     return reader, writer
 
 
-def _own(file: File, number: int) -> File:
+def _own(file: Stream, number: int) -> Stream:
     """What None stands for: nothing, if this program has it closed."""
     if file is not None:
         return file
@@ -1650,7 +2382,7 @@ def _own(file: File, number: int) -> File:
     return number
 
 
-def _source(file: File) -> Union[_Output, _Descriptor]:
+def _source(file: Stream) -> Union[_Output, _Descriptor]:
     """What a program reads whose stdin is this."""
     raw = getattr(file, "buffer", file)
     raw = getattr(raw, "raw", raw)

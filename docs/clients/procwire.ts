@@ -14,13 +14,17 @@
  *
  * Names of `node:child_process` mean the same here, with these differences: `pid` is undefined until
  * "spawn", because the server has to answer first; a signal goes to the whole process group; "exit"
- * comes after the last byte of output; `env` is added to the server's environment.
+ * comes after the last byte of output.
+ *
+ * A server that does not know what this file asks for, such as an older one or `codex app-server`, is not
+ * asked for it: that is an error with the code ENOTSUP.
  *
  * One file, no dependencies, Node 18 or newer: copy it into your project.
  */
 
 import { type ChildProcess, spawn as spawnChild } from "node:child_process";
 import { EventEmitter } from "node:events";
+import { constants, createReadStream, createWriteStream, fstatSync, openSync, readFileSync, WriteStream } from "node:fs";
 import { PassThrough, Readable, Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { getSystemErrorName, inspect, promisify } from "node:util";
@@ -45,9 +49,12 @@ const SERVER_EXIT_WAIT_MS = 2_000;
 const CLOSE_TIMEOUT_MS = 10_000;
 /** How long a program may go on writing after SIGPIPE before it is killed. */
 const SIGPIPE_WAIT_MS = 1_000;
+/** How many characters `expect` keeps to search in. */
+const MAX_SEARCHED = 1024 * 1024;
 /** How many bytes of a stream `exec` and `execFile` keep. */
 const MAX_BUFFER_BYTES = 1024 * 1024;
 const INVALID_REQUEST = -32600;
+const INTERNAL_ERROR = -32603;
 
 /** The signals of Linux, where servers run. */
 const SIGNALS = new Set(
@@ -74,29 +81,78 @@ export interface ServerOptions {
   handshakeTimeout?: number | undefined;
 }
 
-/** As in Node. A stream must be a `Readable` for stdin and a `Writable` for the others; it is piped. */
-export type StdioEntry = "pipe" | "overlapped" | "ignore" | "inherit" | 0 | 1 | 2 | Readable | Writable | null | undefined;
+/**
+ * A file of the server's machine, which the server opens: for reading as stdin; as stdout or stderr it is
+ * created if need be, and emptied unless `append`. The path is absolute, or a file URL.
+ */
+export interface ServerFile {
+  file: string | URL;
+  append?: boolean | undefined;
+}
+
+/**
+ * As in Node. A stream must be a `Readable` for stdin and a `Writable` for the others, and a descriptor be
+ * that of a regular file, or 0, 1 or 2; these are piped. A `ServerFile` is not. As the third entry, "stdout"
+ * puts stderr into stdout, in the order of the writes.
+ */
+export type StdioEntry =
+  | "pipe"
+  | "overlapped"
+  | "ignore"
+  | "inherit"
+  | "stdout"
+  | number
+  | ServerFile
+  | Readable
+  | Writable
+  | null
+  | undefined;
+
+/** What a program, and everything it starts, may use; setrlimit(2) has the meanings. */
+export interface Limits {
+  /** Processor time of each process. */
+  cpuSeconds?: number | undefined;
+  fileBytes?: number | undefined;
+  dataBytes?: number | undefined;
+  coreBytes?: number | undefined;
+  openFiles?: number | undefined;
+  /** Processes and threads of the server's user in all. */
+  processes?: number | undefined;
+  stackBytes?: number | undefined;
+  /** The nice value itself, -20 to 19. */
+  nice?: number | undefined;
+  /** -1000 to 1000. */
+  oomScoreAdj?: number | undefined;
+}
 
 export interface SpawnOptions {
   /** A directory on the server's machine: an absolute path or a file URL. */
   cwd?: string | URL | null | undefined;
   /**
-   * Added to the server's environment; null and undefined remove a variable. Unless they are named here,
-   * `cwd` also sets PWD, and `tty` removes COLUMNS and LINES.
+   * As in Node, the whole environment, unless `inheritEnv` says otherwise; null and undefined leave a
+   * variable out. Without it, the server's environment is inherited. Unless they are named here, `cwd` also
+   * sets an inherited PWD, and `tty` removes an inherited COLUMNS and LINES.
    */
   env?: Record<string, string | null | undefined> | undefined;
   /**
-   * As in Node: "pipe", "ignore", "inherit", or an array of up to three of these or of streams. A stream
-   * of the process that is not a pipe is null. Because a server cannot get descriptors, "inherit" and
+   * What of the server's environment `env` is laid over: true for all of it, false for nothing, or names, of
+   * which one that ends in `*` stands for all that begin so. False if left out where there is an `env`.
+   */
+  inheritEnv?: boolean | readonly string[] | undefined;
+  /**
+   * As in Node: "pipe", "ignore", "inherit", or an array of up to three of these, of streams or of files. A
+   * stream of the process that is not a pipe is null. Because a server cannot get descriptors, "inherit" and
    * streams are piped through this program, which may read more of a stdin than the program takes.
    */
   stdio?: "pipe" | "overlapped" | "ignore" | "inherit" | readonly StdioEntry[] | undefined;
   /** "pipe" if left out: a program that reads to the end of its input waits for `stdin.end()`. */
-  stdin?: "pipe" | "ignore" | undefined;
-  /** "pipe" if left out. With "ignore" the stream of the process is not null, as with `stdio`, but at its end. */
-  stdout?: "pipe" | "ignore" | undefined;
+  stdin?: "pipe" | "ignore" | ServerFile | undefined;
+  /** "pipe" if left out. If not a pipe, the stream of the process is not null, as with `stdio`, but at its end. */
+  stdout?: "pipe" | "ignore" | ServerFile | undefined;
   /** "pipe" if left out. */
-  stderr?: "pipe" | "ignore" | undefined;
+  stderr?: "pipe" | "ignore" | "stdout" | ServerFile | undefined;
+  /** Puts stderr into stdout, in the order of the writes: the same as `stderr: "stdout"`. */
+  mergeStderr?: boolean | undefined;
   /** Runs the command in a shell on the server's machine: true for /bin/sh, or the path of a shell. */
   shell?: boolean | string | undefined;
   /** Gives it a terminal: all output comes on `stdout`, and ending `stdin` types end-of-file. */
@@ -105,12 +161,20 @@ export interface SpawnOptions {
   size?: Size | undefined;
   /** Sends `killSignal` after that many milliseconds. If that is SIGKILL, the server keeps the time and kills the tree. */
   timeout?: number | undefined;
+  /** Kills what is left so many milliseconds after `timeout` has sent `killSignal`: the program and all that it started. */
+  timeoutGraceMs?: number | undefined;
   /** The signal that `timeout` and `signal` send. SIGTERM if left out. */
   killSignal?: string | number | undefined;
   /** When it is aborted, `killSignal` is sent, "error" has an AbortError, and `exited` rejects with it. */
   signal?: AbortSignal | undefined;
   /** How many bytes of each stream are sent; the rest is dropped. */
   outputCap?: number | undefined;
+  /**
+   * What is kept of a stream that outgrows its cap: its beginning, as when left out, its end, which comes when
+   * the stream has ended, or so many bytes of both, which are the cap then.
+   */
+  keep?: "head" | "tail" | { head: number; tail: number } | undefined;
+  limits?: Limits | undefined;
   /** Lets it outlive the connection. */
   detached?: boolean | undefined;
   /** Output comes as strings in this encoding instead of as buffers. */
@@ -119,6 +183,8 @@ export interface SpawnOptions {
   windowsHide?: boolean | undefined;
   /** Accepted; it has no effect on Linux. */
   windowsVerbatimArguments?: boolean | undefined;
+  /** Accepted; it has no effect without a channel for messages. */
+  serialization?: "json" | "advanced" | undefined;
 }
 
 /** Of `exec` and `execFile`. */
@@ -130,21 +196,39 @@ export interface ExecOptions extends Omit<SpawnOptions, "stdio" | "stdin" | "std
 const SPAWN_OPTIONS: Record<keyof SpawnOptions, true> = {
   cwd: true,
   env: true,
+  inheritEnv: true,
   stdio: true,
   stdin: true,
   stdout: true,
   stderr: true,
+  mergeStderr: true,
   shell: true,
   tty: true,
   size: true,
   timeout: true,
+  timeoutGraceMs: true,
   killSignal: true,
   signal: true,
   outputCap: true,
+  keep: true,
+  limits: true,
   detached: true,
   encoding: true,
   windowsHide: true,
   windowsVerbatimArguments: true,
+  serialization: true,
+};
+
+const LIMITS: Record<keyof Limits, true> = {
+  cpuSeconds: true,
+  fileBytes: true,
+  dataBytes: true,
+  coreBytes: true,
+  openFiles: true,
+  processes: true,
+  stackBytes: true,
+  nice: true,
+  oomScoreAdj: true,
 };
 
 const SERVER_OPTIONS: Record<keyof ServerOptions, true> = {
@@ -172,8 +256,12 @@ export interface Exit {
   userMs: number;
   systemMs: number;
   maxRssBytes: number;
+  /** What it wrote to its pipe. */
   stdoutBytes: number;
   stderrBytes: number;
+  /** How many of these did not come, because of `outputCap` or `keep`. */
+  stdoutOmittedBytes: number;
+  stderrOmittedBytes: number;
   /** Something kept an output open for two seconds after the exit. */
   drainTimedOut: boolean;
 }
@@ -191,10 +279,74 @@ export interface Listed {
   stdinPendingBytes: number;
 }
 
-/** What the server says about itself. A codex app-server says neither. */
+/** What the server says about itself. A codex app-server says none of it. */
 export interface Info {
   serverInfo?: { name: string; version: string };
   limits?: { maxMessageBytes: number } & Record<string, unknown>;
+  /** What it enforces where it runs. */
+  guarantees?: Record<string, boolean>;
+}
+
+/** Of `expect` and `waitFor`. */
+export interface WaitOptions {
+  /** The stream that is looked at. `expect` looks at stdout if it is left out, and `waitFor` at both. */
+  stream?: StreamName | undefined;
+  /** After that many milliseconds it is a `WaitError`. */
+  timeout?: number | undefined;
+}
+
+/** What `expect` has found. */
+export interface Found {
+  /** Which of the patterns it was. */
+  index: number;
+  /** As `RegExp.exec` returns it. A string matches as itself. */
+  match: RegExpExecArray;
+  /** What came before it. */
+  before: string;
+}
+
+/** What `waitFor` waits for. */
+export type Condition =
+  /** The program writes this. */
+  | { text: string }
+  | { bytes: Uint8Array }
+  /** It has written nothing for so many milliseconds. */
+  | { quiet: number }
+  /** Its output has ended. */
+  | { eof: true }
+  /** It has exited. */
+  | { exit: true }
+  /** It waits for input. */
+  | { input: true };
+
+/** The condition of a `waitFor` that held. */
+export interface Waited {
+  /** Which of the conditions it was. */
+  index: number;
+  /** Where the text came, and the position in that stream behind it. */
+  stream?: StreamName;
+  offset?: number;
+}
+
+/** What the server's machine shows of a program. What it does not show is null. */
+export interface Inspection {
+  pid: number;
+  terminal: { canonical: boolean; echo: boolean; rows: number; cols: number } | null;
+  /** What the terminal's keys go to. */
+  foreground: { pid: number; command: string[] | null } | null;
+  waitsForInput: boolean | null;
+  /** The program and all below it, oldest first. */
+  processes: {
+    pid: number;
+    parentPid: number | null;
+    command: string[] | null;
+    state: string | null;
+    threads: number | null;
+    cpuMs: number | null;
+    rssBytes: number | null;
+  }[];
+  /** How many more there are. */
+  processesOmitted?: number;
 }
 
 /** The server refused a request. The message is the server's, with control characters escaped, cut at 200 characters. */
@@ -217,14 +369,18 @@ export class SpawnError extends Error {
   readonly syscall: string;
   readonly path: string;
   readonly spawnargs: string[];
-  /** What failed: "cwd", "lookup", "exec", "pty", "pipe" or "thread". */
+  /** What failed: "cwd", "lookup", "exec", "pty", "pipe", "thread", "stdin", "stdout", "stderr" or "limits". */
   readonly stage: string;
+  /** Which of the limits. */
+  readonly limit: string | undefined;
 
   /** `cause` is the server's own error. */
-  constructor(argv: readonly string[], data: { errno: number; code: string; stage: string }, cwd: string | undefined, cause: Error) {
+  constructor(argv: readonly string[], data: SystemError, named: Record<string, string | undefined>, cause: Error) {
     const [file = "", ...args] = argv;
+    const { stage, limit } = data;
+    const name = limit ?? (Object.hasOwn(named, stage) ? named[stage] : undefined);
     // Node's message names the program even if the directory is missing.
-    const what = data.stage === "cwd" ? ` (directory ${cwd})` : "";
+    const what = name === undefined ? "" : ` (${stage === "cwd" ? "directory" : stage} ${name})`;
     super(`spawn ${file} ${data.code}${what}`, { cause });
     this.name = "SpawnError";
     this.code = data.code;
@@ -232,7 +388,8 @@ export class SpawnError extends Error {
     this.syscall = `spawn ${file}`;
     this.path = file;
     this.spawnargs = args;
-    this.stage = data.stage;
+    this.stage = stage;
+    this.limit = limit;
   }
 }
 
@@ -243,6 +400,31 @@ export class ServerGone extends Error {
   constructor(message: string) {
     super(message);
     this.name = "ServerGone";
+  }
+}
+
+/** The server is one that cannot do what was asked for, because it does not know of it. */
+export class NotSupported extends Error {
+  readonly code = "ENOTSUP";
+
+  constructor(message: string) {
+    super(message);
+    this.name = "NotSupported";
+  }
+}
+
+/** What `expect` or `waitFor` waited for did not come. */
+export class WaitError extends Error {
+  /** In time, or before the end. */
+  readonly code: "ETIMEDOUT" | "EOF";
+  /** Of `expect`: what came in place of it, the last 1,048,576 characters of it at most. */
+  readonly before: string;
+
+  constructor(code: "ETIMEDOUT" | "EOF", message: string, before = "") {
+    super(message);
+    this.name = "WaitError";
+    this.code = code;
+    this.before = before;
   }
 }
 
@@ -259,6 +441,14 @@ class AbortError extends Error {
 interface Call {
   resolve: (result: unknown) => void;
   reject: (error: Error) => void;
+}
+
+/** What the data of an error says. */
+interface SystemError {
+  errno: number;
+  code: string;
+  stage: string;
+  limit: string | undefined;
 }
 
 /** An object from the server, whose members have to be checked before they are used. */
@@ -320,6 +510,12 @@ export class Server {
   readonly #maxUnread: number;
   #lastId = 0;
   #maxMessage = 16 * 1024 * 1024;
+  /** Whether it knows all that this file may ask for; undefined until the handshake is over. */
+  #isCurrent: boolean | undefined;
+  /** Where it is another server, which has to be told a directory. */
+  #needsCwd = false;
+  /** Requests that wait for the handshake, because the first of them is only for a server that knows of it. */
+  #queue: (() => void)[] | undefined;
   #partial: Buffer[] = [];
   #partialBytes = 0;
   #unread = 0;
@@ -412,30 +608,55 @@ export class Server {
   spawn(command: string, args: readonly unknown[] | null | undefined, options: SpawnOptions): Process<null>;
   spawn(command: string, second?: unknown, third?: unknown): Process<null> {
     const { argv, options } = readArguments(command, second, third);
-    const { tty = false, cwd, env, signal, timeout, killSignal, stdio, encoding } = options;
+    const { tty = false, cwd, env, signal, timeout, graceMs, killSignal, stdio, encoding, keep } = options;
     const handle = String(++this.#lastId);
     const silent = stdio[1].entry === "ignore" && (tty || stdio[2].entry === "ignore");
-    // At its own timeout the server kills the whole tree at once.
-    const kept = timeout > 0 && killSignal === "SIGKILL";
+    const graceful = timeout > 0 && graceMs !== undefined && killSignal !== "SIGKILL";
+    // The server has its own timeout, which kills the whole tree; what it sends before is SIGTERM.
+    const kept = timeout > 0 && (killSignal === "SIGKILL" || (graceful && killSignal === "SIGTERM"));
     const params: Record<string, unknown> = {
       command: argv,
       processHandle: handle,
-      streamStdin: stdio[0].entry !== "ignore",
+      streamStdin: !(stdio[0].entry === "ignore" || isServerFile(stdio[0].entry)),
       streamStdoutStderr: true,
-      // Output that is ignored is not sent.
-      outputBytesCap: silent ? 0 : (options.outputCap ?? null),
       timeoutMs: kept ? timeout : null,
     };
+    /** What only a server that is current can do. */
+    let needs: string | undefined;
+    const need = (what: string, name: string, value: unknown): void => {
+      needs ??= what;
+      params[name] = value;
+    };
+    if (isObject(keep)) need("keep the end of an output", "outputKeep", keep);
+    // Output that is ignored is not sent.
+    else params["outputBytesCap"] = silent ? 0 : (options.outputCap ?? null);
+    if (keep === "tail") need("keep the end of an output", "outputKeep", keep);
     if (cwd !== undefined) params["cwd"] = cwd;
+    else if (this.#needsCwd) params["cwd"] = process.cwd();
     if (Object.keys(env).length > 0) params["env"] = env;
+    if (options.inheritEnv !== true) {
+      need("keep its environment from a program: `inheritEnv: true` lays `env` over it", "inheritEnv", options.inheritEnv);
+    }
     if (tty) params["tty"] = true;
     if (options.size !== undefined) params["size"] = options.size;
     if (options.detached) params["detach"] = true;
+    if (options.limits !== undefined) need("limit a program", "limits", options.limits);
+    if (graceful && kept) need("send SIGTERM before it kills", "timeoutGraceMs", graceMs);
+    else if (graceful) needs ??= `send ${killSignal} before it kills`;
+    for (const [index, name] of (["stdin", "stdout", "stderr"] as const).entries()) {
+      const entry = stdio[index]!.entry;
+      if (isServerFile(entry)) need(`open a file as ${name}`, name, entry);
+      else if (entry === "stdout") need("put stderr into stdout", name, entry);
+      // One that does not know this sends the output, which is dropped here.
+      else if (entry === "ignore" && index > 0 && !tty) params[name] = "null";
+    }
 
     const connection: Connection = {
       // The message has to hold it as base64.
       chunk: () => Math.min(MAX_WRITE_BYTES, Math.floor(this.#maxMessage / 2)),
       call: (method, more) => this.#call(method, { processHandle: handle, ...more }),
+      callCurrent: (what, method, more) => this.#callCurrent(what, method, { processHandle: handle, ...more }),
+      mayBeCurrent: () => this.#isCurrent !== false,
       list: () => this.list(),
       changeUnread: (bytes) => {
         this.#unread += bytes;
@@ -447,17 +668,27 @@ export class Server {
         this.#hold();
       },
     };
-    const plan: Plan = { handle, argv, cwd, tty, stdio, encoding, signal, timeout: kept ? 0 : timeout, killSignal };
+    const ownGraceMs = graceful ? graceMs : undefined;
+    const plan: Plan = { handle, argv, cwd, tty, stdio, encoding, signal, timeout: kept ? 0 : timeout, killSignal, graceMs: ownGraceMs };
     const started = new Process<null>(connection, plan);
     this.#live.set(handle, started);
     this.#refs.add(handle);
-    this.#request("process/spawn", params, {
+    const call: Call = {
       resolve: (result) => queueMicrotask(() => started._started(isObject(result) ? result["pid"] : undefined)),
-      reject: (error) => {
-        this.#forget(handle);
-        queueMicrotask(() => started._failed(error));
-      },
-    });
+      // Later than the promise of the handshake, whose answer may have come with this.
+      reject: (error) =>
+        queueMicrotask(() => {
+          if (!this.#live.has(handle)) return; // It was told when the server went.
+          if (error instanceof RpcError && this.#needsCwd && params["cwd"] === undefined) {
+            params["cwd"] = process.cwd();
+            this.#request("process/spawn", params, call, needs);
+            return;
+          }
+          this.#forget(handle);
+          started._failed(error);
+        }),
+    };
+    this.#request("process/spawn", params, call, needs);
     return started;
   }
 
@@ -491,13 +722,23 @@ export class Server {
         ? setTimeout(() => this.#break(`did not answer the handshake within ${seconds} s`), timeoutMs).unref()
         : undefined;
     try {
-      const info = await this.#call("initialize", { clientInfo: { name: "procwire.ts", version: "1" } });
-      const limits = isObject(info) ? info["limits"] : undefined;
-      const limit = isObject(limits) ? limits["maxMessageBytes"] : undefined;
+      const info = await this.#call("initialize", {
+        clientInfo: { name: "procwire.ts", version: "1" },
+        // `codex app-server` has its processes behind it.
+        capabilities: { experimentalApi: true },
+      });
+      const said: Untrusted = isObject(info) ? info : {};
+      const limit = isObject(said["limits"]) ? said["limits"]["maxMessageBytes"] : undefined;
       if (typeof limit === "number" && limit > 0) this.#maxMessage = limit;
-      return (isObject(info) ? info : {}) as Info;
+      this.#isCurrent = isObject(said["guarantees"]);
+      this.#needsCwd = !isObject(said["limits"]) && typeof said["userAgent"] === "string";
+      return said as Info;
     } finally {
       clearTimeout(timer);
+      this.#isCurrent ??= false;
+      const queue = this.#queue ?? [];
+      this.#queue = undefined;
+      for (const send of queue) send();
     }
   }
 
@@ -505,9 +746,31 @@ export class Server {
     return new Promise((resolve, reject) => this.#request(method, params, { resolve, reject }));
   }
 
-  #request(method: string, params: Record<string, unknown>, call: Call): void {
+  /** For a method that only a server has that is current. It is sent at once, because it may have to come right behind a spawn. */
+  async #callCurrent(what: string, method: string, params: Record<string, unknown>): Promise<unknown> {
+    const refusal = new NotSupported(`${this.#name} cannot ${what}`);
+    if (this.#isCurrent === false) throw refusal;
+    try {
+      return await this.#call(method, params);
+    } catch (error) {
+      throw error instanceof RpcError && !this.#isCurrent ? refusal : error;
+    }
+  }
+
+  /** `needs` is what only a server that is current can do. An older one ignores what it does not know. */
+  #request(method: string, params: Record<string, unknown>, call: Call, needs?: string): void {
     if (this.#gone !== undefined || this.#closing) {
       call.reject(this.#gone ?? new ServerGone("the connection is closed"));
+      return;
+    }
+    if (needs !== undefined && this.#isCurrent === undefined) this.#queue ??= [];
+    if (this.#queue !== undefined) {
+      // Requests are sent in their order.
+      this.#queue.push(() => this.#request(method, params, call, needs));
+      return;
+    }
+    if (needs !== undefined && !this.#isCurrent) {
+      call.reject(new NotSupported(`${this.#name} cannot ${needs}`));
       return;
     }
     const id = ++this.#lastId;
@@ -643,14 +906,24 @@ interface Connection {
   /** How many bytes one write may carry. */
   chunk(): number;
   call(method: string, params: Record<string, unknown>): Promise<unknown>;
+  /** For a method that only a server has that is current; `what` says what it does. */
+  callCurrent(what: string, method: string, params: Record<string, unknown>): Promise<unknown>;
+  /** Whether it is, or the handshake is not over yet. */
+  mayBeCurrent(): boolean;
   list(): Promise<Listed[]>;
   changeUnread(bytes: number): void;
   ref(wanted: boolean): void;
 }
 
+interface CheckedFile {
+  file: string;
+  append: boolean;
+}
+
 /** Where a stream of a program goes. */
 interface Wiring {
-  entry: "pipe" | "ignore" | Readable | Writable;
+  /** A number is the descriptor of a regular file of this program. */
+  entry: "pipe" | "ignore" | "stdout" | number | CheckedFile | Readable | Writable;
   /** Ignored by an option of ours: the process has a stream that has ended, and not null. */
   ended: boolean;
 }
@@ -666,6 +939,8 @@ interface Plan {
   signal: AbortSignal | undefined;
   timeout: number;
   killSignal: string | number;
+  /** How long after the signal of the timeout what is left is killed, if that is not the server's to do. */
+  graceMs: number | undefined;
 }
 
 interface ProcessEvents {
@@ -679,7 +954,7 @@ interface ProcessEvents {
   close: [code: number | null, signal: string | null];
 }
 
-type StreamName = "stdout" | "stderr";
+export type StreamName = "stdout" | "stderr";
 
 /** A program on a server, used like a `ChildProcess`. With `stdio`, streams may be null. */
 export class Process<Missing extends null = never> extends EventEmitter {
@@ -688,9 +963,10 @@ export class Process<Missing extends null = never> extends EventEmitter {
   /** Writes wait until the program has read enough. Ended from the start with `stdin: "ignore"`. */
   readonly stdin: Writable | Missing;
   /**
-   * Ended from the start with `stdout: "ignore"`. If the program writes after this was destroyed, its
-   * process group gets SIGPIPE (on a terminal SIGHUP). If it still writes a second later, it and everything
-   * it started is killed. The protocol has no way to close an output.
+   * Ended from the start with `stdout: "ignore"`. When this is destroyed, the program's pipe has no reader
+   * any more: at its next write it gets SIGPIPE or EPIPE. A terminal, or an older server, cannot do that: if
+   * the program writes on, its process group gets SIGHUP (SIGPIPE on a pipe), and if it still writes a
+   * second later, it and everything it started is killed.
    */
   readonly stdout: Readable | Missing;
   /** As `stdout`. Ended from the start on a terminal. */
@@ -713,7 +989,15 @@ export class Process<Missing extends null = never> extends EventEmitter {
   readonly #plan: Plan;
   readonly #input: Input;
   readonly #outputs: Record<StreamName, Output | undefined>;
+  /** What outputs are written into, by the descriptor that names it. */
+  readonly #files = new Map<number, Writable>();
+  /** How many bytes of each stream have come. */
+  readonly #received: Record<StreamName, number> = { stdout: 0, stderr: 0 };
   #over = false;
+  /** It could not be started, was aborted, or its server is gone. */
+  #failure: Error | undefined;
+  /** How many calls of `expect` and `waitFor` there are. */
+  #waits = 0;
   #timedOut = false;
   /** Removes timers and listeners when it ends. */
   #unwatch: () => void = () => {};
@@ -732,8 +1016,9 @@ export class Process<Missing extends null = never> extends EventEmitter {
       this.#reject = reject;
     });
     const [stdin, stdout, stderr] = plan.stdio;
-    this.#input = new Input(connection, () => this.#over || stdin.entry === "ignore");
-    if (stdin.entry === "ignore") this.#input.destroy();
+    const isFed = !(stdin.entry === "ignore" || isServerFile(stdin.entry));
+    this.#input = new Input(connection, () => this.#over || !isFed);
+    if (!isFed) this.#input.destroy();
     this.#outputs = { stdout: this.#connect("stdout", stdout), stderr: plan.tty ? undefined : this.#connect("stderr", stderr) };
     const shown = (wiring: Wiring, output: Output | undefined): Readable | null => {
       if (wiring.entry === "pipe") return output ?? Readable.from([]);
@@ -746,7 +1031,8 @@ export class Process<Missing extends null = never> extends EventEmitter {
     ] as [Writable | Missing, Readable | Missing, Readable | Missing];
     this.stdio = all;
     [this.stdin, this.stdout, this.stderr] = all;
-    if (typeof stdin.entry !== "string") this.#feedFrom(stdin.entry as Readable);
+    if (typeof stdin.entry === "number") this.#feedFrom(openAgain(stdin.entry, "read") as Readable, true);
+    else if (isFed && typeof stdin.entry !== "string") this.#feedFrom(stdin.entry as Readable);
     if (plan.signal !== undefined) this.#watch(plan.signal);
   }
 
@@ -784,6 +1070,81 @@ export class Process<Missing extends null = never> extends EventEmitter {
     return quiet(this.#connection.call("process/resizePty", { size: { rows, cols } }).then(() => {}));
   }
 
+  /**
+   * Waits until its output has one of the patterns, and returns which it was, the match, and what came before
+   * it. Output is searched from the start, or from behind the last match, and is taken from the stream up to
+   * the end of the match: what follows is left for the next reader. A listener for "data" or a pipe gets all
+   * of the output nevertheless, and what it got before the first `expect` is not searched. A pattern is tried
+   * whenever output comes, so one that ends in `.*` or `$` may match a part of a line. Rejects with a
+   * `WaitError` if the stream ends or the time is up.
+   */
+  expect(patterns: string | RegExp | readonly (string | RegExp)[], options: WaitOptions = {}): Promise<Found> {
+    return quiet(this.#await(this.#expect(patterns, options)));
+  }
+
+  async #expect(patterns: string | RegExp | readonly (string | RegExp)[], options: WaitOptions): Promise<Found> {
+    const wanted = (Array.isArray(patterns) ? patterns : [patterns]) as (string | RegExp)[];
+    for (const pattern of wanted) {
+      if (typeof pattern !== "string" && !(pattern instanceof RegExp)) throw wrongType("patterns", "of type string or RegExp", pattern);
+    }
+    const { stream, timeout } = readWait(options);
+    const output = this.#outputs[stream ?? "stdout"];
+    if (output === undefined) throw wrongValue(`The ${stream ?? "stdout"} of this process is not read`, patterns);
+    return output.search.find(wanted, timeout);
+  }
+
+  /**
+   * Waits for the first of the conditions to hold, as the server sees it: what was written before it got this
+   * request is not looked at, and right behind `spawn` that is nothing. A string is a text that the program
+   * writes. Takes nothing from the streams. Rejects with a `WaitError` if the time is up, or if the program
+   * ends and none of them can hold any more.
+   */
+  waitFor(conditions: string | Condition | readonly (string | Condition)[], options: WaitOptions = {}): Promise<Waited> {
+    return quiet(this.#await(this.#waitFor(conditions, options)));
+  }
+
+  async #waitFor(conditions: string | Condition | readonly (string | Condition)[], options: WaitOptions): Promise<Waited> {
+    const wanted = (Array.isArray(conditions) ? conditions : [conditions]) as (string | Condition)[];
+    const { stream, timeout } = readWait(options);
+    const params: Record<string, unknown> = { until: wanted.map(toCondition) };
+    if (stream !== undefined) params["stream"] = stream;
+    if (timeout > 0) params["timeoutMs"] = timeout;
+    const exit = wanted.findIndex((condition) => typeof condition === "object" && "exit" in condition);
+    let answer: unknown;
+    try {
+      answer = this.#over ? undefined : await this.#connection.callCurrent("wait for a condition", "process/wait", params);
+    } catch (error) {
+      // Requests for what has exited are refused.
+      if (!(error instanceof RpcError && error.code === INVALID_REQUEST)) throw error;
+    }
+    const held: Untrusted = isObject(answer) ? answer : {};
+    const { index, stream: where, offset } = held;
+    if (typeof index === "number") {
+      return where === undefined ? { index } : { index, stream: where === "stderr" ? "stderr" : "stdout", offset: number(offset) };
+    }
+    if (held["timedOut"] === true) throw new WaitError("ETIMEDOUT", `the time is up: ${quote(inspect(wanted))} did not come`);
+    if (answer === undefined && exit >= 0) return { index: exit };
+    throw new WaitError("EOF", `the program has ended: ${quote(inspect(wanted))} did not come`);
+  }
+
+  /** If the program fails, that is what the one that waits is told, and `exited` need not tell it as well. */
+  async #await<T>(awaited: Promise<T>): Promise<T> {
+    this.#waits += 1;
+    try {
+      return await awaited;
+    } catch (error) {
+      if (this.#failure !== undefined || error instanceof ServerGone) this.exited.catch(() => {});
+      throw this.#failure ?? error;
+    } finally {
+      this.#waits -= 1;
+    }
+  }
+
+  /** What the server's machine shows of it now: what it has started, its terminal, whether it waits for input. */
+  inspect(): Promise<Inspection> {
+    return quiet(this.#connection.callCurrent("inspect a program", "process/inspect", {}) as Promise<Inspection>);
+  }
+
   /** Lets this program end while it runs. That ends the connection, which kills it unless it is `detached`. */
   unref(): void {
     this.#connection.ref(false);
@@ -792,6 +1153,22 @@ export class Process<Missing extends null = never> extends EventEmitter {
   /** Keeps this program running until it has ended, which is the default. */
   ref(): void {
     this.#connection.ref(true);
+  }
+
+  /** The lines of its stdout, without their ends. Leaving the loop destroys stdout. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<string, void, undefined> {
+    const { stdout } = this;
+    if (stdout === null) throw wrongValue("The stdout of this process is not read", stdout);
+    const decoder = new TextDecoder();
+    let line = "";
+    for await (const chunk of stdout as AsyncIterable<Buffer | string>) {
+      const lines = (typeof chunk === "string" ? chunk : decoder.decode(chunk, { stream: true })).split("\n");
+      lines[0] = line + lines[0];
+      line = lines.pop()!;
+      for (const whole of lines) yield whole.endsWith("\r") ? whole.slice(0, -1) : whole;
+    }
+    line += decoder.decode();
+    if (line !== "") yield line;
   }
 
   /** Sends SIGTERM, unless a signal was sent before. */
@@ -808,9 +1185,14 @@ export class Process<Missing extends null = never> extends EventEmitter {
   /** @internal */
   _started(pid: unknown): void {
     if (typeof pid === "number") this.pid = pid;
-    const { timeout, killSignal } = this.#plan;
+    const { timeout, killSignal, graceMs } = this.#plan;
     if (timeout > 0) {
-      const timer = setTimeout(() => (this.#timedOut = this.kill(killSignal)), Math.min(timeout, 2 ** 31 - 1)).unref();
+      const end = (): void => {
+        this.#timedOut = !this.#over;
+        if (graceMs === undefined) this.kill(killSignal);
+        else void this.killTree(graceMs, killSignal);
+      };
+      const timer = setTimeout(end, Math.min(timeout, 2 ** 31 - 1)).unref();
       const before = this.#unwatch;
       this.#unwatch = () => {
         before();
@@ -824,11 +1206,14 @@ export class Process<Missing extends null = never> extends EventEmitter {
   _output(params: Untrusted): void {
     const name = params["stream"] === "stderr" ? "stderr" : "stdout";
     const output = this.#outputs[name];
-    if (output === undefined) return;
     const base64 = params["deltaBase64"];
     const chunk = Buffer.from(typeof base64 === "string" ? base64 : "", "base64");
+    this.#received[name] += chunk.length;
+    if (output === undefined) return;
     if (!output.destroyed) output.feed(chunk);
     else if (chunk.length > 0) this.#refuse(output, number(params["offset"], Infinity) + chunk.length);
+    // The stream has ended, and the program goes on.
+    if (params["eof"] === true) output.finish();
   }
 
   /** @internal */
@@ -844,6 +1229,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
     for (const output of Object.values(this.#outputs)) output?.finish();
     // If a write is left, the server refuses it, and that error ends the stream.
     if (this.#input.writableLength === 0) this.#input.destroy();
+    const omitted = (name: StreamName): number => Math.max(0, number(params[`${name}Bytes`]) - this.#received[name]);
     // A codex app-server sends the code alone.
     this.#resolve({
       code,
@@ -856,6 +1242,8 @@ export class Process<Missing extends null = never> extends EventEmitter {
       maxRssBytes: number(usage["maxRssBytes"]),
       stdoutBytes: number(params["stdoutBytes"]),
       stderrBytes: number(params["stderrBytes"]),
+      stdoutOmittedBytes: omitted("stdout"),
+      stderrOmittedBytes: omitted("stderr"),
       drainTimedOut: params["outputDrainTimedOut"] === true,
     });
     this.#closeWhenRead();
@@ -865,8 +1253,9 @@ export class Process<Missing extends null = never> extends EventEmitter {
 
   /** @internal */
   _failed(error: Error): void {
-    const data = error instanceof RpcError ? errnoOf(error.data) : undefined;
-    const failure = data === undefined ? error : new SpawnError(this.#plan.argv, data, this.#plan.cwd, error);
+    const data = error instanceof RpcError ? (errnoOf(error.data) ?? errnoIn(error)) : undefined;
+    const failure = data === undefined ? error : new SpawnError(this.#plan.argv, data, this.#named(), error);
+    this.#failure ??= failure;
     this.#finish();
     // Without an error: "error" of the process has it, and a source that is piped in does not handle one.
     this.#input.destroy();
@@ -879,9 +1268,17 @@ export class Process<Missing extends null = never> extends EventEmitter {
     this.#tell(failure);
   }
 
+  /** What was asked for, by the stage that it may fail in. */
+  #named(): Record<string, string | undefined> {
+    const [stdin, stdout, stderr] = this.#plan.stdio.map(({ entry }) => (isServerFile(entry) ? entry.file : undefined));
+    return { cwd: this.#plan.cwd, stdin, stdout, stderr };
+  }
+
   /** As in Node, an error without a listener is thrown, here by `exited`; with one, it is not thrown again. */
   #tell(failure: Error): void {
+    this.#failure ??= failure;
     this.#reject(failure);
+    if (this.#waits > 0) this.exited.catch(() => {});
     if (this.listenerCount("error") > 0) {
       this.exited.catch(() => {});
       this.emit("error", failure);
@@ -913,7 +1310,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
   }
 
   /** Pipes a stream into the program until the program ends. */
-  #feedFrom(source: Readable): void {
+  #feedFrom(source: Readable, own = false): void {
     const end = (): void => void this.#input.end();
     this.#input.on("error", () => {}); // As with a descriptor, a broken pipe is the program's affair.
     if (source.readableEnded || source.destroyed) return end();
@@ -922,21 +1319,50 @@ export class Process<Missing extends null = never> extends EventEmitter {
     this.#unwatch = () => {
       source.unpipe(this.#input);
       source.off("close", end);
+      if (own) source.destroy();
     };
   }
 
   #connect(name: StreamName, { entry }: Wiring): Output | undefined {
-    if (entry === "ignore") return undefined;
+    if (entry === "ignore" || entry === "stdout" || isServerFile(entry)) return undefined;
     const output = new Output(
+      name,
       (bytes) => this.#over || this.#connection.changeUnread(bytes),
-      () => this.#measure(name),
+      () => void this.#closeOutput(name),
     );
-    if (typeof entry !== "string") output.pipe(entry as Writable, { end: false });
+    if (typeof entry === "number") this.#write(output, entry);
+    else if (typeof entry !== "string") output.pipe(entry as Writable, { end: false });
     else if (this.#plan.encoding !== undefined) output.setEncoding(this.#plan.encoding);
     return output;
   }
 
-  /** An output was destroyed: asks how much the program had written by then, which is not a reason to signal it. */
+  /** Writes an output into a file of this program; two outputs that name one descriptor into one. */
+  #write(output: Output, descriptor: number): void {
+    const file = this.#files.get(descriptor) ?? (openAgain(descriptor, "write") as Writable);
+    this.#files.set(descriptor, file);
+    file.on("error", () => output.destroy()); // What writes more has no reader then.
+    output.pipe(file, { end: false });
+    output.once("close", () => {
+      const open = Object.values(this.#outputs).some((other) => other !== undefined && !other.closed);
+      if (!open) file.end();
+    });
+  }
+
+  /** An output was destroyed: from now on the program's pipe has no reader. */
+  async #closeOutput(name: StreamName): Promise<void> {
+    if (this.#over) return;
+    if (!this.#plan.tty && this.#connection.mayBeCurrent()) {
+      try {
+        await this.#connection.call("process/closeOutput", { stream: name });
+        return;
+      } catch {
+        // It may be over, or the server does not know the method.
+      }
+    }
+    await this.#measure(name);
+  }
+
+  /** Asks how much the program had written when an output was destroyed, which is not a reason to signal it. */
   async #measure(name: StreamName): Promise<void> {
     const output = this.#outputs[name];
     if (this.#over || output === undefined) return;
@@ -945,7 +1371,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
       const listed = (await this.#connection.list()).find(({ processHandle }) => processHandle === this.#plan.handle);
       output.ownedBytes = number(listed?.[`${name}Bytes`]);
     } catch (error) {
-      if (isOver(error)) return;
+      if (this.#over || error instanceof ServerGone) return;
       output.ownedBytes = 0; // The server has no `process/list`.
     }
     this.#refuse(output, output.lastByte);
@@ -965,11 +1391,18 @@ export class Process<Missing extends null = never> extends EventEmitter {
 
   /** Called before "exit" and "error" are emitted, because their listeners may throw. */
   #closeWhenRead(): void {
-    const close = (): boolean => this.emit("close", this.exitCode, this.signalCode);
-    const open = Object.values(this.#outputs).filter((output) => output !== undefined && !output.closed);
+    const close = (): void => {
+      // As in Node, all is in a file by then, also in one of the caller's.
+      const files = new Set(this.#plan.stdio.map(({ entry }) => entry).filter((entry) => entry instanceof WriteStream));
+      let unwritten = files.size + 1;
+      const written = (): unknown => --unwritten === 0 && this.emit("close", this.exitCode, this.signalCode);
+      for (const file of files) whenWritten(file, written);
+      written();
+    };
+    const open = [...Object.values(this.#outputs), ...this.#files.values()].filter((stream) => stream !== undefined && !stream.closed);
     let left = open.length;
     if (left === 0) process.nextTick(close);
-    for (const output of open) output?.once("close", () => --left === 0 && close());
+    for (const stream of open) stream?.once("close", () => --left === 0 && close());
   }
 
   /**
@@ -1017,14 +1450,16 @@ class Output extends Readable {
   lastByte = 0;
   /** The program got a signal because of that. */
   warned = false;
+  readonly search: Search;
   readonly #changeUnread: (bytes: number) => void;
   readonly #onDestroyed: () => void;
   readonly #chunks: Buffer[] = [];
   #wanted = false;
   #finished = false;
 
-  constructor(changeUnread: (bytes: number) => void, onDestroyed: () => void) {
+  constructor(name: StreamName, changeUnread: (bytes: number) => void, onDestroyed: () => void) {
     super();
+    this.search = new Search(name, this);
     this.#changeUnread = changeUnread;
     this.#onDestroyed = onDestroyed;
   }
@@ -1049,7 +1484,7 @@ class Output extends Readable {
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
     this.#chunks.length = 0;
     this.#count(-this.unread);
-    this.#onDestroyed();
+    if (!this.#finished) this.#onDestroyed();
     callback(error);
   }
 
@@ -1070,6 +1505,160 @@ class Output extends Readable {
   #count(bytes: number): void {
     this.unread += bytes;
     this.#changeUnread(bytes);
+  }
+}
+
+/** What `expect` does with one stream. */
+class Search {
+  readonly #name: StreamName;
+  readonly #stream: Readable;
+  /** The `expect` before. */
+  #turn: Promise<unknown> = Promise.resolve();
+  /** What came behind the last match, where another reader takes the output; undefined where none does. */
+  #seen: Searched | undefined;
+  #onSeen: () => void = () => {};
+
+  constructor(name: StreamName, stream: Readable) {
+    this.#name = name;
+    this.#stream = stream;
+  }
+
+  /** Those that wait together find one match behind the other. */
+  find(patterns: (string | RegExp)[], timeoutMs: number): Promise<Found> {
+    const found = this.#turn.then(() => this.#find(patterns, timeoutMs));
+    this.#turn = found.catch(() => {});
+    return quiet(found);
+  }
+
+  #find(patterns: (string | RegExp)[], timeoutMs: number): Promise<Found> {
+    const stream = this.#stream;
+    if (stream.listenerCount("data") > 0 || stream.readableFlowing === true) this.#watch();
+    const shared = this.#seen !== undefined;
+    const searched = this.#seen ?? new Searched();
+    return new Promise((resolve, reject) => {
+      let timer: NodeJS.Timeout | undefined;
+      const settle = (): void => {
+        clearTimeout(timer);
+        this.#onSeen = () => {};
+        stream.off("readable", take);
+        stream.off("end", end);
+        stream.off("close", end);
+      };
+      const look = (): boolean => {
+        const found = searched.find(patterns);
+        if (found === undefined) return false;
+        settle();
+        this.#putBack(searched.takeTo(found.match.index + found.match[0].length), shared);
+        resolve(found);
+        return true;
+      };
+      const take = (): void => {
+        for (let chunk; (chunk = stream.read() as Buffer | string | null) !== null; ) {
+          searched.add(chunk);
+          if (look()) return;
+        }
+      };
+      const fail = (code: "ETIMEDOUT" | "EOF", why: string): void => {
+        settle();
+        const before = searched.text;
+        if (code === "ETIMEDOUT") this.#putBack(searched.takeTo(0), shared);
+        reject(new WaitError(code, `${why}: ${quote(inspect(patterns))} did not come on ${this.#name}`, before));
+      };
+      const end = (): void => {
+        if (!look()) fail("EOF", "the output has ended");
+      };
+      if (look()) return;
+      if (stream.readableEnded || stream.destroyed) return fail("EOF", "the output has ended");
+      if (timeoutMs > 0) timer = setTimeout(() => fail("ETIMEDOUT", "the time is up"), Math.min(timeoutMs, 2 ** 31 - 1));
+      if (shared) this.#onSeen = look;
+      else stream.on("readable", take);
+      stream.once("end", end);
+      stream.once("close", end);
+    });
+  }
+
+  /** Another reader takes the output: from now on all that it gets is looked at as well. */
+  #watch(): void {
+    if (this.#seen !== undefined) return;
+    const seen = (this.#seen = new Searched());
+    this.#stream.on("data", (chunk: Buffer | string) => {
+      seen.add(chunk);
+      this.#onSeen();
+    });
+  }
+
+  /** Leaves what was not matched to the next reader. */
+  #putBack(left: (Buffer | string)[], shared: boolean): void {
+    if (shared) return left.forEach((chunk) => this.#seen?.add(chunk));
+    // A listener for "data" that was added meanwhile has got it.
+    const seen = this.#stream.listenerCount("data") > 0;
+    if (seen) this.#watch();
+    for (const chunk of left.reverse()) {
+      if (seen) this.#seen?.add(chunk);
+      else if (chunk.length > 0) this.#stream.unshift(chunk, this.#stream.readableEncoding ?? undefined);
+    }
+  }
+}
+
+/** Output that is searched, as text, and the chunks it came in. */
+class Searched {
+  text = "";
+  #pieces: { chunk: Buffer | string; characters: number }[] = [];
+  /** The beginning of a character. */
+  #unfinished = Buffer.alloc(0);
+
+  add(added: Buffer | string): void {
+    let chunk = added;
+    if (typeof chunk !== "string") {
+      const all = Buffer.concat([this.#unfinished, chunk]);
+      chunk = all.subarray(0, all.length - unfinishedBytes(all));
+      this.#unfinished = all.subarray(chunk.length);
+    }
+    const text = chunk.toString();
+    this.text += text;
+    this.#pieces.push({ chunk, characters: text.length });
+    while (this.text.length > MAX_SEARCHED && this.#pieces.length > 1) {
+      this.text = this.text.slice(this.#pieces.shift()!.characters);
+    }
+  }
+
+  /** The match that begins first, and of several the one whose pattern comes first. */
+  find(patterns: (string | RegExp)[]): Found | undefined {
+    let found: Found | undefined;
+    for (const [index, pattern] of patterns.entries()) {
+      const match = typeof pattern === "string" ? this.#findText(pattern) : this.#findMatch(pattern);
+      if (match !== null && (found === undefined || match.index < found.match.index)) {
+        found = { index, match, before: this.text.slice(0, match.index) };
+      }
+    }
+    return found;
+  }
+
+  /** Forgets everything, and returns what is behind so many characters. */
+  takeTo(characters: number): (Buffer | string)[] {
+    const left: (Buffer | string)[] = [];
+    let before = 0;
+    for (const { chunk, characters: length } of this.#pieces) {
+      const skipped = Math.min(Math.max(characters - before, 0), length);
+      before += length;
+      if (skipped === length) continue;
+      left.push(typeof chunk === "string" ? chunk.slice(skipped) : chunk.subarray(bytesOf(chunk, skipped)));
+    }
+    if (this.#unfinished.length > 0) left.push(this.#unfinished);
+    this.text = "";
+    this.#pieces = [];
+    this.#unfinished = Buffer.alloc(0);
+    return left;
+  }
+
+  #findText(pattern: string): RegExpExecArray | null {
+    const index = this.text.indexOf(pattern);
+    return index < 0 ? null : (Object.assign([pattern], { index, input: this.text }) as unknown as RegExpExecArray);
+  }
+
+  /** Where a pattern of flag g or y has been before does not matter. */
+  #findMatch(pattern: RegExp): RegExpExecArray | null {
+    return new RegExp(pattern.source, pattern.flags.replace(/[gy]/g, "")).exec(this.text);
   }
 }
 
@@ -1136,9 +1725,13 @@ interface Checked {
   tty: boolean;
   size: Size | undefined;
   timeout: number;
+  graceMs: number | undefined;
   killSignal: string | number;
   signal: AbortSignal | undefined;
   outputCap: number | undefined;
+  keep: SpawnOptions["keep"];
+  limits: Record<string, number> | undefined;
+  inheritEnv: boolean | readonly string[];
   detached: boolean;
   encoding: BufferEncoding | undefined;
 }
@@ -1171,18 +1764,23 @@ function readArguments(command: unknown, second: unknown, third: unknown): { arg
   const file = shell === true ? "/bin/sh" : shell;
   const cwd = readCwd(options.cwd);
   const tty = options.tty ?? false;
+  const inheritEnv = readInheritEnv(options.inheritEnv, options.env == null);
   return {
     argv: file ? [file, "-c", [command, ...args].join(" ")] : [command, ...args],
     options: {
       cwd,
-      env: readEnv(options.env, tty, cwd),
+      env: readEnv(options.env, tty, cwd, inheritEnv),
+      inheritEnv,
       stdio: readStdio(options),
       tty,
       size: options.size,
-      timeout: readTimeout(options.timeout),
+      timeout: readUnsigned("timeout", options.timeout) ?? 0,
+      graceMs: readUnsigned("timeoutGraceMs", options.timeoutGraceMs),
       killSignal: readKillSignal(options.killSignal),
       signal,
       outputCap: options.outputCap,
+      keep: readKeep(options),
+      limits: readLimits(options.limits),
       detached: options.detached ?? false,
       encoding: Buffer.isEncoding(encoding as string) ? (encoding as BufferEncoding) : undefined,
     },
@@ -1194,16 +1792,15 @@ const REFUSED: Record<string, string> = {
   uid: "programs run as the server's user",
   gid: "programs run with the server's group",
   argv0: "a program's argv[0] is its name",
-  serialization: "there is no channel for messages",
 };
 
-function checkNames(options: object, known: object): void {
+function checkNames(options: object, known: object, prefix = "options"): void {
   for (const [name, value] of Object.entries(options)) {
     if (Object.hasOwn(known, name) || value == null) continue;
     const reason = Object.hasOwn(REFUSED, name) ? `is not supported: ${REFUSED[name]}` : "is not known";
     const isId = name === "uid" || name === "gid";
     const code = isId && value !== ((value as number) | 0) ? "ERR_INVALID_ARG_TYPE" : "ERR_INVALID_ARG_VALUE";
-    throw nodeError(TypeError, code, `The property 'options.${name}' ${reason}. Received ${inspect(value)}`);
+    throw nodeError(TypeError, code, `The property '${prefix}.${name}' ${reason}. Received ${inspect(value)}`);
   }
 }
 
@@ -1215,11 +1812,27 @@ function readCwd(cwd: unknown): string | undefined {
   return path;
 }
 
-/** Also keeps variables with our terminal's size and our directory's name from the program. */
-function readEnv(given: unknown, tty: boolean, cwd: string | undefined): Record<string, string | null> {
+function readInheritEnv(given: unknown, otherwise: boolean): boolean | readonly string[] {
+  if (given == null) return otherwise;
+  if (typeof given === "boolean") return given;
+  if (Array.isArray(given) && given.every((name) => typeof name === "string")) return given as string[];
+  throw wrongType("options.inheritEnv", "of type boolean or an array of strings", given);
+}
+
+/** Also keeps variables with the server's terminal's size and its directory's name from the program. */
+function readEnv(
+  given: unknown,
+  tty: boolean,
+  cwd: string | undefined,
+  inherited: boolean | readonly string[],
+): Record<string, string | null> {
   const env = Object.create(null) as Record<string, string | null>;
-  if (tty) env["COLUMNS"] = env["LINES"] = null;
-  if (cwd !== undefined) env["PWD"] = cwd;
+  const inherits = (name: string): boolean =>
+    typeof inherited === "boolean"
+      ? inherited
+      : inherited.some((entry) => (entry.endsWith("*") ? name.startsWith(entry.slice(0, -1)) : name === entry));
+  for (const name of tty ? ["COLUMNS", "LINES"] : []) if (inherits(name)) env[name] = null;
+  if (cwd !== undefined && inherits("PWD")) env["PWD"] = cwd;
   if (given == null) return env;
   if (!isObject(given)) throw wrongType("options.env", "of type object", given);
   for (const name in given) {
@@ -1231,14 +1844,113 @@ function readEnv(given: unknown, tty: boolean, cwd: string | undefined): Record<
   return env;
 }
 
-function readStdio({ stdio, stdin, stdout, stderr }: SpawnOptions): [Wiring, Wiring, Wiring] {
+function readKeep({ keep, outputCap }: SpawnOptions): SpawnOptions["keep"] {
+  if (keep == null || keep === "head" || keep === "tail") return keep ?? undefined;
+  if (!isObject(keep)) throw wrongValue('The property \'options.keep\' must be "head", "tail" or { head, tail }', keep);
+  if (outputCap != null) throw wrongValue("The property 'options.keep' with head and tail excludes outputCap", keep);
+  checkNames(keep, { head: true, tail: true }, "options.keep");
+  const { head, tail } = keep as { head: number; tail: number };
+  return { head: readUnsigned("keep.head", head) ?? 0, tail: readUnsigned("keep.tail", tail) ?? 0 };
+}
+
+function readLimits(given: unknown): Record<string, number> | undefined {
+  if (given == null) return undefined;
+  if (!isObject(given)) throw wrongType("options.limits", "of type object", given);
+  checkNames(given, LIMITS, "options.limits");
+  const limits: Record<string, number> = {};
+  for (const [name, value] of Object.entries(given)) {
+    if (value == null) continue;
+    if (!Number.isSafeInteger(value)) {
+      throw nodeError(RangeError, "ERR_OUT_OF_RANGE", `The value of "limits.${name}" is out of range. It must be an integer. Received ${inspect(value)}`);
+    }
+    limits[name] = value as number;
+  }
+  return limits;
+}
+
+function isServerFile(entry: unknown): entry is CheckedFile {
+  return isObject(entry) && "file" in entry && typeof entry["pipe"] !== "function" && typeof entry["write"] !== "function";
+}
+
+function isRegularFile(descriptor: unknown): boolean {
+  try {
+    return typeof descriptor === "number" && fstatSync(descriptor).isFile();
+  } catch {
+    return false; // It is not open.
+  }
+}
+
+/** Calls back when all that was written to a file is in it. */
+function whenWritten(file: WriteStream, done: () => void): void {
+  if (file.destroyed || file.writableLength === 0) done();
+  else if (file.writableEnded) file.once("close", done);
+  else file.write("", () => done());
+}
+
+/**
+ * A stream on the file of a descriptor, from where that is now. As in Node, the caller may close its own as
+ * soon as the program is spawned.
+ */
+function openAgain(descriptor: number, mode: "read" | "write"): Readable | Writable {
+  // On other systems it is a duplicate, which has the same position.
+  const facts = process.platform === "linux" ? readFileSync(`/proc/self/fdinfo/${descriptor}`, "utf8") : "";
+  const append = parseInt(/^flags:\s*([0-7]+)/m.exec(facts)?.[1] ?? "0", 8) & constants.O_APPEND;
+  const position = /^pos:\s*([0-9]+)/m.exec(facts)?.[1];
+  const start = append || position === undefined ? {} : { start: Number(position) };
+  const fd = openSync(`/dev/fd/${descriptor}`, mode === "read" ? constants.O_RDONLY : constants.O_WRONLY | append);
+  return mode === "read" ? createReadStream("", { fd, ...start }) : createWriteStream("", { fd, ...start });
+}
+
+function readFile(name: string, entry: Untrusted): CheckedFile {
+  const { file, append } = entry;
+  checkNames(entry, { file: true, append: true }, name);
+  const path = file instanceof URL ? fileURLToPath(file) : file;
+  if (typeof path !== "string") throw wrongType(`${name}.file`, "of type string or an instance of URL", file);
+  noNul(`The property '${name}.file'`, path);
+  if (!path.startsWith("/")) throw wrongValue(`The property '${name}.file' must be absolute: it is a path of the server's machine`, path);
+  if (append != null && typeof append !== "boolean") throw wrongType(`${name}.append`, "of type boolean", append);
+  return { file: path, append: append ?? false };
+}
+
+function readStdio(options: SpawnOptions): [Wiring, Wiring, Wiring] {
+  const { tty, mergeStderr } = options;
+  if (mergeStderr != null && typeof mergeStderr !== "boolean") throw wrongType("options.mergeStderr", "of type boolean", mergeStderr);
+  const stdio = readEntries(options);
+  if (options.detached && stdio.some(({ entry }) => typeof entry === "number")) {
+    // It outlives this program, and would lose it without notice.
+    throw wrongValue("The property 'options.detached' excludes descriptors, which are piped by this program: use { file, append }", true);
+  }
+  const [, stdout, stderr] = stdio;
+  if (mergeStderr) {
+    if (stderr.entry !== "pipe" && stderr.entry !== "stdout") {
+      throw wrongValue("The property 'options.mergeStderr' excludes another place for stderr", mergeStderr);
+    }
+    stderr.entry = "stdout";
+    stderr.ended = options.stdio == null;
+  }
+  if (tty) {
+    if (stdio.some(({ entry }) => isServerFile(entry))) throw wrongValue("The property 'options.tty' excludes files", tty);
+    // On a terminal all output is one stream.
+    if (stderr.entry === "stdout") stderr.entry = "pipe";
+  } else if (stderr.entry === "stdout" && stdout.entry === "ignore") {
+    stderr.entry = "ignore";
+  } else if (isServerFile(stdout.entry) && isServerFile(stderr.entry) && stdout.entry.file === stderr.entry.file) {
+    // Opened twice, they would overwrite each other.
+    stderr.entry = "stdout";
+  }
+  return stdio;
+}
+
+function readEntries({ stdio, stdin, stdout, stderr }: SpawnOptions): [Wiring, Wiring, Wiring] {
   const own = [stdin, stdout, stderr];
   if (stdio == null) {
     return own.map((entry, index) => {
-      if (entry != null && entry !== "pipe" && entry !== "ignore") {
-        throw wrongValue(`The property 'options.${["stdin", "stdout", "stderr"][index]}' must be "pipe" or "ignore"`, entry);
+      const name = `options.${["stdin", "stdout", "stderr"][index]}`;
+      if (isServerFile(entry)) return { entry: readFile(name, entry as unknown as Untrusted), ended: true };
+      if (entry != null && entry !== "pipe" && entry !== "ignore" && !(entry === "stdout" && index === 2)) {
+        throw wrongValue(`The property '${name}' must be "pipe" or "ignore", or a file of the server's machine`, entry);
       }
-      return { entry: entry ?? "pipe", ended: entry === "ignore" };
+      return { entry: entry ?? "pipe", ended: entry != null && entry !== "pipe" };
     }) as [Wiring, Wiring, Wiring];
   }
   if (own.some((entry) => entry != null)) throw wrongValue("The property 'options.stdio' excludes stdin, stdout and stderr", stdio);
@@ -1248,25 +1960,72 @@ function readStdio({ stdio, stdin, stdout, stderr }: SpawnOptions): [Wiring, Wir
   if (entries.filter((entry) => entry === "ipc").length > 1) {
     throw nodeError(Error, "ERR_IPC_ONE_PIPE", "Child process can have only one IPC pipe");
   }
-  if (entries.length > 3) throw wrongValue("The property 'options.stdio' can have three entries: there are no other descriptors", stdio);
+  if (entries.slice(3).some((entry) => entry != null && entry !== "ignore")) throw wrongValue("The property 'options.stdio' can have three entries: there are no other descriptors", stdio);
   const streams = (): unknown[] => [process.stdin, process.stdout, process.stderr];
   return [0, 1, 2].map((index) => {
     let entry: unknown = entries[index] ?? "pipe";
+    const name = `options.stdio[${index}]`;
+    if (isServerFile(entry)) return { entry: readFile(name, entry as unknown as Untrusted), ended: false };
+    if (entry === "stdout" && index === 2) return { entry, ended: false };
     if (entry === "inherit") entry = streams()[index];
     else if (entry === 0 || entry === 1 || entry === 2) entry = streams()[entry];
     else if (entry === "overlapped") entry = "pipe";
+    else if (isRegularFile(entry)) return { entry: entry as number, ended: false };
     const fits = isObject(entry) && typeof entry[index === 0 ? "pipe" : "write"] === "function";
     if (!fits && entry !== "pipe" && entry !== "ignore") {
-      throw wrongValue(`The property 'options.stdio[${index}]' is not supported: descriptors and messages do not reach a server`, entry);
+      throw wrongValue(`The property '${name}' is not supported: descriptors and messages do not reach a server`, entry);
     }
     return { entry: entry as Wiring["entry"], ended: false };
   }) as [Wiring, Wiring, Wiring];
 }
 
-function readTimeout(timeout: unknown): number {
-  if (timeout == null) return 0;
-  if (typeof timeout === "number" && Number.isInteger(timeout) && timeout >= 0) return timeout;
-  throw nodeError(RangeError, "ERR_OUT_OF_RANGE", `The value of "timeout" is out of range. It must be an unsigned integer. Received ${inspect(timeout)}`);
+/** An integer that is not negative. */
+function readUnsigned(name: string, value: unknown): number | undefined {
+  if (value == null) return undefined;
+  if (Number.isSafeInteger(value) && (value as number) >= 0) return value as number;
+  throw nodeError(RangeError, "ERR_OUT_OF_RANGE", `The value of "${name}" is out of range. It must be an unsigned integer. Received ${inspect(value)}`);
+}
+
+function readWait({ stream, timeout }: WaitOptions): { stream: StreamName | undefined; timeout: number } {
+  if (stream != null && stream !== "stdout" && stream !== "stderr") {
+    throw wrongValue("The property 'options.stream' must be \"stdout\" or \"stderr\"", stream);
+  }
+  return { stream: stream ?? undefined, timeout: readUnsigned("timeout", timeout) ?? 0 };
+}
+
+/** A condition as the protocol has it. */
+function toCondition(condition: string | Condition): Record<string, unknown> {
+  if (typeof condition === "string") return { text: condition };
+  if (!isObject(condition)) throw wrongType("conditions", "of type string or object", condition);
+  checkNames(condition, { text: true, bytes: true, quiet: true, eof: true, exit: true, input: true }, "condition");
+  const { bytes, quiet: quietMs, ...others } = condition as Untrusted;
+  if (bytes instanceof Uint8Array) return { ...others, bytesBase64: Buffer.from(bytes).toString("base64") };
+  if (bytes != null) throw wrongType("condition.bytes", "an instance of Uint8Array", bytes);
+  return quietMs == null ? others : { ...others, quietMs: readUnsigned("condition.quiet", quietMs) };
+}
+
+/** How many bytes at the end of a chunk begin a UTF-8 character that goes on behind it. */
+function unfinishedBytes(chunk: Buffer): number {
+  for (let back = 1; back <= Math.min(3, chunk.length); back += 1) {
+    const byte = chunk[chunk.length - back]!;
+    if ((byte & 0xc0) === 0x80) continue;
+    const length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
+    return length > back ? back : 0;
+  }
+  return 0;
+}
+
+/** How many bytes of a chunk so many characters of its text take. */
+function bytesOf(chunk: Buffer, characters: number): number {
+  let [least, most] = [0, chunk.length];
+  if (characters === 0) return 0;
+  // The longest beginning that has no more characters than that.
+  while (least < most) {
+    const middle = Math.ceil((least + most) / 2);
+    if (chunk.toString("utf8", 0, middle).length <= characters) least = middle;
+    else most = middle - 1;
+  }
+  return least;
 }
 
 function readKillSignal(signal: unknown): string | number {
@@ -1376,7 +2135,8 @@ function collect(server: Server, file: string, args: unknown[], given: ExecOptio
       if (length <= maxBuffer) return void kept[name].push(chunk);
       kept[name].push(chunk.slice(0, maxBuffer - (length - size)));
       const error = nodeError(RangeError, "ERR_CHILD_PROCESS_STDIO_MAXBUFFER", `${name} maxBuffer length exceeded`);
-      child.kill(options.killSignal ?? "SIGTERM");
+      // What ignores that, and that it has no reader any more, is ended all the same.
+      void child.killTree(SIGPIPE_WAIT_MS, options.killSignal ?? "SIGTERM");
       fail(error);
     });
   }
@@ -1420,10 +2180,22 @@ function isOver(error: unknown): boolean {
 }
 
 /** The errno in the data of an error, if it has one. */
-function errnoOf(data: unknown): { errno: number; code: string; stage: string } | undefined {
+function errnoOf(data: unknown): SystemError | undefined {
   if (!isObject(data) || typeof data["errno"] !== "number") return undefined;
-  const { errno, code, stage } = data;
-  return { errno, code: /^E[A-Z0-9]{1,30}$/.test(String(code)) ? String(code) : "UNKNOWN", stage: quote(stage ?? "") };
+  const { errno, code, stage, limit } = data;
+  return {
+    errno,
+    code: /^E[A-Z0-9]{1,30}$/.test(String(code)) ? String(code) : "UNKNOWN",
+    stage: quote(stage ?? ""),
+    limit: limit == null ? undefined : quote(limit),
+  };
+}
+
+/** The errno in the text of an error: a codex app-server sends no data. */
+function errnoIn({ code, message }: RpcError): SystemError | undefined {
+  const errno = Number(/\(os error ([0-9]{1,4})\)$/.exec(message)?.[1]);
+  if (code !== INTERNAL_ERROR || !(errno > 0)) return undefined;
+  return { errno, code: getSystemErrorName(-errno), stage: "", limit: undefined };
 }
 
 /** An error like Node's own, whose text includes the code. */

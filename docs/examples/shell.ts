@@ -10,7 +10,8 @@ const server = command.length > 0 ? new Server(command) : new Server();
 const screen = process.stdout;
 const size = (): Size => ({ rows: screen.rows || 24, cols: screen.columns || 80 });
 
-const shell = server.spawn("sh", ["-i"], { tty: true, size: size(), env: { TERM: process.env["TERM"] ?? "dumb" } });
+const env = { TERM: process.env["TERM"] ?? "dumb" }; // The rest is as it is over there
+const shell = server.spawn("sh", ["-i"], { tty: true, size: size(), env, inheritEnv: true });
 shell.on("error", (error) => console.error(error.message));
 process.exitCode = 1; // Unless the shell says better
 shell.on("exit", (code) => (process.exitCode = code ?? 1));

@@ -41,10 +41,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use self::sweep::{Spared, UNKNOWN_CHILDREN, own_pid, sweep_until};
+use self::sweep::{Detached, UNKNOWN_CHILDREN, own_pid, sweep_until};
 use self::watch::{Client, Watch};
 use crate::process::tree;
-use crate::sys::{self, Interest, Picture, Pid, Seen, StringList};
+use crate::sys::{self, Pid, PollFd, ProcStat, Snapshot, StringList};
 
 /// The argument by which the guard tells the server who guards it: `--guarded-by=PID,FD`.
 pub const GUARDED_BY: &str = "--guarded-by=";
@@ -68,7 +68,7 @@ const GUARD_END: Duration = Duration::from_millis(3_500);
 static GUARD: OnceLock<u32> = OnceLock::new();
 
 /// What this server has spawned with `detach`, and what was there before it.
-static DETACHED: Mutex<Spared> = Mutex::new(BTreeMap::new());
+static DETACHED: Mutex<Detached> = Mutex::new(BTreeMap::new());
 
 /// What the guard is told of a detached process, in one write: pid and start time.
 const DETACHED_BYTES: usize = size_of::<Pid>() + size_of::<u64>();
@@ -100,6 +100,12 @@ pub fn run(drain: bool) -> io::Result<i32> {
             return Ok(ended.code());
         }
     }
+    if !sys::ADOPTS_ORPHANS {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this system gives orphans to its first process",
+        ));
+    }
     sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
     // As it was when we were started; the server shall not see what the guard does to itself.
     let waited_for = signals_of_guard();
@@ -122,7 +128,7 @@ pub fn run(drain: bool) -> io::Result<i32> {
     // From here on the guard sleeps; it needs a tenth of the code that started it.
     forget_code_pages();
 
-    let mut detached = Spared::new();
+    let mut detached = Detached::new();
     let watch = Watch::new(server, own_group, SERVER_END, Some(client));
     let ended = watch.until_end(&signals, Some((&reader, &mut detached)));
     read_detached(&reader, &mut detached);
@@ -251,7 +257,7 @@ pub fn blindness() -> Option<String> {
     sys::blindness()
 }
 
-fn read_detached(reader: &OwnedFd, detached: &mut Spared) {
+fn read_detached(reader: &OwnedFd, detached: &mut Detached) {
     let mut bytes = [0; DETACHED_BYTES];
     // Written as many bytes at a time, so they are read so, too.
     while let Ok(DETACHED_BYTES) = sys::read(reader.as_fd(), &mut bytes) {
@@ -272,7 +278,9 @@ impl Guarded {
     ///
     /// Names what the system refused, or what was wrong with the value.
     pub fn begin(guarded_by: Option<&str>) -> io::Result<Guarded> {
-        sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
+        if sys::ADOPTS_ORPHANS {
+            sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
+        }
         sys::name_this_thread(c"procwire");
         sys::default_signal(libc::SIGCHLD);
         sys::unblock_all_signals();
@@ -292,7 +300,7 @@ impl Guarded {
             return Err(io::Error::other(text));
         }
         let _ = GUARD.set(guard);
-        // SAFETY: the guard has opened it for us and told us its number; nobody else here knows it.
+        // SAFETY: the guard has opened it for us and told us its number; no other code here knows it.
         let detached = unsafe { OwnedFd::from_raw_fd(fd) };
         sys::set_close_on_exec(&detached)?;
         // A guard that does not read must not stop us.
@@ -332,10 +340,15 @@ impl Guarded {
 fn spare_children() {
     if sys::has_children() {
         let own = own_pid();
-        let picture = Picture::take().unwrap_or_default();
-        let listed = picture.unlisted(vec![own]).unwrap_or_default();
+        let snapshot = Snapshot::take().unwrap_or_default();
+        let listed = snapshot.unlisted(vec![own]).unwrap_or_default();
         let mut detached = sys::lock(&DETACHED);
-        for child in picture.seen().iter().chain(&listed).filter(|p| p.parent == own) {
+        for child in snapshot
+            .processes()
+            .iter()
+            .chain(&listed)
+            .filter(|p| p.parent == own)
+        {
             detached.insert(child.pid, child.started.unwrap_or(0));
         }
         if detached.is_empty() {
@@ -385,7 +398,7 @@ fn continue_waiting_process() {
 }
 
 /// Names what a sweep could not end.
-fn tell(left: &[Seen]) {
+fn tell(left: &[ProcStat]) {
     if !left.is_empty() {
         let names: Vec<String> = left.iter().map(sys::describe).collect();
         log::warn!(
@@ -407,10 +420,10 @@ pub fn block_terminal_signals() {
     let _ = sys::block_signals(&[libc::SIGTTIN, libc::SIGTTOU]);
 }
 
-/// Whether a short write to stderr would not wait for whoever reads it.
+/// Whether a short write to stderr would not wait for its reader.
 #[must_use]
 pub fn stderr_has_room() -> bool {
-    let mut interest = [Interest::write(libc::STDERR_FILENO)];
+    let mut interest = [PollFd::write(libc::STDERR_FILENO)];
     // Where this cannot be known, what went wrong is rather said.
     sys::poll(&mut interest, Some(Duration::ZERO)).is_err() || interest[0].writable()
 }
@@ -485,7 +498,7 @@ pub fn start_thread<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<Thread<T>> {
-    sys::start_thread(name, sys::STACK, body)
+    sys::start_thread(name, sys::THREAD_STACK_BYTES, body)
         .map(Thread)
         .map_err(|e| {
             io::Error::new(

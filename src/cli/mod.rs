@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use signal_hook::consts::SIGPIPE;
 
 use self::args::Command;
+use crate::sys;
 
 pub use self::guard::Allocator;
 
@@ -71,6 +72,9 @@ fn guarded(
     hint: Option<&str>,
     serve: impl FnOnce() -> Result<i32, Box<dyn std::error::Error>>,
 ) -> ExitCode {
+    if let Err(error) = sys::can_close() {
+        return exit(Err(error.into()), 1);
+    }
     guard::survive_file_size_limit();
     if !has_guard {
         if let (Some(hint), true, true) = (hint, io::stdin().is_terminal(), io::stderr().is_terminal()) {

@@ -1,38 +1,37 @@
 //! `procwire run`: one program, as if it had been typed here.
 //!
-//! **Thread:** main prints what the program prints; `stdin` feeds it; what ends a run early has
-//! threads of its own, in `life.rs`.
+//! **Thread:** main; the streams and what ends a run early have threads of their own, in `streams.rs`
+//! and `life.rs`.
 //! **Owns:** the client, the process, and the terminal while the program has one.
 //! **Never:** holds back output that is being read, and never leaves a program behind: it ends with
 //! the connection, and the connection with this process, whatever ends that. The exception is a
 //! program that was started with `--detach`.
 
+mod detach;
 mod life;
 mod recording;
+mod streams;
 
 use std::ffi::OsStr;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Component, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
 use crate::cli::guard::{self, Guarded};
-use crate::client::{self, Client, Error, Event, ExitStatus, Process, Stdin};
+use crate::client::{self, Client, Error, ExitStatus};
 use crate::process::spawn::DESCRIPTOR_VARIABLES;
 use crate::wire::protocol::{Collected, OutputKeep, ResourceLimits, Stage};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGINT, SIGPIPE, SIGWINCH};
+use signal_hook::consts::{SIGINT, SIGPIPE};
 
 use crate::cli::quote::{escaped_json, escaped_line};
-use crate::cli::terminal::{self, Patient};
-use life::{Ending, Life, State, lock};
-use recording::{Recording, Shown};
+use crate::cli::terminal::{self, RetryIo};
+use life::{Ending, Phase, RunState, lock};
 
 /// Exit codes of our own, as `timeout`, `env` and shells have them.
 const TIMED_OUT: i32 = 124;
@@ -42,12 +41,6 @@ const NOT_FOUND: i32 = 127;
 
 /// Output that waits to be printed; past it the program waits.
 const MAX_UNREAD_BYTES: usize = 4 * 1024 * 1024;
-/// How long a program may take to end once its output has lost its reader.
-const UNHEARD_WAIT: Duration = Duration::from_millis(500);
-/// How often a process in the background looks whether it has come to the foreground. A shell that
-/// brings back a job that was running all the time does not tell it.
-const FOREGROUND_PAUSE: Duration = Duration::from_millis(200);
-
 /// Whether the program has a terminal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Tty {
@@ -183,7 +176,7 @@ pub fn run(run: &Run) -> i32 {
             match refused {
                 Some(refused) if run.json => {
                     let error = refused.to_json();
-                    let _ = writeln!(Patient(io::stdout()), "{{\"error\":{}}}", escaped_json(&error));
+                    let _ = writeln!(RetryIo(io::stdout()), "{{\"error\":{}}}", escaped_json(&error));
                 }
                 // The codes of JSON-RPC are for programs.
                 Some(refused) => life::say(&refused.message),
@@ -205,20 +198,20 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     let tty = run.wants_tty();
     let has_input = has_input(run)?;
     let spawn = spawn(run, tty, has_input)?;
-    let mut recording = record(run, tty)?;
+    let mut recording = streams::record(run, tty)?;
     // Before anything can change: no signal goes unheard from now on.
-    let life = life::heed_signals(tty, run.server.is_some())?;
-    life::watch_clock(run, &life)?;
+    let state = life::watch_signals(tty, run.server.is_some())?;
+    life::watch_clock(run, &state)?;
     if tty {
         terminal::watch_over();
     }
-    let client = connect(run, &life).map_err(|error| life::unless_interrupted(&life, error))?;
+    let client = connect(run, &state).map_err(|error| life::unless_interrupted(&state, error))?;
     if run.detach {
-        return detach(run, &client, spawn);
+        return detach::detach(run, &client, spawn);
     }
     let started = client.spawn(spawn);
-    let mut process = started.map_err(|error| life::unless_interrupted(&life, error))?;
-    lock(&life).state = State::Running(life::pass_on(process.control())?);
+    let mut process = started.map_err(|error| life::unless_interrupted(&state, error))?;
+    lock(&state).phase = Phase::Running(life::forward_to(process.control())?);
     if tty {
         terminal::take(has_input).map_err(|e| format!("the terminal here: {e}"))?;
         // The terminal may have changed while the program was started.
@@ -227,7 +220,7 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
     let input_error = Arc::new(Mutex::new(None));
     if let (Some(stdin), true) = (process.stdin.take(), has_input) {
         let pid = process.id().filter(|_| run.server.is_none());
-        feed(stdin, pid, Arc::clone(&input_error))?;
+        streams::feed(stdin, pid, Arc::clone(&input_error))?;
     }
     let (status, output) = match run.json {
         true => {
@@ -239,13 +232,13 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
             (output.status, Some(printed))
         }
         false => {
-            print(&mut process, recording.as_mut())?;
+            streams::print(&mut process, recording.as_mut())?;
             (process.wait()?, None)
         }
     };
-    let (timed_out, passed) = {
-        let life = lock(&life);
-        (life.timed_out || status.timed_out(), life.passed.clone())
+    let (timed_out, forwarded) = {
+        let state = lock(&state);
+        (state.timed_out || status.timed_out(), state.forwarded.clone())
     };
     let input_error = input_error.lock().ok().and_then(|mut error| error.take());
     let signal = status.details().signal.as_deref().filter(|_| !timed_out);
@@ -260,7 +253,7 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
         }
         None => Ending::Code(status.details().exit_code),
     };
-    lock(&life).state = State::Over(ending);
+    lock(&state).phase = Phase::Over(ending);
     match ending == Ending::Code(status.details().exit_code) && !timed_out {
         true => terminal::release(),
         // It had no time to clean up.
@@ -273,7 +266,7 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
         if timed_out {
             (exited.timed_out, exited.exit_code) = (true, TIMED_OUT);
         }
-        writeln!(Patient(io::stdout()), "{}", escaped_json(&exited.to_json()))
+        writeln!(RetryIo(io::stdout()), "{}", escaped_json(&exited.to_json()))
             .map_err(|e| format!("stdout: {e}"))?;
     }
     if let Some(error) = input_error {
@@ -292,14 +285,15 @@ fn try_run(run: &Run) -> Result<Ending, Box<dyn std::error::Error>> {
             }
         }
     }
-    let known = number.is_some_and(|number| [SIGINT, SIGPIPE].contains(&number) || passed.contains(&number));
+    let known =
+        number.is_some_and(|number| [SIGINT, SIGPIPE].contains(&number) || forwarded.contains(&number));
     if run.stats || !run.json && (timed_out || signal.is_some() && !known) {
         life::say(&last_words(run, &status, timed_out));
     }
     // What it has left running ends here; how the server ends makes no difference any more.
     let _ = client.close();
     // Its pid may be another process's from now on.
-    lock(&life).server = None;
+    lock(&state).server = None;
     Ok(ending)
 }
 
@@ -312,7 +306,7 @@ fn fill(stream: &mut Collected, (beginning, end): (Vec<u8>, Vec<u8>)) {
 }
 
 /// Starts the server, and waits until it answers.
-fn connect(run: &Run, life: &Mutex<Life>) -> Result<Client, Error> {
+fn connect(run: &Run, state: &Mutex<RunState>) -> Result<Client, Error> {
     // What is typed at our terminal is for the program, and not for its server.
     let command = run
         .server
@@ -325,17 +319,17 @@ fn connect(run: &Run, life: &Mutex<Life>) -> Result<Client, Error> {
     }
     let connecting = {
         // A signal meanwhile waits, so that it finds the server.
-        let mut life = lock(life);
+        let mut state = lock(state);
         // The clock that was started before covers the handshake.
         let connecting = Client::builder()
             .handshake_timeout(Duration::MAX)
             .server_name(run.server_name())
             .start(server(command.as_deref()))?;
-        life.server = connecting.server_pid();
+        state.server = connecting.server_pid();
         connecting
     };
     let client = connecting.finish()?;
-    lock(life).state = State::Starting;
+    lock(state).phase = Phase::Starting;
     Ok(client)
 }
 
@@ -365,7 +359,7 @@ fn spawn(run: &Run, tty: bool, has_input: bool) -> Result<client::Command, Strin
         true => {
             // The PATH of the program may have none.
             let mut shell = client::Command::new("/bin/sh");
-            shell.args(["-c", START_AND_STAY]);
+            shell.args(["-c", detach::START_AND_STAY]);
             shell
         }
         false => client::Command::new(argv.next().unwrap_or_default()),
@@ -441,8 +435,6 @@ fn spawn(run: &Run, tty: bool, has_input: bool) -> Result<client::Command, Strin
     Ok(spawn)
 }
 
-// ---- what is said at the end ----
-
 /// One line about how the program ended, with `--stats` also what it has used.
 fn last_words(run: &Run, status: &ExitStatus, timed_out: bool) -> String {
     let program = run.command.first().map_or("", String::as_str);
@@ -473,170 +465,4 @@ fn last_words(run: &Run, status: &ExitStatus, timed_out: bool) -> String {
         ));
     }
     format!("{program}: {how}")
-}
-
-// ---- a program that stays ----
-
-/// Starts the program with its output thrown away, and says that it is about to. The connection has
-/// only pipes to give, which would end with it. So the program is looked for before that, in a shell
-/// of its own, which changes no variable.
-const START_AND_STAY: &str = r#"(
-    IFS=: name=$0 code=127
-    set -f
-    case $name in
-    */*) set -- "$name" ;;
-    *) set --; for directory in $PATH; do set -- "$@" "${directory:-.}/$name"; done ;;
-    esac
-    for file; do
-        if [ -f "$file" ] && [ -x "$file" ]; then exit 0; fi
-        if [ -e "$file" ]; then code=126; fi
-    done
-    exit $code
-) || exit
-echo
-exec "$0" "$@" >/dev/null 2>&1"#;
-
-/// Starts the program so that it outlives this one, and prints its pid.
-fn detach(run: &Run, client: &Client, spawn: client::Command) -> Result<Ending, Box<dyn std::error::Error>> {
-    let mut process = client.spawn(spawn)?;
-    let started = matches!(process.events().next().transpose()?, Some(Event::Stdout(_)));
-    if !started {
-        let status = process.wait()?;
-        let program = run.command.first().map_or("", String::as_str);
-        let code = status.details().exit_code;
-        let (why, code) = match code {
-            NOT_FOUND => ("there is no such program".to_owned(), NOT_FOUND),
-            CANNOT_EXECUTE => ("it cannot be executed".to_owned(), CANNOT_EXECUTE),
-            code => (format!("it was not started: exit code {code}"), FAILED),
-        };
-        life::say(&format!("{program}: {why}"));
-        return Ok(Ending::Code(code));
-    }
-    let pid = process.id().ok_or("the server does not tell the pid")?;
-    let line = if run.json {
-        format!("{{\"pid\":{pid}}}")
-    } else {
-        pid.to_string()
-    };
-    writeln!(Patient(io::stdout()), "{line}").map_err(|e| format!("stdout: {e}"))?;
-    Ok(Ending::Code(0))
-}
-
-// ---- streams ----
-
-/// Starts the thread that feeds the program, whose pid is given if it is on this machine. It ends
-/// with the input or with this program.
-fn feed(mut stdin: Stdin, pid: Option<u32>, failure: Arc<Mutex<Option<io::Error>>>) -> io::Result<()> {
-    guard::start_thread("stdin", move || {
-        let is_terminal = io::stdin().is_terminal();
-        if is_terminal {
-            // Reading from the background fails then, and does not stop us.
-            guard::block_terminal_signals();
-        }
-        let mut input = Patient(io::stdin());
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            if is_terminal {
-                wait_to_be_typed_at();
-            }
-            match input.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => {
-                    let stops = terminal::typed(&buffer[..n]) && pid.is_some_and(terminal::stops_at_key);
-                    if stdin.write_all(&buffer[..n]).is_err() {
-                        // It wants no more.
-                        break;
-                    }
-                    if stops {
-                        life::stop_all();
-                    }
-                }
-                Err(_) if is_terminal && !terminal::in_foreground() => {}
-                Err(e) => {
-                    // Told at the end, when the terminal takes lines again.
-                    if let Ok(mut failure) = failure.lock() {
-                        *failure = Some(e);
-                    }
-                    break;
-                }
-            }
-        }
-    })?;
-    Ok(())
-}
-
-/// Waits until something is typed that is for us: from the background, what is typed is not read.
-fn wait_to_be_typed_at() {
-    loop {
-        if !terminal::in_foreground() {
-            while !terminal::in_foreground() {
-                thread::sleep(FOREGROUND_PAUSE);
-            }
-            terminal::enter();
-            // A new size is told to the foreground alone.
-            let _ = signal_hook::low_level::raise(SIGWINCH);
-        }
-        // Fails only for an interruption, behind which we look again.
-        let _ = poll(&mut [PollFd::new(&io::stdin(), PollFlags::IN)], None);
-        if terminal::in_foreground() {
-            return;
-        }
-    }
-}
-
-/// Begins the recording, if one is wanted.
-fn record(run: &Run, tty: bool) -> Result<Option<Recording>, String> {
-    let Some(path) = &run.record else {
-        return Ok(None);
-    };
-    let size = terminal::size().unwrap_or((24, 80));
-    let recording = Recording::create(path, &run.command, size, tty);
-    recording
-        .map(Some)
-        .map_err(|e| format!("--record {}: {e}", path.display()))
-}
-
-/// Prints what the program prints, until its end, and records it.
-fn print(
-    process: &mut Process,
-    mut recording: Option<&mut Recording>,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let mut stdout = Some(Patient(io::stdout()));
-    let mut failure = None;
-    let mut record = |stream, bytes: &[u8]| {
-        if let Some(recording) = &mut recording {
-            // A new size shows only in what is printed after it.
-            recording.resized(terminal::size().unwrap_or((24, 80)));
-            recording.output(stream, bytes);
-        }
-    };
-    for event in process.events() {
-        match event? {
-            Event::Stdout(bytes) => {
-                record(Shown::Stdout, &bytes);
-                let print = || stdout.as_mut().map(|stdout| stdout.write_all(&bytes));
-                let (printed, stops) = terminal::printing(&bytes, print);
-                if let Some(Err(e)) = printed {
-                    stdout = None;
-                    // As it would have been told itself; and if it does not listen, it ends as well.
-                    process.post_signal("PIPE", Some(UNHEARD_WAIT));
-                    if e.kind() != io::ErrorKind::BrokenPipe {
-                        failure = Some(e);
-                    }
-                }
-                if stops {
-                    life::stop_all();
-                }
-            }
-            // Where stderr is not read, there is no place left to say so.
-            Event::Stderr(bytes) => {
-                record(Shown::Stderr, &bytes);
-                drop(Patient(io::stderr()).write_all(&bytes));
-            }
-        }
-    }
-    match failure {
-        None => Ok(()),
-        Some(e) => Err(format!("stdout: {e}").into()),
-    }
 }

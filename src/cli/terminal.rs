@@ -363,9 +363,9 @@ pub fn size() -> Option<(u16, u16)> {
 
 /// A standard descriptor without a buffer, which waits even where another process that has it
 /// open has made it non-blocking.
-pub struct Patient<T>(pub T);
+pub struct RetryIo<T>(pub T);
 
-impl<T: AsFd> Patient<T> {
+impl<T: AsFd> RetryIo<T> {
     fn again<R>(
         &self,
         flags: PollFlags,
@@ -384,13 +384,13 @@ impl<T: AsFd> Patient<T> {
     }
 }
 
-impl<T: AsFd> Read for Patient<T> {
+impl<T: AsFd> Read for RetryIo<T> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.again(PollFlags::IN, |fd| rustix::io::read(fd, &mut *buffer))
     }
 }
 
-impl<T: AsFd> Write for Patient<T> {
+impl<T: AsFd> Write for RetryIo<T> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.again(PollFlags::OUT, |fd| rustix::io::write(fd, bytes))
     }

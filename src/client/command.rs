@@ -1,8 +1,10 @@
 //! What to start, and how: the client's counterpart of [`std::process::Command`].
 //!
 //! **Thread:** whichever calls; plain data.
-//! **Owns:** what was asked for, as it was given, until it is turned into the params of a spawn.
+//! **Owns:** what was asked for, as it was given; `params.rs` makes the params of a spawn of it.
 //! **Never:** starts anything; [`Client::spawn`](super::Client::spawn) does.
+
+mod params;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -11,14 +13,15 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Error;
-use super::error::quoted;
+pub(super) use self::params::text;
+
+use self::params::milliseconds;
 use super::stdio::Stdio;
 use crate::wire::modes;
-use crate::wire::protocol::{InheritEnv, Limit, OutputKeep, PtySize, Redirect, ResourceLimits, SpawnParams};
+use crate::wire::protocol::{InheritEnv, Limit, OutputKeep, PtySize, ResourceLimits};
 
 /// Unread output of a process that is kept, unless the command says otherwise.
-const UNREAD_BYTES: usize = 64 * 1024 * 1024;
+const MAX_UNREAD_BYTES: usize = 64 * 1024 * 1024;
 
 /// A program to start, with the shape of [`std::process::Command`].
 ///
@@ -31,7 +34,7 @@ const UNREAD_BYTES: usize = 64 * 1024 * 1024;
 /// that the server had when it started; no timeout, and no cap on its output.
 ///
 /// Text is UTF-8 on the wire. A program, an argument, a variable or a directory that is not, or has a
-/// NUL in it, is taken here, and refused with [`Error::Invalid`] where the command is started.
+/// NUL in it, is taken here, and refused with [`Error::Invalid`](super::Error::Invalid) where the command is started.
 ///
 /// # What differs from std
 ///
@@ -107,7 +110,7 @@ impl Command {
             output_cap: Limit::Unlimited,
             keep: None,
             detach: false,
-            unread_limit: UNREAD_BYTES,
+            unread_limit: MAX_UNREAD_BYTES,
             wait_when_unread: false,
             kill_on_drop: true,
         }
@@ -554,101 +557,4 @@ impl Command {
         self.wait_when_unread = true;
         self
     }
-
-    /// The params of its spawn. `directory` is where it starts if the command names none; `None`: in
-    /// the server's.
-    pub(super) fn params(&self, handle: &str, directory: Option<&Path>) -> Result<SpawnParams, Error> {
-        if self.program.is_empty() {
-            return Err(Error::Invalid("the program is empty".to_owned()));
-        }
-        let mut command = vec![text("the program", &self.program)?];
-        for (number, argument) in self.arguments.iter().enumerate() {
-            command.push(text(format_args!("argument {}", number + 1), argument)?);
-        }
-        let mut env = BTreeMap::new();
-        for (name, value) in &self.environment {
-            let name = text("the name of a variable", name)?;
-            let value = match value {
-                Some(value) => Some(text(
-                    format_args!("the variable {}", quoted(name.as_bytes())),
-                    value,
-                )?),
-                None => None,
-            };
-            env.insert(name, value);
-        }
-        let directory = match (&self.directory, directory) {
-            (Some(own), _) => {
-                let own = text("the directory", own.as_os_str())?;
-                env.entry("PWD".to_owned()).or_insert_with(|| Some(own.clone()));
-                Some(own)
-            }
-            (None, Some(other)) => Some(text("the directory", other.as_os_str())?),
-            (None, None) => None,
-        };
-        if self.size.is_some() {
-            for name in ["COLUMNS", "LINES"] {
-                env.entry(name.to_owned()).or_insert(None);
-            }
-        }
-        let tty = self.size.is_some();
-        let streamed = self.stdin.is_pipe();
-        let stderr = match self.stderr_merged {
-            true => Some(Redirect::Stdout),
-            false => self.stderr.redirect()?,
-        };
-        let limited = self.limits != ResourceLimits::default();
-        Ok(SpawnParams {
-            command,
-            process_handle: handle.to_owned(),
-            cwd: directory,
-            env: (!env.is_empty()).then_some(env),
-            inherit_env: self.inherited.clone(),
-            tty,
-            size: self.size,
-            terminal_modes: self.modes.clone(),
-            stream_stdin: streamed,
-            stream_stdout_stderr: true,
-            // `/dev/null` is what it is anyway, and may be asked for with a terminal as well.
-            stdin: self.stdin.redirect()?.filter(|stdin| *stdin != Redirect::Null),
-            stdout: self.stdout.redirect()?,
-            stderr,
-            output_bytes_cap: match (self.keep, self.output_cap) {
-                // It says itself how much.
-                (Some(OutputKeep::HeadTail { .. }), Limit::Unlimited) => Limit::Default,
-                (_, cap) => cap,
-            },
-            output_keep: self.keep,
-            timeout_ms: self.timeout,
-            timeout_grace_ms: self.timeout_grace.map(milliseconds),
-            limits: limited.then(|| Box::new(self.limits.clone())),
-            detach: self.detach,
-        })
-    }
-
-    /// Whether its stdin is not a file.
-    pub(super) fn takes_input(&self) -> bool {
-        self.stdin.is_pipe() || self.stdin == Stdio::null()
-    }
-
-    pub(super) fn has_tty(&self) -> bool {
-        self.size.is_some()
-    }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// What of a command is text on the wire, and can be given to a program.
-pub(super) fn text(what: impl std::fmt::Display, value: &OsStr) -> Result<String, Error> {
-    let wrong = match value.to_str() {
-        Some(text) if !text.contains('\0') => return Ok(text.to_owned()),
-        Some(_) => "has a NUL in it",
-        None => "is not UTF-8",
-    };
-    Err(Error::Invalid(format!(
-        "{what} {wrong}: {}",
-        quoted(value.as_encoded_bytes())
-    )))
 }

@@ -8,9 +8,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Error;
+use super::connection::{Call, ClientConnection};
 use super::status::ExitStatus;
 use super::unread::Shared;
-use super::{Error, Link, Pending};
 use crate::wire::methods::{Method, method};
 use crate::wire::protocol::{
     CloseOutputParams, Condition, InspectParams, Inspection, KillParams, PtySize, ResizePtyParams, RpcError,
@@ -40,7 +41,7 @@ const END_WAIT: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Clone)]
 pub struct Control {
-    link: Arc<Link>,
+    connection: Arc<ClientConnection>,
     handle: Arc<str>,
     id: Option<u32>,
     has_tty: bool,
@@ -49,14 +50,14 @@ pub struct Control {
 
 impl Control {
     pub(super) fn new(
-        link: Arc<Link>,
+        connection: Arc<ClientConnection>,
         handle: Arc<str>,
         id: Option<u32>,
         has_tty: bool,
         shared: Arc<Shared>,
     ) -> Control {
         Control {
-            link,
+            connection,
             handle,
             id,
             has_tty,
@@ -68,8 +69,8 @@ impl Control {
         self.has_tty
     }
 
-    pub(super) fn link(&self) -> &Link {
-        &self.link
+    pub(super) fn connection(&self) -> &ClientConnection {
+        &self.connection
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -240,7 +241,7 @@ impl Control {
     /// [`kill`](Self::kill).
     pub fn signal(&self, signal: impl Into<SignalName>) -> Result<(), Error> {
         let params = self.kill_params(Some(signal.into()), None);
-        self.link.call::<method::Kill>(params).map(drop)
+        self.connection.call::<method::Kill>(params).map(drop)
     }
 
     /// Changes the size of its terminal, in character cells.
@@ -263,7 +264,7 @@ impl Control {
     /// [`Error::Refused`] if it has none, or has ended, or one of the numbers is zero.
     pub fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
         let params = self.resize_params(rows, cols);
-        self.link.call::<method::ResizePty>(params).map(drop)
+        self.connection.call::<method::ResizePty>(params).map(drop)
     }
 
     /// What the machine shows of it now: its processes, its terminal, and whether it waits for input.
@@ -276,7 +277,7 @@ impl Control {
         let params = InspectParams {
             process_handle: self.handle.to_string(),
         };
-        self.link
+        self.connection
             .call::<method::Inspect>(params)
             .map(Arc::unwrap_or_clone)
     }
@@ -322,8 +323,8 @@ impl Control {
     }
 
     fn post<M: Method>(&self, params: M::Params) {
-        if self.link.out.takes_posts() {
-            self.link.tell::<M>(params);
+        if self.connection.writer.takes_posts() {
+            self.connection.tell::<M>(params);
         }
     }
 
@@ -361,8 +362,8 @@ impl Control {
     ) -> Result<WaitReply, Error> {
         let until: Vec<Condition> = until.into_iter().collect();
         let exit = until.iter().position(|condition| *condition == Condition::Exit);
-        let pending = self.start_wait(until, timeout)?;
-        self.finish_wait(pending, exit)
+        let call = self.start_wait(until, timeout)?;
+        self.finish_wait(call, exit)
     }
 
     /// Waits until one of these texts has appeared in its output, from now on; the place of the first that
@@ -402,14 +403,14 @@ impl Control {
         texts: &[&str],
         provoke: impl FnOnce() -> std::io::Result<()>,
     ) -> Result<Option<usize>, Error> {
-        let pending = self.start_wait(texts.iter().map(|&text| text.into()), None)?;
+        let call = self.start_wait(texts.iter().map(|&text| text.into()), None)?;
         provoke()?;
-        self.finish_wait(pending, None).map(place)
+        self.finish_wait(call, None).map(place)
     }
 
     /// What a wait has led to; `exit` is the place of the condition that it exits.
-    fn finish_wait(&self, pending: Pending<method::Wait>, exit: Option<usize>) -> Result<WaitReply, Error> {
-        match pending.wait(&self.link) {
+    fn finish_wait(&self, call: Call<method::Wait>, exit: Option<usize>) -> Result<WaitReply, Error> {
+        match call.wait(&self.connection) {
             // Its handle was free by then, and its end is on its way.
             Err(Error::Refused(refused)) if refused.code == code::INVALID_REQUEST => {
                 match self.wait_timeout(END_WAIT)? {
@@ -430,9 +431,9 @@ impl Control {
         &self,
         until: impl IntoIterator<Item = Condition>,
         timeout: impl Into<Option<Duration>>,
-    ) -> Result<Pending<method::Wait>, Error> {
+    ) -> Result<Call<method::Wait>, Error> {
         let timeout = timeout.into();
-        self.link.send::<method::Wait>(WaitParams {
+        self.connection.send::<method::Wait>(WaitParams {
             process_handle: self.handle.to_string(),
             until: until.into_iter().collect(),
             timeout_ms: timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
@@ -442,7 +443,7 @@ impl Control {
 
     /// Closes a stream without waiting for the answer.
     pub(super) fn post_close(&self, stream: Stream) {
-        self.link.tell::<method::CloseOutput>(CloseOutputParams {
+        self.connection.tell::<method::CloseOutput>(CloseOutputParams {
             process_handle: self.handle.to_string(),
             stream: Some(stream),
         });
@@ -450,7 +451,7 @@ impl Control {
 
     /// Kills it without waiting for the answer.
     pub(super) fn post_kill(&self) {
-        self.link.tell::<method::Kill>(self.kill_params(None, None));
+        self.connection.tell::<method::Kill>(self.kill_params(None, None));
     }
 
     fn resize_params(&self, rows: u16, cols: u16) -> ResizePtyParams {
@@ -464,7 +465,7 @@ impl Control {
         if self.has_ended() {
             return Ok(());
         }
-        match self.link.call::<method::Kill>(params) {
+        match self.connection.call::<method::Kill>(params) {
             // It has ended meanwhile.
             Err(Error::Refused(RpcError {
                 code: code::INVALID_REQUEST,

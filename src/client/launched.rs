@@ -10,7 +10,7 @@ use std::process::{Child, Command};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use super::SERVER_END_WAIT;
+use super::connection::SERVER_END_WAIT;
 use super::error::excerpt;
 use crate::sys::{self, Thread, lock};
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 use super::Error;
-use crate::sys::{self, Interest, lock};
+use crate::sys::{self, PollFd, lock};
 
 /// A buffer is not kept beyond this.
 const KEPT_BUFFER_BYTES: usize = 1024 * 1024;
@@ -142,7 +142,7 @@ impl Lines {
     fn has_room(&self, writer: &Option<LineWriter>) -> bool {
         let Some(line) = writer else { return true };
         let Some(pipe) = line.pipe else { return false };
-        let mut interest = [Interest::write(pipe)];
+        let mut interest = [PollFd::write(pipe)];
         lock(&self.posted).lines.len() <= PIPE_ROOM_BYTES
             && sys::poll(&mut interest, Some(Duration::ZERO)).is_ok()
             && interest[0].writable()
@@ -157,7 +157,7 @@ impl Lines {
         posted.has_thread = true;
         drop(posted);
         let lines = Arc::clone(self);
-        let started = sys::start_thread("client-post", sys::STACK, move || {
+        let started = sys::start_thread("client-post", sys::THREAD_STACK_BYTES, move || {
             sys::block_signals_for_this_thread();
             lines.write_all_posted();
         });

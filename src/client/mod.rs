@@ -62,7 +62,9 @@
 // **Never:** signals or reaps a process; that is the server's business. Only a server that was
 // launched as a command is a child of this program.
 
+mod builder;
 mod command;
+mod connection;
 mod control;
 mod error;
 mod launched;
@@ -75,17 +77,14 @@ mod streams;
 mod unread;
 
 use std::borrow::Borrow;
-use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::marker::PhantomData;
-use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+pub use builder::{Builder, Connecting, ServerCommand};
 pub use command::Command;
 pub use control::Control;
 pub use error::Error;
@@ -97,41 +96,17 @@ pub use unread::OutputLost;
 
 pub use crate::wire::protocol::{Condition, OutputKeep as Keep, WaitReply};
 
-use crate::server::connection::{ClientSender, Connection};
-use crate::server::{Config, serve};
-use crate::sys::{self, Thread, lock};
-use crate::wire::client;
-use crate::wire::framing::Frames;
-use crate::wire::methods::{Method, method};
-use crate::wire::protocol::{
-    Capabilities, ClientInfo, Guarantees, InitializeParams, InitializeReply, Limit, NoParams, ProcessInfo,
-    Request, RequestId, RpcError, SpawnParams, SpawnReply, code,
-};
-use error::excerpt;
-use launched::{Server, command_line};
-use lines::Lines;
+use crate::server::Config;
+use crate::sys::{self, Thread};
+use crate::wire::methods::method;
+use crate::wire::protocol::{Guarantees, Limit, NoParams, ProcessInfo, SpawnParams, SpawnReply};
+use connection::ClientConnection;
 use process::Pipes;
-use receive::{Answer, Incoming, Routes};
-use unread::{Shared, Total};
+use unread::Shared;
 
-/// The longest message that is taken from a server. Only a list of very many processes is long.
-const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
-
-/// How long a server may take to answer `initialize`, unless the client says otherwise.
-const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
-/// How long a server that reads no more requests, or whose output has ended, may take to end.
-const SERVER_END_WAIT: Duration = Duration::from_secs(5);
 /// How long a server may take to end after its input has. It promises 3 s; this is for a machine that
 /// has much else to do.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
-
-/// Unread output of all processes that is kept, unless the client says otherwise.
-const UNREAD_BYTES: usize = 256 * 1024 * 1024;
-
-/// What one request writes at most.
-const MAX_WRITE_BYTES: usize = 256 * 1024;
-/// What the line of a write has beside its bytes: braces, names, an id, a handle of ours.
-const WRITE_OVERHEAD_BYTES: usize = 256;
 
 /// A client of one server.
 ///
@@ -149,7 +124,7 @@ const WRITE_OVERHEAD_BYTES: usize = 256;
 /// # }
 /// ```
 pub struct Client {
-    link: Arc<Link>,
+    connection: Arc<ClientConnection>,
     reader: Thread<()>,
     /// Disconnected when `client-read` is about to end.
     reading: Receiver<()>,
@@ -260,7 +235,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn server_pid(&self) -> Option<u32> {
-        self.link.server.pid()
+        self.connection.server.pid()
     }
 
     /// Starts a program with its three streams connected, and returns once it runs.
@@ -288,7 +263,11 @@ impl Client {
     /// step. [`Error::Invalid`] if the command cannot be sent.
     pub fn spawn(&self, command: impl Borrow<Command>) -> Result<Process, Error> {
         let command = command.borrow();
-        let shared = Shared::new(command.unread_limit, command.wait_when_unread, &self.link.unread);
+        let shared = Shared::new(
+            command.unread_limit,
+            command.wait_when_unread,
+            &self.connection.unread,
+        );
         self.start(command, shared, |_| ())
     }
 
@@ -377,7 +356,7 @@ impl Client {
         })?;
         let stdin = process.stdin.take();
         let input = input.as_ref().to_vec();
-        let writer = sys::start_thread("client-stdin", sys::STACK, move || match stdin {
+        let writer = sys::start_thread("client-stdin", sys::THREAD_STACK_BYTES, move || match stdin {
             Some(mut stdin) => stdin.write_all(&input),
             None => Ok(()),
         })?;
@@ -402,8 +381,8 @@ impl Client {
         shared: Shared,
         adapt: impl FnOnce(&mut SpawnParams),
     ) -> Result<Process, Error> {
-        let handle: Arc<str> = format!("p{}", self.link.next_number()).into();
-        let mut params = command.params(&handle, self.link.default_directory())?;
+        let handle: Arc<str> = format!("p{}", self.connection.next_number()).into();
+        let mut params = command.params(&handle, self.connection.default_directory())?;
         adapt(&mut params);
         let pipes = Pipes {
             stdin: params.stream_stdin || command.has_tty(),
@@ -412,20 +391,27 @@ impl Client {
         };
         let shared = Arc::new(shared);
         // Before the request: the process may have ended before its answer has been seen.
-        self.link.routes.add(&handle, &shared)?;
-        match self.link.call::<method::Spawn>(params) {
+        self.connection.pending.add(&handle, &shared)?;
+        match self.connection.call::<method::Spawn>(params) {
             Ok(SpawnReply { pid }) => {
                 // The reference does not tell it.
                 let pid = (pid != 0).then_some(pid);
                 let tty = command.has_tty();
-                let control = Control::new(Arc::clone(&self.link), handle, pid, tty, shared);
+                let control = Control::new(Arc::clone(&self.connection), handle, pid, tty, shared);
                 Ok(Process::new(control, pipes, command.kill_on_drop))
             }
             Err(error) => {
-                self.link.routes.remove(&handle);
+                self.connection.pending.remove(&handle);
                 if let Error::Unexpected(_) = error {
                     // It may run.
-                    Control::new(Arc::clone(&self.link), handle, None, command.has_tty(), shared).post_kill();
+                    Control::new(
+                        Arc::clone(&self.connection),
+                        handle,
+                        None,
+                        command.has_tty(),
+                        shared,
+                    )
+                    .post_kill();
                 }
                 Err(error)
             }
@@ -451,7 +437,7 @@ impl Client {
     /// [`Error::Ended`] or [`Error::Io`] if there is no server any more, [`Error::Refused`] if it has
     /// no such method, as codex app-server has not.
     pub fn list(&self) -> Result<Vec<ProcessInfo>, Error> {
-        self.link
+        self.connection
             .call::<method::List>(NoParams {})
             .map(|list| list.processes)
     }
@@ -470,7 +456,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn guarantees(&self) -> Guarantees {
-        self.link
+        self.connection
             .initialized
             .get()
             .map_or_else(Guarantees::default, |server| server.guarantees)
@@ -495,14 +481,16 @@ impl Client {
     /// [`Error::Ended`] if the server ended otherwise than well, or has not ended after 10 seconds; one
     /// that was launched is killed then.
     pub fn close(self) -> Result<(), Error> {
-        if !self.link.out.try_end() {
+        if !self.connection.writer.try_end() {
             // A request is being written, which a server that does not read holds up.
-            let link = Arc::clone(&self.link);
-            sys::start_thread("client-end", sys::STACK, move || link.out.end())?;
+            let connection = Arc::clone(&self.connection);
+            sys::start_thread("client-end", sys::THREAD_STACK_BYTES, move || {
+                connection.writer.end()
+            })?;
         }
-        self.link.routes.let_go();
+        self.connection.pending.let_go();
         if let Err(RecvTimeoutError::Timeout) = self.reading.recv_timeout(CLOSE_WAIT) {
-            let server = &self.link.server;
+            let server = &self.connection.server;
             return Err(Error::Ended(Some(format!(
                 "{} has not closed its output within {CLOSE_WAIT:?} of the end of its input{}",
                 server.name(),
@@ -510,7 +498,7 @@ impl Client {
             ))));
         }
         let _ = self.reader.join();
-        match self.link.routes.reason() {
+        match self.connection.pending.reason() {
             None => Ok(()),
             Some(reason) => Err(Error::Ended(Some(reason))),
         }
@@ -521,581 +509,4 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Client")
     }
-}
-
-// ---- the start ----
-
-/// A command that serves its stdin and stdout: an array, a `Vec` or a slice of the program and its
-/// arguments, or a [`std::process::Command`].
-#[derive(Debug)]
-pub struct ServerCommand(std::process::Command);
-
-impl From<std::process::Command> for ServerCommand {
-    fn from(command: std::process::Command) -> Self {
-        ServerCommand(command)
-    }
-}
-
-impl<S: AsRef<OsStr>> From<&[S]> for ServerCommand {
-    fn from(words: &[S]) -> Self {
-        let program = words.first().map_or(OsStr::new(""), AsRef::as_ref);
-        let mut command = std::process::Command::new(program);
-        command.args(words.iter().skip(1));
-        ServerCommand(command)
-    }
-}
-
-impl<S: AsRef<OsStr>, const N: usize> From<[S; N]> for ServerCommand {
-    fn from(words: [S; N]) -> Self {
-        ServerCommand::from(words.as_slice())
-    }
-}
-
-impl<S: AsRef<OsStr>, const N: usize> From<&[S; N]> for ServerCommand {
-    fn from(words: &[S; N]) -> Self {
-        ServerCommand::from(words.as_slice())
-    }
-}
-
-impl<S: AsRef<OsStr>> From<Vec<S>> for ServerCommand {
-    fn from(words: Vec<S>) -> Self {
-        ServerCommand::from(words.as_slice())
-    }
-}
-
-/// How a client is connected: see [`Client::builder`].
-#[derive(Debug, Clone)]
-pub struct Builder {
-    handshake_timeout: Option<Duration>,
-    unread_limit: usize,
-    server_name: Option<String>,
-}
-
-impl Default for Builder {
-    fn default() -> Self {
-        Builder {
-            handshake_timeout: Some(HANDSHAKE_WAIT),
-            server_name: None,
-            unread_limit: UNREAD_BYTES,
-        }
-    }
-}
-
-impl Builder {
-    /// How long the server may take until it has answered `initialize` (10 s); `None`: as long as it
-    /// likes, for a command that asks a person for a password before it serves.
-    ///
-    /// ```
-    /// # use procwire::client::Client;
-    /// # use std::time::Duration;
-    /// let error = Client::builder()
-    ///     .handshake_timeout(Duration::from_millis(10))
-    ///     .launch(["cat"])
-    ///     .expect_err("it says what was said to it, which is not an answer");
-    /// assert!(error.to_string().contains("cat"), "{error}");
-    /// ```
-    pub fn handshake_timeout(&mut self, timeout: impl Into<Option<Duration>>) -> &mut Builder {
-        self.handshake_timeout = timeout.into();
-        self
-    }
-
-    /// What errors call the server, in place of the command that was launched.
-    ///
-    /// ```
-    /// # use procwire::client::Client;
-    /// let error = Client::builder()
-    ///     .server_name("the build machine")
-    ///     .launch(["sh", "-c", "exit 7"])
-    ///     .expect_err("it ends");
-    /// assert!(error.to_string().contains("the build machine ended with exit status: 7"), "{error}");
-    /// ```
-    pub fn server_name(&mut self, name: impl Into<String>) -> &mut Builder {
-        self.server_name = Some(name.into());
-        self
-    }
-
-    /// Bytes of unread output of all processes together (256 MiB), or as many as one of them may have
-    /// if that is more. Each may have 1 MiB all the same, so that no process loses a little because
-    /// others print much. What is beyond is lost, as with
-    /// [`Command::unread_limit`](Command::unread_limit).
-    ///
-    /// ```
-    /// # use procwire::client::{Client, Command};
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let mut builder = Client::builder();
-    /// let client = builder.unread_limit(16 * 1024 * 1024).in_process(procwire::Config::default())?;
-    /// assert!(client.status(Command::new("true"))?.success());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn unread_limit(&mut self, bytes: usize) -> &mut Builder {
-        self.unread_limit = bytes;
-        self
-    }
-
-    /// As [`Client::in_process`].
-    ///
-    /// ```
-    /// # use procwire::client::{Client, Command};
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let mut config = procwire::Config::default();
-    /// config.max_pending_stdin_bytes = 1024 * 1024;
-    /// let client = Client::builder().unread_limit(1024 * 1024).in_process(config)?;
-    /// assert!(client.status(Command::new("true"))?.success());
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn in_process(&self, config: Config) -> Result<Client, Error> {
-        let (connection, end) = Connection::memory();
-        let server = sys::start_thread("dispatch", sys::STACK, move || serve(connection, config))?;
-        let (sender, receiver) = end.split();
-        self.connect(
-            Out::Memory(Mutex::new(Some(sender))),
-            Incoming::Memory(receiver),
-            Server::thread(server),
-        )?
-        .finish()
-    }
-
-    /// As [`Client::launch`].
-    ///
-    /// ```no_run
-    /// # use procwire::client::Client;
-    /// # use std::time::Duration;
-    /// # fn main() -> Result<(), procwire::client::Error> {
-    /// // A person types a password first.
-    /// let minutes = Duration::from_secs(120);
-    /// let client = Client::builder().handshake_timeout(minutes).launch(["ssh", "build.example", "procwire"])?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn launch(&self, server: impl Into<ServerCommand>) -> Result<Client, Error> {
-        self.start(server)?.finish()
-    }
-
-    /// Starts the command as [`launch`](Self::launch) does, and does not wait for its answer: for a
-    /// program that may have to end it before it has answered.
-    ///
-    /// ```
-    /// # use procwire::client::Client;
-    /// # fn main() -> Result<(), procwire::client::Error> {
-    /// let connecting = Client::builder().start(["sh", "-c", "exit 7"])?;
-    /// assert!(connecting.server_pid().is_some());
-    /// let error = connecting.finish().expect_err("it ends").to_string();
-    /// assert!(error.contains("\"sh -c exit 7\" ended with exit status: 7"), "{error}");
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Launch`] if the command cannot be started, and [`Error::Io`] if a thread cannot.
-    pub fn start(&self, server: impl Into<ServerCommand>) -> Result<Connecting, Error> {
-        let ServerCommand(mut command) = server.into();
-        let child = command
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .spawn();
-        let mut child = child.map_err(|source| Error::Launch {
-            command: command_line(&command),
-            source,
-        })?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            unreachable!("both were asked to be pipes");
-        };
-        self.connect(
-            Out::Lines(Arc::new(Lines::to_child(stdin))),
-            Incoming::Frames(Frames::new(Box::new(stdout), MAX_MESSAGE_BYTES)),
-            Server::child(child, &command),
-        )
-    }
-
-    /// As [`Client::over`].
-    ///
-    /// ```
-    /// # use procwire::client::Client;
-    /// # use procwire::{Config, Connection, serve};
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let (input, to_server) = std::io::pipe()?;
-    /// let (from_server, output) = std::io::pipe()?;
-    /// std::thread::spawn(move || serve(Connection::from_io(input, output), Config::default()));
-    /// let client = Client::builder().server_name("the one behind pipes").over(from_server, to_server)?;
-    /// assert!(client.list()?.is_empty());
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn over(
-        &self,
-        reader: impl Read + Send + 'static,
-        writer: impl Write + Send + 'static,
-    ) -> Result<Client, Error> {
-        self.connect(
-            Out::Lines(Arc::new(Lines::to(writer))),
-            Incoming::Frames(Frames::new(Box::new(reader), MAX_MESSAGE_BYTES)),
-            Server::elsewhere(),
-        )?
-        .finish()
-    }
-
-    /// Starts `client-read` and sends `initialize`.
-    fn connect(&self, out: Out, incoming: Incoming, mut server: Server) -> Result<Connecting, Error> {
-        if let Some(name) = &self.server_name {
-            server.rename(name);
-        }
-        let deadline = self.handshake_timeout.and_then(|t| Instant::now().checked_add(t));
-        let link = Arc::new(Link {
-            out,
-            routes: Arc::default(),
-            server: Arc::new(server),
-            next: AtomicI64::new(1),
-            max_message_bytes: AtomicUsize::new(usize::MAX),
-            initialized: OnceLock::new(),
-            unread: Total::new(self.unread_limit),
-        });
-        let (ended, reading) = bounded(0);
-        let (routes, server) = (Arc::clone(&link.routes), Arc::clone(&link.server));
-        let reader = sys::start_thread("client-read", sys::STACK, move || {
-            receive::run(incoming, &server, &routes);
-            drop(ended);
-        });
-        let reader = match reader {
-            Ok(reader) => reader,
-            Err(e) => {
-                link.server.kill();
-                return Err(e.into());
-            }
-        };
-        let params = InitializeParams {
-            client_info: ClientInfo {
-                name: "procwire-rust".to_owned(),
-                title: None,
-                version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            },
-            // The reference has process/* among the experimental methods.
-            capabilities: Some(Capabilities {
-                experimental_api: Some(true),
-                opt_out_notification_methods: None,
-            }),
-        };
-        let answer = link.send::<method::Initialize>(params);
-        Ok(Connecting {
-            client: Client {
-                link,
-                reader,
-                reading,
-            },
-            answer,
-            deadline,
-            timeout: self.handshake_timeout,
-        })
-    }
-}
-
-/// A connection whose server has not answered yet: see [`Builder::start`]. Dropping it ends the input of
-/// what was started.
-#[derive(Debug)]
-pub struct Connecting {
-    client: Client,
-    answer: Result<Pending<method::Initialize>, Error>,
-    deadline: Option<Instant>,
-    timeout: Option<Duration>,
-}
-
-impl Connecting {
-    /// The process id of the command that was started.
-    ///
-    /// ```
-    /// # use procwire::client::Client;
-    /// # fn main() -> Result<(), procwire::client::Error> {
-    /// let connecting = Client::builder().start(["sleep", "1000"])?;
-    /// let pid = connecting.server_pid().expect("it is a command that was started").to_string();
-    /// assert!(std::process::Command::new("kill").arg(pid).status()?.success());
-    /// assert!(connecting.finish().is_err());
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn server_pid(&self) -> Option<u32> {
-        self.client.server_pid()
-    }
-
-    /// Waits for the server's answer, no longer than the [timeout](Builder::handshake_timeout), which
-    /// has begun with the start.
-    ///
-    /// ```no_run
-    /// # use procwire::client::Client;
-    /// # fn main() -> Result<(), procwire::client::Error> {
-    /// let connecting = Client::builder().start(["procwire"])?;
-    /// // Here this program does what does not need the server.
-    /// let client = connecting.finish()?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Handshake`]; what was started is killed then.
-    pub fn finish(self) -> Result<Client, Error> {
-        let Connecting {
-            client,
-            answer,
-            deadline,
-            timeout,
-        } = self;
-        let link = &client.link;
-        let name = link.server.name();
-        let failed = match answer.map(|pending| pending.wait_until(link, deadline)) {
-            Ok(Some(Ok(initialized))) => {
-                link.begin(*initialized);
-                return Ok(client);
-            }
-            // It serves without.
-            Ok(Some(Err(Error::Refused(RpcError {
-                code: code::METHOD_NOT_FOUND,
-                ..
-            })))) => {
-                link.begin(InitializeReply::default());
-                return Ok(client);
-            }
-            Ok(Some(Err(Error::Ended(reason)))) | Err(Error::Ended(reason)) => {
-                reason.unwrap_or_else(|| format!("{name} ended before it answered initialize"))
-            }
-            Ok(Some(Err(Error::Io(error)))) | Err(Error::Io(error)) => {
-                let killed = link.server.kill();
-                format!("{name} cannot be written to: {error}{killed}")
-            }
-            Ok(Some(Err(Error::Refused(refused)))) => {
-                format!("{name} refused initialize: {}", excerpt(&refused.message))
-            }
-            Ok(Some(Err(error))) | Err(error) => format!("{name} did not answer initialize: {error}"),
-            Ok(None) => {
-                let timeout = timeout.unwrap_or_default();
-                let killed = link.server.kill();
-                format!("{name} has not answered initialize within {timeout:?}{killed}")
-            }
-        };
-        link.out.end();
-        link.server.kill();
-        Err(Error::Handshake(failed))
-    }
-}
-
-// ---- the connection ----
-
-/// The sending half of the connection. Its end is the end of the server's input.
-struct Link {
-    out: Out,
-    routes: Arc<Routes>,
-    server: Arc<Server>,
-    next: AtomicI64,
-    /// The longest line the server takes.
-    max_message_bytes: AtomicUsize,
-    initialized: OnceLock<InitializeReply>,
-    unread: Arc<Total>,
-}
-
-/// An answer that is waited for.
-#[derive(Debug)]
-struct Pending<M> {
-    id: i64,
-    answer: Receiver<receive::Outcome>,
-    method: PhantomData<M>,
-}
-
-impl<M: Method> Pending<M> {
-    fn wait(self, link: &Link) -> Result<M::Result, Error> {
-        // Its sender is dropped when the connection ends.
-        match self.answer.recv() {
-            Ok(outcome) => Self::decode(outcome),
-            Err(_) => Err(Error::Ended(link.routes.reason())),
-        }
-    }
-
-    /// `None` if it has not come until then.
-    fn wait_until(self, link: &Link, deadline: Option<Instant>) -> Option<Result<M::Result, Error>> {
-        let Some(deadline) = deadline else {
-            return Some(self.wait(link));
-        };
-        match self.answer.recv_deadline(deadline) {
-            Ok(outcome) => Some(Self::decode(outcome)),
-            Err(RecvTimeoutError::Disconnected) => Some(Err(Error::Ended(link.routes.reason()))),
-            Err(RecvTimeoutError::Timeout) => {
-                link.routes.forget(self.id);
-                None
-            }
-        }
-    }
-
-    fn decode(outcome: receive::Outcome) -> Result<M::Result, Error> {
-        let result = match outcome.map_err(Error::Refused)? {
-            Answer::Typed(reply) => M::result(reply).ok_or_else(|| "it is for another method".to_owned()),
-            Answer::Json(json) => serde_json::from_str(json.get()).map_err(|e| e.to_string()),
-        };
-        let name = M::NAME;
-        result.map_err(|why| Error::Unexpected(format!("the answer to {name} is not one: {}", excerpt(&why))))
-    }
-}
-
-impl Link {
-    fn next_number(&self) -> i64 {
-        self.next.fetch_add(1, Relaxed)
-    }
-
-    /// Keeps what the server has said of itself, and ends the handshake.
-    fn begin(&self, server: InitializeReply) {
-        if tells_limits(&server) {
-            let bytes = usize::try_from(server.limits.max_message_bytes);
-            self.max_message_bytes.store(bytes.unwrap_or(usize::MAX), Relaxed);
-        }
-        self.out.initialized();
-        // Set once: a client has one handshake.
-        let _ = self.initialized.set(server);
-    }
-
-    /// How many bytes a write may have, so that its line is not too long.
-    fn write_bytes(&self) -> usize {
-        let line = self.max_message_bytes.load(Relaxed);
-        let bytes = line.saturating_sub(WRITE_OVERHEAD_BYTES) / 4 * 3;
-        bytes.clamp(1, MAX_WRITE_BYTES)
-    }
-
-    /// What a spawn says of a directory that its command leaves out. The reference wants one; where it
-    /// was launched here, it is the one it has.
-    fn default_directory(&self) -> Option<&Path> {
-        match self.initialized.get() {
-            Some(server) if !tells_limits(server) => {
-                self.server.directory().map(|directory| directory.as_path())
-            }
-            _ => None,
-        }
-    }
-
-    /// Sends a request.
-    fn send<M: Method>(&self, params: M::Params) -> Result<Pending<M>, Error> {
-        let id = self.next_number();
-        let answer = self.routes.expect(id)?;
-        let max_bytes = self.max_message_bytes.load(Relaxed);
-        match self.out.send(id, M::request(params), max_bytes) {
-            Ok(()) => Ok(Pending {
-                id,
-                answer,
-                method: PhantomData,
-            }),
-            Err(error @ Error::Invalid(_)) => {
-                self.routes.forget(id);
-                Err(error)
-            }
-            Err(error) => {
-                // A server that reads no more is going, and `client-read` is about to hear why. One
-                // that ends well gives no reason.
-                let ended = answer.recv_timeout(SERVER_END_WAIT);
-                self.routes.forget(id);
-                Err(match (self.routes.reason(), ended) {
-                    (None, Ok(_) | Err(RecvTimeoutError::Timeout)) => error,
-                    (reason, _) => Error::Ended(reason),
-                })
-            }
-        }
-    }
-
-    /// Sends a request and waits for its answer, which the server owes.
-    fn call<M: Method>(&self, params: M::Params) -> Result<M::Result, Error> {
-        self.send::<M>(params)?.wait(self)
-    }
-
-    /// Sends a request whose answer is not waited for, and does not wait for the server to take it. One
-    /// that cannot be sent has no server any more, and so no process either.
-    fn tell<M: Method>(&self, params: M::Params) {
-        self.out.post(self.next_number(), M::request(params));
-    }
-}
-
-/// Where requests go. Emptied when the connection is closed.
-enum Out {
-    Memory(Mutex<Option<ClientSender>>),
-    Lines(Arc<Lines>),
-}
-
-impl Out {
-    /// Waits while the server is busy; it takes requests as long as `client-read` takes answers.
-    fn send(&self, id: i64, request: Request, max_bytes: usize) -> Result<(), Error> {
-        match self {
-            Out::Memory(sender) => {
-                let sender = lock(sender).clone().ok_or(Error::Ended(None))?;
-                sender.send(id, request).map_err(|_| Error::Ended(None))
-            }
-            Out::Lines(lines) => {
-                let method = request.method();
-                lines.write(max_bytes, |buffer| {
-                    client::encode_request(buffer, &RequestId::Signed(id), &request);
-                    method
-                })
-            }
-        }
-    }
-
-    /// Sends without waiting for a server that does not read. One in memory always takes requests.
-    fn post(&self, id: i64, request: Request) {
-        match self {
-            Out::Memory(_) => drop(self.send(id, request, usize::MAX)),
-            Out::Lines(lines) => {
-                lines.post(|buffer| client::encode_request(buffer, &RequestId::Signed(id), &request));
-            }
-        }
-    }
-
-    /// Whether a request may be posted that need not be.
-    fn takes_posts(&self) -> bool {
-        match self {
-            Out::Memory(_) => true,
-            Out::Lines(lines) => lines.takes_posts(),
-        }
-    }
-
-    /// Ends the handshake. In memory there is no such message.
-    fn initialized(&self) {
-        if let Out::Lines(lines) = self {
-            // A failure shows at the next request.
-            let _ = lines.write(usize::MAX, |buffer| {
-                client::encode_initialized(buffer);
-                "initialized"
-            });
-        }
-    }
-
-    /// Waits while a request is being written.
-    fn end(&self) {
-        match self {
-            Out::Memory(sender) => drop(lock(sender).take()),
-            Out::Lines(lines) => lines.end(),
-        }
-    }
-
-    /// As [`end`](Self::end) without waiting; whether it is done.
-    fn try_end(&self) -> bool {
-        match self {
-            Out::Memory(_) => {
-                self.end();
-                true
-            }
-            Out::Lines(lines) => lines.try_end(),
-        }
-    }
-}
-
-/// The reference tells no limits.
-fn tells_limits(server: &InitializeReply) -> bool {
-    server.limits.max_message_bytes > 0
 }

@@ -36,31 +36,31 @@ pub(super) enum Incoming {
 }
 
 /// Takes messages where they belong until there are no more; the body of `client-read`.
-pub(super) fn run(incoming: Incoming, server: &Server, routes: &Routes) {
+pub(super) fn run(incoming: Incoming, server: &Server, pending: &Pending) {
     sys::block_signals_for_this_thread();
     let lost = match incoming {
-        Incoming::Memory(receiver) => from_memory(receiver, routes),
-        Incoming::Frames(frames) => from_frames(frames, routes),
+        Incoming::Memory(receiver) => from_memory(receiver, pending),
+        Incoming::Frames(frames) => from_frames(frames, pending),
     };
     let lost = lost.err().map(|why| format!("{} {why}", server.name()));
     let unwell = server.finish(lost.is_some());
-    routes.end(lost.or(unwell));
+    pending.end(lost.or(unwell));
 }
 
 /// Until the connection ends.
-fn from_memory(receiver: ClientReceiver, routes: &Routes) -> Result<(), String> {
+fn from_memory(receiver: ClientReceiver, pending: &Pending) -> Result<(), String> {
     for message in receiver {
         match message {
-            ServerMessage::Response { id, outcome } => routes.answer(id, outcome.map(Answer::Typed))?,
-            ServerMessage::OutputDelta(delta) => routes.deliver(delta),
-            ServerMessage::Exited(exited) => routes.exited(*exited),
+            ServerMessage::Response { id, outcome } => pending.answer(id, outcome.map(Answer::Typed))?,
+            ServerMessage::OutputDelta(delta) => pending.deliver(delta),
+            ServerMessage::Exited(exited) => pending.exited(*exited),
         }
     }
     Ok(())
 }
 
 /// Until the connection ends; what is wrong with what came, if that ends it.
-fn from_frames(mut frames: Frames<Box<dyn Read + Send>>, routes: &Routes) -> Result<(), String> {
+fn from_frames(mut frames: Frames<Box<dyn Read + Send>>, pending: &Pending) -> Result<(), String> {
     loop {
         let text = match frames.next() {
             Ok(Frame::Message(text)) => text,
@@ -73,13 +73,13 @@ fn from_frames(mut frames: Frames<Box<dyn Read + Send>>, routes: &Routes) -> Res
         };
         match parse_server(text) {
             Ok(FromServer::Answer { id, outcome }) => {
-                routes.answer(
+                pending.answer(
                     id,
                     outcome.map(|result: &RawValue| Answer::Json(result.to_owned())),
                 )?;
             }
-            Ok(FromServer::OutputDelta(delta)) => routes.deliver(delta),
-            Ok(FromServer::Exited(exited)) => routes.exited(*exited),
+            Ok(FromServer::OutputDelta(delta)) => pending.deliver(delta),
+            Ok(FromServer::Exited(exited)) => pending.exited(*exited),
             Ok(FromServer::Notification) => {}
             Ok(FromServer::Request(method)) => match &*method {
                 "initialize" => {
@@ -100,7 +100,7 @@ fn from_frames(mut frames: Frames<Box<dyn Read + Send>>, routes: &Routes) -> Res
 
 /// Which answer and which process is waited for.
 #[derive(Default)]
-pub(super) struct Routes(Mutex<Table>);
+pub(super) struct Pending(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
@@ -121,7 +121,7 @@ impl Table {
     }
 }
 
-impl Routes {
+impl Pending {
     /// Announces a request; where its answer will come.
     pub(super) fn expect(&self, id: i64) -> Result<Receiver<Outcome>, Error> {
         let (answer, receiver) = bounded(1);

@@ -44,10 +44,10 @@ impl Write for Stdin {
         if bytes.is_empty() {
             return Ok(0);
         }
-        let bytes = &bytes[..bytes.len().min(self.0.link().write_bytes())];
+        let bytes = &bytes[..bytes.len().min(self.0.connection().write_bytes())];
         match self
             .0
-            .link()
+            .connection()
             .call::<method::WriteStdin>(self.params(Some(bytes), false))
         {
             Ok(_) => Ok(bytes.len()),
@@ -67,7 +67,9 @@ impl Write for Stdin {
 impl Drop for Stdin {
     fn drop(&mut self) {
         if !self.0.has_ended() {
-            self.0.link().tell::<method::WriteStdin>(self.params(None, true));
+            self.0
+                .connection()
+                .tell::<method::WriteStdin>(self.params(None, true));
         }
     }
 }

@@ -17,10 +17,10 @@ use super::streams::Event;
 use crate::sys::{self, lock};
 use crate::wire::protocol::{Exited, OutputDelta, Stream};
 
-/// Deltas that follow each other are kept as one piece up to this.
-const PIECE_BYTES: usize = 64 * 1024;
-/// What a piece costs beside its bytes, so that many tiny ones are bounded too.
-const PIECE_COST_BYTES: usize = 64;
+/// Deltas that follow each other are kept as one chunk up to this.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// What a chunk costs beside its bytes, so that many tiny ones are bounded too.
+const CHUNK_COST_BYTES: usize = 64;
 /// What every process may keep, however much the others keep.
 const FREE_BYTES: usize = 1024 * 1024;
 
@@ -54,11 +54,11 @@ struct State {
     /// What does not fit waits, and everything on the connection with it, instead of being lost.
     wait: bool,
     streams: [Unread; 2],
-    /// Bytes and costs of all pieces.
+    /// Bytes and costs of all chunks.
     kept: usize,
     /// In which they are counted, too, unless they are read into memory anyway.
     total: Option<Arc<Total>>,
-    /// Counts pieces, so that those of both streams have an order.
+    /// Counts chunks, so that those of both streams have an order.
     count: u64,
     end: Option<End>,
     /// The connection is being closed; no reader is waited for.
@@ -68,7 +68,7 @@ struct State {
 /// Output of one stream that waits to be read.
 #[derive(Default)]
 struct Unread {
-    pieces: VecDeque<Piece>,
+    chunks: VecDeque<Chunk>,
     /// What comes is not wanted: the reading end was dropped.
     closed: bool,
     /// The server has said that it has ended, and its process lives on.
@@ -77,7 +77,7 @@ struct Unread {
     position: u64,
     /// What the server has dropped in the middle.
     gap: Option<Gap>,
-    /// Bytes were lost after the pieces.
+    /// Bytes were lost after the chunks.
     lost: bool,
     /// That has been reported.
     told: bool,
@@ -91,7 +91,7 @@ pub(super) struct Gap {
     pub(super) tail_bytes: usize,
 }
 
-struct Piece {
+struct Chunk {
     number: u64,
     bytes: Vec<u8>,
     /// How much of it has been read.
@@ -142,7 +142,7 @@ impl Shared {
             ..
         } = delta;
         let mut state = lock(&self.state);
-        let cost = bytes.len() + PIECE_COST_BYTES;
+        let cost = bytes.len() + CHUNK_COST_BYTES;
         if state.wait {
             // Reading, closing the stream or letting go ends this.
             let full = |state: &mut State| {
@@ -168,15 +168,15 @@ impl Shared {
         }
         if too_much {
             unread.lost = true;
-        } else if let Some(last) = unread.pieces.back_mut()
+        } else if let Some(last) = unread.chunks.back_mut()
             && last.number == state.count
-            && last.bytes.len() + bytes.len() <= PIECE_BYTES
+            && last.bytes.len() + bytes.len() <= CHUNK_BYTES
         {
             last.bytes.extend_from_slice(&bytes);
             state.grow(bytes.len());
         } else {
             state.count += 1;
-            unread.pieces.push_back(Piece {
+            unread.chunks.push_back(Chunk {
                 number: state.count,
                 bytes,
                 read: 0,
@@ -257,14 +257,14 @@ impl Shared {
             return Ok(0);
         }
         let n = self.wait_for(None, |state| {
-            let Some(piece) = state.streams[index(stream)].pieces.front_mut() else {
+            let Some(chunk) = state.streams[index(stream)].chunks.front_mut() else {
                 return state.at_end(stream).map(|end| end.map(|()| 0));
             };
-            let unread = &piece.bytes[piece.read..];
+            let unread = &chunk.bytes[chunk.read..];
             let n = unread.len().min(buffer.len());
             buffer[..n].copy_from_slice(&unread[..n]);
-            piece.read += n;
-            if piece.read == piece.bytes.len() {
+            chunk.read += n;
+            if chunk.read == chunk.bytes.len() {
                 state.take_front(stream);
             }
             Some(Ok(n))
@@ -273,7 +273,7 @@ impl Shared {
         n.unwrap_or(Ok(0))
     }
 
-    /// The next piece of those of `streams`, in the order they came; `Ok(None)` at the end of all.
+    /// The next chunk of those of `streams`, in the order they came; `Ok(None)` at the end of all.
     pub(super) fn next(
         &self,
         streams: &[Stream],
@@ -282,14 +282,14 @@ impl Shared {
         let event = self.wait_for(deadline, |state| {
             let first = streams
                 .iter()
-                .filter_map(|&stream| Some((state.streams[index(stream)].pieces.front()?.number, stream)))
+                .filter_map(|&stream| Some((state.streams[index(stream)].chunks.front()?.number, stream)))
                 .min_by_key(|(number, _)| *number);
             if let Some((_, stream)) = first {
-                let mut piece = state.take_front(stream)?;
-                piece.bytes.drain(..piece.read);
+                let mut chunk = state.take_front(stream)?;
+                chunk.bytes.drain(..chunk.read);
                 return Some(Ok(Some(match stream {
-                    Stream::Stdout => Event::Stdout(piece.bytes),
-                    Stream::Stderr => Event::Stderr(piece.bytes),
+                    Stream::Stdout => Event::Stdout(chunk.bytes),
+                    Stream::Stderr => Event::Stderr(chunk.bytes),
                 })));
             }
             let mut all_ended = true;
@@ -339,14 +339,14 @@ impl Unread {
 }
 
 impl State {
-    fn take_front(&mut self, stream: Stream) -> Option<Piece> {
-        let piece = self.streams[index(stream)].pieces.pop_front()?;
-        let cost = piece.bytes.len() + PIECE_COST_BYTES;
+    fn take_front(&mut self, stream: Stream) -> Option<Chunk> {
+        let chunk = self.streams[index(stream)].chunks.pop_front()?;
+        let cost = chunk.bytes.len() + CHUNK_COST_BYTES;
         self.kept -= cost;
         if let Some(total) = &self.total {
             total.kept.fetch_sub(cost, Relaxed);
         }
-        Some(piece)
+        Some(chunk)
     }
 
     /// Whether so much more is not kept: because of its own limit, or of that of all.
@@ -371,7 +371,7 @@ impl State {
         }
     }
 
-    /// What a reader finds after the last piece; `None` if there may be more.
+    /// What a reader finds after the last chunk; `None` if there may be more.
     fn at_end(&mut self, stream: Stream) -> Option<io::Result<()>> {
         let unread = &mut self.streams[index(stream)];
         if unread.lost && !unread.told {

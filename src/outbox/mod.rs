@@ -7,7 +7,7 @@
 //!
 //! Two bounds, for two kinds of traffic:
 //!
-//! - *Credit* bounds streamed output. A process may have [`PROCESS_CREDIT`] bytes on their way, taken
+//! - *Credit* bounds streamed output. A process may have [`PROCESS_CREDIT_BYTES`] bytes on their way, taken
 //!   from one pool for all; a process with nothing on its way may always send one small chunk, so
 //!   that a pool used up by others delays it and never starves it. Credit comes back when the
 //!   message is taken off the queue, and wakes the process if it was waiting for it.
@@ -27,13 +27,13 @@ use crate::wire::protocol::{
 };
 
 /// The most bytes of output in one message.
-pub(crate) const CHUNK: usize = 64 * 1024;
+pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 /// Output of one process that may be on its way to the client.
-const PROCESS_CREDIT: usize = 128 * 1024;
+const PROCESS_CREDIT_BYTES: usize = 128 * 1024;
 /// Output of all processes that may be on its way, but for one small chunk each.
-const POOL_CREDIT: usize = 8 * 1024 * 1024;
+const POOL_CREDIT_BYTES: usize = 8 * 1024 * 1024;
 /// What a process may send when the pool is used up.
-const SMALL_CHUNK: usize = 4 * 1024;
+const SMALL_CHUNK_BYTES: usize = 4 * 1024;
 /// What a message costs beside its bytes, so that many tiny ones are bounded too.
 const MESSAGE_COST: usize = 256;
 /// Requests and live processes, together, past which no request is let in.
@@ -49,9 +49,9 @@ const KEPT_BUFFERS: usize = 16;
 pub(crate) enum Notice {
     /// There is room for requests again.
     Room,
-    /// Nobody reads the answers any more.
+    /// The answers are not read any more.
     OutputGone,
-    /// Somebody asked for the end.
+    /// The end was asked for.
     Stop,
 }
 
@@ -62,7 +62,7 @@ struct Queued {
     weight: usize,
 }
 
-/// The sending side. When the last clone is dropped, the receiving side comes to its end.
+/// The sending side. When the last clone is dropped, the receiving side ends.
 #[derive(Clone)]
 pub(crate) struct Outbox {
     answers: Sender<Queued>,
@@ -107,7 +107,7 @@ pub(crate) fn outbox(notices: Sender<Notice>) -> (Outbox, OutboxReceiver) {
         unsent_exits: AtomicUsize::new(0),
         wants_room: AtomicBool::new(false),
         notices,
-        pool: AtomicUsize::new(POOL_CREDIT),
+        pool: AtomicUsize::new(POOL_CREDIT_BYTES),
         buffers: Buffers::new(),
         no_deltas: AtomicBool::new(false),
         no_exits: AtomicBool::new(false),
@@ -273,7 +273,7 @@ impl Shared {
     }
 
     fn tell_of_room(&self) {
-        // One kind of room is enough to tell of: whoever waits for the other finds out, and asks again.
+        // One kind of room is enough to tell of: what waits for the other finds out, and asks again.
         if self.wants_room.load(SeqCst)
             && (self.has_room() || self.has_room_for_a_process())
             && self.wants_room.swap(false, SeqCst)
@@ -386,14 +386,14 @@ impl OutboxReceiver {
         }
     }
 
-    /// Tells the dispatcher that nobody reads what is sent.
+    /// Tells the dispatcher that what is sent is not read.
     pub(crate) fn output_gone(&self) {
         let _ = self.shared.notices.send(Notice::OutputGone);
     }
 }
 
 impl Drop for OutboxReceiver {
-    /// A client in memory that drops its receiver has gone; at the end of a connection nobody hears it.
+    /// A client in memory that drops its receiver has gone; at the end of a connection this is not received.
     fn drop(&mut self) {
         self.output_gone();
     }
@@ -421,29 +421,29 @@ impl Credit {
             return true;
         }
         self.waiting.store(true, SeqCst);
-        // Once more: the credit may have come back before anybody could see that it was waited for.
+        // Once more: the credit may have come back before it could be seen that it was waited for.
         self.available()
     }
 
     fn available(&self) -> bool {
         let in_flight = self.in_flight.load(SeqCst);
-        in_flight == 0 || in_flight < PROCESS_CREDIT && self.shared.pool.load(SeqCst) >= CHUNK
+        in_flight == 0 || in_flight < PROCESS_CREDIT_BYTES && self.shared.pool.load(SeqCst) >= CHUNK_BYTES
     }
 
     /// Leave for one chunk, and how many bytes it may have.
     pub(crate) fn reserve(self: &Arc<Self>) -> Option<(Permit, usize)> {
         let in_flight = self.in_flight.load(SeqCst);
-        if in_flight >= PROCESS_CREDIT {
+        if in_flight >= PROCESS_CREDIT_BYTES {
             return None;
         }
         let pooled = self
             .shared
             .pool
-            .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(CHUNK))
+            .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(CHUNK_BYTES))
             .is_ok();
         let (charged, pooled) = match pooled {
-            true => (CHUNK, CHUNK),
-            false if in_flight == 0 => (SMALL_CHUNK, 0),
+            true => (CHUNK_BYTES, CHUNK_BYTES),
+            false if in_flight == 0 => (SMALL_CHUNK_BYTES, 0),
             false => return None,
         };
         self.in_flight.fetch_add(charged, SeqCst);
@@ -481,7 +481,7 @@ impl Drop for Permit {
     }
 }
 
-/// Read buffers of [`CHUNK`] bytes, shared by all processes so that an idle one holds none.
+/// Read buffers of [`CHUNK_BYTES`] bytes, shared by all processes so that an idle one holds none.
 pub(crate) struct Buffers {
     take: Receiver<Vec<u8>>,
     give: Sender<Vec<u8>>,
@@ -495,12 +495,14 @@ impl Buffers {
 
     /// An empty buffer with room for a chunk.
     pub(crate) fn take(&self) -> Vec<u8> {
-        self.take.try_recv().unwrap_or_else(|_| Vec::with_capacity(CHUNK))
+        self.take
+            .try_recv()
+            .unwrap_or_else(|_| Vec::with_capacity(CHUNK_BYTES))
     }
 
-    /// Keeps a buffer for the next who needs one, unless there are enough or it is no such buffer.
+    /// Keeps a buffer for its next use, unless the pool is full or the capacity differs.
     pub(crate) fn give_back(&self, mut buffer: Vec<u8>) {
-        if buffer.capacity() == CHUNK {
+        if buffer.capacity() == CHUNK_BYTES {
             buffer.clear();
             let _ = self.give.try_send(buffer);
         }

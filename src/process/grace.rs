@@ -8,11 +8,11 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use crate::process::tree::{self, Camera, Held};
+use crate::process::tree::{self, HeldProcess, SnapshotCache};
 use crate::sys::{self, Pid};
 
 /// How often it is looked whether anything is left, where nothing tells the end of what was found.
-const GLANCE: Duration = Duration::from_millis(50);
+const RETRY_WAIT: Duration = Duration::from_millis(50);
 
 /// A grace that has begun.
 pub(crate) struct Grace {
@@ -20,15 +20,15 @@ pub(crate) struct Grace {
     /// When what is left is killed; `None`: past the end of time.
     until: Option<Instant>,
     /// What was found below the leader, and has not been seen to end.
-    held: Vec<Held>,
-    look_again_at: Option<Instant>,
+    held: Vec<HeldProcess>,
+    retry_at: Option<Instant>,
 }
 
 impl Grace {
     /// Sends SIGTERM to the group of `leader`, whose time is up.
-    pub(crate) fn begin(leader: Pid, grace: Duration, camera: &Camera) -> Grace {
+    pub(crate) fn begin(leader: Pid, grace: Duration, snapshots: &SnapshotCache) -> Grace {
         // Before the signal, because the children of the dead get another parent.
-        let held = tree::hold(leader, camera);
+        let held = tree::hold(leader, snapshots);
         if let Err(e) = sys::kill_group(leader, libc::SIGTERM) {
             log::warn!("process {leader} was not sent SIGTERM when its time was up: {e}");
         }
@@ -36,7 +36,7 @@ impl Grace {
             leader,
             until: Instant::now().checked_add(grace),
             held: held.unwrap_or_default(),
-            look_again_at: None,
+            retry_at: None,
         }
     }
 
@@ -46,7 +46,7 @@ impl Grace {
 
     /// When to look at it again though nothing else happens.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        [self.until, self.look_again_at].into_iter().flatten().min()
+        [self.until, self.retry_at].into_iter().flatten().min()
     }
 
     /// What tells that another of those that are left has ended.
@@ -56,26 +56,26 @@ impl Grace {
     }
 
     /// Whether anything but the leader, which has ended, is left.
-    pub(crate) fn is_anything_left(&mut self, now: Instant, camera: &Camera) -> bool {
-        if self.look_again_at.is_some_and(|at| at > now) {
+    pub(crate) fn is_anything_left(&mut self, now: Instant, snapshots: &SnapshotCache) -> bool {
+        if self.retry_at.is_some_and(|at| at > now) {
             return true;
         }
-        self.look_again_at = None;
+        self.retry_at = None;
         loop {
             self.held.retain(|process| !process.has_ended());
             if let Some(first) = self.held.first() {
                 if first.pidfd().is_none() {
-                    self.look_again_at = Some(now + GLANCE);
+                    self.retry_at = Some(now + RETRY_WAIT);
                 }
                 return true;
             }
             // What was started since.
-            match tree::hold(self.leader, camera) {
+            match tree::hold(self.leader, snapshots) {
                 Ok(held) if held.is_empty() => return false,
                 Ok(held) => self.held = held,
                 // There is no descriptor to look with.
                 Err(_) => {
-                    self.look_again_at = Some(now + GLANCE);
+                    self.retry_at = Some(now + RETRY_WAIT);
                     return true;
                 }
             }
@@ -83,7 +83,7 @@ impl Grace {
     }
 
     /// Kills what is held; those that got the signal.
-    pub(crate) fn kill(self) -> Vec<Held> {
+    pub(crate) fn kill(self) -> Vec<HeldProcess> {
         let mut held = self.held;
         tree::kill_all(&mut held);
         held

@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::process::pty::Terminal;
-use crate::process::tree::Camera;
-use crate::process::{Common, Process};
+use crate::process::tree::SnapshotCache;
+use crate::process::{Context, Process};
 use crate::sys::inspect::{self as shown, Facts, Input, Wait};
-use crate::sys::{self, EventFd, Interest, Pid, Seen};
+use crate::sys::{self, EventFd, Pid, PollFd, ProcStat};
 use crate::wire::inspect::{Foreground, Inspection, ProcessState, TerminalState};
 use crate::wire::protocol::{Reply, RequestId, RpcError, code};
 
@@ -28,7 +28,7 @@ const MAX_COMMAND_BYTES: u64 = 1_024;
 /// How many threads are looked at. With more, it is not known that none of them waits for input.
 const MAX_THREADS: usize = 4_096;
 /// How many descriptors a look needs at a time.
-const DESCRIPTORS: usize = 3;
+const DESCRIPTORS_PER_LOOK: usize = 3;
 /// The stack of the thread that looks.
 const STACK_BYTES: usize = 128 * 1024;
 
@@ -100,38 +100,40 @@ impl Subject {
 
 /// Whether `subject` is blocked in a read of its terminal or of its stdin; `None` where that cannot be known.
 /// May wait as long as a process of it holds its memory: [`Look`] does not.
-pub(crate) fn waits_for_input(subject: &Subject, camera: &Camera) -> Option<bool> {
-    any_waits(subject, &members(subject, camera)?)
+pub(crate) fn waits_for_input(subject: &Subject, snapshots: &SnapshotCache) -> Option<bool> {
+    any_waits(subject, &members(subject, snapshots)?)
 }
 
 /// Everything that belongs to `subject`, oldest first; `None` where that is not shown.
-fn members(subject: &Subject, camera: &Camera) -> Option<Vec<Member>> {
-    let family = camera.picture().and_then(|picture| picture.family(subject.pid));
+fn members(subject: &Subject, snapshots: &SnapshotCache) -> Option<Vec<Member>> {
+    let family = snapshots
+        .snapshot()
+        .and_then(|snapshot| snapshot.family(subject.pid));
     Some(family.ok()??.into_iter().map(Member::new).collect())
 }
 
 /// A process with what `/proc` says of it.
 struct Member {
-    seen: Seen,
+    stat: ProcStat,
     facts: Option<Facts>,
 }
 
 impl Member {
-    fn new(seen: Seen) -> Member {
+    fn new(stat: ProcStat) -> Member {
         Member {
-            facts: shown::facts(seen.entry),
-            seen,
+            facts: shown::facts(stat.entry),
+            stat,
         }
     }
 
     fn pid(&self) -> u32 {
-        self.seen.pid.unsigned_abs()
+        self.stat.pid.unsigned_abs()
     }
 
     fn command(&self) -> Option<Vec<String>> {
         let facts = self.facts.as_ref()?;
         // One byte more tells whether that is all.
-        let mut bytes = shown::arguments(self.seen.entry, MAX_COMMAND_BYTES + 1);
+        let mut bytes = shown::arguments(self.stat.entry, MAX_COMMAND_BYTES + 1);
         let cut = bytes.len() as u64 > MAX_COMMAND_BYTES;
         bytes.truncate(MAX_COMMAND_BYTES as usize);
         if bytes.is_empty() {
@@ -171,15 +173,15 @@ fn any_waits(subject: &Subject, members: &[Member]) -> Option<bool> {
     };
     let mut unknown = false;
     let mut threads_left = MAX_THREADS;
-    for member in members.iter().filter(|member| !member.seen.dead) {
-        let entry = member.seen.entry;
+    for member in members.iter().filter(|member| !member.stat.dead) {
+        let entry = member.stat.entry;
         let Some(facts) = &member.facts else {
             // One that has gone meanwhile waits for nothing.
-            unknown |= member.seen.started.is_none();
+            unknown |= member.stat.started.is_none();
             continue;
         };
         if let Input::Terminal(slave) = input
-            && Some(member.seen.group) != subject.foreground
+            && Some(member.stat.group) != subject.foreground
             && facts.terminal == slave.number_in_stat()
         {
             // In the background it would be stopped by a read. That is not so for what has left the
@@ -276,7 +278,7 @@ impl Look {
     pub(crate) fn begin(
         subject: Subject,
         scope: Scope,
-        common: &Arc<Common>,
+        context: &Arc<Context>,
         wake: &Arc<EventFd>,
     ) -> io::Result<Look> {
         let shared = Arc::new(Shared {
@@ -284,11 +286,11 @@ impl Look {
             ended: AtomicBool::new(false),
         });
         let end = TellEnd(Arc::clone(&shared), Arc::clone(wake));
-        let common = Arc::clone(common);
+        let context = Arc::clone(context);
         sys::start_thread("inspect", STACK_BYTES, move || {
             sys::block_signals_for_this_thread();
-            let look = || look(&subject, scope, &common.camera, &end.0);
-            if sys::descriptors_are_left(DESCRIPTORS) {
+            let look = || look(&subject, scope, &context.snapshots, &end.0);
+            if sys::descriptors_are_left(DESCRIPTORS_PER_LOOK) {
                 look();
             } else {
                 // Where there is no other thread either, nothing is known.
@@ -320,14 +322,14 @@ impl Look {
     }
 }
 
-fn look(subject: &Subject, scope: Scope, camera: &Camera, shared: &Shared) {
+fn look(subject: &Subject, scope: Scope, snapshots: &SnapshotCache, shared: &Shared) {
     if scope == Scope::Input {
-        let waits_for_input = waits_for_input(subject, camera);
+        let waits_for_input = waits_for_input(subject, snapshots);
         shared.known().waits_for_input = waits_for_input;
         return;
     }
     // Where there is nothing to be seen, nothing is known.
-    let Some(mut members) = members(subject, camera) else {
+    let Some(mut members) = members(subject, snapshots) else {
         return;
     };
     show(subject, &members, &mut shared.known());
@@ -358,16 +360,16 @@ fn look(subject: &Subject, scope: Scope, camera: &Camera, shared: &Shared) {
 fn show(subject: &Subject, members: &[Member], known: &mut Inspection) {
     let shown = members.iter().take(MAX_PROCESSES);
     known.processes = shown
-        .map(|m| process_state(m.seen.pid, Some(m.seen.parent), m.facts.as_ref()))
+        .map(|m| process_state(m.stat.pid, Some(m.stat.parent), m.facts.as_ref()))
         .collect();
     known.processes_omitted = match members.len().saturating_sub(MAX_PROCESSES) {
         0 => None,
         omitted => Some(omitted as u64),
     };
     known.foreground = subject.foreground.and_then(|group| {
-        let mut alive = members.iter().filter(|m| m.seen.group == group && !m.seen.dead);
+        let mut alive = members.iter().filter(|m| m.stat.group == group && !m.stat.dead);
         let oldest = alive.next()?;
-        let leader = std::iter::once(oldest).chain(alive).find(|m| m.seen.pid == group);
+        let leader = std::iter::once(oldest).chain(alive).find(|m| m.stat.pid == group);
         Some(Foreground {
             pid: leader.unwrap_or(oldest).pid(),
             command: None,
@@ -420,7 +422,7 @@ impl Process {
         match &self.inspections.look {
             None => {
                 self.inspections.asked = std::mem::take(&mut self.inspections.waiting);
-                match Look::begin(self.subject(), Scope::All, &self.common, &self.wake) {
+                match Look::begin(self.subject(), Scope::All, &self.context, &self.wake) {
                     Ok(look) => self.inspections.look = Some(look),
                     Err(e) => {
                         let message = format!("failed to inspect the process: {}: {e}", sys::START_THREAD);
@@ -446,7 +448,7 @@ impl Process {
         {
             // Ended by the look, or by the clock.
             let left = deadline.saturating_duration_since(Instant::now());
-            let _ = sys::poll(&mut [Interest::read(self.wake.raw())], Some(left));
+            let _ = sys::poll(&mut [PollFd::read(self.wake.raw())], Some(left));
             self.wake.clear();
             self.tend_inspections(Instant::now());
             waited = true;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::outbox::{CHUNK, Credit, Outbox, Permit};
+use crate::outbox::{CHUNK_BYTES, Credit, Outbox, Permit};
 use crate::process::keep::{Keep, Tail};
 use crate::process::wait::{StreamState, Waits};
 use crate::sys;
@@ -19,20 +19,20 @@ use crate::wire::notifications;
 use crate::wire::protocol::{Collected, CollectedTail, OutputDelta, Stream};
 
 /// What a pipe is asked to hold once its stream is busy. More gains nothing: it no longer fits the cache.
-const BUSY_PIPE: libc::c_int = 256 * 1024;
+const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
 /// How many streams of a server may have a larger pipe: together they take a quarter of what an
 /// unprivileged user may have in pipes, past which every new pipe is tiny.
-pub(crate) const BUSY_PIPES: usize = 64;
+pub(crate) const MAX_BUSY_PIPES: usize = 64;
 /// How often a terminal that no process has open is looked at, while its process lives and may open it
 /// again. The kernel reports the hang-up without end and the reopening not at all.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
+pub(crate) const RETRY_WAIT: Duration = Duration::from_millis(50);
 /// How long a process may live on behind the end of a stream before that is told: the end of most comes
 /// with that of their process, which says it all.
 const EOF_WAIT: Duration = Duration::from_millis(20);
 /// For how long that is put off while the process is exiting, on a machine that has no time for it.
 const EXIT_WAIT: Duration = Duration::from_secs(1);
 /// More than a terminal's buffers hold.
-const TERMINAL_HOLDS: u64 = 64 * 1024;
+const TERMINAL_BUFFER_BYTES: u64 = 64 * 1024;
 
 /// What all streams of a process share.
 pub(crate) struct Sink {
@@ -98,7 +98,7 @@ struct AfterExit {
     settled: bool,
 }
 
-/// What reading once came to.
+/// The outcome of one read.
 enum Filled {
     /// There may be more.
     Some,
@@ -173,7 +173,7 @@ impl Output {
     }
 
     /// When a terminal that no process has open is to be looked at again.
-    pub(crate) fn look_again_at(&self) -> Option<Instant> {
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
         match self.state {
             State::HungUp(at) => Some(at),
             State::Open | State::Ended => None,
@@ -181,8 +181,8 @@ impl Output {
     }
 
     /// Looks again at a terminal that was hung up, if it is time to.
-    pub(crate) fn look_again(&mut self, now: Instant) {
-        if self.look_again_at().is_some_and(|at| at <= now) {
+    pub(crate) fn retry(&mut self, now: Instant) {
+        if self.retry_at().is_some_and(|at| at <= now) {
             self.state = State::Open;
         }
     }
@@ -191,7 +191,7 @@ impl Output {
     pub(crate) fn process_exited(&mut self) {
         self.forget_eof();
         let owed = match (&self.source, self.terminal) {
-            (Some(_), true) => TERMINAL_HOLDS,
+            (Some(_), true) => TERMINAL_BUFFER_BYTES,
             (Some(source), false) => sys::readable_bytes(source).unwrap_or(0),
             (None, _) => 0,
         };
@@ -199,7 +199,7 @@ impl Output {
             owed,
             settled: owed == 0,
         });
-        if self.look_again_at().is_some() {
+        if self.retry_at().is_some() {
             self.state = State::Open;
         }
     }
@@ -213,7 +213,7 @@ impl Output {
     /// another process keeps open has no end; when the drain is over, this is how it is known to owe nothing.
     pub(crate) fn is_silent(&self) -> bool {
         let Some(source) = &self.source else { return true };
-        let mut interest = [sys::Interest::read(source.as_raw_fd())];
+        let mut interest = [sys::PollFd::read(source.as_raw_fd())];
         sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && !interest[0].readable()
     }
 
@@ -307,7 +307,7 @@ impl Output {
                 Some((permit, limit)) => (Some(permit), limit),
                 None => return,
             },
-            false => (None, CHUNK),
+            false => (None, CHUNK_BYTES),
         };
         let mut buffer = sink.outbox.buffers().take();
         let filled = self.fill(&source, &mut buffer, limit);
@@ -317,7 +317,7 @@ impl Output {
             if !waits.is_empty() {
                 waits.read(self.stream, offset, &buffer);
             }
-            if n == CHUNK {
+            if n == CHUNK_BYTES {
                 self.full_reads = self.full_reads.saturating_add(1);
                 if self.full_reads == 2 && !self.terminal {
                     self.enlarge(&source, sink);
@@ -335,7 +335,7 @@ impl Output {
             Filled::Some | Filled::All => {}
             // The terminal of a process that is gone is not opened again.
             Filled::HungUp if self.after_exit.is_none() => {
-                self.state = State::HungUp(Instant::now() + LOOK_AGAIN);
+                self.state = State::HungUp(Instant::now() + RETRY_WAIT);
             }
             Filled::HungUp | Filled::Ended => {
                 self.state = State::Ended;
@@ -377,7 +377,7 @@ impl Output {
         if allowed {
             self.enlarged = Some(Enlarged(Arc::clone(&sink.busy_pipes)));
             // Refused where the user's pipes hold too much already; then it is slower.
-            let _ = sys::set_pipe_size(source.as_fd(), BUSY_PIPE);
+            let _ = sys::set_pipe_size(source.as_fd(), BUSY_PIPE_BYTES);
         }
     }
 

@@ -91,7 +91,7 @@ impl Process {
     /// There is output: reads none before all that came behind the spawn was taken.
     pub(super) fn hold_back_or_not(&mut self) {
         if !self.handed_over {
-            self.handed_over = self.vitals.handover.is_done();
+            self.handed_over = self.stats.handover.is_done();
             self.holds_back = !self.handed_over;
             if self.handed_over {
                 self.take_commands();
@@ -111,8 +111,8 @@ impl Watched for Process {
     }
 
     fn look_for_input(&self) -> Option<Look> {
-        let (common, wake) = (&self.common, &self.wake);
-        let look = || Look::begin(self.subject(), Scope::Input, common, wake).ok();
+        let (context, wake) = (&self.context, &self.wake);
+        let look = || Look::begin(self.subject(), Scope::Input, context, wake).ok();
         self.exited.is_none().then(look).flatten()
     }
 }

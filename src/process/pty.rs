@@ -1,7 +1,8 @@
 //! Terminals: the only file that names portable-pty.
 //!
 //! **Thread:** the process thread whose terminal it is.
-//! **Owns:** the master side, and the slave side until the child has opened it.
+//! **Owns:** the master side, and the slave side until the child has opened it, or, where the last close
+//! throws output away, until the child is dead and all it has written is read.
 //! **Never:** starts a program. portable-pty would fork for that; the child is started by
 //! `spawn.rs`, and opens the slave by its name.
 //!
@@ -23,6 +24,8 @@ use crate::wire::protocol::PtySize;
 /// The master side of a terminal.
 pub(crate) struct Terminal {
     master: Box<dyn MasterPty + Send>,
+    /// The slave side, where its last close throws away what was written.
+    slave: Option<Box<dyn SlavePty + Send>>,
 }
 
 /// A terminal that no child has opened yet.
@@ -54,13 +57,16 @@ impl FreshTerminal {
         sys::set_nonblocking(&descriptor)?;
         // Otherwise the erase character takes one byte, and leaves half a character.
         let mut settings = sys::terminal_settings(descriptor.as_fd())?;
-        settings.c_iflag |= libc::IUTF8;
+        settings.c_iflag |= sys::IUTF8;
         sys::set_terminal_settings(descriptor.as_fd(), &settings)?;
         if let Some(modes) = modes {
             modes::set(descriptor.as_fd(), modes)?;
         }
         Ok(FreshTerminal {
-            terminal: Terminal { master: pair.master },
+            terminal: Terminal {
+                master: pair.master,
+                slave: None,
+            },
             descriptor,
             name: CString::new(name.into_os_string().into_vec())?,
             slave: pair.slave,
@@ -68,13 +74,25 @@ impl FreshTerminal {
     }
 
     /// The child has opened the slave; from here on its end is the terminal's.
-    pub(crate) fn opened_by_child(self) -> (Terminal, OwnedFd) {
-        drop(self.slave);
+    pub(crate) fn opened_by_child(mut self) -> (Terminal, OwnedFd) {
+        if !sys::terminal_keeps_output() {
+            self.terminal.slave = Some(self.slave);
+        }
         (self.terminal, self.descriptor)
     }
 }
 
 impl Terminal {
+    /// Whether this side keeps the terminal from being hung up.
+    pub(crate) fn is_kept_open(&self) -> bool {
+        self.slave.is_some()
+    }
+
+    /// From here on it is hung up once no process has it open.
+    pub(crate) fn let_go(&mut self) {
+        self.slave = None;
+    }
+
     pub(crate) fn master(&self) -> Option<BorrowedFd<'_>> {
         let raw = self.master.as_raw_fd()?;
         // SAFETY: the master is open for as long as it lives, which is longer than this borrow.

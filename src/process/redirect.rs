@@ -7,13 +7,13 @@
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use crate::process::spawn::{Failure, Nursery, c_string};
+use crate::process::spawn::{Failure, SpawnResources, c_string};
 use crate::sys::{self, Birth, Purpose};
 use crate::wire::protocol::{Redirect, SpawnParams, Stage, StreamFile};
 
 /// What a spawn needs to open something.
 pub(crate) struct Opener<'a> {
-    pub(crate) nursery: &'a Nursery,
+    pub(crate) resources: &'a SpawnResources,
     pub(crate) birth: &'a Birth,
     /// What is not open then is given up.
     pub(crate) deadline: Option<Instant>,
@@ -38,7 +38,7 @@ impl Opener<'_> {
             (_, true) => Purpose::Append,
         };
         let opened = self
-            .nursery
+            .resources
             .with_stack(|stack| sys::open_for_child(&path, purpose, self.deadline, stack, self.birth));
         opened.map_err(|error| Failure::at(stage, error.call)(error.error))
     }

@@ -13,24 +13,24 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use crate::outbox::Outbox;
-use crate::process::Vitals;
-use crate::process::output::LOOK_AGAIN;
+use crate::process::Stats;
+use crate::process::output::RETRY_WAIT;
 use crate::process::typed_line::TypedLine;
 use crate::sys;
 use crate::wire::protocol::{Reply, RequestId, RpcError, WriteStdinParams};
 
 /// Up to this many pending bytes a write is answered at once.
-pub(crate) const FREE: u64 = 1024 * 1024;
-/// The pipe is asked to hold this much once it has carried [`BUSY`].
-const BUSY_PIPE: libc::c_int = 256 * 1024;
-const BUSY: u64 = 1024 * 1024;
+pub(crate) const FREE_STDIN_BYTES: u64 = 1024 * 1024;
+/// The pipe is asked to hold this much once it has carried [`BUSY_AFTER_BYTES`].
+const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
+const BUSY_AFTER_BYTES: u64 = 1024 * 1024;
 
 /// What a write counts at least while it is not answered, which is more than most ids are long.
-pub(crate) const UNANSWERED_COST: usize = 64;
+pub(crate) const UNANSWERED_COST_BYTES: usize = 64;
 
 /// What a write counts while it is not answered: by its id, which is all that is kept of one without bytes.
 pub(crate) fn unanswered_cost(id: &RequestId) -> usize {
-    id.len().max(UNANSWERED_COST)
+    id.len().max(UNANSWERED_COST_BYTES)
 }
 
 /// A write that was accepted. It counts as pending and unanswered, and no longer once it is dropped.
@@ -39,19 +39,19 @@ pub(crate) struct AcceptedWrite {
     delta: Option<Vec<u8>>,
     close: bool,
     /// `None` once it no longer counts by itself.
-    counted_in: Option<Arc<Vitals>>,
+    counted_in: Option<Arc<Stats>>,
 }
 
 impl AcceptedWrite {
-    pub(crate) fn new(id: &RequestId, params: WriteStdinParams, vitals: &Arc<Vitals>) -> AcceptedWrite {
+    pub(crate) fn new(id: &RequestId, params: WriteStdinParams, stats: &Arc<Stats>) -> AcceptedWrite {
         let write = AcceptedWrite {
             id: id.clone(),
             delta: params.delta,
             close: params.close_stdin,
-            counted_in: Some(Arc::clone(vitals)),
+            counted_in: Some(Arc::clone(stats)),
         };
-        vitals.stdin_pending.fetch_add(write.len(), Relaxed);
-        vitals.stdin_unanswered.fetch_add(unanswered_cost(id), Relaxed);
+        stats.stdin_pending.fetch_add(write.len(), Relaxed);
+        stats.stdin_unanswered.fetch_add(unanswered_cost(id), Relaxed);
         write
     }
 
@@ -84,9 +84,9 @@ impl AcceptedWrite {
     }
 
     fn uncount(&mut self) {
-        if let Some(vitals) = self.counted_in.take() {
-            vitals.stdin_pending.fetch_sub(self.len(), Relaxed);
-            vitals
+        if let Some(stats) = self.counted_in.take() {
+            stats.stdin_pending.fetch_sub(self.len(), Relaxed);
+            stats
                 .stdin_unanswered
                 .fetch_sub(unanswered_cost(&self.id), Relaxed);
         }
@@ -126,7 +126,7 @@ pub(crate) struct Stdin {
     end_queued: bool,
     written: u64,
     /// A terminal that no process has open takes nothing; it is tried again then.
-    look_again_at: Option<Instant>,
+    retry_at: Option<Instant>,
     outbox: Outbox,
 }
 
@@ -151,7 +151,7 @@ impl Stdin {
             line: TypedLine::default(),
             end_queued: false,
             written: 0,
-            look_again_at: None,
+            retry_at: None,
             outbox,
         }
     }
@@ -164,20 +164,20 @@ impl Stdin {
     /// The descriptor to wait for until it can be written, if there is anything to write.
     pub(crate) fn interest(&self) -> Option<RawFd> {
         match &self.sink {
-            Some(sink) if !self.queue.is_empty() && self.look_again_at.is_none() => Some(sink.as_raw_fd()),
+            Some(sink) if !self.queue.is_empty() && self.retry_at.is_none() => Some(sink.as_raw_fd()),
             _ => None,
         }
     }
 
     /// When a terminal that no process had open is to be tried again.
-    pub(crate) fn look_again_at(&self) -> Option<Instant> {
-        self.look_again_at
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
     }
 
     /// Tries a terminal again that no process had open, if it is time to.
-    pub(crate) fn look_again(&mut self, now: Instant) {
-        if self.look_again_at.is_some_and(|at| at <= now) {
-            self.look_again_at = None;
+    pub(crate) fn retry(&mut self, now: Instant) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
         }
     }
 
@@ -228,9 +228,9 @@ impl Stdin {
                     self.at += n;
                     let before = self.written;
                     self.written += n as u64;
-                    if before < BUSY && self.written >= BUSY && !self.terminal {
+                    if before < BUSY_AFTER_BYTES && self.written >= BUSY_AFTER_BYTES && !self.terminal {
                         // Refused where the user's pipes hold too much already; then it is slower.
-                        let _ = sys::set_pipe_size(sink.as_fd(), BUSY_PIPE);
+                        let _ = sys::set_pipe_size(sink.as_fd(), BUSY_PIPE_BYTES);
                     }
                     if self.at == bytes.len() {
                         self.queue.pop_front();
@@ -243,7 +243,7 @@ impl Stdin {
                     // A terminal that no process has open may be opened again; its process decides.
                     // Until then poll reports the hang-up without end.
                     if self.terminal && sys::is_hung_up(sink) {
-                        self.look_again_at = Some(Instant::now() + LOOK_AGAIN);
+                        self.retry_at = Some(Instant::now() + RETRY_WAIT);
                     }
                     break;
                 }
@@ -256,7 +256,7 @@ impl Stdin {
         if self.closing && self.queue.is_empty() {
             self.close();
         }
-        if self.pending.load(Relaxed) <= FREE || self.queue.is_empty() {
+        if self.pending.load(Relaxed) <= FREE_STDIN_BYTES || self.queue.is_empty() {
             self.answer_all(&Ok(Reply::Done));
         }
     }
@@ -328,10 +328,10 @@ mod tests {
 
     #[test]
     fn an_accepted_write_counts_until_it_is_dropped_or_taken_over() {
-        let vitals = Arc::new(Vitals::default());
+        let stats = Arc::new(Stats::default());
         let counts = || {
-            let pending = vitals.stdin_pending.load(Relaxed);
-            (pending, vitals.stdin_unanswered.load(Relaxed))
+            let pending = stats.stdin_pending.load(Relaxed);
+            (pending, stats.stdin_unanswered.load(Relaxed))
         };
         let accept = |id: &str| {
             let params = WriteStdinParams {
@@ -339,11 +339,11 @@ mod tests {
                 delta: Some(vec![0; 10]),
                 close_stdin: true,
             };
-            AcceptedWrite::new(&id.into(), params, &vitals)
+            AcceptedWrite::new(&id.into(), params, &stats)
         };
         let long = "x".repeat(100);
         let (first, second) = (accept("a"), accept(&long));
-        assert_eq!(counts(), (20, UNANSWERED_COST + 100));
+        assert_eq!(counts(), (20, UNANSWERED_COST_BYTES + 100));
         drop(first);
         assert_eq!(counts(), (10, 100));
         let (id, params) = second.into_params("h");
@@ -351,6 +351,6 @@ mod tests {
         assert_eq!(id, RequestId::from(long.as_str()));
         assert_eq!((params.delta, params.close_stdin), (Some(vec![0; 10]), true));
         accept("c").take();
-        assert_eq!(counts(), (10, UNANSWERED_COST), "they are the taker's now");
+        assert_eq!(counts(), (10, UNANSWERED_COST_BYTES), "they are the taker's now");
     }
 }

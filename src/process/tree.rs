@@ -24,22 +24,22 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::sys::{self, Picture, Pid, Seen};
+use crate::sys::{self, Pid, ProcStat, Snapshot};
 
 /// Rounds of freezing and looking; each finds what the last one's newcomers had started meanwhile.
-const ROUNDS: usize = 32;
+const MAX_FREEZE_ROUNDS: usize = 32;
 /// How long the death of what was killed is waited for. The kernel needs microseconds.
-pub(crate) const DEATH: Duration = Duration::from_secs(1);
+pub(crate) const KILL_WAIT: Duration = Duration::from_secs(1);
 /// How often a death is looked for where nothing tells it.
-const GLANCE: Duration = Duration::from_millis(1);
+const RETRY_WAIT: Duration = Duration::from_millis(1);
 /// The stack of the thread that does what there are no descriptors for.
-const STACK: usize = 128 * 1024;
+const TREE_STACK_BYTES: usize = 128 * 1024;
 
 /// Set once the whole process is swept, which finds all that a kill of one tree would.
 static SWEPT: AtomicBool = AtomicBool::new(false);
 
-/// From now on [`kill`] ends groups only, and nobody waits for a death: for whoever sweeps, so that a
-/// thousand threads that have not come to an end in time do not keep the processors from it.
+/// From now on [`kill`] ends groups only, and does not wait for a death: for a sweep, so that a
+/// thousand threads that have not ended in time do not keep the processors from it.
 #[cfg(feature = "cli")]
 pub(crate) fn stop_looking() {
     SWEPT.store(true, Relaxed);
@@ -49,47 +49,47 @@ fn is_swept() -> bool {
     SWEPT.load(Relaxed)
 }
 
-/// Takes pictures, one for all who ask at the same time.
+/// Takes snapshots, one for all who ask at the same time.
 #[derive(Default)]
-pub(crate) struct Camera {
-    film: Mutex<Film>,
+pub(crate) struct SnapshotCache {
+    state: Mutex<CacheState>,
     /// Wakes all who wait at once. One after the other, as a lock lets them in, a thousand would take
     /// seconds on a busy machine.
     taken: Condvar,
 }
 
 #[derive(Default)]
-struct Film {
-    /// Somebody takes a picture now.
+struct CacheState {
+    /// A thread is taking a snapshot.
     taking: bool,
-    last: Option<(Instant, Arc<Picture>)>,
+    last: Option<(Instant, Arc<Snapshot>)>,
 }
 
-impl Camera {
-    /// A picture that was begun after this call. Waits for one being taken; that ends by itself.
-    pub(crate) fn picture(&self) -> io::Result<Arc<Picture>> {
+impl SnapshotCache {
+    /// A snapshot that was begun after this call. Waits for one being taken; that ends by itself.
+    pub(crate) fn snapshot(&self) -> io::Result<Arc<Snapshot>> {
         let asked = Instant::now();
-        let locked = || sys::lock(&self.film);
-        let mut film = locked();
+        let locked = || sys::lock(&self.state);
+        let mut state = locked();
         loop {
-            match &film.last {
-                Some((begun, picture)) if *begun > asked => return Ok(Arc::clone(picture)),
-                _ if !film.taking => break,
-                _ => film = sys::lock::wait(&self.taken, film),
+            match &state.last {
+                Some((begun, snapshot)) if *begun > asked => return Ok(Arc::clone(snapshot)),
+                _ if !state.taking => break,
+                _ => state = sys::lock::wait(&self.taken, state),
             }
         }
-        film.taking = true;
-        drop(film);
+        state.taking = true;
+        drop(state);
         let begun = Instant::now();
-        let picture = Picture::take().map(Arc::new);
-        let mut film = locked();
-        film.taking = false;
-        if let Ok(picture) = &picture {
-            film.last = Some((begun, Arc::clone(picture)));
+        let snapshot = Snapshot::take().map(Arc::new);
+        let mut state = locked();
+        state.taking = false;
+        if let Ok(snapshot) = &snapshot {
+            state.last = Some((begun, Arc::clone(snapshot)));
         }
-        drop(film);
+        drop(state);
         self.taken.notify_all();
-        picture
+        snapshot
     }
 }
 
@@ -97,14 +97,14 @@ impl Camera {
 #[cfg(feature = "cli")]
 pub(crate) fn started(pid: Pid) -> Option<u64> {
     let look = || sys::look_at_own_number(pid);
-    let seen = look().or_else(|_| on_own_table(look));
-    seen.ok().flatten().and_then(|seen| seen.started)
+    let stat = look().or_else(|_| on_own_table(look));
+    stat.ok().flatten().and_then(|stat| stat.started)
 }
 
 /// Does `work` on a thread with an empty table of descriptors, where ours is full. It must neither
 /// use nor return any; what it opens and leaves open goes with the thread.
 fn on_own_table<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    let done = sys::on_thread("tree", STACK, || {
+    let done = sys::on_thread("tree", TREE_STACK_BYTES, || {
         sys::leave_table_of_descriptors()?;
         work()
     });
@@ -112,21 +112,21 @@ fn on_own_table<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Res
         .inspect_err(|e| log::warn!("what has left its process group is not found: {e}"))
 }
 
-/// A process that is held by a pidfd, so that its pid cannot come to mean another. Where the system has
+/// A process that is held by a pidfd, so that a signal never hits a recycled pid. Where the system has
 /// no pidfds, or does not allow them, it is looked at again before each signal.
-pub(crate) struct Held {
-    seen: Seen,
+pub(crate) struct HeldProcess {
+    stat: ProcStat,
     pidfd: Option<OwnedFd>,
 }
 
-impl Held {
+impl HeldProcess {
     /// Takes hold of exactly the process that was seen; `None` if it is gone.
     ///
     /// # Errors
     ///
     /// Where descriptors are used up.
-    pub(crate) fn take(seen: Seen) -> io::Result<Option<Held>> {
-        let pidfd = match sys::pidfd_open(seen.pid) {
+    pub(crate) fn take(stat: ProcStat) -> io::Result<Option<HeldProcess>> {
+        let pidfd = match sys::pidfd_open(stat.pid) {
             Ok(pidfd) => Some(pidfd),
             Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => return Ok(None),
             Err(e) if sys::may_be_refused(&e) => None,
@@ -134,16 +134,16 @@ impl Held {
         };
         // What is there now was there when the pidfd was opened. Otherwise the pidfd is of one that is
         // gone, and a signal reaches no process.
-        let held = Held { seen, pidfd };
+        let held = HeldProcess { stat, pidfd };
         Ok(held.is_there()?.then_some(held))
     }
 
     /// Whether there is a process with the same number and start, or a child of the same parent.
     fn is_there(&self) -> io::Result<bool> {
-        let seen = self.seen;
-        Ok(match seen.started {
-            Some(_) => sys::look_at(seen.entry)?.is_some_and(|now| now.started == seen.started),
-            None => sys::is_child(seen.pid) || sys::children_of(seen.parent)?.contains(&seen.pid),
+        let stat = self.stat;
+        Ok(match stat.started {
+            Some(_) => sys::look_at(stat.entry)?.is_some_and(|now| now.started == stat.started),
+            None => sys::is_child(stat.pid) || sys::children_of(stat.parent)?.contains(&stat.pid),
         })
     }
 
@@ -156,7 +156,7 @@ impl Held {
             None => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
         };
         match sent {
-            Err(e) if sys::may_be_refused(&e) && self.is_there()? => sys::kill(self.seen.pid, signal),
+            Err(e) if sys::may_be_refused(&e) && self.is_there()? => sys::kill(self.stat.pid, signal),
             sent => sent,
         }
     }
@@ -175,8 +175,8 @@ impl Held {
     }
 
     fn is_alive(&self) -> bool {
-        let now = sys::look_at(self.seen.entry).ok().flatten();
-        now.is_some_and(|now| now.started == self.seen.started && !now.dead)
+        let now = sys::look_at(self.stat.entry).ok().flatten();
+        now.is_some_and(|now| now.started == self.stat.started && !now.dead)
     }
 
     /// Waits for its end, but not past `deadline`. The kernel ends the wait of what was killed.
@@ -185,9 +185,9 @@ impl Held {
             let _ = sys::readable_by(pidfd, deadline);
             return;
         }
-        // Nothing tells; but the kernel takes no longer than this, as a rule.
+        // The end is not signalled; usually the kernel takes no longer than this.
         while self.is_alive() && Instant::now() < deadline {
-            let _ = sys::poll(&mut [], Some(GLANCE));
+            let _ = sys::poll(&mut [], Some(RETRY_WAIT));
         }
     }
 }
@@ -195,7 +195,7 @@ impl Held {
 /// What a [`kill`] did.
 pub(crate) struct Killed {
     /// What was killed outside of the group, for [`wait_for_death`].
-    pub(crate) outside: Vec<Held>,
+    pub(crate) outside: Vec<HeldProcess>,
     /// Fails where nothing could be signalled, as `kill(2)` of a group does.
     pub(crate) outcome: io::Result<()>,
 }
@@ -203,21 +203,21 @@ pub(crate) struct Killed {
 /// Kills `leader`'s group, its session, and all that came from them by an unbroken line of parents.
 ///
 /// The leader must not have been reaped, so that its number means it.
-pub(crate) fn kill(leader: Pid, camera: &Camera) -> Killed {
+pub(crate) fn kill(leader: Pid, snapshots: &SnapshotCache) -> Killed {
     // Only what SIGKILL is refused for counts.
     let stopped = sys::kill_group(leader, libc::SIGSTOP);
     // Where no group may be signalled, its members are, one by one.
     let one_by_one = stopped.is_err_and(|error| sys::may_be_refused(&error));
     let mut held = Vec::new();
     let mut any_killed = false;
-    if freeze(leader, one_by_one, camera, &mut held).is_err() {
+    if freeze(leader, one_by_one, snapshots, &mut held).is_err() {
         // What is frozen already is still below its parents, and found again.
         let _ = on_own_table(|| {
             let mut held = Vec::new();
-            let frozen = freeze(leader, one_by_one, camera, &mut held);
+            let frozen = freeze(leader, one_by_one, snapshots, &mut held);
             kill_all(&mut held);
             any_killed = !held.is_empty();
-            wait_for_death(&held, Instant::now() + DEATH);
+            wait_for_death(&held, Instant::now() + KILL_WAIT);
             frozen
         });
     }
@@ -235,34 +235,42 @@ pub(crate) fn kill(leader: Pid, camera: &Camera) -> Killed {
 /// # Errors
 ///
 /// Where descriptors are used up.
-pub(crate) fn hold(leader: Pid, camera: &Camera) -> io::Result<Vec<Held>> {
-    let picture = camera.picture()?;
-    let mut tree = picture.tree(leader);
+pub(crate) fn hold(leader: Pid, snapshots: &SnapshotCache) -> io::Result<Vec<HeldProcess>> {
+    let snapshot = snapshots.snapshot()?;
+    let mut tree = snapshot.tree(leader);
     let parents = tree.iter().map(|p| p.pid).chain([leader]).collect();
-    tree.extend(picture.unlisted(parents)?.into_iter().filter(|p| !p.dead));
+    tree.extend(snapshot.unlisted(parents)?.into_iter().filter(|p| !p.dead));
     let others = tree.into_iter().filter(|p| p.pid != leader);
-    others.map(Held::take).filter_map(Result::transpose).collect()
+    others
+        .map(HeldProcess::take)
+        .filter_map(Result::transpose)
+        .collect()
 }
 
 /// Stops what is outside of `leader`'s group, or in it as well, until nothing new turns up, and puts
 /// it into `held`.
-fn freeze(leader: Pid, with_group: bool, camera: &Camera, held: &mut Vec<Held>) -> io::Result<()> {
+fn freeze(
+    leader: Pid,
+    with_group: bool,
+    snapshots: &SnapshotCache,
+    held: &mut Vec<HeldProcess>,
+) -> io::Result<()> {
     let mut frozen = HashSet::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..MAX_FREEZE_ROUNDS {
         if is_swept() {
             break;
         }
-        let picture = camera.picture()?;
+        let snapshot = snapshots.snapshot()?;
         let mut news = false;
-        let mut tree = picture.tree(leader);
+        let mut tree = snapshot.tree(leader);
         let parents = tree.iter().map(|p| p.pid).chain([leader]).collect();
-        tree.extend(picture.unlisted(parents)?.into_iter().filter(|p| !p.dead));
+        tree.extend(snapshot.unlisted(parents)?.into_iter().filter(|p| !p.dead));
         for process in tree {
             if process.group == leader && !with_group || !frozen.insert((process.pid, process.started)) {
                 continue;
             }
             news = true;
-            if let Some(process) = Held::take(process)? {
+            if let Some(process) = HeldProcess::take(process)? {
                 let _ = process.signal(libc::SIGSTOP);
                 held.push(process);
             }
@@ -276,28 +284,28 @@ fn freeze(leader: Pid, with_group: bool, camera: &Camera, held: &mut Vec<Held>) 
 
 /// Sends SIGKILL to all of `held`, and keeps those that got it. The death of another user's process is
 /// not waited for: it has not been brought about.
-pub(crate) fn kill_all(held: &mut Vec<Held>) {
+pub(crate) fn kill_all(held: &mut Vec<HeldProcess>) {
     held.retain(|process| process.signal(libc::SIGKILL).is_ok());
 }
 
 /// Waits until all of `killed` are dead, but not past `deadline`. The kernel ends the wait: each has
 /// been sent SIGKILL.
-pub(crate) fn wait_for_death(killed: &[Held], deadline: Instant) {
+pub(crate) fn wait_for_death(killed: &[HeldProcess], deadline: Instant) {
     for process in killed {
         process.wait(deadline);
     }
 }
 
-/// Waits until nobody is left alive in the group `pgid`, whose leader has been reaped and whose
+/// Waits until no process is left alive in the group `pgid`, whose leader has been reaped and whose
 /// members have been sent SIGKILL. Gives up after a while.
-pub(crate) fn wait_for_group(pgid: Pid, camera: &Camera) {
-    let deadline = Instant::now() + DEATH;
+pub(crate) fn wait_for_group(pgid: Pid, snapshots: &SnapshotCache) {
+    let deadline = Instant::now() + KILL_WAIT;
     let wait = || {
-        let picture = camera.picture()?;
-        let held = picture.group(pgid).map(Held::take);
-        let held: Vec<Held> = held.filter_map(Result::transpose).collect::<io::Result<_>>()?;
+        let snapshot = snapshots.snapshot()?;
+        let held = snapshot.group(pgid).map(HeldProcess::take);
+        let held: Vec<HeldProcess> = held.filter_map(Result::transpose).collect::<io::Result<_>>()?;
         wait_for_death(&held, deadline);
-        // If nobody: zombies that their parent has not reaped; they are dead.
+        // If none is: zombies that their parent has not reaped; they are dead.
         Ok(!held.is_empty())
     };
     while sys::kill_group(pgid, 0).is_ok() && Instant::now() < deadline && !is_swept() {

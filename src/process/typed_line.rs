@@ -10,6 +10,8 @@
 
 use libc::termios;
 
+use crate::sys;
+
 /// A terminal keeps this much of a line; each further byte takes the place of the last.
 const MAX_LINE_BYTES: usize = 4_095;
 
@@ -76,7 +78,7 @@ impl TypedLine {
         if input(libc::ISTRIP) {
             byte &= 0x7f;
         }
-        if input(libc::IUCLC) && local(libc::IEXTEN) {
+        if input(sys::IUCLC) && local(libc::IEXTEN) {
             byte = byte.to_ascii_lowercase();
         }
         if std::mem::take(&mut self.quoting) {
@@ -132,7 +134,7 @@ impl TypedLine {
 
     /// Where the last character begins, and its first byte.
     fn last_character(&self, settings: &termios) -> Option<(usize, u8)> {
-        let continues = |byte: u8| settings.c_iflag & libc::IUTF8 != 0 && byte & 0xc0 == 0x80;
+        let continues = |byte: u8| settings.c_iflag & sys::IUTF8 != 0 && byte & 0xc0 == 0x80;
         let start = self.bytes.iter().rposition(|&byte| !continues(byte))?;
         Some((start, self.bytes[start]))
     }
@@ -184,7 +186,7 @@ mod tests {
 
     use super::*;
     use crate::process::pty::FreshTerminal;
-    use crate::sys::{self, Interest};
+    use crate::sys::{self, PollFd};
     use crate::wire::protocol::PtySize;
 
     const LAST_LINE: &[u8] = b"END\n";
@@ -221,12 +223,12 @@ mod tests {
 
     /// Flags that change what becomes of a byte, each on or off.
     const INPUT: [libc::tcflag_t; 8] = [
-        libc::IUTF8,
+        sys::IUTF8,
         libc::ICRNL,
         libc::IGNCR,
         libc::INLCR,
         libc::ISTRIP,
-        libc::IUCLC,
+        sys::IUCLC,
         libc::IXON,
         libc::PARMRK,
     ];
@@ -310,7 +312,7 @@ mod tests {
             let mut ends = 0;
             let mut buffer = [0; 4_096];
             while ends == 0 {
-                let mut wait = [Interest::read(slave.as_raw_fd())];
+                let mut wait = [PollFd::read(slave.as_raw_fd())];
                 sys::poll(&mut wait, Some(Duration::from_secs(20))).unwrap();
                 prop_assert!(wait[0].readable(), "no end of {:?}", typed);
                 let n = (&slave).read(&mut buffer).unwrap();
@@ -319,7 +321,7 @@ mod tests {
             // With other settings, such as INLCR, the last line would not end.
             sys::set_terminal_settings(master.as_fd(), &usual).unwrap();
             prop_assert_eq!(sys::write(master.as_fd(), LAST_LINE).unwrap(), LAST_LINE.len());
-            let mut wait = [Interest::read(slave.as_raw_fd())];
+            let mut wait = [PollFd::read(slave.as_raw_fd())];
             sys::poll(&mut wait, Some(Duration::from_secs(20))).unwrap();
             let n = (&slave).read(&mut buffer).unwrap();
             prop_assert_eq!(&buffer[..n], LAST_LINE, "two ends of {:?}", typed);

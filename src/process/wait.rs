@@ -21,12 +21,12 @@ const MAX_WAITS: usize = 64;
 /// Bytes of all waits of a connection, by what they cost.
 const MAX_WAITS_BYTES: usize = 64 * 1024 * 1024;
 /// What a wait costs beside its patterns and its id.
-const WAIT_COST: usize = 256;
+const WAIT_COST_BYTES: usize = 256;
 /// The first pause between two looks at whether a process waits for input, and the longest.
 const FIRST_INPUT_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_INPUT_PAUSE: Duration = Duration::from_millis(250);
 /// How soon a stream that holds output, which the client leaves no room to read, is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const RETRY_WAIT: Duration = Duration::from_millis(50);
 
 /// A wait on its way to its process.
 pub(crate) struct Wait {
@@ -61,7 +61,7 @@ impl Wait {
         let patterns = params.until.iter().filter_map(Condition::pattern);
         let patterns: usize = patterns.map(|pattern| Pattern::cost(pattern.len())).sum();
         let conditions = params.until.len() * size_of::<Awaited>();
-        let bytes = WAIT_COST + id.len() + conditions + patterns;
+        let bytes = WAIT_COST_BYTES + id.len() + conditions + patterns;
         let refused = if of_process.load(Relaxed) >= MAX_WAITS {
             format!("{MAX_WAITS} waits for this process are unanswered already: await the answers to some")
         } else if of_server.load(Relaxed) + bytes > MAX_WAITS_BYTES {
@@ -300,7 +300,7 @@ impl Waits {
     }
 
     /// When to look again, if nothing else happens.
-    pub(crate) fn look_again_at(&self) -> Option<Instant> {
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
         let times = self.waiting.iter().flat_map(|waiting| {
             let quiet = waiting.conditions.iter().filter_map(|condition| match condition {
                 Awaited::Quiet(duration) => waiting.quiet_since.checked_add(*duration),
@@ -376,7 +376,7 @@ impl Waiting {
         let long_enough = now.saturating_duration_since(self.quiet_since) >= duration;
         if long_enough && self.streams(watched).any(|state| state.unread) {
             // It has come, and waits for the client to read what came before.
-            let pause = LOOK_AGAIN.saturating_sub(duration);
+            let pause = RETRY_WAIT.saturating_sub(duration);
             self.quiet_since = now + pause;
             return false;
         }

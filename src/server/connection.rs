@@ -16,7 +16,7 @@ use crate::wire::message::ClientMessage;
 use crate::wire::protocol::{Request, RequestId, ServerMessage};
 
 /// Messages that may wait for the dispatcher.
-pub(crate) const INBOX: usize = 64;
+pub(crate) const INBOX_MESSAGES: usize = 64;
 
 /// One client's connection, to be given to [`serve`](crate::serve).
 pub struct Connection {
@@ -52,7 +52,7 @@ impl Connection {
     /// ```
     pub fn memory() -> (Connection, ClientEnd) {
         let (notify, notices) = unbounded();
-        let (sender, inbox) = bounded(INBOX);
+        let (sender, inbox) = bounded(INBOX_MESSAGES);
         let (outbox, receiver) = outbox(notify.clone());
         let connection = Connection {
             kind: Kind::Memory { inbox, outbox },

@@ -16,15 +16,15 @@ use crate::wire::protocol::RpcError;
 
 /// How long the end of a connection may take, whatever the children or the client do. The rest of the
 /// three seconds belongs to the sweeps that follow in the binary.
-pub(super) const END: Duration = Duration::from_millis(1_600);
+pub(super) const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(1_600);
 /// How long requests that still come are taken once the connection is ending.
-const LAST_REQUESTS: Duration = Duration::from_millis(200);
+const LAST_REQUESTS_WAIT: Duration = Duration::from_millis(200);
 /// How long a client that has ended its input may leave us without room for the requests before that
-/// end. That is part of [`END`].
-pub(super) const PATIENCE: Duration = Duration::from_millis(300);
+/// end. That is part of [`SHUTDOWN_TIMEOUT`].
+pub(super) const NO_ROOM_WAIT: Duration = Duration::from_millis(300);
 /// How long a process may still be starting once the connection is ending: then it is given up, so that a
 /// program on a disk that does not answer leaves no request unanswered.
-const START_AT_END: Duration = Duration::from_millis(1_000);
+const START_AT_END_WAIT: Duration = Duration::from_millis(1_000);
 
 impl Dispatcher {
     pub(super) fn begin_end(&mut self, end: End) {
@@ -34,19 +34,19 @@ impl Dispatcher {
         log::debug!("the connection ends: {end:?}");
         self.ending = Some(end);
         let now = Instant::now();
-        self.deadline = Some(now + END);
-        self.give_up_at = Some(now + START_AT_END);
+        self.deadline = Some(now + SHUTDOWN_TIMEOUT);
+        self.give_up_at = Some(now + START_AT_END_WAIT);
         for entry in self.handles.values() {
             entry.command(Command::End);
         }
-        while let Some(start) = self.held_back.pop_front() {
+        while let Some(request) = self.held_back.pop_front() {
             let error = RpcError::invalid_request("the connection is ending");
-            self.outbox.answer(Some(start.id), Err(error));
-            self.failed(start.serial);
+            self.outbox.answer(Some(request.id), Err(error));
+            self.failed(request.serial);
         }
         // What was read before is still answered.
         self.input_open = false;
-        let enough = Instant::now() + LAST_REQUESTS;
+        let enough = Instant::now() + LAST_REQUESTS_WAIT;
         loop {
             match self.inbox.try_recv() {
                 Ok(Inbound::Message(message, _)) => self.on_message(message),

@@ -13,14 +13,14 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 
 use crate::outbox::MAX_IN_FLIGHT;
-use crate::process::stdin::{AcceptedWrite, FREE, UNANSWERED_COST, unanswered_cost};
-use crate::process::{Command, Vitals};
+use crate::process::stdin::{AcceptedWrite, FREE_STDIN_BYTES, UNANSWERED_COST_BYTES, unanswered_cost};
+use crate::process::{Command, Stats};
 use crate::sys::{Birth, EventFd};
 use crate::wire::protocol::{Request, RequestId, RpcError, SpawnParams, WriteStdinParams, code};
 
 /// Writes to one process that may wait for their answers, by what they count. Twice what can be in
 /// flight, so that it takes a process that does not read, and a client that does not await, to meet it.
-const MAX_UNANSWERED: usize = 2 * MAX_IN_FLIGHT * UNANSWERED_COST;
+const MAX_UNANSWERED_BYTES: usize = 2 * MAX_IN_FLIGHT * UNANSWERED_COST_BYTES;
 /// Handles of ended processes that are remembered, in bytes, before the first are forgotten.
 const FORGOTTEN_AT: usize = 4 * 1024;
 
@@ -28,7 +28,7 @@ const FORGOTTEN_AT: usize = 4 * 1024;
 pub(super) struct Entry {
     pub(super) serial: u64,
     pub(super) params: Arc<SpawnParams>,
-    pub(super) vitals: Arc<Vitals>,
+    pub(super) stats: Arc<Stats>,
     pub(super) inbox: Sender<Command>,
     pub(super) wake: Arc<EventFd>,
     /// While the process is being started.
@@ -70,25 +70,25 @@ impl Entry {
 /// Counts a write as pending, or refuses it where that would leave too much so. A client that awaits
 /// its answers never has more than the free amount pending, and is never refused.
 pub(super) fn accept(
-    vitals: &Arc<Vitals>,
+    stats: &Arc<Stats>,
     id: &RequestId,
     params: WriteStdinParams,
     limit: u64,
 ) -> Result<AcceptedWrite, RpcError> {
-    let unanswered = vitals.stdin_unanswered.load(Relaxed);
-    if unanswered > 0 && unanswered + unanswered_cost(id) > MAX_UNANSWERED {
+    let unanswered = stats.stdin_unanswered.load(Relaxed);
+    if unanswered > 0 && unanswered + unanswered_cost(id) > MAX_UNANSWERED_BYTES {
         return Err(RpcError::new(
             code::OVERLOADED,
             format!(
                 "too many writes to stdin wait to be answered already, the limit is {}, or \
-                 {MAX_UNANSWERED} bytes of their ids: await the answers to earlier writes",
-                MAX_UNANSWERED / UNANSWERED_COST
+                 {MAX_UNANSWERED_BYTES} bytes of their ids: await the answers to earlier writes",
+                MAX_UNANSWERED_BYTES / UNANSWERED_COST_BYTES
             ),
         ));
     }
-    let pending = vitals.stdin_pending.load(Relaxed);
+    let pending = stats.stdin_pending.load(Relaxed);
     let more = params.delta.as_ref().map_or(0, Vec::len) as u64;
-    if pending > FREE.min(limit) && pending.saturating_add(more) > limit {
+    if pending > FREE_STDIN_BYTES.min(limit) && pending.saturating_add(more) > limit {
         return Err(RpcError::new(
             code::OVERLOADED,
             format!(
@@ -97,7 +97,7 @@ pub(super) fn accept(
             ),
         ));
     }
-    Ok(AcceptedWrite::new(id, params, vitals))
+    Ok(AcceptedWrite::new(id, params, stats))
 }
 
 /// All handles of a connection.

@@ -5,9 +5,9 @@
 //! **Never:** is needed: a client may leave it out.
 
 use super::Dispatcher;
-use crate::outbox::{CHUNK, MAX_IN_FLIGHT};
-use crate::process::DRAIN;
-use crate::process::stdin::FREE;
+use crate::outbox::{CHUNK_BYTES, MAX_IN_FLIGHT};
+use crate::process::DRAIN_WAIT;
+use crate::process::stdin::FREE_STDIN_BYTES;
 use crate::sys;
 use crate::wire::protocol::{
     Guarantees, InitializeParams, InitializeReply, Limits, MAX_HANDLE_BYTES, PtySize, Reply, RpcError,
@@ -31,7 +31,7 @@ impl Dispatcher {
                 std::env::consts::ARCH,
                 params.client_info.name
             ),
-            codex_home: self.common.environment.codex_home(),
+            codex_home: self.context.environment.codex_home(),
             platform_family: std::env::consts::FAMILY.to_owned(),
             platform_os: os.to_owned(),
             server_info: ServerInfo {
@@ -43,10 +43,10 @@ impl Dispatcher {
                 max_process_handle_bytes: MAX_HANDLE_BYTES as u64,
                 default_timeout_ms: self.config.default_timeout_ms,
                 default_output_bytes_cap: self.config.default_output_bytes_cap,
-                free_pending_stdin_bytes: FREE,
+                free_pending_stdin_bytes: FREE_STDIN_BYTES,
                 max_pending_stdin_bytes: self.config.max_pending_stdin_bytes,
-                output_drain_ms: u64::try_from(DRAIN.as_millis()).unwrap_or(u64::MAX),
-                max_delta_bytes: CHUNK as u64,
+                output_drain_ms: u64::try_from(DRAIN_WAIT.as_millis()).unwrap_or(u64::MAX),
+                max_delta_bytes: CHUNK_BYTES as u64,
                 max_in_flight: MAX_IN_FLIGHT as u64,
                 default_pty_size: PtySize::default(),
             },

@@ -2,12 +2,15 @@
 //!
 //! **Thread:** the dispatcher.
 //! **Owns:** these requests, in their order.
-//! **Never:** knows what is in a list.
+//! **Never:** answers one before the spawns that were sent before it, unless these take too long.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::wire::protocol::RequestId;
+use super::handles::Entry;
+use super::{Dispatcher, WAITING_COST_BYTES};
+use crate::wire::protocol::{ListReply, ProcessInfo, Reply, RequestId};
 
 /// How long a list waits while none of the spawns before it succeeds or fails. Longer than a busy program
 /// file is retried for, because such a spawn does succeed or fail.
@@ -109,6 +112,64 @@ impl Lists {
         self.at = None;
         let waiting = std::mem::take(&mut self.waiting);
         waiting.into_iter().chain(std::mem::take(&mut self.ready))
+    }
+}
+
+impl Dispatcher {
+    /// Answers with the live processes once the spawns that were sent before have succeeded or failed, or
+    /// none of them has for [`LIST_WAIT`], as from a disk that does not answer.
+    pub(super) fn list(&mut self, id: RequestId) {
+        let now = Instant::now();
+        let starting = self.handles.values().filter(|entry| {
+            let backlog = entry.starting.as_ref();
+            backlog.is_some_and(|backlog| backlog.since + LIST_WAIT > now)
+        });
+        let spawns = starting.map(|e| e.serial).collect();
+        let list = WaitingList::new(id, spawns, now, WAITING_COST_BYTES);
+        self.waiting += list.bytes;
+        self.lists.push(list);
+        self.answer_lists();
+    }
+
+    /// Answers every list, at the end of the connection.
+    pub(super) fn answer_all_lists(&mut self) {
+        for list in self.lists.take_all() {
+            self.answer_list(list.id);
+        }
+    }
+
+    /// Answers the lists that wait for no spawn, as far as there is room.
+    pub(super) fn answer_lists(&mut self) {
+        while self.lists.has_ready() && self.outbox.has_room_for_an_answer() {
+            let Some(list) = self.lists.next_ready() else {
+                return;
+            };
+            self.waiting -= list.bytes;
+            self.answer_list(list.id);
+        }
+    }
+
+    fn answer_list(&self, id: RequestId) {
+        // A process has its pid before its spawn is answered, and its event may come after the request of
+        // a client that has read that answer.
+        let lives = |e: &Entry| e.starting.is_none() || e.stats.pid.load(Acquire) != 0;
+        let live = self.handles.values().filter(|e| lives(e));
+        let mut live: Vec<&Entry> = live.collect();
+        live.sort_by_key(|e| e.serial);
+        let processes = live.into_iter().map(|e| ProcessInfo {
+            process_handle: e.params.process_handle.clone(),
+            pid: e.stats.pid.load(Relaxed),
+            command: e.params.command.clone(),
+            cwd: e.params.cwd.clone(),
+            tty: e.params.tty,
+            started_at_ms: e.stats.started_at_ms.load(Relaxed),
+            stdout_bytes: e.stats.stdout_bytes.load(Relaxed),
+            stderr_bytes: e.stats.stderr_bytes.load(Relaxed),
+            stdin_pending_bytes: e.stats.stdin_pending.load(Relaxed),
+        });
+        let processes = processes.collect();
+        self.outbox
+            .answer(Some(id), Ok(Reply::List(ListReply { processes })));
     }
 }
 

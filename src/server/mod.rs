@@ -1,4 +1,4 @@
-//! The dispatcher: `serve`, its events, and what is done for each request.
+//! The dispatcher: `serve`, and the loop that takes requests, the events of processes and the time.
 //!
 //! **Thread:** the caller of [`serve`].
 //! **Owns:** the table of handles, and with it all that the connection has under way.
@@ -12,6 +12,7 @@ pub(crate) mod error;
 mod handles;
 mod handshake;
 mod lists;
+mod requests;
 mod spin;
 mod starting;
 pub(crate) mod transport;
@@ -19,40 +20,34 @@ mod validate;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicUsize;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 
 pub use self::config::{Config, End};
 use self::connection::{Connection, Kind};
-use self::ending::{END, PATIENCE};
+use self::ending::{NO_ROOM_WAIT, SHUTDOWN_TIMEOUT};
 use self::error::Error;
-use self::handles::{Entry, Handles, Waiting, accept};
-use self::lists::{LIST_WAIT, Lists, WaitingList};
+use self::handles::Handles;
+use self::lists::Lists;
 use self::spin::Pace;
 use self::transport::{Inbound, Transport};
 use crate::outbox::{Notice, Outbox};
-use crate::process::output::BUSY_PIPES;
-use crate::process::spawn::{Environment, Nursery};
-use crate::process::stdin::AcceptedWrite;
-use crate::process::tree::Camera;
-use crate::process::wait::Wait;
-use crate::process::{Command, Common, ProcessEvent, Start};
+use crate::process::output::MAX_BUSY_PIPES;
+use crate::process::spawn::{Environment, SpawnResources};
+use crate::process::tree::SnapshotCache;
+use crate::process::{Context, ProcessEvent, SpawnRequest};
 use crate::sys;
 use crate::wire::message::ClientMessage;
-use crate::wire::protocol::{
-    CloseOutputParams, InheritEnv, InspectParams, KillParams, ListReply, MAX_HANDLE_BYTES, ProcessInfo,
-    Reply, Request, RequestId, ResizePtyParams, RpcError, WaitParams, WriteStdinParams, shortened,
-};
-use crate::wire::signal;
+use crate::wire::protocol::InheritEnv;
 
 /// Bytes held by unfinished spawns and by the requests behind them. Above this the dispatcher takes no
 /// further request. Nothing that is yet to be read ends that waiting: a spawn succeeds or fails by itself,
 /// or, if it is held back, once the client has read what earlier processes have left.
-const MAX_WAITING: usize = 32 * 1024 * 1024;
+const MAX_WAITING_BYTES: usize = 32 * 1024 * 1024;
 /// What a request that waits costs beside its bytes.
-const WAITING_COST: usize = 256;
+const WAITING_COST_BYTES: usize = 256;
 
 /// Serves one connection on the calling thread until it ends, and says why it did.
 ///
@@ -89,6 +84,8 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
     if sys::children_are_reaped_by_the_kernel() {
         return Err(Error::children_ignored());
     }
+    // Chosen before there is a client that waits.
+    sys::backend();
     let Connection {
         kind,
         notices,
@@ -105,17 +102,19 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
     };
     let mut dispatcher = Dispatcher::new(config, inbox, notices, outbox, transport, pace);
     let mut end = dispatcher.run();
-    let mut deadline = dispatcher.deadline.unwrap_or_else(|| Instant::now() + END);
+    let mut deadline = dispatcher
+        .deadline
+        .unwrap_or_else(|| Instant::now() + SHUTDOWN_TIMEOUT);
     // A client that has its processes drained has asked for everything, and may take its time to read it.
     let patient = dispatcher.config.drain && end == End::InputEnded;
     let notices = dispatcher.notices.clone();
     let transport = dispatcher.transport.take();
-    // The last sender of the outbox: the writer comes to its end behind what is queued.
+    // The last sender of the outbox: the writer ends when it has written what is queued.
     drop(dispatcher);
     if let Some(transport) = transport {
         if patient && transport.wait_for_reader(&notices) {
             end = End::Stopped;
-            deadline = Instant::now() + END;
+            deadline = Instant::now() + SHUTDOWN_TIMEOUT;
         }
         transport.finish(deadline);
     }
@@ -151,15 +150,15 @@ struct Dispatcher {
     /// The threads of a connection that is not in memory.
     transport: Option<Transport>,
     handles: Handles,
-    common: Arc<Common>,
+    context: Arc<Context>,
     initialized: bool,
     pace: Pace,
     /// Spawns that wait until the client has read more of what earlier processes have left.
-    held_back: VecDeque<Start>,
+    held_back: VecDeque<SpawnRequest>,
     lists: Lists,
     /// Spawns that were given up, and whose threads have not said so.
     given_up: usize,
-    /// What counts against [`MAX_WAITING`].
+    /// What counts against [`MAX_WAITING_BYTES`].
     waiting: usize,
     ending: Option<End>,
     /// When what still starts is given up, once the connection is ending.
@@ -178,7 +177,7 @@ impl Dispatcher {
     ) -> Self {
         let (event_sender, events) = unbounded();
         let on_detach = config.on_detach.clone();
-        let nursery = Nursery::new(config.child_descriptor_limit);
+        let resources = SpawnResources::new(config.child_descriptor_limit);
         Dispatcher {
             config,
             inbox,
@@ -189,11 +188,11 @@ impl Dispatcher {
             outbox,
             transport,
             handles: Handles::new(),
-            common: Arc::new(Common {
+            context: Arc::new(Context {
                 environment: Environment::snapshot(),
-                nursery,
-                camera: Camera::default(),
-                busy_pipes: Arc::new(AtomicUsize::new(BUSY_PIPES)),
+                resources,
+                snapshots: SnapshotCache::default(),
+                busy_pipes: Arc::new(AtomicUsize::new(MAX_BUSY_PIPES)),
                 waits_bytes: Arc::default(),
                 on_detach,
             }),
@@ -231,7 +230,7 @@ impl Dispatcher {
                     if !self.config.drain && transport.is_some_and(Transport::input_hung_up) {
                         self.begin_end(End::InputEnded);
                         // It began when there was no room any more.
-                        self.deadline = Some(Instant::now() + END - PATIENCE);
+                        self.deadline = Some(Instant::now() + SHUTDOWN_TIMEOUT - NO_ROOM_WAIT);
                     }
                 }
                 Event::Notice(Notice::Room) => {
@@ -265,10 +264,10 @@ impl Dispatcher {
         let time = time.into_iter().flatten().min();
         let time = time.map_or_else(never, crossbeam_channel::at);
         let closed = never();
-        let room = self.waiting < MAX_WAITING && self.outbox.has_room();
+        let room = self.waiting < MAX_WAITING_BYTES && self.outbox.has_room();
         let (inbox, no_room) = match (self.input_open, room) {
             (true, true) => (&self.inbox, never()),
-            (true, false) => (&closed, crossbeam_channel::after(PATIENCE)),
+            (true, false) => (&closed, crossbeam_channel::after(NO_ROOM_WAIT)),
             (false, _) => (&closed, never()),
         };
         let (events, notices) = (&self.events, &self.notices);
@@ -317,7 +316,7 @@ impl Dispatcher {
     /// Takes the messages that are there, as far as there is room.
     fn take_waiting_messages(&mut self) {
         for _ in 0..self.inbox.len() {
-            if !self.input_open || self.waiting >= MAX_WAITING || !self.outbox.has_room() {
+            if !self.input_open || self.waiting >= MAX_WAITING_BYTES || !self.outbox.has_room() {
                 return;
             }
             match self.inbox.try_recv() {
@@ -327,200 +326,6 @@ impl Dispatcher {
                 Err(_) => return,
             }
         }
-    }
-
-    /// Takes one request that was admitted. Every way through here answers it, or hands it to what will.
-    fn on_request(&mut self, id: RequestId, request: Request) {
-        if request
-            .handle()
-            .is_some_and(|handle| handle.len() > MAX_HANDLE_BYTES)
-        {
-            let error = format!("processHandle must not be longer than {MAX_HANDLE_BYTES} bytes of UTF-8");
-            self.outbox.answer(Some(id), Err(RpcError::invalid_params(error)));
-            return;
-        }
-        if let Some(handle) = request.handle()
-            && let Some(entry) = self.handles.get_mut(handle)
-            && let Some(backlog) = &mut entry.starting
-        {
-            let bytes = WAITING_COST + id.len() + request.cost();
-            let limit = self.config.max_pending_stdin_bytes;
-            let request = match request {
-                Request::WriteStdin(params) => match accept(&entry.vitals, &id, params, limit) {
-                    Ok(write) => Waiting::Write(write),
-                    Err(error) => {
-                        self.outbox.answer(Some(id), Err(error));
-                        return;
-                    }
-                },
-                request => Waiting::Request(id, request),
-            };
-            backlog.bytes += bytes;
-            self.waiting += bytes;
-            backlog.requests.push_back(request);
-            return;
-        }
-        let result = match request {
-            Request::Spawn(params) => self.spawn(&id, params),
-            Request::WriteStdin(params) => self.write_stdin(&id, params),
-            Request::ResizePty(params) => self.resize(&id, &params),
-            Request::Kill(params) => self.kill(&id, &params),
-            Request::Inspect(params) => self.inspect(&id, &params),
-            Request::CloseOutput(params) => self.close_output(&id, &params),
-            Request::Wait(params) => self.wait(&id, params),
-            Request::List => {
-                self.list(id);
-                return;
-            }
-            Request::Initialize(params) => {
-                let reply = self.initialize(&params);
-                self.outbox.answer(Some(id), reply);
-                return;
-            }
-        };
-        if let Err(error) = result {
-            self.outbox.answer(Some(id), Err(error));
-        }
-    }
-
-    fn entry(&self, handle: &str) -> Result<&Entry, RpcError> {
-        self.handles.get(handle).ok_or_else(|| no_process(handle))
-    }
-
-    fn write_stdin(&self, id: &RequestId, params: WriteStdinParams) -> Result<(), RpcError> {
-        let entry = self.writable(
-            &params.process_handle,
-            params.delta.is_some() || params.close_stdin,
-        )?;
-        let write = accept(&entry.vitals, id, params, self.config.max_pending_stdin_bytes)?;
-        entry.command(Command::Write(write));
-        Ok(())
-    }
-
-    /// Does a write that was accepted while its process was being started.
-    fn write_accepted(&self, handle: &str, write: AcceptedWrite) {
-        match self.writable(handle, write.says_something()) {
-            Ok(entry) => entry.command(Command::Write(write)),
-            Err(error) => self.outbox.answer(Some(write.id().clone()), Err(error)),
-        }
-    }
-
-    /// The process to write to.
-    fn writable(&self, handle: &str, says_something: bool) -> Result<&Entry, RpcError> {
-        if !says_something {
-            return Err(RpcError::invalid_params(
-                "process/writeStdin requires deltaBase64 or closeStdin",
-            ));
-        }
-        let entry = self.entry(handle)?;
-        if !(entry.params.stream_stdin || entry.params.tty) {
-            return Err(RpcError::invalid_request(
-                "stdin streaming is not enabled for this process: spawn it with streamStdin",
-            ));
-        }
-        Ok(entry)
-    }
-
-    fn resize(&self, id: &RequestId, params: &ResizePtyParams) -> Result<(), RpcError> {
-        validate::pty_size(params.size)?;
-        self.entry(&params.process_handle)?.command(Command::Resize {
-            id: id.clone(),
-            size: params.size,
-        });
-        Ok(())
-    }
-
-    fn inspect(&self, id: &RequestId, params: &InspectParams) -> Result<(), RpcError> {
-        let command = Command::Inspect { id: id.clone() };
-        self.entry(&params.process_handle)?.command(command);
-        Ok(())
-    }
-
-    fn kill(&self, id: &RequestId, params: &KillParams) -> Result<(), RpcError> {
-        let signal = match &params.signal {
-            Some(name) => {
-                signal::number(name).map_err(|e| RpcError::invalid_params(format!("process/kill: {e}")))?
-            }
-            None => libc::SIGKILL,
-        };
-        self.entry(&params.process_handle)?.command(Command::Kill {
-            id: id.clone(),
-            signal,
-            grace: params.grace_ms.map(Duration::from_millis),
-        });
-        Ok(())
-    }
-
-    fn close_output(&self, id: &RequestId, params: &CloseOutputParams) -> Result<(), RpcError> {
-        self.entry(&params.process_handle)?.command(Command::CloseOutput {
-            id: id.clone(),
-            stream: params.stream,
-        });
-        Ok(())
-    }
-
-    fn wait(&self, id: &RequestId, params: WaitParams) -> Result<(), RpcError> {
-        validate::wait_params(&params)?;
-        let entry = self.entry(&params.process_handle)?;
-        let wait = Wait::new(id, params, &entry.vitals.waits, &self.common.waits_bytes)?;
-        entry.command(Command::Wait(Box::new(wait)));
-        Ok(())
-    }
-
-    /// Answers with the live processes once the spawns that were sent before have succeeded or failed, or
-    /// none of them has for [`LIST_WAIT`], as from a disk that does not answer.
-    fn list(&mut self, id: RequestId) {
-        let now = Instant::now();
-        let starting = self.handles.values().filter(|entry| {
-            let backlog = entry.starting.as_ref();
-            backlog.is_some_and(|backlog| backlog.since + LIST_WAIT > now)
-        });
-        let spawns = starting.map(|e| e.serial).collect();
-        let list = WaitingList::new(id, spawns, now, WAITING_COST);
-        self.waiting += list.bytes;
-        self.lists.push(list);
-        self.answer_lists();
-    }
-
-    /// Answers every list, at the end of the connection.
-    fn answer_all_lists(&mut self) {
-        for list in self.lists.take_all() {
-            self.answer_list(list.id);
-        }
-    }
-
-    /// Answers the lists that wait for no spawn, as far as there is room.
-    fn answer_lists(&mut self) {
-        while self.lists.has_ready() && self.outbox.has_room_for_an_answer() {
-            let Some(list) = self.lists.next_ready() else {
-                return;
-            };
-            self.waiting -= list.bytes;
-            self.answer_list(list.id);
-        }
-    }
-
-    fn answer_list(&self, id: RequestId) {
-        // A process has its pid before its spawn is answered, and its event may come after the request of
-        // a client that has read that answer.
-        let lives = |e: &Entry| e.starting.is_none() || e.vitals.pid.load(Acquire) != 0;
-        let live = self.handles.values().filter(|e| lives(e));
-        let mut live: Vec<&Entry> = live.collect();
-        live.sort_by_key(|e| e.serial);
-        let processes = live.into_iter().map(|e| ProcessInfo {
-            process_handle: e.params.process_handle.clone(),
-            pid: e.vitals.pid.load(Relaxed),
-            command: e.params.command.clone(),
-            cwd: e.params.cwd.clone(),
-            tty: e.params.tty,
-            started_at_ms: e.vitals.started_at_ms.load(Relaxed),
-            stdout_bytes: e.vitals.stdout_bytes.load(Relaxed),
-            stderr_bytes: e.vitals.stderr_bytes.load(Relaxed),
-            stdin_pending_bytes: e.vitals.stdin_pending.load(Relaxed),
-        });
-        let processes = processes.collect();
-        self.outbox
-            .answer(Some(id), Ok(Reply::List(ListReply { processes })));
     }
 
     // ---- processes ----
@@ -545,7 +350,7 @@ impl Dispatcher {
                     self.catch_up(backlog, &params.process_handle, true);
                 }
                 if let Some(entry) = self.handles.of_serial(serial)
-                    && entry.vitals.handover.done()
+                    && entry.stats.handover.done()
                 {
                     entry.wake.set();
                 }
@@ -565,7 +370,7 @@ impl Dispatcher {
                     }
                 }
                 if self.handles.is_empty() {
-                    self.common.nursery.clear();
+                    self.context.resources.clear();
                 }
                 match exited {
                     Some(exited) => {
@@ -577,34 +382,4 @@ impl Dispatcher {
             }
         }
     }
-
-    fn too_late(&self, entry: &Entry, command: Command) {
-        // The handle was live when the command came, and a later spawn may have been told so: there is
-        // no more to be done, but the process was there.
-        let (id, outcome) = match command {
-            Command::Kill { id, .. } => (id, Ok(Reply::Done)),
-            Command::Resize { id, .. } if entry.params.tty => (id, Ok(Reply::Done)),
-            Command::Wait(wait) => {
-                let (id, reply) = wait.too_late();
-                return self.outbox.answer_behind_output(id, Ok(reply));
-            }
-            Command::CloseOutput { id, .. } if !entry.params.tty => {
-                return self.outbox.answer_behind_output(id, Ok(Reply::Done));
-            }
-            Command::Resize { id, .. } | Command::Inspect { id } | Command::CloseOutput { id, .. } => {
-                (id, Err(no_process(&entry.params.process_handle)))
-            }
-            Command::Write(write) => {
-                let error = no_process(&entry.params.process_handle);
-                (write.id().clone(), Err(error))
-            }
-            Command::End => return,
-        };
-        self.outbox.answer(Some(id), outcome);
-    }
-}
-
-fn no_process(handle: &str) -> RpcError {
-    let handle = shortened(handle);
-    RpcError::invalid_request(format!("no active process for process handle {handle:?}"))
 }

@@ -18,14 +18,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a spin lasts, and how close requests have to follow each other for it.
-const WINDOW: Duration = Duration::from_micros(250);
+const SPIN_TIME: Duration = Duration::from_micros(250);
 /// How many requests in a row have to.
-const STREAK: u8 = 4;
+const STREAK_REQUESTS: u8 = 4;
 /// How long there is no spin once another thread has had the core: the first time, and at most. It
-/// doubles where it happens again within [`CALM`] requests.
-const REST: Duration = Duration::from_millis(10);
-const LONGEST_REST: Duration = Duration::from_secs(1);
-const CALM: u32 = 1_000;
+/// doubles where it happens again within [`CALM_REQUESTS`] requests.
+const FIRST_REST_TIME: Duration = Duration::from_millis(10);
+const LONGEST_REST_TIME: Duration = Duration::from_secs(1);
+const CALM_REQUESTS: u32 = 1_000;
 
 /// Whether to spin, as both threads see it.
 #[derive(Debug, Default)]
@@ -50,11 +50,11 @@ impl Spin {
             }
             thread::yield_now();
             let now = Instant::now();
-            if now - last > WINDOW {
+            if now - last > SPIN_TIME {
                 self.on.store(false, Relaxed);
                 self.disturbed.store(true, Relaxed);
             }
-            if now - begun > WINDOW {
+            if now - begun > SPIN_TIME {
                 return None;
             }
             last = now;
@@ -85,8 +85,8 @@ impl Pace {
             last: None,
             streak: 0,
             rest_until: None,
-            rest: REST,
-            calm: CALM,
+            rest: FIRST_REST_TIME,
+            calm: CALM_REQUESTS,
             allowed: allowed && thread::available_parallelism().is_ok_and(|cores| cores.get() > 1),
         }
     }
@@ -101,12 +101,12 @@ impl Pace {
         if !self.allowed {
             return;
         }
-        let close = self.last.replace(now).is_some_and(|last| now - last <= WINDOW);
+        let close = self.last.replace(now).is_some_and(|last| now - last <= SPIN_TIME);
         self.streak = if close { self.streak.saturating_add(1) } else { 0 };
         if self.spin.disturbed.swap(false, Relaxed) {
-            self.rest = match self.calm < CALM {
-                true => LONGEST_REST.min(self.rest * 2),
-                false => REST,
+            self.rest = match self.calm < CALM_REQUESTS {
+                true => LONGEST_REST_TIME.min(self.rest * 2),
+                false => FIRST_REST_TIME,
             };
             self.rest_until = Some(now + self.rest);
             self.calm = 0;
@@ -115,7 +115,9 @@ impl Pace {
         if rested {
             self.calm = self.calm.saturating_add(1);
         }
-        self.spin.on.store(rested && self.streak >= STREAK, Relaxed);
+        self.spin
+            .on
+            .store(rested && self.streak >= STREAK_REQUESTS, Relaxed);
     }
 
     /// Waits awake until `ready` for a moment, if that is worth it.
@@ -150,18 +152,18 @@ mod tests {
 
     #[test]
     fn requests_have_to_follow_each_other_closely_and_several_times() {
-        assert!(!spins(&after(1, WINDOW).0));
-        assert!(!spins(&after(u32::from(STREAK), WINDOW).0));
-        assert!(spins(&after(u32::from(STREAK) + 1, WINDOW).0));
-        assert!(!spins(&after(100, WINDOW * 2).0));
+        assert!(!spins(&after(1, SPIN_TIME).0));
+        assert!(!spins(&after(u32::from(STREAK_REQUESTS), SPIN_TIME).0));
+        assert!(spins(&after(u32::from(STREAK_REQUESTS) + 1, SPIN_TIME).0));
+        assert!(!spins(&after(100, SPIN_TIME * 2).0));
     }
 
     #[test]
     fn a_pause_ends_it() {
-        let (mut pace, last) = after(100, WINDOW);
-        pace.request(last + WINDOW * 2);
+        let (mut pace, last) = after(100, SPIN_TIME);
+        pace.request(last + SPIN_TIME * 2);
         assert!(!spins(&pace));
-        let (pace, _) = after(100, WINDOW);
+        let (pace, _) = after(100, SPIN_TIME);
         pace.wait(|| false);
         assert!(!spins(&pace));
     }
@@ -179,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_spin_ends_with_what_it_waits_for() {
-        let (pace, _) = after(100, WINDOW);
+        let (pace, _) = after(100, SPIN_TIME);
         let mut turns = 0;
         let ready = pace.spin().wait(|| {
             turns += 1;
@@ -191,37 +193,41 @@ mod tests {
 
     #[test]
     fn a_core_that_others_want_is_left_to_them_for_longer_and_longer() {
-        let (mut pace, mut now) = after(100, WINDOW);
+        let (mut pace, mut now) = after(100, SPIN_TIME);
         let mut rests = Vec::new();
         for _ in 0..10 {
             assert!(spins(&pace));
             pace.spin().wait(|| {
-                thread::sleep(WINDOW * 2);
+                thread::sleep(SPIN_TIME * 2);
                 None::<()>
             });
             assert!(!spins(&pace));
             let begun = now;
             while !spins(&pace) {
-                now += WINDOW;
+                now += SPIN_TIME;
                 pace.request(now);
             }
             rests.push(now - begun);
         }
-        assert!(rests[0] >= REST && rests[0] <= REST + WINDOW * 2);
-        assert!(rests.is_sorted() && rests[9] >= LONGEST_REST && rests[9] <= LONGEST_REST + WINDOW * 2);
+        assert!(rests[0] >= FIRST_REST_TIME && rests[0] <= FIRST_REST_TIME + SPIN_TIME * 2);
+        assert!(
+            rests.is_sorted()
+                && rests[9] >= LONGEST_REST_TIME
+                && rests[9] <= LONGEST_REST_TIME + SPIN_TIME * 2
+        );
         // It is forgotten.
-        for _ in 0..CALM {
-            now += WINDOW;
+        for _ in 0..CALM_REQUESTS {
+            now += SPIN_TIME;
             pace.request(now);
         }
         pace.spin.disturbed.store(true, Relaxed);
-        now += WINDOW;
+        now += SPIN_TIME;
         pace.request(now);
         assert!(!spins(&pace));
-        pace.request(now + REST);
+        pace.request(now + FIRST_REST_TIME);
         assert_eq!(pace.streak, 0, "a pause of its own");
-        for n in 1..=u32::from(STREAK) {
-            pace.request(now + REST + WINDOW * n);
+        for n in 1..=u32::from(STREAK_REQUESTS) {
+            pace.request(now + FIRST_REST_TIME + SPIN_TIME * n);
         }
         assert!(spins(&pace));
     }

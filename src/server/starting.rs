@@ -12,20 +12,20 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::unbounded;
 
 use super::handles::{Backlog, Entry, Waiting};
-use super::{Dispatcher, WAITING_COST, validate};
+use super::{Dispatcher, WAITING_COST_BYTES, validate};
 use crate::process::keep::Keep;
-use crate::process::{self, Start, Vitals, spawn};
+use crate::process::{self, SpawnRequest, Stats, spawn};
 use crate::sys::{self, Birth, EventFd};
 use crate::wire::methods::Params as _;
 use crate::wire::protocol::{Request, RequestId, RpcError, SpawnParams, Stage, shortened};
 
 /// A process thread's stack. It is only touched as far as it is used; measured depth is under 16 KiB.
-const STACK: usize = 128 * 1024;
+const PROCESS_STACK_BYTES: usize = 128 * 1024;
 
 impl Dispatcher {
     pub(super) fn spawn(&mut self, id: &RequestId, params: SpawnParams) -> Result<(), RpcError> {
         validate::spawn_params(&params)?;
-        let bytes = WAITING_COST + id.len() + params.cost();
+        let bytes = WAITING_COST_BYTES + id.len() + params.cost();
         if self.ending.is_some() {
             return Err(RpcError::invalid_request("the connection is ending"));
         }
@@ -41,9 +41,9 @@ impl Dispatcher {
         let serial = self.handles.next_serial();
         let (inbox_sender, inbox) = unbounded();
         let params = Arc::new(params);
-        let vitals = Arc::new(Vitals::default());
+        let stats = Arc::new(Stats::default());
         let birth = Arc::new(Birth::new());
-        let start = Start {
+        let request = SpawnRequest {
             serial,
             id: id.clone(),
             handle: Arc::clone(&handle),
@@ -63,8 +63,8 @@ impl Dispatcher {
             birth: Arc::clone(&birth),
             inbox,
             wake: Arc::clone(&wake),
-            vitals: Arc::clone(&vitals),
-            common: Arc::clone(&self.common),
+            stats: Arc::clone(&stats),
+            context: Arc::clone(&self.context),
             outbox: self.outbox.clone(),
             events: self.event_sender.clone(),
         };
@@ -74,7 +74,7 @@ impl Dispatcher {
         let entry = Entry {
             serial,
             params,
-            vitals,
+            stats,
             inbox: inbox_sender,
             wake,
             starting: Some(Backlog {
@@ -86,7 +86,7 @@ impl Dispatcher {
             }),
         };
         self.handles.add(handle, entry);
-        self.held_back.push_back(start);
+        self.held_back.push_back(request);
         self.launch();
         Ok(())
     }
@@ -94,11 +94,13 @@ impl Dispatcher {
     /// Starts the threads of what is to be spawned, as far as there is room for what it may print.
     pub(super) fn launch(&mut self) {
         while !self.held_back.is_empty() && self.outbox.has_room_for_a_process() {
-            let Some(start) = self.held_back.pop_front() else {
+            let Some(request) = self.held_back.pop_front() else {
                 return;
             };
-            let (serial, id, params) = (start.serial, start.id.clone(), Arc::clone(&start.params));
-            let thread = sys::start_thread(&format!("proc-{serial}"), STACK, move || process::run(start));
+            let (serial, id, params) = (request.serial, request.id.clone(), Arc::clone(&request.params));
+            let thread = sys::start_thread(&format!("proc-{serial}"), PROCESS_STACK_BYTES, move || {
+                process::run(request)
+            });
             if let Err(error) = thread {
                 let error = spawn::failure(&params, Stage::Thread, sys::START_THREAD, error);
                 self.outbox.answer(Some(id), Err(error));

@@ -14,18 +14,18 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
 use crate::outbox::{NoMessage, Notice, Outbox, OutboxReceiver, outbox};
-use crate::server::connection::{INBOX, Io};
+use crate::server::connection::{INBOX_MESSAGES, Io};
 use crate::server::error::Error;
 use crate::server::spin::Spin;
-use crate::sys::{self, EventFd, Interest};
+use crate::sys::{self, EventFd, PollFd};
 use crate::wire::framing::{self, Frame, Frames};
 use crate::wire::message::{self, ClientMessage};
 
 /// The encode buffer is written out when it holds this much, or when there is nothing to add.
-const BATCH: usize = 64 * 1024;
-/// The pipe from the client, and the one to it, is asked to hold this much once it has carried [`BUSY`].
-const PIPE: libc::c_int = 256 * 1024;
-const BUSY: u64 = 1024 * 1024;
+const BATCH_BYTES: usize = 64 * 1024;
+/// The pipe from the client, and the one to it, is asked to hold this much once it has carried [`BUSY_AFTER_BYTES`].
+const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
+const BUSY_AFTER_BYTES: u64 = 1024 * 1024;
 
 /// What comes from the client.
 // There is one OutputGone a connection, so its size does not matter.
@@ -62,7 +62,7 @@ impl Transport {
     ) -> Result<(Receiver<Inbound>, Outbox, Transport), Error> {
         let (reader, writer, wake_reader) = io.open().map_err(Error::stdio)?;
         let dialect = Arc::new(Dialect::default());
-        let (inbox_sender, inbox) = bounded(INBOX);
+        let (inbox_sender, inbox) = bounded(INBOX_MESSAGES);
         let (outbox, receiver) = outbox(notify.clone());
         let (done, writer_done) = bounded(1);
         {
@@ -88,7 +88,7 @@ impl Transport {
     }
 
     /// Waits for what is queued to be written, however long the client takes to read it, as any program
-    /// waits for the reader of its pipe. Where the client goes away, the writer comes to its end as well.
+    /// waits for the reader of its pipe. Where the client goes away, the writer ends as well.
     /// Whether the wait was ended by [`Stopper::stop`](crate::Stopper::stop).
     pub(crate) fn wait_for_reader(&self, notices: &Receiver<Notice>) -> bool {
         loop {
@@ -127,7 +127,7 @@ impl Transport {
 }
 
 fn thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-    sys::start_thread(name, sys::STACK, body)
+    sys::start_thread(name, sys::THREAD_STACK_BYTES, body)
         .map(drop)
         .map_err(|e| Error::thread(name, e))
 }
@@ -227,7 +227,7 @@ fn write_messages(
     spin: &Spin,
 ) {
     sys::block_signals_for_this_thread();
-    let mut buffer = Vec::with_capacity(2 * BATCH);
+    let mut buffer = Vec::with_capacity(2 * BATCH_BYTES);
     let mut gone = false;
     loop {
         let next = match outbox.try_next() {
@@ -249,7 +249,7 @@ fn write_messages(
                     }
                 }
                 taken.recycle();
-                if buffer.len() < BATCH {
+                if buffer.len() < BATCH_BYTES {
                     continue;
                 }
             }
@@ -263,8 +263,8 @@ fn write_messages(
             outbox.output_gone();
         }
         buffer.clear();
-        if buffer.capacity() > 8 * BATCH {
-            buffer.shrink_to(2 * BATCH);
+        if buffer.capacity() > 8 * BATCH_BYTES {
+            buffer.shrink_to(2 * BATCH_BYTES);
         }
     }
 }
@@ -284,8 +284,8 @@ impl Wake {
     pub(crate) fn output_hangs_up(&self) -> bool {
         loop {
             let mut interests = [
-                Interest::hangup(io::stdout().as_raw_fd()),
-                Interest::read(self.0.raw()),
+                PollFd::hangup(io::stdout().as_raw_fd()),
+                PollFd::read(self.0.raw()),
             ];
             if sys::poll(&mut interests, None).is_err() || interests[1].readable() {
                 return false;
@@ -299,7 +299,7 @@ impl Wake {
 
 /// Whether descriptor 0 has lost its last writer, even if some of its input has not been read yet.
 pub(crate) fn stdin_hung_up() -> bool {
-    let mut interest = [Interest::hangup(io::stdin().as_raw_fd())];
+    let mut interest = [PollFd::hangup(io::stdin().as_raw_fd())];
     sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].hung_up()
 }
 
@@ -333,9 +333,9 @@ impl Traffic {
     fn carried(&mut self, n: usize, fd: BorrowedFd<'_>) {
         let before = self.0;
         self.0 += n as u64;
-        if before < BUSY && self.0 >= BUSY {
+        if before < BUSY_AFTER_BYTES && self.0 >= BUSY_AFTER_BYTES {
             // Refused where the user's pipes hold too much already; then it is slower.
-            let _ = sys::set_pipe_size(fd, PIPE);
+            let _ = sys::set_pipe_size(fd, BUSY_PIPE_BYTES);
         }
     }
 }
@@ -353,9 +353,9 @@ impl Read for StdioReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let mut interests = [
-                Interest::read(self.input.as_raw_fd()),
-                Interest::hangup(self.output.as_raw_fd()),
-                Interest::read(self.wake.raw()),
+                PollFd::read(self.input.as_raw_fd()),
+                PollFd::hangup(self.output.as_raw_fd()),
+                PollFd::read(self.wake.raw()),
             ];
             sys::poll(&mut interests, None)?;
             let [input, output, wake] = interests;
@@ -395,7 +395,7 @@ impl Write for StdioWriter {
         loop {
             match sys::write(self.fd(), bytes) {
                 Err(e) if would_block(&e) => {
-                    sys::poll(&mut [Interest::write(self.output.as_raw_fd())], None)?;
+                    sys::poll(&mut [PollFd::write(self.output.as_raw_fd())], None)?;
                 }
                 Ok(n) => {
                     self.traffic.carried(n, self.output.as_fd());

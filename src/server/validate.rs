@@ -2,7 +2,7 @@
 //!
 //! **Thread:** the dispatcher.
 //! **Owns:** nothing.
-//! **Never:** asks the system, which may take its time.
+//! **Never:** asks the system, which may take long.
 
 use crate::wire::output::{MAX_CONDITIONS, MAX_PATTERN_BYTES};
 use crate::wire::protocol::{

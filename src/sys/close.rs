@@ -8,9 +8,11 @@ use std::io;
 use std::os::fd::RawFd;
 
 use super::descriptors::descriptor_limit;
+#[cfg(target_os = "linux")]
 use super::error::{check, check_size, may_be_refused};
 
 /// Gives the calling thread a table of descriptors of its own, in which there is nothing above 2.
+#[cfg(target_os = "linux")]
 pub(crate) fn leave_table_of_descriptors() -> io::Result<()> {
     // SAFETY: closes only what this thread has got a copy of.
     let left = check_size(unsafe { close_range(3, libc::CLOSE_RANGE_UNSHARE) });
@@ -25,11 +27,17 @@ pub(crate) fn leave_table_of_descriptors() -> io::Result<()> {
     }
 }
 
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn leave_table_of_descriptors() -> io::Result<()> {
+    Err(super::error::unsupported())
+}
+
 /// Closes `first` and all above it.
 ///
 /// # Safety
 ///
-/// Nobody relies on what is closed.
+/// No other code may rely on what is closed.
+#[cfg(target_os = "linux")]
 pub(super) unsafe fn close_range(first: libc::c_uint, flags: libc::c_uint) -> libc::ssize_t {
     // SAFETY: no memory is involved; the rest is the caller's. Not every C library has a function for it.
     unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) as libc::ssize_t }
@@ -38,23 +46,12 @@ pub(super) unsafe fn close_range(first: libc::c_uint, flags: libc::c_uint) -> li
 /// As far as numbers are closed one by one where nothing tells which are open.
 const LAST_CLOSED: RawFd = 65_535;
 
-/// Closes every descriptor above `last` in a table that nobody else uses: those that `/proc` lists, or
+/// Closes every descriptor above `last` in a table that no other thread uses: those that `/proc` lists, or
 /// else as many numbers as there may be. Makes system calls and nothing else, for a child that
 /// shares our memory.
 pub(super) fn close_all_above(last: RawFd) {
-    // SAFETY: a NUL-terminated string.
-    let list = unsafe {
-        libc::open(
-            c"/proc/self/fd".as_ptr(),
-            libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC,
-        )
-    };
-    let listed = list >= 0 && close_listed_above(last, list);
-    if list > last {
-        // SAFETY: opened here.
-        unsafe { libc::close(list) };
-    }
-    if listed {
+    #[cfg(target_os = "linux")]
+    if close_listed_above(last) {
         return;
     }
     let limit = descriptor_limit().map_or(LAST_CLOSED, |limit| {
@@ -68,8 +65,27 @@ pub(super) fn close_all_above(last: RawFd) {
     }
 }
 
+/// Closes what `/proc` lists above `last`; whether it could be read.
+#[cfg(target_os = "linux")]
+fn close_listed_above(last: RawFd) -> bool {
+    // SAFETY: a NUL-terminated string.
+    let list = unsafe {
+        libc::open(
+            c"/proc/self/fd".as_ptr(),
+            libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC,
+        )
+    };
+    let listed = list >= 0 && close_named_above(last, list);
+    if list > last {
+        // SAFETY: opened here.
+        unsafe { libc::close(list) };
+    }
+    listed
+}
+
 /// Closes what the directory `list` names above `last`, but for itself; whether it could be read.
-fn close_listed_above(last: RawFd, list: RawFd) -> bool {
+#[cfg(target_os = "linux")]
+fn close_named_above(last: RawFd, list: RawFd) -> bool {
     // Each entry: inode, offset, its own length, type, then its name, which ends in NUL.
     const LENGTH: usize = 16;
     const NAME: usize = 19;

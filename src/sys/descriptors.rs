@@ -8,22 +8,20 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use super::error::{check, check_size, may_be_refused};
+#[cfg(not(target_vendor = "apple"))]
+use super::error::may_be_refused;
+#[cfg(feature = "cli")]
+use super::error::named;
+#[cfg(not(target_os = "linux"))]
+use super::error::unsupported;
+use super::error::{check, check_size};
 
 /// A pipe, reading end first. Both ends are closed on exec and numbered above 2,
 /// so that no child gets one by accident and none collides with what a child is given.
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0; 2];
-    // SAFETY: `ends` has room for the two descriptors that pipe2 writes.
-    let made = check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) });
-    let without_flags = match made {
-        Err(error) if may_be_refused(&error) => {
-            pipe_without_flags(&mut ends).map_err(|_| error)?;
-            true
-        }
-        made => made.map(|_| false)?,
-    };
-    // SAFETY: the call succeeded, so both are open and belong to nobody else.
+    let without_flags = make_pipe(&mut ends)?;
+    // SAFETY: the call succeeded, so both are open, and nothing else owns them.
     let (reader, writer) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
     if without_flags {
         // A program that the embedding program starts at this moment may get a copy; ours do not,
@@ -34,13 +32,26 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((above_stdio(reader)?, above_stdio(writer)?))
 }
 
+/// Whether they still have to be made ones that are closed on exec.
+fn make_pipe(ends: &mut [RawFd; 2]) -> io::Result<bool> {
+    #[cfg(not(target_vendor = "apple"))]
+    // SAFETY: `ends` has room for the two descriptors that pipe2 writes.
+    match check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }) {
+        Err(error) if may_be_refused(&error) => pipe_without_flags(ends).map_err(|_| error)?,
+        made => return made.map(|_| false),
+    }
+    #[cfg(target_vendor = "apple")]
+    pipe_without_flags(ends)?;
+    Ok(true)
+}
+
 /// The older call, where the machine has one. The C library may make the newer of it.
 fn pipe_without_flags(ends: &mut [RawFd; 2]) -> io::Result<()> {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     // SAFETY: `ends` has room for the two descriptors.
     return check_size(unsafe { libc::syscall(libc::SYS_pipe, ends.as_mut_ptr()) as libc::ssize_t })
         .map(drop);
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
     // SAFETY: as above.
     check(unsafe { libc::pipe(ends.as_mut_ptr()) }).map(drop)
 }
@@ -50,6 +61,17 @@ pub(crate) fn set_close_on_exec(fd: &OwnedFd) -> io::Result<()> {
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
 }
 
+/// Fails where nothing can be closed. No wait ends there: the C library may wait for ever for
+/// the end of a pipe whose other end it cannot close.
+#[cfg(feature = "cli")]
+pub(crate) fn can_close() -> io::Result<()> {
+    // SAFETY: there is no such descriptor.
+    match check(unsafe { libc::close(-1) }) {
+        Err(error) if error.raw_os_error() != Some(libc::EBADF) => Err(named("close")(error)),
+        _ => Ok(()),
+    }
+}
+
 /// The same open file under a number above 2.
 pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 {
@@ -57,14 +79,14 @@ pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: plain fcntl on a descriptor we own; the result is checked before it is taken.
     let moved = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) })?;
-    // SAFETY: fcntl returned a new descriptor that belongs to nobody else.
+    // SAFETY: fcntl returned a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(moved) })
 }
 
 pub(super) fn open(path: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: `path` is a NUL-terminated string; no mode is needed without O_CREAT.
     let fd = check(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) })?;
-    // SAFETY: open returned a new descriptor that belongs to nobody else.
+    // SAFETY: open returned a new descriptor that nothing else owns.
     above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -84,10 +106,16 @@ pub(crate) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
 }
 
-/// Asks for a pipe that holds `bytes`; fails on what is no pipe and where the user's share is used up.
+/// Asks for a pipe that holds `bytes`; fails on what is not a pipe and where the user's share is used up.
 pub(crate) fn set_pipe_size(fd: BorrowedFd<'_>, bytes: libc::c_int) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
     // SAFETY: plain fcntl on an open descriptor.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) }).map(drop)
+    return check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) }).map(drop);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (fd, bytes);
+        Err(unsupported())
+    }
 }
 
 /// Whether so many descriptors can be opened now.
@@ -136,6 +164,18 @@ pub(super) fn descriptor_limit() -> io::Result<libc::rlimit> {
     limit_of(libc::RLIMIT_NOFILE as _)
 }
 
+/// A limit, whose width and sign differ between systems.
+#[allow(clippy::unnecessary_cast)]
+pub(super) fn as_u64(limit: libc::rlim_t) -> u64 {
+    limit as u64
+}
+
+/// `soft`, and no more than `hard`.
+#[allow(clippy::unnecessary_cast)]
+pub(super) fn at_most(soft: u64, hard: libc::rlim_t) -> libc::rlim_t {
+    as_u64(hard).min(soft) as libc::rlim_t
+}
+
 pub(super) fn limit_of(resource: libc::c_int) -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -160,7 +200,7 @@ pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: an initialised struct.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
-    Ok(before)
+    Ok(as_u64(before))
 }
 
 #[cfg(feature = "cli")]

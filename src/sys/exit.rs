@@ -1,61 +1,45 @@
 //! The end of a child: being told of it, and reaping.
 //!
-//! **Thread:** the caller's; and `exit`, which waits for a child where pidfds are refused.
+//! **Thread:** the caller's.
 //! **Owns:** nothing.
 //! **Never:** reaps a child of another thread.
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use super::Pid;
-use super::descriptors::pipe;
-use super::error::{check, check_size, may_be_refused};
-use super::pidfd::pidfd_open;
+use super::error::check;
+#[cfg(target_os = "linux")]
+use super::error::{check_size, may_be_refused};
 use super::poll::readable_by;
-use super::signals::block_signals_for_this_thread;
-use super::threads::{SMALL_STACK, start_thread};
+use super::{Pid, end_of_child};
 
-/// Waits until a child that nobody has waited for has ended, but not past `deadline`; whether it has.
+/// Only the children of the calling thread. Elsewhere no thread has children of its own.
+#[cfg(target_os = "linux")]
+const OWN_CHILDREN: libc::c_int = libc::__WNOTHREAD;
+#[cfg(not(target_os = "linux"))]
+const OWN_CHILDREN: libc::c_int = 0;
+
+/// Waits until a child that has not been waited for has ended, but not past `deadline`; whether it has.
 pub(crate) fn ends_by(child: &Child, deadline: Instant) -> io::Result<bool> {
     let pid = Pid::try_from(child.id()).map_err(io::Error::other)?;
     readable_by(&end_of_child(pid)?, deadline)
 }
 
-/// What becomes readable once the child `pid` has ended, and stays so. Nobody may reap it before.
-///
-/// A pidfd; where the system has none, or does not allow them, a pipe that a thread lets go of when
-/// the child has ended.
-pub(super) fn end_of_child(pid: Pid) -> io::Result<OwnedFd> {
-    match pidfd_open(pid) {
-        Err(error) if may_be_refused(&error) => {}
-        opened => return opened,
-    }
-    let (reader, writer) = pipe()?;
-    let id = libc::id_t::try_from(pid).map_err(io::Error::other)?;
-    start_thread("exit", SMALL_STACK, move || {
-        block_signals_for_this_thread();
-        let options = libc::WEXITED | libc::WNOWAIT;
-        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-        // SAFETY: `info` is valid for writes, and nobody is reaped. What fails for another reason than
-        // a signal would fail again: whoever waits then finds out by reaping.
-        while unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), options) } != 0
-            && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
-        {}
-        drop(writer);
-    })?;
-    Ok(reader)
+/// A pid as `waitid` takes it, whose width and sign differ between systems.
+#[allow(clippy::unnecessary_fallible_conversions)]
+fn id_of(pid: Pid) -> libc::id_t {
+    libc::id_t::try_from(pid).unwrap_or_default()
 }
 
 /// Whether `pid` is a child of the calling thread that has not been reaped. Asks the kernel itself, so
 /// it works without `/proc`. No other thread can reap such a child, so its pid means it until we do.
 pub(crate) fn is_child(pid: Pid) -> bool {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WNOTHREAD;
-    // SAFETY: `info` is valid for writes, and nobody is reaped.
-    unsafe { libc::waitid(libc::P_PID, pid.unsigned_abs(), info.as_mut_ptr(), options) == 0 }
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | OWN_CHILDREN;
+    // SAFETY: `info` is valid for writes, and nothing is reaped.
+    unsafe { libc::waitid(libc::P_PID, id_of(pid), info.as_mut_ptr(), options) == 0 }
 }
 
 /// How a child ended.
@@ -95,6 +79,9 @@ pub(crate) struct Usage {
     pub(crate) max_rss_bytes: u64,
 }
 
+/// What a resident size is counted in.
+const RSS_UNIT_BYTES: u64 = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
+
 /// Reaps a child of ours; `None` while it lives, or while a tracer holds it, which gets the end of a
 /// process before its parent does.
 pub(crate) fn try_reap(pid: Pid) -> io::Result<Option<(Status, Usage)>> {
@@ -107,12 +94,12 @@ pub(crate) fn try_reap(pid: Pid) -> io::Result<Option<(Status, Usage)>> {
         Usage {
             user: duration(usage.ru_utime),
             system: duration(usage.ru_stime),
-            max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+            max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * RSS_UNIT_BYTES,
         },
     )))
 }
 
-/// `wait4`; with `WNOHANG`, the pid is 0 if nobody has ended. Never fails with `EINTR`.
+/// `wait4`; with `WNOHANG`, the pid is 0 if no child has ended. Never fails with `EINTR`.
 fn wait(pid: Pid, options: libc::c_int) -> io::Result<(Pid, Status, libc::rusage)> {
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
@@ -121,6 +108,7 @@ fn wait(pid: Pid, options: libc::c_int) -> io::Result<(Pid, Status, libc::rusage
         let waited = check(unsafe { libc::wait4(pid, &mut status, options, usage.as_mut_ptr()) });
         let (pid, status) = match waited {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            #[cfg(target_os = "linux")]
             Err(error) if may_be_refused(&error) => {
                 wait_by_id(pid, options, &mut usage).map_err(|_| error)?
             }
@@ -132,6 +120,7 @@ fn wait(pid: Pid, options: libc::c_int) -> io::Result<(Pid, Status, libc::rusage
 }
 
 /// The same by `waitid`, whose system call tells the usage as well.
+#[cfg(target_os = "linux")]
 fn wait_by_id(
     pid: Pid,
     options: libc::c_int,
@@ -177,18 +166,24 @@ fn duration(time: libc::timeval) -> Duration {
 /// Reaps a child of the calling thread that has ended, if there is one. Those of other threads are
 /// for these to reap.
 pub(crate) fn reap_any() -> Option<(Pid, Status)> {
-    let (pid, status, _) = wait(-1, libc::WNOHANG | libc::__WNOTHREAD).ok()?;
+    if OWN_CHILDREN == 0 {
+        return None;
+    }
+    let (pid, status, _) = wait(-1, libc::WNOHANG | OWN_CHILDREN).ok()?;
     (pid > 0).then_some((pid, status))
 }
 
 #[cfg(feature = "cli")]
 /// Whether the calling thread has children, ended ones included. To the main thread of a subreaper,
-/// none means that there is nobody below it but the children of other threads and what has those
+/// none means that there is nothing below it but the children of other threads and what has those
 /// above it.
 pub(crate) fn has_children() -> bool {
+    if OWN_CHILDREN == 0 {
+        return false;
+    }
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WNOTHREAD;
-    // SAFETY: `info` is valid for writes, and nobody is reaped.
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | OWN_CHILDREN;
+    // SAFETY: `info` is valid for writes, and nothing is reaped.
     unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) == 0 }
 }
 
@@ -196,10 +191,10 @@ pub(crate) fn has_children() -> bool {
 /// Whether a child of the calling thread has ended, and waits to be reaped.
 pub(crate) fn has_ended(pid: Pid) -> bool {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WNOTHREAD;
-    // SAFETY: `info` is valid for writes, and nobody is reaped. It stays zero if nothing has ended.
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | OWN_CHILDREN;
+    // SAFETY: `info` is valid for writes, and nothing is reaped. It stays zero if nothing has ended.
     unsafe {
-        libc::waitid(libc::P_PID, pid.unsigned_abs(), info.as_mut_ptr(), options) == 0
+        libc::waitid(libc::P_PID, id_of(pid), info.as_mut_ptr(), options) == 0
             && info.assume_init().si_pid() == pid
     }
 }
@@ -211,7 +206,7 @@ pub(crate) fn stopped_or_continued(pid: Pid) -> Option<bool> {
     let options = libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG;
     // SAFETY: `info` is valid for writes. It stays zero if nothing has happened.
     let info = unsafe {
-        (libc::waitid(libc::P_PID, pid.unsigned_abs(), info.as_mut_ptr(), options) == 0)
+        (libc::waitid(libc::P_PID, id_of(pid), info.as_mut_ptr(), options) == 0)
             .then(|| info.assume_init())?
     };
     match info.si_code {
@@ -224,15 +219,15 @@ pub(crate) fn stopped_or_continued(pid: Pid) -> Option<bool> {
 #[cfg(all(test, feature = "cli"))]
 mod tests {
     use super::*;
-    use crate::sys::{Interest, poll};
+    use crate::sys::{PollFd, pidfd_open, poll};
     use std::os::fd::AsRawFd;
 
-    /// Whoever reaps it could free its pid while the thread that owns it still signals that.
+    /// Reaping it could free its pid while the thread that owns it still signals that.
     #[test]
-    fn nobody_reaps_the_child_of_another_thread() {
+    fn a_child_of_another_thread_is_not_reaped() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pidfd = pidfd_open(child.id().cast_signed()).unwrap();
-        poll(&mut [Interest::read(pidfd.as_raw_fd())], None).unwrap();
+        poll(&mut [PollFd::read(pidfd.as_raw_fd())], None).unwrap();
         let (reaped, children) = std::thread::scope(|scope| {
             let stranger = scope.spawn(|| (reap_any(), has_children()));
             stranger.join().unwrap()

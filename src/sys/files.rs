@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::descriptors::{above_stdio, open};
-use super::error::{check, check_size, is_refused, may_be_refused};
+use super::error::{check, is_refused, may_be_refused};
 
 /// A program's file for reading, `path` relative to `directory`.
 pub(crate) fn open_program(directory: Option<&OwnedFd>, path: &CStr) -> io::Result<OwnedFd> {
@@ -18,13 +18,18 @@ pub(crate) fn open_program(directory: Option<&OwnedFd>, path: &CStr) -> io::Resu
     let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
     // SAFETY: `path` is a NUL-terminated string; no mode is needed without O_CREAT.
     let fd = check(unsafe { libc::openat(at, path.as_ptr(), flags) })?;
-    // SAFETY: openat returned a new descriptor that belongs to nobody else.
+    // SAFETY: openat returned a new descriptor that nothing else owns.
     above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A directory that can be entered.
 pub(crate) fn open_directory(path: &CStr) -> io::Result<OwnedFd> {
-    let directory = open(path, libc::O_PATH | libc::O_DIRECTORY)?;
+    #[cfg(not(target_vendor = "apple"))]
+    let way = libc::O_PATH;
+    // It has no way to open a directory that cannot be read.
+    #[cfg(target_vendor = "apple")]
+    let way = libc::O_RDONLY;
+    let directory = open(path, way | libc::O_DIRECTORY)?;
     // O_PATH asks for no permission on the directory itself, and fchdir does; ask now, while the
     // error can still be told apart from the program's own.
     can_access(Some(&directory), c".", libc::X_OK)?;
@@ -62,14 +67,17 @@ fn can_access(directory: Option<&OwnedFd>, path: &CStr, mode: libc::c_int) -> io
         Err(error) if may_be_refused(&error) => error,
         asked => return asked,
     };
+    #[cfg(target_os = "linux")]
     // SAFETY: these cannot fail.
     let ids_are_one = unsafe { libc::getuid() == libc::geteuid() && libc::getgid() == libc::getegid() };
+    #[cfg(target_os = "linux")]
     if ids_are_one {
         // The call without flags is older, and asks by the real ids.
         // SAFETY: `path` is a NUL-terminated string.
-        let asked = check_size(
-            unsafe { libc::syscall(libc::SYS_faccessat, at, path.as_ptr(), mode) } as libc::ssize_t,
-        );
+        let asked =
+            super::error::check_size(
+                unsafe { libc::syscall(libc::SYS_faccessat, at, path.as_ptr(), mode) } as libc::ssize_t,
+            );
         match asked {
             Err(error) if is_refused(&error) => {}
             asked => return asked.map(drop),

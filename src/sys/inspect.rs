@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::time::Duration;
 
 use super::error::check;
-use super::{Interest, Pid, poll, readable_bytes, terminal_settings};
+use super::{Pid, PollFd, poll, readable_bytes, terminal_settings};
 
 /// How much of one file in `/proc` is read. The longest are the interests of an epoll.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
@@ -24,7 +24,11 @@ const MAX_POLLED: usize = 4_096;
 /// The number of `io_pgetevents`, which the C library's bindings do not have.
 #[cfg(target_arch = "x86_64")]
 const IO_PGETEVENTS: libc::c_long = 333;
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "x86")]
+const IO_PGETEVENTS: libc::c_long = 385;
+#[cfg(target_arch = "arm")]
+const IO_PGETEVENTS: libc::c_long = 399;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "x86", target_arch = "arm")))]
 const IO_PGETEVENTS: libc::c_long = 292;
 /// The major number of the slaves of Unix98 terminals, all of which Linux has under one.
 const UNIX98_SLAVES: u32 = 136;
@@ -109,13 +113,14 @@ pub(crate) enum Input {
 /// # Errors
 ///
 /// Where it cannot be asked.
+#[allow(clippy::unnecessary_cast)]
 pub(crate) fn pipe_input(writer: &OwnedFd) -> io::Result<Input> {
     let mut file = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: there is room for the one result.
     check(unsafe { libc::fstat(writer.as_raw_fd(), file.as_mut_ptr()) })?;
     Ok(Input::Pipe {
         // SAFETY: the call succeeded and filled it.
-        inode: unsafe { file.assume_init() }.st_ino,
+        inode: unsafe { file.assume_init() }.st_ino as u64,
         empty: readable_bytes(writer)? == 0,
     })
 }
@@ -169,7 +174,7 @@ pub(crate) fn slave(master: BorrowedFd<'_>) -> Option<Slave> {
 /// own: until then a program that has been sent a line still looks as if it waited for one. That takes
 /// microseconds. Asking the other end does it, which is opened for that, if a process has it open.
 pub(crate) fn hand_over_typed(master: BorrowedFd<'_>) {
-    let mut slave = [Interest::hangup(master.as_raw_fd())];
+    let mut slave = [PollFd::hangup(master.as_raw_fd())];
     if poll(&mut slave, Some(Duration::ZERO)).is_err() || slave[0].hung_up() {
         return;
     }
@@ -177,9 +182,9 @@ pub(crate) fn hand_over_typed(master: BorrowedFd<'_>) {
     // SAFETY: no memory is involved.
     let peer = check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) });
     let Ok(peer) = peer else { return };
-    // SAFETY: the call returned a new descriptor that belongs to nobody else.
+    // SAFETY: the call returned a new descriptor that nothing else owns.
     let peer = unsafe { OwnedFd::from_raw_fd(peer) };
-    let _ = poll(&mut [Interest::read(peer.as_raw_fd())], Some(Duration::ZERO));
+    let _ = poll(&mut [PollFd::read(peer.as_raw_fd())], Some(Duration::ZERO));
 }
 
 // ---- /proc ----
@@ -270,7 +275,7 @@ pub(crate) fn waits_are_shown() -> bool {
     if read("/proc/thread-self/syscall").is_err() {
         return false;
     }
-    // 0 and 1 allow what is asked of a descendant, 2 only the privileged, 3 nobody.
+    // 0 and 1 allow what is asked of a descendant, 2 only the privileged, 3 no process.
     match read("/proc/sys/kernel/yama/ptrace_scope") {
         Ok(scope) => match scope.trim_ascii() {
             b"0" | b"1" => true,

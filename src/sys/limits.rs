@@ -6,7 +6,8 @@
 
 use std::ffi::CStr;
 
-use super::clone::{Step, child_errno};
+use super::child::{Step, child_errno};
+use super::descriptors::at_most;
 
 /// The file that holds how readily the kernel ends a process where memory runs out.
 const OOM_SCORE_ADJ: &CStr = c"/proc/self/oom_score_adj";
@@ -61,8 +62,8 @@ pub(super) fn apply(setting: &Setting) -> Result<(), (Step, libc::c_int)> {
     match setting {
         Setting::Resource(resource, value) => {
             let limit = libc::rlimit {
-                rlim_cur: *value,
-                rlim_max: *value,
+                rlim_cur: at_most(*value, libc::RLIM_INFINITY),
+                rlim_max: at_most(*value, libc::RLIM_INFINITY),
             };
             // SAFETY: an initialised struct.
             match unsafe { libc::setrlimit(resource.number() as _, &limit) } {

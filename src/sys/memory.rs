@@ -64,7 +64,7 @@ unsafe impl GlobalAlloc for Allocator {
 fn give_reserve() -> bool {
     let reserve = RESERVED.swap(ptr::null_mut(), AcqRel);
     if !reserve.is_null() {
-        // SAFETY: mapped by `map_reserve`, of that size, and used by nobody.
+        // SAFETY: mapped by `map_reserve`, of that size, and not used.
         unsafe { libc::munmap(reserve, RESERVE) };
     }
     RESERVE_WANTED.load(Relaxed)
@@ -75,7 +75,7 @@ fn map_reserve() -> io::Result<()> {
         libc::PROT_READ | libc::PROT_WRITE,
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
     );
-    // SAFETY: a new mapping, that nobody knows yet. It is not touched, so it takes no page.
+    // SAFETY: a new mapping, to which there is no reference yet. It is not touched, so it takes no page.
     let reserve = unsafe { libc::mmap(ptr::null_mut(), RESERVE, protection, flags, -1, 0) };
     if reserve == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
@@ -117,7 +117,7 @@ pub(super) fn spare_memory() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the memory of code that has run back to the system. It is file pages that nobody has
+/// Gives the memory of code that has run back to the system. It is file pages that no process has
 /// changed; what runs again is mapped again from the page cache.
 pub(crate) fn forget_code_pages() {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();

@@ -6,21 +6,36 @@
 //! **Never:** decides more than how a call is done: where one is refused another is tried, and what to
 //! do about an error is for the caller.
 
+mod backend;
 pub(crate) mod base64;
+#[cfg(any(target_os = "macos", target_os = "freebsd"))]
+mod bsd;
+mod child;
+#[cfg(target_os = "linux")]
 mod clone;
 mod close;
 mod descriptors;
 mod error;
 mod exit;
 mod files;
+#[cfg(target_os = "freebsd")]
+mod freebsd;
+#[cfg_attr(not(target_os = "linux"), path = "inspect_nothing.rs")]
 pub(crate) mod inspect;
 mod limits;
 pub(crate) mod lock;
+#[cfg(target_os = "macos")]
+mod macos;
 #[cfg(feature = "cli")]
 mod memory;
 mod open;
+#[cfg(target_os = "linux")]
 mod pidfd;
 mod poll;
+mod portable;
+#[cfg(any(target_os = "linux", target_vendor = "apple", feature = "cli"))]
+mod posix_spawn;
+#[cfg(target_os = "linux")]
 mod proc;
 #[cfg(feature = "cli")]
 mod program;
@@ -31,7 +46,9 @@ mod terminal;
 mod threads;
 mod wake;
 
-pub(crate) use clone::*;
+pub(crate) use backend::*;
+#[cfg(any(target_os = "macos", target_os = "freebsd"))]
+pub(crate) use bsd::*;
 pub(crate) use close::*;
 pub(crate) use descriptors::*;
 pub(crate) use error::*;
@@ -44,8 +61,10 @@ pub use memory::Allocator;
 #[cfg(feature = "cli")]
 pub(crate) use memory::*;
 pub(crate) use open::{OPEN, OPEN_IN_TIME, Purpose, open_for_child, open_null_for_writing};
+#[cfg(target_os = "linux")]
 pub(crate) use pidfd::*;
 pub(crate) use poll::*;
+#[cfg(target_os = "linux")]
 pub(crate) use proc::*;
 #[cfg(feature = "cli")]
 pub(crate) use program::*;

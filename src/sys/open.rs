@@ -13,16 +13,21 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::ptr;
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::clone::{ChildStack, child_errno, raw_signal_mask, start_child};
 use super::descriptors::above_stdio;
 use super::error::check;
-use super::exit::reap;
 use super::files::status_of;
-use super::spawn::{Birth, SpawnError};
+use super::spawn::{Birth, ChildStack, SpawnError};
+#[cfg(target_os = "linux")]
+use {
+    super::child::child_errno,
+    super::clone::start_child,
+    super::exit::reap,
+    super::signals::raw_signal_mask,
+    std::ptr,
+    std::sync::atomic::{AtomicI32, Ordering::Relaxed},
+};
 
 /// The call that opens a file.
 pub(crate) const OPEN: &str = "open";
@@ -86,9 +91,53 @@ pub(crate) fn open_for_child(
             }
         }
     }
+    open_waiting(path, purpose.flags(), deadline, stack, birth)
+}
+
+/// Elsewhere nothing interrupts a thread that waits in an open, so the attempt is made again and again.
+#[cfg(not(target_os = "linux"))]
+fn open_waiting(
+    path: &CStr,
+    flags: libc::c_int,
+    deadline: Option<Instant>,
+    _: &mut ChildStack,
+    birth: &Birth,
+) -> Result<OwnedFd, SpawnError> {
+    loop {
+        match open(path, flags | libc::O_NONBLOCK) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENXIO | libc::EAGAIN)) => {}
+            opened => {
+                let fd = opened.map_err(|e| SpawnError::new(OPEN, e))?;
+                set_blocking(&fd).map_err(|e| SpawnError::new("fcntl", e))?;
+                return above_stdio(fd).map_err(|e| SpawnError::new("fcntl", e));
+            }
+        }
+        if birth.is_given_up() {
+            return Err(SpawnError::new(
+                OPEN,
+                io::Error::from_raw_os_error(libc::ECANCELED),
+            ));
+        }
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            let late = io::Error::from_raw_os_error(libc::ETIMEDOUT);
+            return Err(SpawnError::new(OPEN_IN_TIME, late));
+        }
+        std::thread::sleep(STRIKE_AGAIN);
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn open_waiting(
+    path: &CStr,
+    flags: libc::c_int,
+    deadline: Option<Instant>,
+    stack: &mut ChildStack,
+    birth: &Birth,
+) -> Result<OwnedFd, SpawnError> {
+    let refused = |call| move |error| SpawnError::new(call, error);
     let opening = Opening {
         path,
-        flags: purpose.flags(),
+        flags,
         timer: deadline.map(timer_until),
         birth,
         fd: AtomicI32::new(-1),
@@ -101,7 +150,7 @@ pub(crate) fn open_for_child(
     let _ = reap(pid);
     match opening.fd.into_inner() {
         fd if fd >= 0 => {
-            // SAFETY: the child has opened it in our table, where nobody else knows of it.
+            // SAFETY: the child has opened it in our table, where no other code knows of it.
             above_stdio(unsafe { OwnedFd::from_raw_fd(fd) }).map_err(refused("fcntl"))
         }
         _ => {
@@ -118,7 +167,7 @@ pub(crate) fn open_for_child(
 fn open(path: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: `path` is a NUL-terminated string, and a mode is given.
     let fd = check(unsafe { libc::open(path.as_ptr(), flags, 0o666 as libc::c_uint) })?;
-    // SAFETY: open returned a new descriptor that belongs to nobody else.
+    // SAFETY: open returned a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -128,7 +177,7 @@ fn set_blocking(fd: &OwnedFd) -> io::Result<()> {
     // SAFETY: as above.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK) }).map(drop)
 }
-
+#[cfg(target_os = "linux")]
 fn timer_until(deadline: Instant) -> libc::itimerval {
     let of = |duration: Duration| libc::timeval {
         tv_sec: libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX),
@@ -142,6 +191,7 @@ fn timer_until(deadline: Instant) -> libc::itimerval {
     }
 }
 
+#[cfg(target_os = "linux")]
 /// What the child does, and what came of it.
 struct Opening<'a> {
     path: &'a CStr,
@@ -152,9 +202,11 @@ struct Opening<'a> {
     error: AtomicI32,
 }
 
+#[cfg(target_os = "linux")]
 /// Interrupts what waits, and does nothing else.
 extern "C" fn interrupt(_: libc::c_int) {}
 
+#[cfg(target_os = "linux")]
 /// The child, in the memory of its parent, whose thread waits meanwhile.
 /// It may only make system calls: no allocation, no lock, no panic.
 extern "C" fn run_opening(opening: *mut libc::c_void) -> libc::c_int {

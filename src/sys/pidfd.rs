@@ -1,22 +1,31 @@
-//! Pidfds: a process by a descriptor, which no later process can inherit.
+//! Pidfds: a process by a descriptor, which no later process can inherit. Linux only.
 //!
-//! **Thread:** the caller's.
+//! **Thread:** the caller's; and `exit`, which waits for a child where pidfds are refused.
 //! **Owns:** nothing; descriptors come and go as [`OwnedFd`].
-//! **Never:** replaces one that is refused; the caller has another way.
+//! **Never:** signals by pid in place of a pidfd that is refused; that is for the caller.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::{Arc, mpsc};
 
 use super::Pid;
-use super::descriptors::above_stdio;
-use super::error::check_size;
+use super::backend::{Backend, backend};
+use super::descriptors::{above_stdio, pipe, write};
+use super::error::{check_size, may_be_refused, unsupported};
+use super::signals::block_signals_for_this_thread;
+use super::spawn::{MAKE_PIPE, START_THREAD, SpawnError};
+use super::threads::{SMALL_STACK, start_thread};
 
 /// A descriptor that becomes readable when the process has ended, and that no later process can inherit.
 pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+    if backend() == Backend::Portable {
+        return Err(unsupported());
+    }
     // SAFETY: no memory is involved; the kernel sets close-on-exec on it.
     let fd = check_size(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) as libc::ssize_t })?;
-    // SAFETY: the call returned a new descriptor that belongs to nobody else.
+    // SAFETY: the call returned a new descriptor that nothing else owns.
     above_stdio(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
@@ -33,4 +42,79 @@ pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> io::Re
         ) as libc::ssize_t
     })
     .map(drop)
+}
+
+/// What becomes readable once the child `pid` has ended, and stays so. It must not be reaped before.
+///
+/// A pidfd; where the system has none, or does not allow them, what [`ExitWatch`] has.
+pub(super) fn end_of_child(pid: Pid) -> io::Result<OwnedFd> {
+    match pidfd_open(pid) {
+        Err(error) if may_be_refused(&error) => {
+            let watch = ExitWatch::prepare().map_err(|SpawnError { error, .. }| error)?;
+            watch.watch(pid)
+        }
+        opened => opened,
+    }
+}
+
+/// Hears of the exit of a child without a pidfd: a thread waits for it, and lets go of a pipe then. All that
+/// can be refused is done before there is a child.
+pub(super) struct ExitWatch {
+    reader: OwnedFd,
+    writer: Arc<OwnedFd>,
+    child: mpsc::Sender<Pid>,
+}
+
+impl ExitWatch {
+    pub(super) fn prepare() -> Result<ExitWatch, SpawnError> {
+        let refused = |call| move |error| SpawnError::new(call, error);
+        let (reader, writer) = pipe().map_err(refused(MAKE_PIPE))?;
+        let writer = Arc::new(writer);
+        let its_writer = Arc::clone(&writer);
+        let (child, told) = mpsc::channel();
+        start_thread("exit", SMALL_STACK, move || {
+            block_signals_for_this_thread();
+            // None may be started.
+            if let Ok(pid) = told.recv() {
+                wait_without_reaping(pid, 0);
+            }
+            drop(its_writer);
+        })
+        .map_err(refused(START_THREAD))?;
+        Ok(ExitWatch {
+            reader,
+            writer,
+            child,
+        })
+    }
+
+    /// What becomes readable once the child `pid` has ended.
+    pub(super) fn watch(self, pid: Pid) -> io::Result<OwnedFd> {
+        if wait_without_reaping(pid, libc::WNOHANG) {
+            // The thread may need a moment to say so.
+            write(self.writer.as_fd(), &[0])?;
+        }
+        // It waits for this.
+        let _ = self.child.send(pid);
+        Ok(self.reader)
+    }
+}
+
+/// Whether the child has ended.
+fn wait_without_reaping(pid: Pid, options: libc::c_int) -> bool {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOWAIT | options;
+    loop {
+        // SAFETY: `info` is valid for writes, and nothing is reaped. It stays zero if nothing has ended.
+        let waited = unsafe { libc::waitid(libc::P_PID, pid.unsigned_abs(), info.as_mut_ptr(), options) };
+        if waited == 0 {
+            // SAFETY: zeroed, which is valid, and maybe filled as for SIGCHLD.
+            return unsafe { info.assume_init().si_pid() } == pid;
+        }
+        // What fails for another reason than a signal would fail again: what waits then finds out by
+        // reaping.
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return true;
+        }
+    }
 }

@@ -6,19 +6,27 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+#[cfg(not(target_vendor = "apple"))]
 use std::ptr;
 use std::time::{Duration, Instant};
 
-use super::error::{check, may_be_refused};
+use super::error::check;
+#[cfg(not(target_vendor = "apple"))]
+use super::error::may_be_refused;
+
+#[cfg(target_vendor = "apple")]
+const POLLRDHUP: libc::c_short = 0;
+#[cfg(not(target_vendor = "apple"))]
+use libc::POLLRDHUP;
 
 /// One descriptor to wait for.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-pub(crate) struct Interest(libc::pollfd);
+pub(crate) struct PollFd(libc::pollfd);
 
-impl Interest {
+impl PollFd {
     /// Waits for nothing; keeps a place.
-    pub(crate) const NONE: Interest = Interest(libc::pollfd {
+    pub(crate) const NONE: PollFd = PollFd(libc::pollfd {
         fd: -1,
         events: 0,
         revents: 0,
@@ -42,11 +50,11 @@ impl Interest {
     /// Waits until the other end of `fd` writes no more or is gone: of a socket, that can be half of it.
     #[cfg(feature = "cli")]
     pub(crate) fn other_end(fd: RawFd) -> Self {
-        Self::new(fd, libc::POLLRDHUP)
+        Self::new(fd, POLLRDHUP)
     }
 
     fn new(fd: RawFd, events: libc::c_short) -> Self {
-        Interest(libc::pollfd {
+        PollFd(libc::pollfd {
             fd,
             events,
             revents: 0,
@@ -65,36 +73,16 @@ impl Interest {
 
     /// The other end is gone.
     pub(crate) fn hung_up(self) -> bool {
-        self.0.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
+        self.0.revents & (POLLRDHUP | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
     }
 }
 
-/// Waits until one of `interests` is ready, `timeout` has passed, or a signal came. Never fails with `EINTR`.
-pub(crate) fn poll(interests: &mut [Interest], timeout: Option<Duration>) -> io::Result<()> {
-    let exact = timeout.map(|t| libc::timespec {
-        // Nobody waits for decades, and the type has 32 bits here and there.
-        tv_sec: t.as_secs().min(i32::MAX.unsigned_abs().into()) as _,
-        tv_nsec: t.subsec_nanos() as _,
-    });
-    let exact = exact.as_ref().map_or(ptr::null(), ptr::from_ref);
-    let (first, count) = (interests.as_mut_ptr().cast(), interests.len() as libc::nfds_t);
-    // SAFETY: Interest is a transparent pollfd, the length is the slice's, and `exact` is null or lives here.
-    let polled = check(unsafe { libc::ppoll(first, count, exact, ptr::null()) });
-    let polled = match polled {
-        Err(error) if may_be_refused(&error) => {
-            // Whole milliseconds, and never less than was asked for.
-            let whole = timeout.map_or(-1, |t| {
-                libc::c_int::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
-            });
-            // SAFETY: as above.
-            check(unsafe { libc::poll(first, count, whole) })
-        }
-        polled => polled,
-    };
-    match polled {
-        Ok(_) => Ok(()),
+/// Waits until one of `descriptors` is ready, `timeout` has passed, or a signal came. Never fails with `EINTR`.
+pub(crate) fn poll(descriptors: &mut [PollFd], timeout: Option<Duration>) -> io::Result<()> {
+    match wait(descriptors, timeout) {
+        Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::Interrupted => {
-            for interest in interests {
+            for interest in descriptors {
                 interest.0.revents = 0;
             }
             Ok(())
@@ -103,11 +91,35 @@ pub(crate) fn poll(interests: &mut [Interest], timeout: Option<Duration>) -> io:
     }
 }
 
+fn wait(descriptors: &mut [PollFd], timeout: Option<Duration>) -> io::Result<()> {
+    let (first, count) = (descriptors.as_mut_ptr().cast(), descriptors.len() as libc::nfds_t);
+    #[cfg(not(target_vendor = "apple"))]
+    {
+        let exact = timeout.map(|t| libc::timespec {
+            // No wait takes decades, and the type has 32 bits on some systems.
+            tv_sec: t.as_secs().min(i32::MAX.unsigned_abs().into()) as _,
+            tv_nsec: t.subsec_nanos() as _,
+        });
+        let exact = exact.as_ref().map_or(ptr::null(), ptr::from_ref);
+        // SAFETY: PollFd is a transparent pollfd, the length is the slice's, and `exact` is null or lives here.
+        match check(unsafe { libc::ppoll(first, count, exact, ptr::null()) }) {
+            Err(error) if may_be_refused(&error) => {}
+            polled => return polled.map(drop),
+        }
+    }
+    // Whole milliseconds, and never less than was asked for.
+    let whole = timeout.map_or(-1, |t| {
+        libc::c_int::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
+    });
+    // SAFETY: PollFd is a transparent pollfd, and the length is the slice's.
+    check(unsafe { libc::poll(first, count, whole) }).map(drop)
+}
+
 /// Waits until `fd` can be read, but not past `deadline`; whether it can.
 pub(crate) fn readable_by(fd: &OwnedFd, deadline: Instant) -> io::Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let mut interest = [Interest::read(fd.as_raw_fd())];
+        let mut interest = [PollFd::read(fd.as_raw_fd())];
         poll(&mut interest, Some(left))?;
         if interest[0].readable() || left.is_zero() {
             return Ok(interest[0].readable());
@@ -117,6 +129,6 @@ pub(crate) fn readable_by(fd: &OwnedFd, deadline: Instant) -> io::Result<bool> {
 
 /// Whether the other end of `fd` is gone.
 pub(crate) fn is_hung_up(fd: &OwnedFd) -> bool {
-    let mut interest = [Interest::hangup(fd.as_raw_fd())];
+    let mut interest = [PollFd::hangup(fd.as_raw_fd())];
     poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].hung_up()
 }

@@ -15,7 +15,7 @@ use std::io::{self, Read};
 
 use super::Pid;
 use super::signals::group_and_session;
-use super::snapshot::{Picture, Seen};
+use super::snapshot::{ProcStat, Snapshot};
 
 /// Whose processes `/proc` shows, and by which numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,16 +134,16 @@ fn has_children_files() -> bool {
     fs::exists(format!("/proc/self/task/{}/children", std::process::id())).unwrap_or(false)
 }
 
-impl Picture {
+impl Snapshot {
     /// Looks at `/proc` now. Without one there is nothing to see, and groups are all that is ended.
     ///
     /// # Errors
     ///
-    /// Only where descriptors are used up: then nobody knows who is there.
+    /// Only where descriptors are used up: then it is not known which processes there are.
     pub(crate) fn take() -> io::Result<Self> {
         let view = View::look()?;
         if view == View::Unusable {
-            return Ok(Picture::default());
+            return Ok(Snapshot::default());
         }
         let mut seen = Vec::new();
         for entry in if_there(fs::read_dir("/proc"))?.into_iter().flatten().flatten() {
@@ -152,12 +152,12 @@ impl Picture {
                 seen.extend(look_at(pid)?);
             }
         }
-        let picture = Picture::of(seen);
+        let snapshot = Snapshot::of(seen);
         match view {
-            View::Outer { own, level } => picture.translated(own, level),
-            View::Ours | View::Unusable => Ok(Picture {
+            View::Outer { own, level } => snapshot.translated(own, level),
+            View::Ours | View::Unusable => Ok(Snapshot {
                 own_numbers: true,
-                ..picture
+                ..snapshot
             }),
         }
     }
@@ -168,7 +168,7 @@ impl Picture {
         let below = self.below([own]);
         let mut translated = Vec::new();
         let mut here = HashMap::new();
-        for process in self.seen.iter().filter(|p| p.pid == own).chain(&below) {
+        for process in self.processes.iter().filter(|p| p.pid == own).chain(&below) {
             let Some(status) = read_if_there(&format!("/proc/{}/status", process.entry))? else {
                 continue;
             };
@@ -176,7 +176,7 @@ impl Picture {
             // None if it has gone meanwhile.
             let Some(pid) = number("NSpid:") else { continue };
             here.insert(process.pid, pid);
-            translated.push(Seen {
+            translated.push(ProcStat {
                 pid,
                 // Parents come before their children.
                 parent: here.get(&process.parent).copied().unwrap_or(0),
@@ -185,13 +185,13 @@ impl Picture {
                 ..*process
             });
         }
-        Ok(Picture::of(translated))
+        Ok(Snapshot::of(translated))
     }
 
-    /// What is below `parents` and not in this picture, the dead included: what has been started since,
+    /// What is below `parents` and not in this snapshot, the dead included: what has been started since,
     /// and what `/proc` hides or does not list. The kernel tells the children of every thread that may
     /// be looked at, whatever may be seen of these children themselves.
-    pub(crate) fn unlisted(&self, mut parents: Vec<Pid>) -> io::Result<Vec<Seen>> {
+    pub(crate) fn unlisted(&self, mut parents: Vec<Pid>) -> io::Result<Vec<ProcStat>> {
         let mut found = Vec::new();
         let mut new = HashSet::new();
         while self.own_numbers
@@ -215,19 +215,19 @@ impl Picture {
     }
 }
 
-impl Picture {
+impl Snapshot {
     /// `leader`, the members of its group and session, and all that is below them, the dead included; oldest
     /// first. `None` where `/proc` does not show them. The leader must not have been reaped.
     ///
     /// # Errors
     ///
     /// Only where descriptors are used up.
-    pub(crate) fn family(&self, leader: Pid) -> io::Result<Option<Vec<Seen>>> {
-        if self.seen.is_empty() && !self.own_numbers {
+    pub(crate) fn family(&self, leader: Pid) -> io::Result<Option<Vec<ProcStat>>> {
+        if self.processes.is_empty() && !self.own_numbers {
             return Ok(None);
         }
-        let own = |p: &&Seen| p.pid == leader || p.group == leader || p.session == leader;
-        let mut family: Vec<Seen> = self.seen.iter().filter(own).copied().collect();
+        let own = |p: &&ProcStat| p.pid == leader || p.group == leader || p.session == leader;
+        let mut family: Vec<ProcStat> = self.processes.iter().filter(own).copied().collect();
         family.extend(self.below(family.iter().map(|p| p.pid)));
         if !family.iter().any(|p| p.pid == leader) && self.own_numbers {
             let parent = Pid::try_from(std::process::id()).unwrap_or(0);
@@ -275,9 +275,9 @@ pub(crate) fn children_of(pid: Pid) -> io::Result<Vec<Pid>> {
 }
 
 /// A child of `parent` of which `/proc` shows nothing; `None` if it is gone.
-pub(crate) fn hidden(pid: Pid, parent: Pid) -> Option<Seen> {
+pub(crate) fn hidden(pid: Pid, parent: Pid) -> Option<ProcStat> {
     let (group, session) = group_and_session(pid)?;
-    Some(Seen {
+    Some(ProcStat {
         pid,
         parent,
         group,
@@ -289,7 +289,7 @@ pub(crate) fn hidden(pid: Pid, parent: Pid) -> Option<Seen> {
 }
 
 /// What `/proc` says of one process; `None` if there is none.
-pub(crate) fn look_at(pid: Pid) -> io::Result<Option<Seen>> {
+pub(crate) fn look_at(pid: Pid) -> io::Result<Option<ProcStat>> {
     let mut text = [0; 512];
     let file = if_there(fs::File::open(format!("/proc/{pid}/stat")))?;
     let n = file.and_then(|mut file| file.read(&mut text).ok());
@@ -298,7 +298,7 @@ pub(crate) fn look_at(pid: Pid) -> io::Result<Option<Seen>> {
 
 /// The same, `None` as well where the numbers of `/proc` are not ours.
 #[cfg(feature = "cli")]
-pub(crate) fn look_at_own_number(pid: Pid) -> io::Result<Option<Seen>> {
+pub(crate) fn look_at_own_number(pid: Pid) -> io::Result<Option<ProcStat>> {
     match View::look()? {
         View::Ours => look_at(pid),
         View::Outer { .. } | View::Unusable => Ok(None),
@@ -307,7 +307,7 @@ pub(crate) fn look_at_own_number(pid: Pid) -> io::Result<Option<Seen>> {
 
 /// What to call a process in a message: its pid, and what else is known of it.
 #[cfg(feature = "cli")]
-pub(crate) fn describe(seen: &Seen) -> String {
+pub(crate) fn describe(seen: &ProcStat) -> String {
     let pid = seen.pid;
     if seen.started.is_none() {
         return pid.to_string();
@@ -333,7 +333,7 @@ fn if_there<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
 }
 
 /// The line is `pid (name) state ppid pgrp session …`, and the name may hold anything, `)` included.
-fn parse_stat(pid: Pid, line: &[u8]) -> Option<Seen> {
+fn parse_stat(pid: Pid, line: &[u8]) -> Option<ProcStat> {
     let after_name = line.iter().rposition(|&b| b == b')')? + 1;
     let mut fields = str::from_utf8(&line[after_name..]).ok()?.split_ascii_whitespace();
     let state = fields.next()?;
@@ -343,7 +343,7 @@ fn parse_stat(pid: Pid, line: &[u8]) -> Option<Seen> {
     // From tty_nr, the fourth behind the state, to num_threads, the seventeenth, and starttime, the nineteenth.
     let threads: u64 = fields.nth(13)?.parse().ok()?;
     let started = fields.nth(1)?.parse().ok()?;
-    Some(Seen {
+    Some(ProcStat {
         pid,
         parent,
         group,
@@ -389,10 +389,10 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_in_the_picture_below_its_parent() {
+    fn this_process_is_in_the_snapshot_below_its_parent() {
         let own = Pid::try_from(std::process::id()).unwrap();
         let seen = look_at(own).unwrap().expect("we are alive");
-        let picture = Picture::take().unwrap();
-        assert!(picture.descendants([seen.parent]).contains(&seen));
+        let snapshot = Snapshot::take().unwrap();
+        assert!(snapshot.descendants([seen.parent]).contains(&seen));
     }
 }

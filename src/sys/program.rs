@@ -9,29 +9,45 @@ use std::io;
 use std::ptr;
 
 use super::Pid;
+#[cfg(not(target_os = "linux"))]
+use super::error::unsupported;
 use super::error::{check, spawn_check};
+use super::posix_spawn::Attributes;
 use super::signals::SignalMask;
 use super::spawn::StringList;
 
+/// Whether a process can adopt the orphans below it.
+pub(crate) const ADOPTS_ORPHANS: bool = cfg!(target_os = "linux");
+
 /// Adopts the orphans below this process.
 pub(crate) fn become_subreaper() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
     // SAFETY: no memory is involved.
-    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop)
+    return check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop);
+    #[cfg(not(target_os = "linux"))]
+    Err(unsupported())
 }
 
-/// The name that `ps` shows; of the main thread, it is the process's. Started by way of `/proc`,
-/// it would be `exe`.
-pub(crate) fn name_this_thread(name: &CStr) {
-    // SAFETY: a NUL-terminated string, of which the kernel copies fifteen bytes.
-    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+/// Keeps this process from leaving a core, also where cores are piped to a program and its limit does not
+/// hold. Where the system has no such call, the limit is all there is.
+pub(crate) fn leave_no_core() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
 /// Sends this process `signal` when its parent dies.
 pub(crate) fn die_with_parent(signal: libc::c_int) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
     // SAFETY: no memory is involved.
-    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0) }).map(drop)
+    return check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0) }).map(drop);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = signal;
+        Err(unsupported())
+    }
 }
 
+/// Makes a copy of this process, which goes on as its child: its pid, or `None` in the child.
 /// There must be no other thread: what one holds, a lock of the allocator for example, the copy
 /// would wait for in vain.
 pub(crate) fn fork() -> io::Result<Option<Pid>> {
@@ -53,6 +69,7 @@ pub(crate) fn own_group() -> Pid {
 }
 
 /// The file this program was started from, for starting it again.
+#[cfg(target_os = "linux")]
 pub(crate) fn own_file() -> &'static CStr {
     let own = c"/proc/self/exe";
     // SAFETY: a NUL-terminated string.
@@ -60,13 +77,25 @@ pub(crate) fn own_file() -> &'static CStr {
         return own;
     }
     // Without `/proc` there is still the path that the kernel was given. It may be relative, so
-    // it is good for as long as nobody changes the directory, which this program never does.
+    // it is good for as long as the directory is not changed, which this program never does.
     // SAFETY: the kernel puts the address of a string there that lasts as long as the process.
     match unsafe { libc::getauxval(libc::AT_EXECFN) } {
         0 => own,
         // SAFETY: as above.
         path => unsafe { CStr::from_ptr(path as *const libc::c_char) },
     }
+}
+
+/// The file this program was started from, for starting it again.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn own_file() -> &'static CStr {
+    use std::os::unix::ffi::OsStrExt;
+    use std::sync::LazyLock;
+    static FILE: LazyLock<std::ffi::CString> = LazyLock::new(|| {
+        let file = std::env::current_exe().unwrap_or_default();
+        std::ffi::CString::new(file.as_os_str().as_bytes()).unwrap_or_default()
+    });
+    &FILE
 }
 
 /// Starts this program again as its own child: descriptors and signal actions as they are,
@@ -79,16 +108,10 @@ pub(crate) fn spawn_server(
     own_group: bool,
 ) -> io::Result<Pid> {
     let mut attributes = Attributes::new()?;
-    let flags = libc::POSIX_SPAWN_SETSIGMASK | if own_group { libc::POSIX_SPAWN_SETPGROUP } else { 0 };
-    // SAFETY: an initialised object and an initialised set.
-    unsafe {
-        spawn_check(libc::posix_spawnattr_setsigmask(&mut *attributes.0, &mask.0))?;
-        spawn_check(libc::posix_spawnattr_setpgroup(&mut *attributes.0, 0))?;
-        spawn_check(libc::posix_spawnattr_setflags(
-            &mut *attributes.0,
-            flags as libc::c_short,
-        ))?;
-    }
+    attributes.set_mask(&mask.0)?;
+    attributes.set_own_group()?;
+    let in_own_group = if own_group { libc::POSIX_SPAWN_SETPGROUP } else { 0 };
+    attributes.set_flags(libc::c_int::from(libc::POSIX_SPAWN_SETSIGMASK | in_own_group))?;
     let mut pid = 0;
     // SAFETY: initialised attributes, both lists end in null, and all strings outlive the call.
     spawn_check(unsafe {
@@ -96,30 +119,10 @@ pub(crate) fn spawn_server(
             &mut pid,
             path.as_ptr(),
             ptr::null(),
-            &*attributes.0,
+            attributes.as_ptr(),
             argv.as_ptr(),
             environment.as_ptr(),
         )
     })?;
     Ok(pid)
-}
-
-/// Boxed, because POSIX does not say that the object may be moved.
-struct Attributes(Box<libc::posix_spawnattr_t>);
-
-impl Attributes {
-    fn new() -> io::Result<Self> {
-        // SAFETY: all-zero bytes are valid for this C struct, and init makes it an object before any use.
-        let mut attributes = Box::new(unsafe { std::mem::zeroed() });
-        // SAFETY: a valid pointer to an object that is not initialised yet.
-        spawn_check(unsafe { libc::posix_spawnattr_init(&mut *attributes) })?;
-        Ok(Attributes(attributes))
-    }
-}
-
-impl Drop for Attributes {
-    fn drop(&mut self) {
-        // SAFETY: initialised in `new`, destroyed once.
-        unsafe { libc::posix_spawnattr_destroy(&mut *self.0) };
-    }
 }

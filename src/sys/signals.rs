@@ -7,7 +7,9 @@
 use std::io;
 use std::mem::MaybeUninit;
 #[cfg(feature = "cli")]
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
+#[cfg(all(feature = "cli", target_os = "linux"))]
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
 
 use super::Pid;
@@ -52,19 +54,100 @@ pub(crate) fn kill_group(pgid: Pid, signal: libc::c_int) -> io::Result<()> {
 }
 
 /// The process group and the session of a process, of whatever user; `None` if there is none.
+#[cfg(any(target_os = "linux", target_os = "macos", feature = "cli"))]
 pub(crate) fn group_and_session(pid: Pid) -> Option<(Pid, Pid)> {
     // SAFETY: no memory is involved.
     let (group, session) = unsafe { (libc::getpgid(pid), libc::getsid(pid)) };
     (group >= 0 && session >= 0).then_some((group, session))
 }
 
+/// The highest number of a signal.
+#[cfg(target_os = "linux")]
+pub(crate) const LAST_SIGNAL: i32 = 64;
+#[cfg(target_os = "freebsd")]
+pub(crate) const LAST_SIGNAL: i32 = 128;
+#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+pub(crate) const LAST_SIGNAL: i32 = 31;
+
+/// The first real-time signal as kill(1) counts them, where there are some. Each C library of Linux keeps
+/// some for itself, and a static program runs beside those of another.
+pub(crate) const FIRST_REALTIME_SIGNAL: Option<i32> = match LAST_SIGNAL {
+    64 => Some(34),
+    128 => Some(65),
+    _ => None,
+};
+
+/// Gives every signal its default meaning; for a child, that may be in the memory of its parent.
+#[cfg(target_os = "linux")]
+pub(super) fn default_all_signals() {
+    let default = [0u8; 64];
+    for signal in 1..=LAST_SIGNAL {
+        // SAFETY: an all-zero action is the default one, whose size is no more than this. It is
+        // refused for the two signals that cannot have another.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                ptr::null::<u8>(),
+                size_of::<u64>(),
+            )
+        };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn default_all_signals() {
+    for signal in 1..=LAST_SIGNAL {
+        // SAFETY: installs no code. It is refused for the two signals that cannot have another.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Blocks no signal; for a child, that may be in the memory of its parent.
+pub(super) fn unblock_all() {
+    #[cfg(target_os = "linux")]
+    raw_signal_mask(0);
+    #[cfg(not(target_os = "linux"))]
+    // SAFETY: the set is emptied before it is used.
+    unsafe {
+        let mut none = MaybeUninit::uninit();
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
+    }
+}
+
+/// Blocks exactly the signals of `mask` for this thread; which were blocked before. Past the C
+/// library, which leaves out two signals of its own.
+#[cfg(target_os = "linux")]
+pub(super) fn raw_signal_mask(mask: u64) -> u64 {
+    let mut before = 0u64;
+    // SAFETY: both are the eight bytes the kernel takes a set to be.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const mask,
+            &raw mut before,
+            size_of::<u64>(),
+        );
+    }
+    before
+}
+
 // ---- for the binary only ----
 
 #[cfg(feature = "cli")]
 mod waiting {
-    use super::super::descriptors::{above_stdio, as_borrowed, read};
-    use super::super::error::{may_be_refused, spawn_check};
-    use super::super::poll::{Interest, poll};
+    use super::super::error::spawn_check;
+    #[cfg(not(target_os = "linux"))]
+    use super::super::error::unsupported;
+    #[cfg(target_os = "linux")]
+    use super::super::{
+        descriptors::{above_stdio, as_borrowed, read},
+        error::may_be_refused,
+        poll::{PollFd, poll},
+    };
     use super::*;
 
     /// A thread's set of blocked signals.
@@ -120,19 +203,22 @@ mod waiting {
     }
 
     /// A descriptor that gives the blocked `signals` as they come.
+    #[cfg(target_os = "linux")]
     pub(crate) fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
         signal_fd_of(&set_of(signals))
     }
 
+    #[cfg(target_os = "linux")]
     fn signal_fd_of(set: &libc::sigset_t) -> io::Result<OwnedFd> {
         // SAFETY: an initialised set; the result is checked before it is taken.
         let fd = check(unsafe { libc::signalfd(-1, set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
-        // SAFETY: signalfd returned a new descriptor that belongs to nobody else.
+        // SAFETY: signalfd returned a new descriptor that nothing else owns.
         above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     /// The next signal of a [`signal_fd`], if there is one, and whether the kernel itself sent it, a
-    /// terminal for one.
+    /// terminal for example.
+    #[cfg(target_os = "linux")]
     pub(crate) fn next_signal(fd: &OwnedFd) -> Option<(libc::c_int, bool)> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         let n = read(as_borrowed(fd), &mut info).ok()?;
@@ -145,13 +231,26 @@ mod waiting {
         Some((number, code == libc::SI_KERNEL))
     }
 
+    /// There are none here; only a guard waits so.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn signal_fd(_: &[libc::c_int]) -> io::Result<OwnedFd> {
+        Err(unsupported())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn next_signal(_: &OwnedFd) -> Option<(libc::c_int, bool)> {
+        None
+    }
+
     /// Signals that one thread waits for. They are blocked in it, and in every thread it starts.
     pub(crate) struct Signals {
         set: libc::sigset_t,
         /// Where the system refuses to wait for them without a descriptor.
+        #[cfg(target_os = "linux")]
         fd: Option<OwnedFd>,
     }
 
+    #[cfg(target_os = "linux")]
     impl Signals {
         pub(crate) fn hear(signals: &[libc::c_int]) -> io::Result<Signals> {
             block_signals(signals)?;
@@ -165,7 +264,7 @@ mod waiting {
         pub(crate) fn next(&mut self) -> io::Result<libc::c_int> {
             loop {
                 if let Some(fd) = &self.fd {
-                    poll(&mut [Interest::read(fd.as_raw_fd())], None)?;
+                    poll(&mut [PollFd::read(fd.as_raw_fd())], None)?;
                     match next_signal(fd) {
                         Some((signal, _)) => return Ok(signal),
                         None => continue,
@@ -178,6 +277,29 @@ mod waiting {
                     signal => return signal,
                 }
             }
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    impl Signals {
+        pub(crate) fn hear(signals: &[libc::c_int]) -> io::Result<Signals> {
+            extern "C" fn nothing(_: libc::c_int) {}
+            block_signals(signals)?;
+            if signals.contains(&libc::SIGCHLD) {
+                let nothing: extern "C" fn(libc::c_int) = nothing;
+                // A signal whose meaning is to be ignored may be thrown away though it is waited for.
+                // SAFETY: the handler does nothing, and does not run while the signal is blocked.
+                unsafe { libc::signal(libc::SIGCHLD, nothing as libc::sighandler_t) };
+            }
+            Ok(Signals { set: set_of(signals) })
+        }
+
+        /// Waits for the next one.
+        pub(crate) fn next(&mut self) -> io::Result<libc::c_int> {
+            let mut signal = 0;
+            // SAFETY: an initialised set, and room for the signal.
+            spawn_check(unsafe { libc::sigwait(&self.set, &mut signal) })?;
+            Ok(signal)
         }
     }
 

@@ -10,7 +10,7 @@ use super::Pid;
 
 /// One process, as `/proc` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Seen {
+pub(crate) struct ProcStat {
     pub(crate) pid: Pid,
     pub(crate) parent: Pid,
     pub(crate) group: Pid,
@@ -25,47 +25,48 @@ pub(crate) struct Seen {
 
 /// All processes at one moment.
 #[derive(Default)]
-pub(crate) struct Picture {
-    pub(super) seen: Vec<Seen>,
+pub(crate) struct Snapshot {
+    pub(super) processes: Vec<ProcStat>,
     pub(super) children: HashMap<Pid, Vec<usize>>,
     pub(super) pids: HashSet<Pid>,
     /// The numbers in `/proc` are those of this process's own PID namespace.
+    #[cfg(target_os = "linux")]
     pub(super) own_numbers: bool,
 }
 
-impl Picture {
-    pub(crate) fn of(seen: Vec<Seen>) -> Self {
-        let mut picture = Picture::default();
-        picture.add(seen);
-        picture
+impl Snapshot {
+    pub(crate) fn of(processes: Vec<ProcStat>) -> Self {
+        let mut snapshot = Snapshot::default();
+        snapshot.add(processes);
+        snapshot
     }
 
-    pub(crate) fn add(&mut self, seen: Vec<Seen>) {
-        for process in seen {
+    pub(crate) fn add(&mut self, processes: Vec<ProcStat>) {
+        for process in processes {
             self.children
                 .entry(process.parent)
                 .or_default()
-                .push(self.seen.len());
+                .push(self.processes.len());
             self.pids.insert(process.pid);
-            self.seen.push(process);
+            self.processes.push(process);
         }
     }
 
     /// Everything there is, the dead included.
     #[cfg(feature = "cli")]
-    pub(crate) fn seen(&self) -> &[Seen] {
-        &self.seen
+    pub(crate) fn processes(&self) -> &[ProcStat] {
+        &self.processes
     }
 
     /// Everything that is below one of `roots`, the dead included and the roots left out; parents come
     /// before their children.
-    pub(crate) fn below(&self, roots: impl IntoIterator<Item = Pid>) -> Vec<Seen> {
+    pub(crate) fn below(&self, roots: impl IntoIterator<Item = Pid>) -> Vec<ProcStat> {
         let mut known = HashSet::new();
         let mut found = Vec::new();
         let mut queue: Vec<Pid> = roots.into_iter().collect();
         while let Some(parent) = queue.pop() {
             for &index in self.children.get(&parent).into_iter().flatten() {
-                let process = self.seen[index];
+                let process = self.processes[index];
                 if known.insert(process.pid) {
                     queue.push(process.pid);
                     found.push(process);
@@ -76,16 +77,16 @@ impl Picture {
     }
 
     /// Everything alive that is below one of `roots`, the roots left out.
-    pub(crate) fn descendants(&self, roots: impl IntoIterator<Item = Pid>) -> Vec<Seen> {
+    pub(crate) fn descendants(&self, roots: impl IntoIterator<Item = Pid>) -> Vec<ProcStat> {
         let mut found = self.below(roots);
         found.retain(|process| !process.dead);
         found
     }
 
     /// Everything alive in the group or session of `leader`, or below such a one.
-    pub(crate) fn tree(&self, leader: Pid) -> Vec<Seen> {
-        let own = |p: &&Seen| p.pid == leader || p.group == leader || p.session == leader;
-        let members: Vec<Seen> = self.seen.iter().filter(own).copied().collect();
+    pub(crate) fn tree(&self, leader: Pid) -> Vec<ProcStat> {
+        let own = |p: &&ProcStat| p.pid == leader || p.group == leader || p.session == leader;
+        let members: Vec<ProcStat> = self.processes.iter().filter(own).copied().collect();
         let mut tree = self.descendants(members.iter().map(|p| p.pid));
         let known: HashSet<Pid> = tree.iter().map(|p| p.pid).collect();
         tree.extend(members.into_iter().filter(|p| !p.dead && !known.contains(&p.pid)));
@@ -93,8 +94,8 @@ impl Picture {
     }
 
     /// Everything alive in the group `pgid`.
-    pub(crate) fn group(&self, pgid: Pid) -> impl Iterator<Item = Seen> + '_ {
-        self.seen
+    pub(crate) fn group(&self, pgid: Pid) -> impl Iterator<Item = ProcStat> + '_ {
+        self.processes
             .iter()
             .filter(move |p| p.group == pgid && !p.dead)
             .copied()

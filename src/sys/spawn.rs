@@ -2,19 +2,30 @@
 //!
 //! **Thread:** the process thread of the child; the dispatcher, for giving it up.
 //! **Owns:** the descriptor by which a start that takes too long is given up.
-//! **Never:** starts anything; that is [`super::clone`]'s.
+//! **Never:** knows how a child is born: that is for `clone.rs` and `portable.rs`.
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+#[cfg(target_os = "linux")]
+use std::mem::MaybeUninit;
+#[cfg(not(target_vendor = "apple"))]
+use std::os::fd::AsRawFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard};
 
+use super::backend::{Backend, backend};
+use super::child::Plan;
 use super::descriptors::as_borrowed;
+#[cfg(not(target_vendor = "apple"))]
 use super::error::check;
+#[cfg(target_vendor = "apple")]
+use super::error::unsupported;
+use super::limits::ChildLimit;
 use super::lock;
-use super::pidfd::pidfd_signal;
+use super::signals::kill;
+use super::{Pid, pidfd_signal};
 
 /// A list of strings as `execve` wants it: pointers, then a null.
 pub(crate) struct StringList<'a> {
@@ -54,22 +65,35 @@ pub(crate) enum Stdio<'a> {
 
 /// Low numbers among our descriptors, reserved for what the next child is given.
 #[derive(Debug)]
-pub(crate) struct Slot([OwnedFd; 3]);
+pub(crate) struct ReservedFds([OwnedFd; 3]);
 
-impl Slot {
-    /// Reserves the three lowest numbers that are free, with `filler` in them.
-    pub(crate) fn reserve(filler: &OwnedFd) -> io::Result<Slot> {
+impl ReservedFds {
+    /// Reserves the three lowest numbers that are free, with `filler` in them. Only where they can be filled
+    /// without a moment in which another child would inherit what is in them.
+    #[cfg(not(target_vendor = "apple"))]
+    pub(crate) fn reserve(filler: &OwnedFd) -> io::Result<ReservedFds> {
         let number = || filler.try_clone();
-        Ok(Slot([number()?, number()?, number()?]))
+        Ok(ReservedFds([number()?, number()?, number()?]))
+    }
+
+    #[cfg(target_vendor = "apple")]
+    pub(crate) fn reserve(_: &OwnedFd) -> io::Result<ReservedFds> {
+        Err(unsupported())
     }
 
     /// Puts each of `fds` where one of the numbers is.
+    #[cfg(not(target_vendor = "apple"))]
     pub(crate) fn fill(&self, fds: [BorrowedFd<'_>; 3]) -> io::Result<()> {
         for (fd, slot) in fds.into_iter().zip(&self.0) {
-            // SAFETY: the number is open and ours, so nothing that anybody else relies on is closed.
+            // SAFETY: the number is open and ours, so nothing that other code relies on is closed.
             check(unsafe { libc::dup3(fd.as_raw_fd(), slot.as_raw_fd(), libc::O_CLOEXEC) })?;
         }
         Ok(())
+    }
+
+    #[cfg(target_vendor = "apple")]
+    pub(crate) fn fill(&self, _: [BorrowedFd<'_>; 3]) -> io::Result<()> {
+        Err(unsupported())
     }
 
     pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 3] {
@@ -107,6 +131,8 @@ pub(crate) const OPEN_TERMINAL: &str = "open of the terminal";
 /// The ones that make a child's table of descriptors.
 pub(crate) const LEAVE_DESCRIPTORS: &str = "close_range";
 pub(crate) const PLACE_DESCRIPTORS: &str = "dup2";
+/// Making a pipe, where that is part of a start.
+pub(crate) const MAKE_PIPE: &str = "pipe2";
 /// Starting a thread of ours.
 pub(crate) const START_THREAD: &str = "pthread_create";
 
@@ -118,6 +144,8 @@ pub(crate) struct Birth {
     /// The pidfd of a child that has not executed its program yet; negative where there is none. The
     /// kernel writes it, before the child runs.
     pub(super) pidfd: AtomicI32,
+    /// The pid of a child that has not executed its program yet, where it is started without a pidfd; or 0.
+    pid: AtomicI32,
     /// For a child that begins after it was given up, and would wait for something: either its pidfd is
     /// seen and it is killed, or it sees this.
     given_up: AtomicBool,
@@ -137,6 +165,7 @@ impl Birth {
         Birth {
             state: Mutex::new(BirthState::UnderWay),
             pidfd: AtomicI32::new(-1),
+            pid: AtomicI32::new(0),
             given_up: AtomicBool::new(false),
         }
     }
@@ -162,6 +191,11 @@ impl Birth {
         }
         *state = end;
         self.given_up.store(end == BirthState::GivenUp, SeqCst);
+        let pid = self.pid.load(Relaxed);
+        if end == BirthState::GivenUp && pid > 0 {
+            // Its thread reaps it only behind `runs`, which waits for the lock.
+            let _ = kill(pid, libc::SIGKILL);
+        }
         let pidfd = self.pidfd.load(SeqCst);
         if end == BirthState::GivenUp && pidfd >= 0 {
             // SAFETY: it is open, because its thread cannot take it before we let go of the lock.
@@ -171,14 +205,85 @@ impl Birth {
         true
     }
 
+    /// A child is there, and has not executed its program yet.
+    pub(super) fn is_born(&self, pid: Pid) {
+        let state = self.state();
+        self.pid.store(pid, Relaxed);
+        if *state == BirthState::GivenUp {
+            let _ = kill(pid, libc::SIGKILL);
+        }
+    }
+
+    /// The child has executed its program, or has ended: from here on its pid is its thread's alone.
+    pub(super) fn runs(&self) {
+        let _state = self.state();
+        self.pid.store(0, Relaxed);
+    }
+
     /// Asked in a child, which must not lock.
     pub(super) fn is_given_up(&self) -> bool {
         self.given_up.load(SeqCst)
     }
 
     /// Takes the pidfd out: from here on it is its thread's alone.
+    #[cfg(target_os = "linux")]
     pub(super) fn take_pidfd(&self) -> libc::c_int {
         let _state = self.state();
         self.pidfd.swap(-1, Relaxed)
+    }
+}
+
+/// What a child runs on until its exec. Not the thread's own stack: to make room there would touch
+/// pages that it never needs again, in every process thread there is.
+#[cfg(target_os = "linux")]
+pub(crate) struct ChildStack(Box<MaybeUninit<[u128; 1024]>>);
+
+#[cfg(target_os = "linux")]
+impl ChildStack {
+    pub(crate) fn new() -> Self {
+        ChildStack(Box::new_uninit())
+    }
+
+    /// Just above it. 16 KiB are below, of which less than 1 KiB is used, or 4 where the C library
+    /// looks its functions up at their first call.
+    pub(super) fn top(&mut self) -> *mut libc::c_void {
+        // SAFETY: one past the end of the same allocation.
+        unsafe { self.0.as_mut_ptr().add(1).cast() }
+    }
+}
+
+/// No child runs on a stack of ours here.
+#[cfg(not(target_os = "linux"))]
+pub(crate) struct ChildStack;
+
+#[cfg(not(target_os = "linux"))]
+impl ChildStack {
+    pub(crate) fn new() -> Self {
+        ChildStack
+    }
+}
+
+/// Starts a program in a session of its own, with default signals, an empty signal mask, and no
+/// descriptor above 2. Returns once it runs, with its pid and what becomes readable at its end, or
+/// with the error of whatever stopped it.
+///
+/// A relative path is relative to `directory`.
+pub(crate) fn spawn(
+    execve: &Execve<'_>,
+    directory: Option<&OwnedFd>,
+    stdio: &Stdio<'_>,
+    descriptor_limit: Option<u64>,
+    limits: &[ChildLimit],
+    stack: &mut ChildStack,
+    birth: &Birth,
+) -> Result<(Pid, OwnedFd), SpawnError> {
+    let plan = Plan::new(execve, directory, stdio, descriptor_limit, limits, birth);
+    match backend() {
+        #[cfg(target_os = "linux")]
+        Backend::Linux => super::clone::spawn(plan, stack),
+        Backend::Portable => {
+            let _ = stack;
+            super::portable::spawn(plan)
+        }
     }
 }

@@ -8,7 +8,28 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::backend::{Backend, backend};
 use super::error::check;
+
+/// Input is UTF-8.
+#[cfg(not(target_os = "freebsd"))]
+pub(crate) use libc::IUTF8;
+/// The same; versions that do not know it take no notice.
+#[cfg(target_os = "freebsd")]
+pub(crate) const IUTF8: libc::tcflag_t = 0x4000;
+/// Large letters of the input become small ones.
+#[cfg(target_os = "linux")]
+pub(crate) use libc::IUCLC;
+/// There is no such mode.
+#[cfg(not(target_os = "linux"))]
+pub(crate) const IUCLC: libc::tcflag_t = 0;
+
+/// Whether what a program has written to a terminal can still be read once every slave side is closed. The
+/// other systems throw it away at the last close, so where only what all systems have is used, no use is
+/// made of this either.
+pub(crate) fn terminal_keeps_output() -> bool {
+    backend() != Backend::Portable
+}
 
 /// The settings of the terminal behind `fd`, which may be either side of a PTY.
 pub(crate) fn terminal_settings(fd: BorrowedFd<'_>) -> io::Result<libc::termios> {

@@ -4,7 +4,7 @@
 //! **Owns:** what a thread leaves, until it is joined.
 //! **Never:** starts one with the memory that is kept for what cannot do without.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::panic::AssertUnwindSafe;
@@ -16,8 +16,9 @@ use super::lock::{lock, wait};
 use super::memory::spare_memory;
 
 /// The stack of a thread of which there are few: what the standard library gives one.
-pub(crate) const STACK: usize = 2 * 1024 * 1024;
+pub(crate) const THREAD_STACK_BYTES: usize = 2 * 1024 * 1024;
 /// A stack for a thread that makes a system call or two.
+#[cfg(target_os = "linux")]
 pub(super) const SMALL_STACK: usize = 64 * 1024;
 
 /// A thread of ours. Dropped, it goes on by itself.
@@ -78,8 +79,7 @@ unsafe fn start_borrowing_thread<'a, T: Send + 'a>(
     });
     let its_outcome = Arc::clone(&outcome);
     let body: Box<dyn FnOnce() + Send + 'a> = Box::new(move || {
-        // SAFETY: the calling thread's own name, a NUL-terminated string.
-        unsafe { libc::pthread_setname_np(libc::pthread_self(), name.as_ptr()) };
+        name_this_thread(&name);
         let result = std::panic::catch_unwind(AssertUnwindSafe(body));
         *lock(&its_outcome.value) = Some(result);
         its_outcome.left.notify_all();
@@ -105,7 +105,7 @@ unsafe fn start_borrowing_thread<'a, T: Send + 'a>(
         error
     };
     if error != 0 {
-        // SAFETY: from `into_raw` above, and nobody has taken it.
+        // SAFETY: from `into_raw` above, and it has not been taken.
         drop(unsafe { Box::from_raw(body) });
         return Err(io::Error::from_raw_os_error(error));
     }
@@ -137,4 +137,19 @@ impl<T> Thread<T> {
 #[cfg(not(feature = "cli"))]
 fn spare_memory() -> io::Result<()> {
     Ok(())
+}
+
+/// The name that `ps` shows; of the main thread, it is the process's. Started by way of `/proc`, it would
+/// be `exe`. The kernel keeps fifteen bytes.
+pub(crate) fn name_this_thread(name: &CStr) {
+    // SAFETY: the calling thread's own name, a NUL-terminated string.
+    #[cfg(not(target_vendor = "apple"))]
+    unsafe {
+        libc::pthread_setname_np(libc::pthread_self(), name.as_ptr())
+    };
+    // SAFETY: as above.
+    #[cfg(target_vendor = "apple")]
+    unsafe {
+        libc::pthread_setname_np(name.as_ptr())
+    };
 }

@@ -5,10 +5,16 @@
 //! **Never:** blocks.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use super::descriptors::{above_stdio, as_borrowed, pipe, read, set_nonblocking, write};
-use super::error::{check, may_be_refused};
+use super::descriptors::{as_borrowed, pipe, read, set_nonblocking, write};
+#[cfg(target_os = "linux")]
+use {
+    super::backend::{Backend, backend},
+    super::descriptors::above_stdio,
+    super::error::{check, may_be_refused},
+    std::os::fd::FromRawFd,
+};
 
 /// An event counter: something another thread sets to end a `poll`. Where the system refuses those,
 /// a pipe.
@@ -21,22 +27,20 @@ pub(crate) struct EventFd {
 
 impl EventFd {
     pub(crate) fn new() -> io::Result<Self> {
-        // SAFETY: a plain call; the result is checked before it is taken.
-        let fd = match check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }) {
-            Err(error) if may_be_refused(&error) => {
-                let (fd, writer) = pipe()?;
-                set_nonblocking(&fd)?;
-                set_nonblocking(&writer)?;
-                return Ok(EventFd {
-                    fd,
-                    writer: Some(writer),
-                });
+        #[cfg(target_os = "linux")]
+        if backend() == Backend::Linux {
+            match counter() {
+                Err(error) if may_be_refused(&error) => {}
+                counter => return counter.map(|fd| EventFd { fd, writer: None }),
             }
-            fd => fd?,
-        };
-        // SAFETY: eventfd returned a new descriptor that belongs to nobody else.
-        let fd = above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })?;
-        Ok(EventFd { fd, writer: None })
+        }
+        let (fd, writer) = pipe()?;
+        set_nonblocking(&fd)?;
+        set_nonblocking(&writer)?;
+        Ok(EventFd {
+            fd,
+            writer: Some(writer),
+        })
     }
 
     /// Ends the `poll` that waits for it, or the next one.
@@ -58,4 +62,12 @@ impl EventFd {
     pub(crate) fn raw(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
+}
+
+#[cfg(target_os = "linux")]
+fn counter() -> io::Result<OwnedFd> {
+    // SAFETY: a plain call; the result is checked before it is taken.
+    let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+    // SAFETY: eventfd returned a new descriptor that nothing else owns.
+    above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
 }

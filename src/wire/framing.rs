@@ -16,15 +16,15 @@ use std::ops::Range;
 use crate::wire::protocol::{RpcError, code};
 
 /// How much a read of the client's input asks for.
-const READ: usize = 128 * 1024;
+const READ_BYTES: usize = 128 * 1024;
 /// What the headers of one message may take, and the blank space before the first message.
-const HEADERS: usize = 8 * 1024;
+const MAX_HEADER_BYTES: usize = 8 * 1024;
 /// What of a skipped line is kept, to see whether it ends in a header.
-const TAIL: usize = 256;
+const SKIPPED_TAIL_BYTES: usize = 256;
 /// What the input begins with if messages have headers, in any case. No JSON text begins so.
-const HEADER: &[u8] = b"content-";
-const LENGTH: &[u8] = b"content-length";
-const TYPE: &[u8] = b"content-type";
+const HEADER_START: &[u8] = b"content-";
+const LENGTH_NAME: &[u8] = b"content-length";
+const TYPE_NAME: &[u8] = b"content-type";
 
 /// What comes next in the input.
 pub(crate) enum Frame<'a> {
@@ -108,14 +108,14 @@ impl<R: Read> Frames<R> {
             let there = &self.buffer[self.start..self.end];
             let blank = there.len() - there.trim_ascii_start().len();
             let seen = &there[blank..];
-            let compared = seen.len().min(HEADER.len());
-            let lines = !seen[..compared].eq_ignore_ascii_case(&HEADER[..compared]);
-            if !lines && compared == HEADER.len() {
+            let compared = seen.len().min(HEADER_START.len());
+            let lines = !seen[..compared].eq_ignore_ascii_case(&HEADER_START[..compared]);
+            if !lines && compared == HEADER_START.len() {
                 self.skip(blank);
                 self.expected = Expected::Header;
                 return Ok(Frame::Headers);
             }
-            if lines || self.ended || blank > HEADERS {
+            if lines || self.ended || blank > MAX_HEADER_BYTES {
                 self.expected = Expected::Line;
                 return self.next_line();
             }
@@ -210,13 +210,13 @@ impl<R: Read> Frames<R> {
                     } else if self.ended {
                         return Ok(Frame::End);
                     } else {
-                        self.start = self.start.max(self.end.saturating_sub(TAIL));
+                        self.start = self.start.max(self.end.saturating_sub(SKIPPED_TAIL_BYTES));
                         self.fill()?;
                     }
                 }
                 _ => {
                     let Some(line) = self.take_line() else {
-                        if there > HEADERS {
+                        if there > MAX_HEADER_BYTES {
                             return Ok(self.lost("the headers are longer than 8 KiB"));
                         }
                         if self.ended {
@@ -244,7 +244,7 @@ impl<R: Read> Frames<R> {
                         // The length of the next message, behind the rest of a body that was longer
                         // than announced; but not one that is in doubt itself.
                         let text = &self.buffer[line.clone()];
-                        if !text[..text.len().min(LENGTH.len())].eq_ignore_ascii_case(LENGTH) {
+                        if !text[..text.len().min(LENGTH_NAME.len())].eq_ignore_ascii_case(LENGTH_NAME) {
                             self.resume_at(line);
                         }
                         return Ok(lost);
@@ -312,17 +312,17 @@ impl<R: Read> Frames<R> {
 
     /// Reads once, behind what is there of the next message.
     fn fill(&mut self) -> io::Result<()> {
-        if self.start == self.end || self.buffer.len() - self.end < READ / 2 {
+        if self.start == self.end || self.buffer.len() - self.end < READ_BYTES / 2 {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.scanned -= self.start;
             self.start = 0;
         }
-        if self.buffer.len() - self.end < READ / 2 {
-            self.buffer.resize((2 * self.buffer.len()).max(READ), 0);
-        } else if self.buffer.len() > 8 * READ && self.end < READ {
+        if self.buffer.len() - self.end < READ_BYTES / 2 {
+            self.buffer.resize((2 * self.buffer.len()).max(READ_BYTES), 0);
+        } else if self.buffer.len() > 8 * READ_BYTES && self.end < READ_BYTES {
             // What one huge message needed is not kept for the small ones after it.
-            self.buffer.truncate(2 * READ);
+            self.buffer.truncate(2 * READ_BYTES);
             self.buffer.shrink_to_fit();
         }
         let n = loop {
@@ -359,7 +359,7 @@ impl Headers {
     /// Takes a line; why it cannot.
     fn add(&mut self, line: &[u8]) -> Result<(), String> {
         self.bytes += line.len();
-        if self.bytes > HEADERS {
+        if self.bytes > MAX_HEADER_BYTES {
             return Err("the headers are longer than 8 KiB".to_owned());
         }
         let refused = |what: &str| {
@@ -373,7 +373,7 @@ impl Headers {
         if name.is_empty() || !name.iter().all(|&b| is_token(b)) {
             return refused("not the name of a header");
         }
-        if name.eq_ignore_ascii_case(LENGTH) {
+        if name.eq_ignore_ascii_case(LENGTH_NAME) {
             match number(value) {
                 Some(length) if self.length.is_none_or(|earlier| earlier == length) => {
                     self.length = Some(length);
@@ -381,7 +381,7 @@ impl Headers {
                 Some(_) => return refused("a second Content-Length that differs"),
                 None => return refused("not a length"),
             }
-        } else if name.eq_ignore_ascii_case(TYPE) {
+        } else if name.eq_ignore_ascii_case(TYPE_NAME) {
             self.foreign = is_foreign(value);
         }
         Ok(())
@@ -390,8 +390,8 @@ impl Headers {
     /// The Content-Length at the end of a line, whatever comes before it.
     fn at_end_of(line: &[u8]) -> Option<Headers> {
         let colon = memchr::memrchr(b':', line)?;
-        let name = line[..colon].len().checked_sub(LENGTH.len())?;
-        if !line[name..colon].eq_ignore_ascii_case(LENGTH) {
+        let name = line[..colon].len().checked_sub(LENGTH_NAME.len())?;
+        if !line[name..colon].eq_ignore_ascii_case(LENGTH_NAME) {
             return None;
         }
         Some(Headers {
@@ -437,184 +437,4 @@ pub(crate) fn put_header(out: &mut Vec<u8>, start: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Gives its bytes in pieces of every small size.
-    struct Pieces<'a>(&'a [u8], usize);
-
-    impl Read for Pieces<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let n = self.1.min(self.0.len()).min(buffer.len());
-            buffer[..n].copy_from_slice(&self.0[..n]);
-            self.0 = &self.0[n..];
-            Ok(n)
-        }
-    }
-
-    /// What is seen of `input`: messages as they are, errors by their code.
-    fn split(input: &[u8], piece: usize, limit: usize) -> Vec<String> {
-        let mut frames = Frames::new(Pieces(input, piece), limit);
-        let mut seen = Vec::new();
-        loop {
-            match frames.next().expect("a slice does not fail") {
-                Frame::Headers => seen.push("HEADERS".into()),
-                Frame::Message(message) => seen.push(String::from_utf8_lossy(message).into_owned()),
-                Frame::Invalid(error) => seen.push(error.code.to_string()),
-                Frame::End => return seen,
-            }
-        }
-    }
-
-    /// The same however it is cut.
-    #[track_caller]
-    fn assert_split(input: impl AsRef<[u8]>, limit: usize, expected: &[&str]) {
-        for piece in (1..40).chain([input.as_ref().len().max(1)]) {
-            assert_eq!(
-                split(input.as_ref(), piece, limit),
-                expected,
-                "in pieces of {piece}"
-            );
-        }
-    }
-
-    #[test]
-    fn lines_come_whole_however_they_are_cut() {
-        assert_split(
-            "one\n\ntwo two\r\n \t\r\n\r\nlast",
-            100,
-            &["one", "two two", "last"],
-        );
-        assert_split("", 100, &[]);
-        assert_split("\n", 100, &[]);
-        assert_split("  \r\n one \n", 100, &[" one "]);
-    }
-
-    #[test]
-    fn a_line_over_the_limit_is_told_once_and_skipped() {
-        assert_split(
-            "12345\n123456\n1234567890123456789\nok\n123456",
-            5,
-            &["12345", "-32600", "-32600", "ok", "-32600"],
-        );
-        assert_split("\n     \n      \nok", 5, &["-32600", "ok"]);
-    }
-
-    #[test]
-    fn what_only_begins_like_a_header_is_a_line() {
-        assert_split("content", 100, &["content"]);
-        assert_split("Content Length: 2\nCo", 100, &["Content Length: 2", "Co"]);
-        assert_split("{}\nContent-Length: 2\n", 100, &["{}", "Content-Length: 2"]);
-    }
-
-    #[test]
-    fn bodies_come_whole_however_they_are_cut() {
-        assert_split(
-            "Content-Length: 3\r\n\r\noneContent-Length: 0\r\n\r\ncOnTeNt-LENGTH:4  \r\n\r\nt\nwo",
-            100,
-            &["HEADERS", "one", "", "t\nwo"],
-        );
-        assert_split(
-            "\r\n\nContent-Type: x; Charset=\"UTF-8\"\nX-Y:\nContent-Length: 3\nContent-Length: 03\n\none\r\n\r\n",
-            100,
-            &["HEADERS", "one"],
-        );
-        assert_split(
-            "Content-Length: 1\r\nContent-Type: application/vscode-jsonrpc; charset=utf8\r\n\r\n1",
-            100,
-            &["HEADERS", "1"],
-        );
-    }
-
-    #[test]
-    fn a_body_that_nobody_gets_is_told_once_and_skipped() {
-        assert_split(
-            "Content-Length: 6\r\n\r\n123456Content-Length: 5\r\n\r\n12345\nContent-Length: 6\r\n\r\n1",
-            5,
-            &["HEADERS", "-32600", "12345", "-32600"],
-        );
-        assert_split(
-            "Content-Type: text; charset=utf-16\r\nContent-Length: 4\r\n\r\n1234Content-Length: 2\r\n\r\nok",
-            5,
-            &["HEADERS", "-32600", "ok"],
-        );
-        assert_split(
-            "Content-Length: 18446744073709551615\r\n\r\n123",
-            5,
-            &["HEADERS", "-32600"],
-        );
-    }
-
-    #[test]
-    fn an_input_that_ends_too_early_is_told() {
-        assert_split("Content-Length: 6\r\n\r\n12345", 9, &["HEADERS", "-32700"]);
-        assert_split("Content-Length: 6\r\n\r\n", 9, &["HEADERS", "-32700"]);
-        assert_split("Content-Length: 6\r\n", 9, &["HEADERS", "-32700"]);
-        assert_split("Content-Length: 6", 9, &["HEADERS", "-32700"]);
-    }
-
-    #[test]
-    fn behind_headers_that_are_none_the_next_length_counts() {
-        let good = "Content-Length: 2\r\n\r\nok";
-        for bad in [
-            "Content-Type: x\r\n\r\n{}",
-            "Content-Length\r\n\r\n{}",
-            "Content-Length: \r\n\r\n{}",
-            "Content-Length: -2\r\n\r\n{}",
-            "Content-Length: 2x\r\n\r\n{}",
-            "Content-Length: 18446744073709551616\r\n\r\n{}",
-            "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-            "Content-Length : 2\r\n\r\n{}",
-            "Content-Length: 2\r\n folded\r\n\r\n{}",
-            "Content-Ä: 2\r\n\r\n{}",
-            // A body that is shorter than it is.
-            "Content-Length: 0\r\n\r\n{}",
-            "Content-Length: 0\r\n\r\n{\"a\":\"Content-Length: 2\"}",
-        ] {
-            let expected = match bad.contains(": 0") {
-                true => &["HEADERS", "", "-32700", "ok", "ok"][..],
-                false => &["HEADERS", "-32700", "ok", "ok"],
-            };
-            assert_split(format!("{bad}{good}{good}"), 100, expected);
-        }
-        // One that is longer swallows the next message, and no more.
-        assert_split(
-            format!("Content-Length: 7\r\n\r\n{{}}{good}{good}"),
-            100,
-            &["HEADERS", "{}Conte", "-32700", "ok"],
-        );
-    }
-
-    #[test]
-    fn endless_headers_are_not_stored() {
-        let good = "Content-Length: 2\r\n\r\nok";
-        for bad in [
-            format!("Content-X: {}", "x".repeat(300_000)),
-            format!("Content-X: {}\r\n", "x".repeat(300_000)),
-            "Content-X: x\r\n".repeat(30_000),
-        ] {
-            let input = format!("{bad}{good}");
-            for piece in [100, 5000, 1_000_000] {
-                assert_eq!(
-                    split(input.as_bytes(), piece, 1 << 20),
-                    ["HEADERS", "-32700", "ok"]
-                );
-                let mut frames = Frames::new(Pieces(input.as_bytes(), piece), 1 << 20);
-                while !matches!(frames.next(), Ok(Frame::End)) {}
-                assert!(frames.buffer.len() <= 2 * READ, "{}", frames.buffer.len());
-            }
-        }
-    }
-
-    #[test]
-    fn a_header_counts_the_bytes_of_its_message_alone() {
-        for message in ["", "1", &"ü".repeat(5), &"x".repeat(1234)] {
-            let mut out = b"before".to_vec();
-            let start = out.len();
-            out.extend_from_slice(message.as_bytes());
-            put_header(&mut out, start);
-            let expected = format!("beforeContent-Length: {}\r\n\r\n{message}", message.len());
-            assert_eq!(String::from_utf8_lossy(&out), expected);
-        }
-    }
-}
+mod tests;

@@ -46,7 +46,7 @@ pub enum ClientMessage {
 #[derive(Debug)]
 pub(crate) struct Parsed {
     pub(crate) message: ClientMessage,
-    /// Whether the message carried `"jsonrpc":"2.0"`; `None` where the line was no JSON object.
+    /// Whether the message carried `"jsonrpc":"2.0"`; `None` where the line was not a JSON object.
     pub(crate) jsonrpc: Option<bool>,
 }
 

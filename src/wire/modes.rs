@@ -54,7 +54,7 @@ const MODES: [(&str, Place); 44] = [
     ("ixany", Input(libc::IXANY)),
     ("ixoff", Input(libc::IXOFF)),
     ("imaxbel", Input(libc::IMAXBEL)),
-    ("iutf8", Input(libc::IUTF8)),
+    ("iutf8", Input(sys::IUTF8)),
     ("opost", Output(libc::OPOST)),
     ("onlcr", Output(libc::ONLCR)),
     ("ocrnl", Output(libc::OCRNL)),

@@ -4,9 +4,10 @@
 //! **Owns:** the table of names.
 //! **Never:** sends a signal.
 
+use crate::sys::{FIRST_REALTIME_SIGNAL, LAST_SIGNAL};
 use crate::wire::protocol::{SignalName, shortened};
 
-const NAMES: [(i32, &str); 31] = [
+const NAMES: &[(i32, &str)] = &[
     (libc::SIGHUP, "SIGHUP"),
     (libc::SIGINT, "SIGINT"),
     (libc::SIGQUIT, "SIGQUIT"),
@@ -22,6 +23,7 @@ const NAMES: [(i32, &str); 31] = [
     (libc::SIGPIPE, "SIGPIPE"),
     (libc::SIGALRM, "SIGALRM"),
     (libc::SIGTERM, "SIGTERM"),
+    #[cfg(target_os = "linux")]
     (libc::SIGSTKFLT, "SIGSTKFLT"),
     (libc::SIGCHLD, "SIGCHLD"),
     (libc::SIGCONT, "SIGCONT"),
@@ -36,8 +38,13 @@ const NAMES: [(i32, &str); 31] = [
     (libc::SIGPROF, "SIGPROF"),
     (libc::SIGWINCH, "SIGWINCH"),
     (libc::SIGIO, "SIGIO"),
+    #[cfg(target_os = "linux")]
     (libc::SIGPWR, "SIGPWR"),
     (libc::SIGSYS, "SIGSYS"),
+    #[cfg(not(target_os = "linux"))]
+    (libc::SIGEMT, "SIGEMT"),
+    #[cfg(not(target_os = "linux"))]
+    (libc::SIGINFO, "SIGINFO"),
 ];
 
 /// The null signal: nothing is sent, and what would refuse a signal refuses it.
@@ -45,7 +52,7 @@ pub(crate) const NULL: i32 = 0;
 /// The name of [`NULL`], as kill(1) of POSIX has it.
 pub(crate) const NULL_NAME: &str = "0";
 /// The highest number the kernel knows.
-pub(crate) const LAST: i32 = 64;
+pub(crate) const LAST: i32 = LAST_SIGNAL;
 
 /// The names without `SIG`.
 #[cfg(feature = "schema")]
@@ -77,12 +84,12 @@ pub(crate) fn number(signal: &SignalName) -> Result<i32, String> {
 
 /// The name of signal `n`; real-time signals count from SIGRTMIN.
 pub(crate) fn name(n: i32) -> String {
-    match NAMES.iter().find(|(known, _)| *known == n) {
-        Some((_, name)) => (*name).to_owned(),
-        None if n == NULL => "signal 0".to_owned(),
-        None if n == libc::SIGRTMIN() => "SIGRTMIN".to_owned(),
-        None if n > libc::SIGRTMIN() => format!("SIGRTMIN+{}", n - libc::SIGRTMIN()),
-        None => format!("SIG{n}"),
+    match (NAMES.iter().find(|(known, _)| *known == n), FIRST_REALTIME_SIGNAL) {
+        (Some((_, name)), _) => (*name).to_owned(),
+        _ if n == NULL => "signal 0".to_owned(),
+        (None, Some(first)) if n == first => "SIGRTMIN".to_owned(),
+        (None, Some(first)) if n > first => format!("SIGRTMIN+{}", n - first),
+        _ => format!("SIG{n}"),
     }
 }
 
@@ -92,7 +99,7 @@ mod tests {
 
     #[test]
     fn names_with_and_without_prefix_and_numbers_agree() {
-        for (n, full) in NAMES {
+        for &(n, full) in NAMES {
             let bare = full.strip_prefix("SIG").unwrap();
             assert_eq!(number(&SignalName::Name(full.into())), Ok(n));
             assert_eq!(number(&SignalName::Name(bare.into())), Ok(n));
@@ -111,10 +118,10 @@ mod tests {
     fn what_is_not_a_signal_is_refused_by_name() {
         for bad in [
             SignalName::Number(-1),
-            SignalName::Number(65),
+            SignalName::Number(LAST + 1),
             SignalName::Number(-9),
         ] {
-            assert!(number(&bad).unwrap_err().contains("0..64"));
+            assert!(number(&bad).unwrap_err().contains(&format!("0..{LAST}")));
         }
         for bad in ["", "SIG", "sigterm", "SIGSIGTERM", "9", "SIG0", "00"] {
             assert!(

@@ -5,11 +5,26 @@ import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
 import { getEventListeners, once } from "node:events";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import fs, {
+  closeSync,
+  createWriteStream,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test as nodeTest } from "node:test";
 import { PassThrough, Readable, Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
+import { pathToFileURL } from "node:url";
 import { inspect, promisify } from "node:util";
 
 import {
@@ -21,6 +36,7 @@ import {
   type ServerOptions,
   SpawnError,
   type SpawnOptions,
+  WaitError,
 } from "./procwire.ts";
 
 const PATIENCE = 30_000;
@@ -152,10 +168,29 @@ test("directory and environment", async (server) => {
   assert.match(await text(other.stdout), /\n-unset\n$/);
 });
 
+nodeTest("an environment is node's, unless it is laid over what is inherited", { timeout: PATIENCE }, async () => {
+  const server = new Server(`env -i A=1 AB=2 C=3 PWD=/ LINES=7 ${process.env["PROCWIRE"]}`);
+  const told = async (options: SpawnOptions & { stdio?: undefined }): Promise<string> =>
+    (await text(server.spawn("env", options).stdout)).split("\n").sort().join(" ").trim();
+  assert.equal(await told({}), "A=1 AB=2 C=3 LINES=7 PWD=/");
+  assert.equal(await told({ env: { D: "4", E: null, F: undefined } }), "D=4");
+  assert.equal(await told({ env: {}, cwd: "/usr" }), "");
+  assert.equal(await told({ inheritEnv: false }), "");
+  assert.equal(await told({ env: { A: "0", C: null, D: "4" }, inheritEnv: true }), "A=0 AB=2 D=4 LINES=7 PWD=/");
+  assert.equal(await told({ env: { D: "4", AB: undefined }, inheritEnv: ["A*", "X"], cwd: "/usr" }), "A=1 D=4");
+  assert.equal(await told({ inheritEnv: ["P*", "A"], cwd: "/usr" }), "A=1 PWD=/usr");
+  assert.equal(await told({ inheritEnv: [] }), "");
+  assert.throws(() => server.spawn("true", { inheritEnv: "A" as never }), { code: "ERR_INVALID_ARG_TYPE" });
+  await assert.rejects(server.spawn("true", { inheritEnv: ["A=1"] }).exited, { name: "RpcError", code: -32602 });
+  await server.close();
+});
+
 test("output can be dropped", async (server) => {
   const child = server.spawn("sh", ["-c", "echo out; echo err >&2"], { stdout: "ignore", stderr: "ignore" });
   assert.deepEqual([await text(child.stdout), await text(child.stderr)], ["", ""]);
-  assert.equal((await child.exited).stdoutBytes, 4);
+  assert.equal((await child.exited).stdoutBytes, 0);
+  const device = server.spawn("readlink", ["/proc/self/fd/1", "/proc/self/fd/2"], { stderr: "ignore" });
+  assert.match(await text(device.stdout), /^pipe:.*\n\/dev\/null\n$/, "it is the device, and not a pipe");
   const half = server.spawn("sh", ["-c", "echo out; echo err >&2"], { stdout: "ignore" });
   assert.equal(await text(half.stderr), "err\n");
   const capped = server.spawn("head", ["-c", "100000", "/dev/zero"], { outputCap: 1000 });
@@ -381,30 +416,367 @@ test("output of a destroyed stream is dropped", async (server) => {
   assert.equal((await child.exited).code, 0, "there was nothing to be written to it any more");
 });
 
-test("a program that writes to a destroyed stream gets SIGPIPE", async (server) => {
-  for (const [command, tty, signal] of [
-    ["exec yes", false, "SIGPIPE"],
-    ["while :; do echo y; sleep 0.1; done", false, "SIGPIPE"],
-    ["while :; do echo y; sleep 0.1; done", true, "SIGHUP"],
+test("a stream that is destroyed has no reader", async (server) => {
+  for (const [command, tty, code, signal] of [
+    ["exec yes", false, null, "SIGPIPE"],
+    ["while :; do echo y; sleep 0.1; done", false, null, "SIGPIPE"],
     // As Python, Node, Go and Rust do by themselves.
-    ["trap '' PIPE; exec yes", false, "SIGKILL"],
-    ["trap '' PIPE; setsid sleep 1000 & while :; do echo y; sleep 0.1; done", false, "SIGKILL"],
+    ["trap '' PIPE; exec yes", false, 1, null],
+    // A terminal has one device for both ways.
+    ["while :; do echo y; sleep 0.1; done", true, null, "SIGHUP"],
+    ["trap '' HUP; while :; do echo y; sleep 0.1; done", true, null, "SIGKILL"],
   ] as const) {
     const child = server.spawn("sh", ["-c", command], { tty });
     for await (const _ of child.stdout) break; // Destroys it
-    assert.deepEqual([(await child.exited).signal, command], [signal, command]);
+    const exit = await child.exited;
+    assert.deepEqual([exit.code, exit.signal, command], [code, signal, command]);
   }
-  const child = server.spawn("sh", ["-c", "while :; do echo y >&2; sleep 0.1; done"], { stdout: "ignore" });
-  await line(child.stderr);
-  child.stderr.destroy();
-  assert.equal((await child.exited).signal, "SIGPIPE");
-  // What was written before is not a reason.
-  const early = server.spawn("sh", ["-c", "head -c 500000 /dev/zero; echo 'written' >&2; read line; exit 3"]);
-  assert.equal(await line(early.stderr), "written\n");
+  const lines = server.spawn("sh", ["-c", "while :; do echo y >&2; sleep 0.1; done"], { stdout: "ignore" });
+  await line(lines.stderr);
+  lines.stderr.destroy();
+  assert.equal((await lines.exited).signal, "SIGPIPE");
+  // A program that does not write to it goes on, and the other stream with it.
+  const other = server.spawn("sh", ["-c", "head -c 500000 /dev/zero; echo written >&2; read line; echo end >&2; exit 3"]);
+  assert.equal(await line(other.stderr), "written\n");
+  other.stdout.destroy();
+  other.stdin.end("\n");
+  assert.equal(await text(other.stderr), "end\n");
+  assert.equal((await other.exited).code, 3);
+  // At once, and before the server has even answered the handshake.
+  const early = server.spawn("yes");
   early.stdout.destroy();
-  await server.list();
-  early.stdin.end("\n");
-  assert.equal((await early.exited).code, 3);
+  assert.equal((await early.exited).signal, "SIGPIPE");
+});
+
+test("a program that ignores SIGPIPE sees that nothing reads it", async (server) => {
+  const child = server.spawn("sh", ["-c", "trap '' PIPE; echo y; read x; echo y || echo failed >&2"]);
+  assert.equal(await line(child.stdout), "y\n");
+  child.stdout.destroy();
+  child.stdin.end("\n");
+  assert.match(await text(child.stderr), /failed\n$/);
+});
+
+test("a stream ends when the program has closed it", async (server) => {
+  const child = server.spawn("sh", ["-c", "echo out; exec >&-; read line; echo err >&2"]);
+  assert.equal(await text(child.stdout), "out\n");
+  assert.equal(child.exitCode, null);
+  child.stdin.end("\n");
+  assert.equal(await text(child.stderr), "err\n");
+  assert.equal((await child.exited).code, 0);
+  // Though output of it was capped, and though it is piped.
+  const capped = server.spawn("sh", ["-c", "seq 100000; exec >&-; exec sleep 1000"], { outputCap: 5 });
+  assert.equal(await text(capped.stdout), "1\n2\n3");
+  const sink = new PassThrough();
+  capped.stderr.pipe(sink);
+  capped.kill();
+  assert.equal(await text(sink), "");
+});
+
+test("the two outputs as one", async (server) => {
+  const script = "for i in 1 2 3; do echo out $i; echo err $i >&2; done";
+  const seen = "out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n";
+  const named = server.spawn("sh", ["-c", script], { mergeStderr: true });
+  assert.deepEqual([await text(named.stdout), await text(named.stderr)], [seen, ""]);
+  assert.equal((await named.exited).stderrBytes, 0);
+  assert.equal(await text(server.spawn("sh", ["-c", script], { stderr: "stdout" }).stdout), seen);
+  const third = server.spawn("sh", ["-c", script], { stdio: ["ignore", "pipe", "stdout"] });
+  const closed = once(third, "close");
+  assert.deepEqual([await text(third.stdout as Readable), third.stderr], [seen, null]);
+  await closed;
+  assert.deepEqual(await promisify(server.exec)(script, { mergeStderr: true }), { stdout: seen, stderr: "" });
+  const none = server.spawn("readlink", ["/proc/self/fd/1"], { stdout: "ignore", mergeStderr: true });
+  assert.equal((await none.exited).code, 0);
+  const terminal = server.spawn("sh", ["-c", "echo err >&2"], { tty: true, mergeStderr: true });
+  assert.equal(await text(terminal.stdout), "err\r\n");
+  assert.throws(() => server.spawn("true", { mergeStderr: true, stderr: "ignore" }), { code: "ERR_INVALID_ARG_VALUE" });
+  assert.throws(() => server.spawn("true", { mergeStderr: 3 as never }), { code: "ERR_INVALID_ARG_TYPE" });
+});
+
+test("files of the server's machine", async (server) => {
+  const folder = mkdtempSync(join(tmpdir(), "procwire-"));
+  try {
+    const [input, output] = [join(folder, "in"), join(folder, "out ü")];
+    writeFileSync(input, "b\na\n");
+    const sorted = server.spawn("sort", { stdin: { file: input }, stdout: { file: output } });
+    assert.deepEqual([sorted.stdin.writable, await text(sorted.stdout)], [false, ""]);
+    assert.deepEqual([(await sorted.exited).stdoutBytes, readFileSync(output, "utf8")], [0, "a\nb\n"]);
+    const more = { file: pathToFileURL(output), append: true };
+    const appended = server.spawn("sh", ["-c", "echo c; echo d >&2"], { stdio: ["ignore", more, more] });
+    assert.deepEqual(appended.stdio, [null, null, null]);
+    await once(appended, "close");
+    assert.equal(readFileSync(output, "utf8"), "a\nb\nc\nd\n");
+    // The same file twice is one.
+    await server.spawn("sh", ["-c", "echo out; echo err >&2"], { stdout: { file: output }, stderr: { file: output } }).exited;
+    assert.equal(readFileSync(output, "utf8"), "out\nerr\n");
+    const apart = server.spawn("sh", ["-c", "echo out; echo err >&2"], { stderr: { file: output } });
+    assert.deepEqual([await text(apart.stdout), await text(apart.stderr)], ["out\n", ""]);
+    await apart.exited;
+    assert.equal(readFileSync(output, "utf8"), "err\n");
+
+    const missing = join(folder, "no", "such");
+    for (const [stage, options] of [
+      ["stdin", { stdin: { file: missing } }],
+      ["stdout", { stdout: { file: missing } }],
+      ["stderr", { stderr: { file: missing } }],
+    ] as const) {
+      const message = `spawn true ENOENT (${stage} ${missing})`;
+      await assert.rejects(server.spawn("true", options).exited, { name: "SpawnError", code: "ENOENT", stage, message });
+    }
+    for (const [options, code] of [
+      [{ stdout: { file: "relative" } }, "ERR_INVALID_ARG_VALUE"],
+      [{ stdout: { file: 3 } }, "ERR_INVALID_ARG_TYPE"],
+      [{ stdout: { file: "a\0b" } }, "ERR_INVALID_ARG_VALUE"],
+      [{ stdout: { file: output, append: 1 } }, "ERR_INVALID_ARG_TYPE"],
+      [{ stdout: { file: output, mode: 0o600 } }, "ERR_INVALID_ARG_VALUE"],
+      [{ stdio: ["stdout"] }, "ERR_INVALID_ARG_VALUE"],
+      [{ stdin: "stdout" }, "ERR_INVALID_ARG_VALUE"],
+      [{ stdout: { file: output }, tty: true }, "ERR_INVALID_ARG_VALUE"],
+    ] as const) {
+      assert.throws(() => server.spawn("true", options as object), { code }, inspect(options));
+    }
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test("limits", async (server) => {
+  const child = server.spawn("sh", ["-c", "ulimit -n; ulimit -c; nice"], { limits: { openFiles: 50, coreBytes: 0, nice: 19, processes: undefined } });
+  assert.equal(await text(child.stdout), "50\n0\n19\n");
+  const busy = server.spawn("sh", ["-c", "while :; do :; done"], { limits: { cpuSeconds: 1 } });
+  assert.equal((await busy.exited).signal, "SIGKILL");
+  await assert.rejects(server.spawn("true", { limits: { openFiles: Number.MAX_SAFE_INTEGER } }).exited, {
+    name: "SpawnError",
+    code: "EPERM",
+    stage: "limits",
+    limit: "openFiles",
+    message: "spawn true EPERM (limits openFiles)",
+  });
+  assert.throws(() => server.spawn("true", { limits: { openFile: 3 } as object }), /'options.limits.openFile' is not known/);
+  assert.throws(() => server.spawn("true", { limits: { openFiles: 1.5 } }), { code: "ERR_OUT_OF_RANGE" });
+  assert.throws(() => server.spawn("true", { limits: 3 as never }), { code: "ERR_INVALID_ARG_TYPE" });
+});
+
+test("what is kept of long output", async (server) => {
+  const seq = (options: SpawnOptions & { stdio?: undefined }): Process => server.spawn("seq", ["1000"], options);
+  for (const [options, seen] of [
+    [{ keep: { head: 4, tail: 9 } }, "1\n2\n999\n1000\n"],
+    [{ keep: "tail", outputCap: 5 }, "1000\n"],
+    [{ keep: "head", outputCap: 4 }, "1\n2\n"],
+  ] as const) {
+    const child = seq(options);
+    assert.equal(await text(child.stdout), seen);
+    const { stdoutBytes, stdoutOmittedBytes, stderrOmittedBytes } = await child.exited;
+    assert.deepEqual([stdoutBytes, stdoutOmittedBytes, stderrOmittedBytes], [3893, 3893 - seen.length, 0]);
+  }
+  assert.equal((await seq({}).exited).stdoutOmittedBytes, 0);
+  const { stdout } = await promisify(server.execFile)("seq", ["1000000"], { keep: { head: 2, tail: 8 } });
+  assert.equal(stdout, "1\n1000000\n");
+  assert.throws(() => seq({ keep: { head: 1, tail: 1 }, outputCap: 3 }), { code: "ERR_INVALID_ARG_VALUE" });
+  assert.throws(() => seq({ keep: { head: -1, tail: 1 } }), { code: "ERR_OUT_OF_RANGE" });
+  assert.throws(() => seq({ keep: "middle" as never }), { code: "ERR_INVALID_ARG_VALUE" });
+});
+
+test("a timeout with a grace", async (server) => {
+  const shrugs = "trap '' TERM INT; echo ready; while :; do sleep 1000; done";
+  for (const killSignal of ["SIGTERM", "SIGINT"]) {
+    const child = server.spawn("sh", ["-c", shrugs], { timeout: 300, timeoutGraceMs: 50, killSignal });
+    const { signal, timedOut } = await child.exited;
+    assert.deepEqual([signal, timedOut, child.killed], ["SIGKILL", true, true]);
+    const heeds = server.spawn(...NEVER, { timeout: 50, timeoutGraceMs: PATIENCE, killSignal });
+    assert.deepEqual([(await heeds.exited).signal, heeds.killed], [killSignal, true]);
+  }
+  assert.throws(() => server.spawn("true", { timeoutGraceMs: -1 }), { code: "ERR_OUT_OF_RANGE" });
+});
+
+test("expect finds what a program writes", async (server) => {
+  const child = server.spawn("sh", ["-c", "echo starting; echo ready on 8080; echo more; read x; echo got $x; exec cat"]);
+  const ready = await child.expect(/ready on (\d+)/g);
+  assert.deepEqual([ready.index, ready.match[0], ready.match[1], ready.before], [0, "ready on 8080", "8080", "starting\n"]);
+  child.stdin.write("it\n");
+  const got = await child.expect(["nothing", /got (?<what>.*)\n/]);
+  assert.deepEqual([got.index, got.match.groups?.["what"], got.before], [1, "it", "\nmore\n"]);
+  // The pattern that matches first, whatever their order; several that wait, one behind the other.
+  child.stdin.write("one two three");
+  const [first, second] = await Promise.all([child.expect(["two", "one"]), child.expect("three")]);
+  assert.deepEqual([first.index, first.match[0], second.before], [1, "one", " two "]);
+  // What was not matched is left, after a timeout, too.
+  child.stdin.write("left ü");
+  await assert.rejects(child.expect("right", { timeout: 100 }), (error) => {
+    assert.ok(error instanceof WaitError && error.code === "ETIMEDOUT" && "left ü".startsWith(error.before));
+    return true;
+  });
+  assert.equal((await child.expect(/ü/)).before, "left ");
+  child.stdin.end("the rest");
+  await assert.rejects(child.expect(/never/), { name: "WaitError", code: "EOF", before: "the rest" });
+  await assert.rejects(child.expect("again"), { code: "EOF", before: "" });
+  assert.equal((await child.exited).code, 0);
+});
+
+test("expect leaves what follows to the next reader, byte by byte", async (server) => {
+  const parts = ["x\\303\\244ready\\342\\202", "\\254\\377tail"];
+  const child = server.spawn("sh", ["-c", `printf '${parts[0]}'; read x; printf '${parts[1]}'`]);
+  assert.equal((await child.expect("ready")).before, "xä");
+  child.stdin.end("\n");
+  assert.deepEqual(await bytes(child.stdout), Buffer.from("\xe2\x82\xac\xfftail", "latin1"));
+  const listened = server.spawn("sh", ["-c", "echo ready; echo rest"]);
+  await listened.expect("ready\n");
+  let rest = "";
+  listened.stdout.on("data", (chunk: Buffer) => (rest += chunk));
+  await once(listened, "close");
+  assert.equal(rest, "rest\n");
+  const latin = server.spawn("printf", ["\\374ready\\374"], { encoding: "latin1" });
+  assert.equal((await latin.expect("ready")).before, "ü");
+  assert.deepEqual(await once(latin.stdout, "data"), ["ü"]);
+});
+
+test("expect looks at what another reader takes", async (server) => {
+  const child = server.spawn("sh", ["-c", "echo one; echo two; read x; echo three; read x; echo four; exec cat"]);
+  let seen = "";
+  child.stdout.on("data", (chunk: Buffer) => (seen += chunk));
+  assert.equal((await child.expect("one\n")).before, "");
+  assert.equal((await child.expect("two\n")).before, "");
+  child.stdin.write("\n");
+  await until("it has come", () => seen.endsWith("three\n"));
+  assert.equal((await child.expect(/e+\n/)).before, "thr", "what came between two of them is searched");
+  child.stdin.end("\n");
+  await assert.rejects(child.expect("five"), { code: "EOF", before: "four\n" });
+  assert.equal(seen, "one\ntwo\nthree\nfour\n", "and nothing is taken away");
+  // Of stderr, and of a stream that is piped.
+  const sink = new PassThrough();
+  const piped = server.spawn("sh", ["-c", "echo out; echo err >&2; exec cat"], { stdio: ["pipe", sink, "pipe"] });
+  await piped.expect("out");
+  await piped.expect("err", { stream: "stderr" });
+  piped.stdin?.end();
+  const silent = server.spawn("true", { stdout: "ignore" });
+  await assert.rejects(silent.expect("x"), { code: "ERR_INVALID_ARG_VALUE" });
+  await assert.rejects(silent.expect(3 as never), { code: "ERR_INVALID_ARG_TYPE" });
+  await assert.rejects(silent.expect("x", { stream: "stdin" as never }), { code: "ERR_INVALID_ARG_VALUE" });
+});
+
+test("expect keeps no more of a flood than it searches", async (server) => {
+  const child = server.spawn("sh", ["-c", "head -c 20000000 /dev/zero | tr '\\0' x; echo end; exec cat"]);
+  const { before } = await child.expect("end");
+  assert.ok(before.length <= 1 << 20 && before.length > 100_000, `${before.length}`);
+  child.stdin.end();
+  await child.exited;
+});
+
+test("waitFor waits for what the server sees", async (server) => {
+  // Right behind the spawn it sees all.
+  const child = server.spawn("sh", ["-c", "echo almost; echo ready; read x; echo ü; read x; exec >&- 2>&-; read x"]);
+  assert.deepEqual(await child.waitFor(["error", { text: "ready" }, { exit: true }]), { index: 1, stream: "stdout", offset: 12 });
+  const coming = child.waitFor({ bytes: Buffer.from("ü") }, { stream: "stdout" });
+  child.stdin.write("\n");
+  assert.deepEqual(await coming, { index: 0, stream: "stdout", offset: 15 });
+  assert.deepEqual(await child.waitFor({ quiet: 20 }), { index: 0 });
+  assert.deepEqual(await child.waitFor({ input: true }), { index: 0 });
+  await assert.rejects(child.waitFor("never", { timeout: 20 }), { name: "WaitError", code: "ETIMEDOUT" });
+  const closed = child.waitFor({ eof: true });
+  child.stdin.write("\n");
+  assert.deepEqual(await closed, { index: 0 });
+  const [exit, never] = [child.waitFor({ exit: true }), child.waitFor("never")];
+  child.stdin.write("\n");
+  assert.deepEqual(await exit, { index: 0 });
+  await assert.rejects(never, { name: "WaitError", code: "EOF" });
+  await child.exited;
+  assert.deepEqual(await child.waitFor(["never", { exit: true }]), { index: 1 });
+  await assert.rejects(child.waitFor("never"), { code: "EOF" });
+  await assert.rejects(server.spawn("true").waitFor([]), { name: "RpcError", code: -32602 });
+  await assert.rejects(child.waitFor({ exits: true } as never), /'condition.exits' is not known/);
+  await assert.rejects(child.waitFor({ bytes: 3 } as never), { code: "ERR_INVALID_ARG_TYPE" });
+  await assert.rejects(child.waitFor({ quiet: -3 }), { code: "ERR_OUT_OF_RANGE" });
+  assert.equal(await text(child.stdout), "almost\nready\nü\n", "it takes nothing");
+});
+
+test("inspect tells what a program is doing", async (server) => {
+  const child = server.spawn("sh", ["-c", "stty -echo; read x"], { tty: true, size: { rows: 30, cols: 100 } });
+  await child.waitFor({ input: true });
+  const { pid, terminal, waitsForInput, processes } = await child.inspect();
+  assert.deepEqual([pid, waitsForInput, processes[0]?.pid], [child.pid, true, child.pid]);
+  assert.deepEqual(terminal, { canonical: true, echo: false, rows: 30, cols: 100 });
+  child.kill("SIGKILL");
+  await child.exited;
+  await assert.rejects(child.inspect(), { name: "RpcError", code: -32600 });
+});
+
+nodeTest("a server that knows less is not asked for more", { timeout: PATIENCE }, async () => {
+  const older = { userAgent: "codex/0 (x)" };
+  // It counts the requests: the handshake, a spawn, and what is asked for last.
+  const server = new Server(
+    fake(2, [
+      { id: 1, result: older },
+      { id: 3, result: {} },
+      { method: "process/exited", params: { processHandle: "2", exitCode: 0 } },
+    ]),
+  );
+  const plain = server.spawn("x", { stderr: "ignore", cwd: "/" });
+  const asked: SpawnOptions[] = [
+    { env: { A: "b" } },
+    { inheritEnv: ["A"] },
+    { stdin: { file: "/x" } },
+    { stdio: ["pipe", { file: "/x" }, "pipe"] },
+    { mergeStderr: true },
+    { limits: { nice: 3 } },
+    { keep: "tail" },
+    { keep: { head: 1, tail: 1 } },
+    { timeout: 1000, timeoutGraceMs: 1 },
+    { timeout: 1000, timeoutGraceMs: 1, killSignal: "SIGINT" },
+  ];
+  for (const options of asked) {
+    const refused = server.spawn("x", options);
+    await assert.rejects(refused.exited, { name: "NotSupported", code: "ENOTSUP", message: /^the server ".*" cannot / }, inspect(options));
+  }
+  assert.equal((await plain.exited).code, 0);
+  assert.deepEqual(await server.info, older);
+  await server.close();
+  // Methods that it does not know, asked for before and after the handshake.
+  const other = new Server(
+    fake(3, [
+      { id: 1, result: older },
+      { id: 3, result: {} },
+      { id: 4, error: { code: -32600, message: "Invalid request: unknown variant" } },
+    ]),
+  );
+  const running = other.spawn("x", { cwd: "/" });
+  await assert.rejects(running.waitFor({ exit: true }), { name: "NotSupported", message: /cannot wait for a condition$/ });
+  await assert.rejects(running.inspect(), { code: "ENOTSUP", message: /cannot inspect a program$/ });
+  await other.close();
+});
+
+nodeTest("what waits for the handshake is sent in its order, and told once if there is none", { timeout: PATIENCE }, async () => {
+  const server = new Server();
+  const child = server.spawn(...NEVER, { inheritEnv: ["PATH"] });
+  child.stdin.end("x");
+  assert.equal(child.kill("SIGINT"), true);
+  const other = server.spawn(...NEVER);
+  assert.equal((await server.list()).at(-1)?.command[0], "sleep");
+  assert.deepEqual([(await child.exited).signal, other.exitCode], ["SIGINT", null]);
+  await server.close();
+
+  for (const close of [true, false]) {
+    const none = close ? new Server() : new Server("false");
+    const waiting = none.spawn(...NEVER, { inheritEnv: false });
+    const events: string[] = [];
+    waiting.on("error", ({ name }) => events.push(name));
+    const closed = new Promise<void>((resolve) => waiting.on("close", () => resolve(void events.push("close"))));
+    const expecting = assert.rejects(waiting.expect("x"), ServerGone);
+    if (close) await none.close();
+    await closed;
+    await expecting;
+    await none.close();
+    assert.deepEqual(events, ["ServerGone", "close"]);
+  }
+});
+
+nodeTest("a server that has to be told a directory is told this program's", { timeout: PATIENCE }, async () => {
+  const script = `read a; read b
+    echo '{"id":1,"result":{"userAgent":"codex/0"}}'
+    echo '{"id":3,"error":{"code":-32600,"message":"Invalid request: missing field \`cwd\`"}}'
+    read c; case $c in *'"cwd":"'*) echo '{"id":4,"error":{"code":-32603,"message":"no: No such file or directory (os error 2)"}}';; esac
+    read end`;
+  const server = new Server(["sh", "-c", script]);
+  await assert.rejects(server.spawn("x").exited, { name: "SpawnError", code: "ENOENT", errno: -2 });
+  await server.close();
 });
 
 nodeTest("output from before a stream was destroyed is not a reason for SIGPIPE", { timeout: PATIENCE }, async () => {
@@ -414,17 +786,21 @@ nodeTest("output from before a stream was destroyed is not a reason for SIGPIPE"
     { id: 1, result: {} },
     { id: 3, result: { pid: 7 } },
     { method: "process/outputDelta", params: { processHandle, stream: "stdout", deltaBase64: "eA==", offset: 0 } },
-    { id: 4, result: { processes: [{ processHandle, stdoutBytes: 1 }] } },
+    // It does not know how to close an output.
+    { id: 4, error: { code: -32601, message: "unknown method" } },
   ];
+  const listed = { id: 5, result: { processes: [{ processHandle, stdoutBytes: 1 }] } };
   for (const late of [false, true]) {
     // With the last delta it has written more by then.
     const more = { method: "process/outputDelta", params: { processHandle, stream: "stdout", deltaBase64: "eA==", offset: 1 } };
-    const said = [...messages, ...(late ? [more] : [])].map((message) => JSON.stringify(message)).join("\n");
-    const script = `read a; read b; read c; echo "$1"; read x; case $x in *SIGPIPE*) echo "$2";; *) echo "$3";; esac; read end`;
-    const server = new Server(["sh", "-c", script, "sh", said, JSON.stringify(exited("SIGPIPE")), JSON.stringify(exited(null))]);
+    const last = { method: "process/outputDelta", params: { processHandle, stream: "stderr", deltaBase64: "eA==", offset: 0 } };
+    const said = [messages, [listed, ...(late ? [more] : []), last]].map((part) => part.map((message) => JSON.stringify(message)).join("\n"));
+    const script = `read a; read b; read c; echo "$1"; read d; echo "$2"; read x
+      case $x in *SIGPIPE*) echo "$3";; *) echo "$4";; esac; read end`;
+    const server = new Server(["sh", "-c", script, "sh", ...said, JSON.stringify(exited("SIGPIPE")), JSON.stringify(exited(null))]);
     const child = server.spawn("x");
     child.stdout.destroy();
-    await once(child, "spawn");
+    await once(child.stderr, "data");
     await new Promise(setImmediate); // The server sent all of it in one piece.
     const asked = server.list().catch(() => {});
     assert.equal((await child.exited).signal, late ? "SIGPIPE" : null);
@@ -754,11 +1130,11 @@ test("options that are not known are refused, and not ignored", async (server) =
     [{ uid: 0 }, /'options.uid' is not supported: programs run as the server's user. Received 0/],
     [{ gid: 0 }, /'options.gid' is not supported/],
     [{ argv0: "x" }, /'options.argv0' is not supported/],
-    [{ serialization: "json" }, /'options.serialization' is not supported/],
     [{ tmeout: 3 }, /'options.tmeout' is not known. Received 3/],
     [{ stdio: "ipc" }, /'options.stdio' is invalid/],
     [{ stdio: [3] }, /'options.stdio\[0\]' is not supported/],
     [{ stdio: ["pipe", "pipe", "pipe", "pipe"] }, /three entries/],
+    [{ stdio: ["pipe", "pipe", "pipe", "ignore", 1] }, /three entries/],
     [{ stdio: ["pipe", "ipc"] }, /'options.stdio\[1\]' is not supported/],
     [{ stdio: [process.stdout.constructor] }, /'options.stdio\[0\]' is not supported/],
     [{ stdio: "pipe", stdout: "pipe" }, /excludes/],
@@ -770,7 +1146,7 @@ test("options that are not known are refused, and not ignored", async (server) =
   assert.throws(() => server.exec("true", { stdio: "ignore" } as object), value);
   assert.throws(() => new Server(undefined, { timeout: 3 } as object), { ...value, message: /'options.timeout' is not known/ });
   // What has no meaning on Linux, or no value, is taken.
-  await spawn("true", { windowsHide: true, windowsVerbatimArguments: false, uid: undefined, gid: null }).exited;
+  await spawn("true", { windowsHide: true, windowsVerbatimArguments: false, serialization: "json", uid: undefined, gid: null }).exited;
   // Options are an object's own.
   Object.defineProperty(Object.prototype, "cwd", { value: "/usr", configurable: true, enumerable: true });
   try {
@@ -790,6 +1166,8 @@ test("stdio is node's", async (server) => {
   assert.deepEqual([some.stdio, some.stderr], [[some.stdin, some.stdout, null], null]);
   some.stdin?.end("x");
   assert.equal(await text(some.stdout as Readable), "x");
+  const long = server.spawn("echo", ["x"], { stdio: ["ignore", "pipe", "ignore", "ignore", null, undefined] });
+  assert.equal(await text(long.stdout as Readable), "x\n");
   const short = server.spawn("sh", ["-c", "echo err >&2"], { stdio: ["ignore"] });
   assert.equal(await text(short.stderr as Readable), "err\n");
 
@@ -805,6 +1183,111 @@ test("stdio is node's", async (server) => {
   assert.equal(await text(source), "two\n", "what comes later is not for the program");
   const chain = server.spawn("cat", { stdio: [server.spawn("echo", ["x"]).stdout, "pipe", "inherit"] });
   assert.equal(await text(chain.stdout as Readable), "x\n");
+});
+
+test("a descriptor of a regular file is written to and read from where it is", async (server) => {
+  const folder = mkdtempSync(join(tmpdir(), "procwire-"));
+  await server.info;
+  const open = readdirSync("/proc/self/fd").length;
+  try {
+    const name = join(folder, "log");
+    const script = "cat; echo out; echo err >&2";
+    for (const [flags, skip, seen] of [
+      ["a", 0, "0123456789out\nerr\n"],
+      ["r+", 4, "0123out\nerr\n"],
+      ["w", 0, "out\nerr\n"],
+    ] as const) {
+      writeFileSync(name, "0123456789");
+      const output = openSync(name, flags);
+      if (skip > 0) writeSync(output, "0123");
+      const stdio = ["ignore", output, output] as const;
+      const child = server.spawn("sh", ["-c", "echo out; sleep 0.1; echo err >&2"], { stdio });
+      // As with node, it is the program's by now.
+      closeSync(output);
+      assert.deepEqual(child.stdio, [null, null, null]);
+      await once(child, "close");
+      assert.equal(readFileSync(name, "utf8"), seen);
+    }
+    const [input, other] = [openSync(name, "r"), openSync(join(folder, "other"), "w")];
+    readSync(input, Buffer.alloc(4));
+    const copied = server.spawn("sh", ["-c", script], { stdio: [input, other, "pipe"] });
+    closeSync(input);
+    closeSync(other);
+    assert.equal(await text(copied.stderr as Readable), "err\n");
+    if (copied.exitCode === null) await once(copied, "close");
+    assert.equal(readFileSync(join(folder, "other"), "utf8"), "err\nout\n");
+    // One that takes nothing of it ends all the same, and nothing is left open.
+    const large = join(folder, "large");
+    writeFileSync(large, Buffer.alloc(3_000_000));
+    const unread = openSync(large, "r");
+    await once(server.spawn("true", { stdio: [unread, "ignore", "ignore"] }), "close");
+    closeSync(unread);
+    await until("it is closed", () => readdirSync("/proc/self/fd").length <= open);
+    const full = openSync(name, "a");
+    const failed = server.spawn("no-such-program", { stdio: ["ignore", full, full] });
+    const [, code] = await Promise.all([once(failed, "error", {}), new Promise((resolve) => failed.on("close", resolve))]);
+    assert.equal(code, -2);
+    const value = { code: "ERR_INVALID_ARG_VALUE" };
+    assert.throws(() => server.spawn("true", { stdio: ["ignore", full, full], detached: true }), { ...value, message: /excludes descriptors/ });
+    closeSync(full);
+    assert.throws(() => server.spawn("true", { stdio: [full] }), value, "it is closed");
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test("what is piped into a file is there when the program is closed", async (server) => {
+  const folder = mkdtempSync(join(tmpdir(), "procwire-"));
+  // A slow disk.
+  const slow = (...args: Parameters<typeof fs.write>): unknown => setTimeout(() => fs.write(...args), 300);
+  try {
+    for (const ended of [false, true]) {
+      const file = createWriteStream(join(folder, `${ended}`), { fs: { open: fs.open, close: fs.close, write: slow } } as object);
+      const child = server.spawn("echo", ["x"], { stdio: ["ignore", file, "ignore"] });
+      if (ended) file.once("unpipe", () => file.end());
+      await once(child, "close");
+      assert.equal(readFileSync(join(folder, `${ended}`), "utf8"), "x\n");
+      file.end();
+    }
+    const gone = createWriteStream(join(folder, "gone"));
+    const closed = once(server.spawn("true", { stdio: ["ignore", gone, "ignore"] }), "close");
+    gone.destroy();
+    await closed;
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test("lines", async (server) => {
+  const read = async (child: Process<null> | Process): Promise<string[]> => {
+    const lines: string[] = [];
+    for await (const one of child) lines.push(one);
+    return lines;
+  };
+  assert.deepEqual(await read(server.spawn("printf", ["a\\r\\n\\nü\\nend"])), ["a", "", "ü", "end"]);
+  assert.deepEqual(await read(server.spawn("printf", ["\\374\\n"], { encoding: "latin1" })), ["ü"]);
+  assert.deepEqual(await read(server.spawn("true")), []);
+  assert.equal((await read(server.spawn("seq", ["100000"]))).length, 100_000);
+  const yes = server.spawn("yes");
+  for await (const one of yes) {
+    assert.equal(one, "y");
+    break;
+  }
+  assert.equal((await yes.exited).signal, "SIGPIPE");
+  await assert.rejects(read(server.spawn("true", { stdio: "ignore" })), { code: "ERR_INVALID_ARG_VALUE" });
+});
+
+test("what waits for something of a program is told that it failed", async (server) => {
+  const told = { name: "SpawnError", code: "ENOENT" };
+  await assert.rejects(server.spawn("no-such-program").expect("x"), told);
+  await assert.rejects(server.spawn("no-such-program").waitFor("x"), told);
+  await assert.rejects(server.spawn(...NEVER, { signal: AbortSignal.timeout(50) }).expect("x"), { name: "AbortError" });
+  const [expecting, waiting] = [server.spawn(...NEVER), server.spawn(...NEVER)];
+  const gone = [assert.rejects(expecting.expect("x"), ServerGone), assert.rejects(waiting.waitFor("x"), ServerGone)];
+  await server.list();
+  process.kill(pidOfServer(server), "SIGKILL");
+  await Promise.all(gone);
+  await assert.rejects(server.spawn("true").expect("x"), ServerGone);
 });
 
 nodeTest("stdio is inherited", { timeout: PATIENCE }, async () => {
@@ -1151,6 +1634,7 @@ test("the shell of the examples says why it ends, and leaves the terminal as it 
     server.spawn("sh", ["-c", 'stty -g; "$@"; echo "code $?"; stty -g', "sh", process.execPath, example, ...command], {
       tty: true,
       env: { PS1: "%" },
+      inheritEnv: true,
     });
   const missing = await text(shell("/no/such/server").stdout);
   assert.match(missing, /^(\S+)\r\nthe server "\/no\/such\/server" did not start: spawn \/no\/such\/server ENOENT\r\ncode 1\r\n\1\r\n$/);

@@ -26,7 +26,9 @@ def python(name, *arguments):
 def repl():
     done = python("repl.py", "6 * 7", "import sys", "sys.stdout.isatty()", "print('two\\nlines')")
     assert done.returncode == 0, done
-    assert done.stdout.splitlines()[:3] == ["6 * 7 -> 42", "import sys -> ", "sys.stdout.isatty() -> True"], done
+    assert done.stdout.splitlines()[:3] == ["6 * 7 -> 42", "import sys -> ", "sys.stdout.isatty() -> True"], (
+        done
+    )
     assert done.stdout.endswith("-> two\nlines\n"), done
     assert python("repl.py", "exit(3)").returncode != 0, "a REPL that ends is no success"
 
@@ -35,7 +37,9 @@ def many():
     # The first ends last, and is still told first.
     done = python("many.py", "2", "sleep 0.3; echo a", "echo b", "exit 3")
     assert done.returncode == 1, done
-    assert done.stdout == "[0] sleep 0.3; echo a: a\n[0] echo b: b\n[3] exit 3: \n3 commands, 1 failed\n", done
+    assert done.stdout == "[0] sleep 0.3; echo a: a\n[0] echo b: b\n[3] exit 3: \n3 commands, 1 failed\n", (
+        done
+    )
     assert python("many.py", "4", "true").returncode == 0
 
 
@@ -53,7 +57,9 @@ def shell():
     with Server() as server:
         node = [os.environ["TYPE_STRIPPING_NODE"], str(DOCS / "examples" / "shell.ts")]
         environment = {"PS1": "% "}
-        with server.popen(node, tty=True, size=(30, 90), env=environment, timeout=60) as process:
+        with server.popen(
+            node, tty=True, size=(30, 90), env=environment, inherit_env=True, timeout=60
+        ) as process:
             until(process.stdout, "% $")
             process.stdin.write(b"stty size\r")
             process.stdin.flush()

@@ -2,6 +2,7 @@
 
 import array
 import errno
+import gc
 import hashlib
 import inspect
 import io
@@ -21,15 +22,19 @@ import unittest
 import unittest.mock as mock
 from pathlib import Path
 
-CLIENTS = Path(__file__).resolve().parents[2] / "docs" / "clients"
+HERE = Path(__file__).resolve().parent
+CLIENTS = HERE.parents[1] / "docs" / "clients"
 sys.path.insert(0, str(CLIENTS))
 sys.dont_write_bytecode = True
 
 import procwire  # noqa: E402
 from procwire import (
     DEVNULL,
+    EOF,
     PIPE,
     STDOUT,
+    TIMEOUT,
+    File,
     RpcError,
     Server,
     ServerGone,
@@ -149,6 +154,32 @@ class Programs(TestCase):
             repr(process), "<Popen: returncode: 3 args: ['sh', '-c', 'echo out; echo err >&2; exit 3']>"
         )
 
+    def test_what_is_not_asked_for_is_not_sent(self):
+        sent = []
+        ask = Server._ask
+
+        def spy(server, number, answer, method, params):
+            sent.append((method, set(params)))
+            ask(server, number, answer, method, params)
+
+        base = {"command", "processHandle", "streamStdin", "streamStdoutStderr", "outputBytesCap", "timeoutMs"}
+        with mock.patch.object(Server, "_ask", spy):
+            for options, more in [
+                ({}, set()),
+                ({"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, "keep": "head"}, set()),
+                ({"env": {"A": "b"}, "inherit_env": True}, {"env"}),
+                ({"env": {"A": "b"}}, {"env", "inheritEnv"}),
+                ({"stderr": STDOUT}, {"stderr"}),
+                ({"stdout": DEVNULL, "stderr": DEVNULL}, {"stdout", "stderr"}),
+                ({"timeout": 30, "timeout_grace": 3}, {"timeoutGraceMs"}),
+                ({"timeout_grace": 3}, set()),
+            ]:
+                with self.popen(["true"], **options) as process:
+                    process.communicate()
+                # And nothing is closed that has ended.
+                self.assertEqual(sent, [("process/spawn", base | more)])
+                sent.clear()
+
     def test_lines_come_as_they_are_written(self):
         with self.popen(
             ["sh", "-c", "while read x; do echo got $x; done"], stdin=PIPE, text=True, bufsize=1
@@ -185,19 +216,42 @@ class Programs(TestCase):
         self.addCleanup(os.environ.pop, "PROCWIRE_CLIENT_TEST")
         with Server() as server:
             script = 'pwd; echo "$A-${PROCWIRE_CLIENT_TEST-unset}"'
-            done = server.run(["sh", "-c", script], cwd=Path("/usr"), env={"A": "b c"}, text=True)
-            self.assertEqual(done.stdout, "/usr\nb c-x\n")
-            done = server.run(["sh", "-c", script], env={"PROCWIRE_CLIENT_TEST": None}, text=True)
-            self.assertEqual(done.stdout.splitlines()[1], "-unset")
+            for env, inherit, expected in [
+                ({"A": "b c"}, True, "b c-x"),
+                ({"A": "b c"}, None, "b c-unset"),
+                ({"A": "b c"}, False, "b c-unset"),
+                ({"A": "b c"}, ["PROCWIRE_CLIENT_TEST"], "b c-x"),
+                ({"A": "b c"}, ["PROCWIRE_*"], "b c-x"),
+                ({"A": "b c"}, ["PROCWIRE"], "b c-unset"),
+                ({"PROCWIRE_CLIENT_TEST": "y"}, True, "-y"),
+                ({"PROCWIRE_CLIENT_TEST": None}, True, "-unset"),
+                (None, None, "-x"),
+                (None, True, "-x"),
+                (None, False, "-unset"),
+                ({}, None, "-unset"),
+            ]:
+                done = server.run(
+                    ["sh", "-c", script], cwd=Path("/usr"), env=env, inherit_env=inherit, text=True
+                )
+                self.assertEqual(done.stdout, f"/usr\n{expected}\n", (env, inherit))
+            # Nothing but this.
+            self.assertEqual(server.run(["/usr/bin/env"], env={"A": "b"}).stdout, b"A=b\n")
+            self.assertEqual(server.run(["/usr/bin/env"], env={}, cwd="/usr").stdout, b"")
+            for options in [{"env": {"A": None}}, {"env": {"A": "b"}, "inherit_env": "PATH"}]:
+                with self.assertRaises(TypeError):
+                    server.run(["true"], **options)
+            for name in ["", "A=B", "A*B", "A\0"]:
+                with self.assertRaises(ValueError):
+                    server.run(["true"], inherit_env=[name])
 
     def test_output_can_be_dropped_and_merged(self):
         process = self.popen(["sh", "-c", "echo out; echo err >&2"], stdout=DEVNULL, stderr=DEVNULL)
         self.assertEqual(process.communicate(timeout=PATIENCE), (None, None))
-        self.assertEqual((process.stdout, process.stderr, process.exit.stdout_bytes), (None, None, 4))
+        self.assertEqual((process.stdout, process.stderr, process.exit.stdout_bytes), (None, None, 0))
         process = self.popen(["sh", "-c", "echo err >&2; echo out"], stdout=DEVNULL)
         self.assertEqual(process.communicate(timeout=PATIENCE), (None, b"err\n"))
-        process = self.popen(["sh", "-c", "echo out; echo err >&2"], stderr=STDOUT)
-        self.assertEqual(sorted(process.stdout.read().split()), [b"err", b"out"])
+        process = self.popen(["sh", "-c", "readlink /proc/self/fd/0 /proc/self/fd/2"], stderr=DEVNULL)
+        self.assertEqual(process.stdout.read(), b"/dev/null\n/dev/null\n")
         process = self.popen(["head", "-c", "100000", "/dev/zero"], output_cap=1000)
         self.assertEqual(len(process.stdout.read()), 1000)
         self.assertEqual(process.wait(PATIENCE), 0)
@@ -804,10 +858,19 @@ class Environments(TestCase):
             for env in [
                 {**environment, "A": "b"},
                 {os.fsencode(name): os.fsencode(value) for name, value in environment.items()},
-                {"PROCWIRE_TEST_ODD": "a\udcffb"},
-                {b"PROCWIRE_TEST_ODD": b"a\xffb"},
+                {"PROCWIRE_TEST_ODD": "a\udcffb", "PROCWIRE_TEST_\udcfe": "x"},
+                {b"PROCWIRE_TEST_ODD": b"a\xffb", b"PROCWIRE_TEST_\xfe": b"x"},
             ]:
                 self.assertEqual(server.run(script, env=env).stdout, b"a\xffb")
+                self.assertEqual(server.run(script, env=env, inherit_env=True).stdout, b"a\xffb")
+            # Nothing else comes with it.
+            env = {"PROCWIRE_TEST_ODD": "a\udcffb", "A": "b"}
+            with self.assertRaisesRegex(ValueError, "of a variable that the server has is not UTF-8"):
+                server.run(["env"], env=env)
+            env[b"PROCWIRE_TEST_\xfe".decode("utf-8", "surrogateescape")] = "x"
+            printed = server.run(["/usr/bin/env", "-0"], env=env).stdout
+            expected = [b"A=b", b"PROCWIRE_TEST_ODD=a\xffb", b"PROCWIRE_TEST_\xfe=x"]
+            self.assertEqual(sorted(printed.split(b"\0")[:-1]), expected)
             # One that the server has not, or has otherwise.
             for name, value in [
                 ("PROCWIRE_TEST_ODD", "\udcff"),
@@ -817,8 +880,8 @@ class Environments(TestCase):
                 (b"PROCWIRE_TEST_NEW", b"\xff"),
             ]:
                 with self.assertRaisesRegex(ValueError, "not UTF-8"):
-                    server.run(["true"], env={name: value})
-        self.server.run(["true"], env={"PROCWIRE_TEST_\udcfe": None})
+                    server.run(["true"], env={name: value}, inherit_env=True)
+        self.server.run(["true"], env={"PROCWIRE_TEST_\udcfe": None}, inherit_env=True)
         with self.assertRaisesRegex(ValueError, "the variable PROCWIRE_TEST_ODD is not UTF-8"):
             self.server.run(["true"], env=environment)
         with self.assertRaises(TypeError):
@@ -828,7 +891,7 @@ class Environments(TestCase):
         env = {**os.environ, "PROCWIRE_TEST_A": "ü", "PROCWIRE_TEST_EMPTY": ""}
         done = self.server.run(["sh", "-c", 'echo "$PROCWIRE_TEST_A-${PROCWIRE_TEST_EMPTY-unset}"'], env=env)
         self.assertEqual(done.stdout, "ü-\n".encode())
-        self.assertEqual(self.server.run(["sh", "-c", "echo $A"], env={b"A": Path("b")}).stdout, b"b\n")
+        self.assertEqual(self.server.run(["/bin/sh", "-c", "echo $A"], env={b"A": Path("b")}).stdout, b"b\n")
 
     def test_sizes_and_directories_of_this_program_are_not_inherited(self):
         own = {"COLUMNS": "33", "LINES": "11", "PWD": "/nowhere"}
@@ -847,19 +910,31 @@ class Environments(TestCase):
 
         with Server() as server:
             self.assertEqual(seen(), ("33", "11", "/nowhere"))
-            for env in [None, {}, dict(os.environ)]:
-                self.assertEqual(seen(env=env, tty=True), (None, None, "/nowhere"))
-                self.assertEqual(seen(env=env, cwd="/usr"), ("33", "11", "/usr"))
-                self.assertEqual(seen(env=env, cwd=b"/usr", tty=True, size=(5, 6)), (None, None, "/usr"))
+            for options in [
+                {"env": None},
+                {"env": {}, "inherit_env": True},
+                {"env": {}, "inherit_env": ["LINES", "COLUMNS", "P*"]},
+                {"env": dict(os.environ)},
+                {"env": dict(os.environ), "inherit_env": True},
+            ]:
+                self.assertEqual(seen(**options, tty=True), (None, None, "/nowhere"))
+                self.assertEqual(seen(**options, cwd="/usr"), ("33", "11", "/usr"))
+                self.assertEqual(seen(**options, cwd=b"/usr", tty=True, size=(5, 6)), (None, None, "/usr"))
             given = {"COLUMNS": "44", "LINES": "12", "PWD": "/bin"}
             self.assertEqual(seen(env=given, cwd="/usr", tty=True), ("44", "12", "/bin"))
-            self.assertEqual(seen(env={"PWD": None}, cwd="/usr"), ("33", "11", None))
+            self.assertEqual(seen(env={"PWD": None}, inherit_env=True, cwd="/usr"), ("33", "11", None))
+            # Exactly what is asked for.
+            self.assertEqual(seen(env={"A": "b"}, cwd="/usr", tty=True), (None, None, None))
 
 
 class Files(TestCase):
     def test_streams_may_be_files_and_descriptors(self):
         data = os.urandom(3_000_000)
-        with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with (
+            tempfile.TemporaryFile() as source,
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+        ):
             source.write(b"skipped" + data)
             source.flush()
             source.seek(7)
@@ -882,10 +957,71 @@ class Files(TestCase):
                 self.assertEqual(os.fstat(out.fileno()).st_size, 1_000_000)
 
     def test_both_outputs_may_go_to_one_file(self):
-        with tempfile.TemporaryFile() as out:
-            self.server.call(["sh", "-c", "echo out; echo err >&2"], stdout=out, stderr=STDOUT)
-            out.seek(0)
-            self.assertEqual(sorted(out.read().split()), [b"err", b"out"])
+        script = ["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do echo out$i; echo err$i >&2; done"]
+        expected = "".join(f"out{i}\nerr{i}\n" for i in range(1, 10)).encode()
+        # A pipe, and a file that both ends of it are: the order is that in which it was written.
+        self.assertEqual(self.server.run(script, stderr=STDOUT).stdout, expected)
+        self.assertEqual(self.server.getoutput("echo a; echo b >&2; echo c"), "a\nb\nc")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "out")
+            with open(path, "wb") as out, open(path, "ab") as one, open(path, "ab") as two:
+                for options in [
+                    {"stdout": out, "stderr": STDOUT},
+                    {"stdout": out, "stderr": out},
+                    {"stdout": out.fileno(), "stderr": out},
+                    {"stdout": one, "stderr": two},
+                    {"stdout": path, "stderr": STDOUT},
+                    {"stdout": path, "stderr": path},
+                ]:
+                    out.seek(0)
+                    out.truncate()
+                    self.assertEqual(self.server.call(script, **options), 0)
+                    self.assertEqual(path.read_bytes(), expected, options)
+            # Two files that are opened for themselves write over each other, as they do anywhere.
+            with open(path, "wb") as one, open(path, "wb") as two:
+                self.server.call(["sh", "-c", "printf outout; printf err >&2"], stdout=one, stderr=two)
+            self.assertIn(path.read_bytes(), [b"errout", b"outout"])
+        reader, writer = os.pipe()
+        with open(reader, "rb") as end:
+            self.server.call(script, stdout=writer, stderr=os.dup(writer))
+            os.close(writer)
+            self.assertEqual(os.read(end.fileno(), 1000), expected)
+
+    def test_the_server_opens_what_is_a_path(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source, out, err = (Path(folder, name) for name in ("in", "out", "err"))
+            source.write_bytes(b"given\n")
+            out.write_bytes(b"much longer than what comes\n")
+            script = ["sh", "-c", "cat; echo err >&2; readlink /proc/self/fd/1 >&2"]
+            process = self.popen(script, stdin=source, stdout=str(out), stderr=File(err))
+            self.assertEqual((process.stdin, process.stdout, process.stderr), (None, None, None))
+            self.assertEqual(process.wait(PATIENCE), 0)
+            self.assertEqual(out.read_bytes(), b"given\n")
+            self.assertEqual(err.read_bytes(), f"err\n{err}\n".encode())
+            self.assertEqual((process.exit.stdout_bytes, process.communicate()), (0, (None, None)))
+            self.server.run(["echo", "more"], stdout=File(os.fsencode(out), append=True))
+            self.assertEqual(out.read_bytes(), b"given\nmore\n")
+            # It goes on when this program has gone.
+            with Server() as server:
+                detached = server.popen(
+                    ["sh", "-c", "sleep 0.3; echo late; echo done >&2"], stdout=out, stderr=err, detach=True
+                )
+            wait_until("it has written", lambda: err.read_bytes() == b"done\n")
+            self.assertEqual(out.read_bytes(), b"late\n")
+            self.assertIsNone(detached.poll())
+            for options, kind, stage in [
+                ({"stdin": Path(folder, "none")}, FileNotFoundError, "stdin"),
+                ({"stdout": Path(folder, "none", "x")}, FileNotFoundError, "stdout"),
+                ({"stderr": folder}, IsADirectoryError, "stderr"),
+            ]:
+                with self.assertRaises(kind) as caught:
+                    self.popen(["true"], **options)
+                self.assertEqual(caught.exception.stage, stage)
+                self.assertEqual(os.fspath(caught.exception.filename), os.fspath(options[stage]))
+            for options in [{"stdout": "relative"}, {"stdin": Path()}, {"stdout": out, "tty": True}]:
+                with self.assertRaises(ValueError):
+                    self.popen(["true"], **options)
+            self.assertEqual(self.server.list(), [])
 
     def test_none_is_what_this_program_has(self):
         script = """
@@ -975,32 +1111,41 @@ class Files(TestCase):
 
 
 class Closing(TestCase):
-    def test_a_closed_stream_ends_what_writes_it(self):
-        for command, options, expected in [
-            (["yes"], {}, "SIGPIPE"),
-            (["yes"], {"text": True, "bufsize": 1}, "SIGPIPE"),
-            (["yes"], {"bufsize": 0}, "SIGPIPE"),
-            (["sh", "-c", "yes"], {}, "SIGPIPE"),
-            (["sh", "-c", "yes | cat"], {}, "SIGPIPE"),
-            (["yes"], {"tty": True}, "SIGHUP"),
-            (["yes"], {"stderr": STDOUT}, "SIGPIPE"),
-            # What ignores the signal.
-            ([sys.executable, "-c", "while True: print('y')"], {}, "SIGKILL"),
-            (["sh", "-c", "trap '' PIPE; while :; do echo y 2>&-; done"], {}, "SIGKILL"),
+    def test_a_closed_stream_is_a_pipe_without_a_reader(self):
+        python = "import sys\ntry:\n  while True: print('y')\nexcept BrokenPipeError: sys.stderr.close(); sys.exit(3)"
+        for command, options in [
+            (["yes"], {}),
+            (["yes"], {"text": True, "bufsize": 1}),
+            (["yes"], {"bufsize": 0}),
+            (["sh", "-c", "yes; exit 4"], {}),
+            (["sh", "-c", "yes | cat"], {}),
+            (["yes"], {"stderr": STDOUT}),
+            # What ignores the signal gets the error.
+            (["sh", "-c", "trap '' PIPE; while echo y; do :; done 2>&-; exit 5"], {}),
+            ([sys.executable, "-c", python], {}),
         ]:
-            with self.subTest(command=command, **options):
+            seen = []
+            for start in [subprocess.Popen, self.server.popen]:
+                with self.subTest(command=command, **options):
 
-                def leave():
-                    with self.popen(command, **options) as process:
-                        self.assertIn(process.stdout.readline().strip(), [b"y", "y"])
-                    return process
+                    def leave():
+                        with start(command, **{"stdout": PIPE, "stderr": PIPE, **options}) as process:
+                            self.assertIn(process.stdout.readline().strip(), [b"y", "y"])
+                        return process.returncode
 
-                process = within(PATIENCE, leave)
-                self.assertEqual(process.exit.signal, expected)
-                self.assertEqual(process.returncode, -getattr(signal, expected))
+                    seen.append(within(PATIENCE, leave))
+            self.assertEqual(seen[0], seen[1], command)
+
+    def test_a_terminal_that_is_closed_hangs_up(self):
+        def leave():
+            with self.popen(["yes"], tty=True) as process:
+                self.assertEqual(process.stdout.readline(), b"y\r\n")
+            return process.exit.signal
+
+        self.assertEqual(within(PATIENCE, leave), "SIGHUP")
 
     def test_a_closed_stderr_ends_what_writes_it(self):
-        with self.popen(["sh", "-c", "yes >&2"]) as process:
+        with self.popen(["sh", "-c", "exec yes >&2"]) as process:
             process.stderr.readline()
             process.stderr.close()
             self.assertEqual(process.stdout.read(), b"")
@@ -1012,11 +1157,173 @@ class Closing(TestCase):
             self.assertIsNone(process.poll())
         self.assertEqual(process.returncode, -signal.SIGPIPE)
 
+    def test_a_stream_that_is_garbage_is_closed(self):
+        for options in [{}, {"text": True}, {"bufsize": 0}, {"stdin": PIPE}]:
+            process = self.popen(["yes"], **options)
+            process.stdout.read(2)
+            del process
+            gc.collect()
+            wait_until("it has ended", lambda: not self.server.list())
+        # A terminal hangs up.
+        process = self.popen(["yes"], tty=True)
+        process.stdout.read(2)
+        del process
+        gc.collect()
+        wait_until("it has ended", lambda: not self.server.list())
+        # Its stdin as well.
+        for options in [{}, {"text": True}, {"bufsize": 0}]:
+            process = self.popen(["cat"], stdin=PIPE, **options)
+            del process
+            gc.collect()
+            wait_until("it has ended", lambda: not self.server.list())
+        # A stream that is kept is enough.
+        numbers = self.popen(["seq", "100000"]).stdout
+        gc.collect()
+        self.assertEqual(sum(1 for _ in numbers), 100000)
+        with self.popen(["cat"], stdin=PIPE).stdin as stdin:
+            gc.collect()
+            stdin.write(b"x")
+        wait_until("it has ended", lambda: not self.server.list())
+
+    def test_what_was_written_before_the_close_ends_nothing(self):
+        script = "echo one; echo two; echo three; echo err >&2; read x; exit 7"
+        with self.popen(["sh", "-c", script], stdin=PIPE) as process:
+            self.assertEqual(process.stdout.readline(), b"one\n")
+            process.stdout.close()
+            self.assertEqual(process.stderr.readline(), b"err\n")
+        self.assertEqual(process.returncode, 7)
+
+    def test_a_program_that_closes_its_output_has_ended_it(self):
+        for options in [{}, {"text": True}, {"bufsize": 0}]:
+            for script in [
+                "echo x; exec >&- 2>&-; read y; exit 3",
+                "exec 2>&-; echo x; exec >&-; read y; exit 3",
+            ]:
+                process = self.popen(["sh", "-c", script], stdin=PIPE, **options)
+                self.assertIn(within(PATIENCE, process.stdout.read), ["x\n", b"x\n"])
+                self.assertIn(within(PATIENCE, process.stderr.read), ["", b""])
+                self.assertIsNone(process.poll())
+                process.stdin.close()
+                self.assertEqual(process.wait(PATIENCE), 3)
+        # What another program reads, and a file, end there as well.
+        first = self.popen(["sh", "-c", "echo x; exec >&-; sleep 1000"])
+        second = self.popen(["cat"], stdin=first.stdout)
+        self.assertEqual(within(PATIENCE, second.stdout.read), b"x\n")
+        self.assertIsNone(first.poll())
+
+
+class Older(unittest.TestCase):
+    """Servers that know less."""
+
+    def server(self, kind):
+        server = Server([sys.executable, str(HERE / "older_server.py"), kind])
+        self.addCleanup(server.close)
+        return server
+
+    def both(self):
+        return [self.server("before"), self.server("base")]
+
+    def test_what_they_know_is_as_ever(self):
+        for server in self.both():
+            done = server.run(["sh", "-c", "cat; echo err >&2; pwd; exit 3"], input=b"in\n")
+            self.assertEqual(done.returncode, 3)
+            self.assertEqual((done.stdout, done.stderr), (f"in\n{os.getcwd()}\n".encode(), b"err\n"))
+            done = server.run(["sh", "-c", "echo out; echo err >&2"], stderr=STDOUT)
+            self.assertEqual(sorted(done.stdout.split()), [b"err", b"out"])
+            done = server.run(["sh", "-c", "echo out; echo err >&2"], stdout=DEVNULL)
+            self.assertEqual((done.stdout, done.stderr), (None, b"err\n"))
+            self.assertEqual(
+                server.run(["true"], stdout=DEVNULL, stderr=DEVNULL, stdin=DEVNULL).returncode, 0
+            )
+            with tempfile.TemporaryFile() as out:
+                server.call(["echo", "x"], stdout=out, stderr=out)
+                out.seek(0)
+                self.assertEqual(out.read(), b"x\n")
+            process = server.popen(["cat"], tty=True)
+            process.sendline(b"hello")
+            self.assertEqual(process.expect_exact("hello\r\nhello\r\n"), 0)
+            process.kill()
+            self.assertIn(process.wait(PATIENCE), [-signal.SIGKILL, 128 + signal.SIGKILL])
+            with self.assertRaises(FileNotFoundError) as caught:
+                server.popen(["no-such-program"])
+            self.assertEqual(caught.exception.filename, "no-such-program")
+
+    def test_an_environment_is_what_it_is_asked_to_be(self):
+        for server in self.both():
+            env = ["/usr/bin/env"]
+            self.assertEqual(server.run(env, env={"A": "b"}).stdout, b"A=b\n")
+            path = f"PATH={os.environ['PATH']}".encode()
+            self.assertIn(path, server.run(env, env={"A": "b"}, inherit_env=True).stdout.splitlines())
+            inherited = server.run(env, env={"A": "b"}, inherit_env=["PAT*"]).stdout
+            self.assertEqual(sorted(inherited.splitlines()), [b"A=b", path])
+
+    def test_what_they_do_not_know_is_an_error(self):
+        for server in self.both():
+            running = server.popen(["cat"], stdin=PIPE)
+            for use in [
+                lambda: server.popen(["true"], stdout="/dev/null"),
+                lambda: server.popen(["true"], stdin=File("/dev/null")),
+                lambda: server.popen(["true"], limits={"open_files": 20}),
+                lambda: server.popen(["true"], keep="tail", output_cap=3),
+                lambda: server.popen(["true"], keep=(1, 2)),
+                lambda: server.popen(["true"], timeout=10, timeout_grace=1),
+                lambda: running.wait_for(exit=True),
+                running.inspect,
+            ]:
+                with self.assertRaisesRegex(
+                    NotImplementedError, "older_server.py .* is a server that cannot"
+                ):
+                    use()
+            self.assertEqual(running.communicate(b"x"), (b"x", b""))
+        server = self.server("base")
+        running = server.popen(["cat"], stdin=PIPE)
+        for use in [
+            server.list,
+            lambda: server.popen(["true"], detach=True),
+            lambda: running.pid,
+            running.terminate,
+            lambda: running.send_signal(signal.SIGINT),
+        ]:
+            with self.assertRaises(NotImplementedError):
+                use()
+        self.assertEqual(running.communicate(b"x"), (b"x", b""))
+        self.assertEqual((running.exit.signal, running.exit.max_rss), (None, -1))
+
+    def test_a_closed_stream_ends_what_writes_it(self):
+        server = self.server("before")
+        for command, options, expected in [
+            (["yes"], {}, "SIGPIPE"),
+            (["sh", "-c", "yes"], {}, "SIGPIPE"),
+            (["sh", "-c", "yes | cat"], {}, "SIGPIPE"),
+            (["yes"], {"tty": True}, "SIGHUP"),
+            (["yes"], {"stderr": STDOUT}, "SIGPIPE"),
+            # What ignores the signal.
+            ([sys.executable, "-c", "while True: print('y')"], {}, "SIGKILL"),
+        ]:
+            with self.subTest(command=command, **options):
+
+                def leave():
+                    with server.popen(command, **options) as process:
+                        self.assertIn(process.stdout.readline().strip(), [b"y", "y"])
+                    return process
+
+                process = within(PATIENCE, leave)
+                self.assertEqual(process.exit.signal, expected)
+                self.assertEqual(process.returncode, -getattr(signal, expected))
+        process = server.popen(["yes"])
+        process.stdout.read(2)
+        del process
+        gc.collect()
+        wait_until("it has ended", lambda: not server.list())
+        process = self.server("base").popen(["yes"])
+        process.stdout.close()
+        self.assertEqual(within(PATIENCE, process.wait), 128 + signal.SIGKILL)
+
     def test_what_was_written_before_the_close_ends_nothing(self):
         script = "echo one; echo two; echo three; echo err >&2; read x; exit 7"
         # However long the rest of it is on its way.
         with mock.patch.object(procwire, "_CLOSE_GRACE", 1000):
-            with self.popen(["sh", "-c", script], stdin=PIPE) as process:
+            with self.server("before").popen(["sh", "-c", script], stdin=PIPE) as process:
                 self.assertEqual(process.stdout.readline(), b"one\n")
                 process.stdout.close()
                 self.assertEqual(process.stderr.readline(), b"err\n")
@@ -1025,11 +1332,298 @@ class Closing(TestCase):
     def test_a_program_that_takes_the_signal_and_writes_no_more_goes_on(self):
         script = "trap 'echo signal >&2' PIPE; read x; echo y; while read y; do :; done; exit 7"
         with mock.patch.object(procwire, "_CLOSE_GRACE", 0):
-            with self.popen(["sh", "-c", script], stdin=PIPE, bufsize=0) as process:
+            with self.server("before").popen(["sh", "-c", script], stdin=PIPE, bufsize=0) as process:
                 process.stdout.close()
+                wait_until("it is not known", lambda: process._process.refusals)
                 process.stdin.write(b"go\n")
                 self.assertEqual(process.stderr.readline(), b"signal\n")
         self.assertEqual(process.returncode, 7)
+
+
+class Expecting(TestCase):
+    def test_a_dialogue(self):
+        script = "printf 'name? '; read x; echo hello $x; printf 'age? '; read y; echo $y years; exit 3"
+        for options in [{}, {"bufsize": 0}, {"text": True}, {"tty": True}, {"stderr": STDOUT, "text": True}]:
+            process = self.popen(["sh", "-c", script], **{"stdin": PIPE, **options})
+            of = (lambda text: text) if options.get("text") else str.encode
+            self.assertEqual(process.expect(r"(\w+)\? "), 0)
+            self.assertEqual(
+                (process.before, process.after, process.match[1]), (of(""), of("name? "), of("name"))
+            )
+            process.sendline(of("bob"))
+            self.assertEqual(process.expect_exact([EOF, "ello bob", "hello bob", TIMEOUT]), 2)
+            self.assertEqual(process.match_index, 2)
+            # The first that comes, and not the first in the list.
+            self.assertEqual(process.expect([re.compile(r"\? "), re.compile(b"a(g)e")]), 1)
+            self.assertEqual((process.before.strip(), process.match.group(1)), (of(""), of("g")))
+            # What is behind it is read next.
+            self.assertEqual(process.stdout.read(2), of("? "))
+            process.send(of("9\n"))
+            self.assertEqual(process.expect([TIMEOUT, EOF]), 1)
+            self.assertEqual((process.match, process.after), (EOF, EOF))
+            self.assertTrue(process.before.endswith((of("9 years\n"), of("9 years\r\n"))))
+            self.assertEqual(process.expect(EOF), 0)
+            self.assertEqual((process.before, process.wait(PATIENCE)), (of(""), 3))
+
+    def test_it_is_as_pexpect_has_it(self):
+        """The order of matches, and what is left, for the same output."""
+        process = self.popen(["printf", "one two three two"], text=True)
+        self.assertEqual(process.expect(["three", "t.o", "two"]), 1)
+        self.assertEqual(process.expect(".*?"), 0)
+        self.assertEqual((process.before, process.after), ("", ""))
+        self.assertEqual(process.expect(" .*"), 0)  # as much as is there
+        self.assertEqual(process.after, " three two")
+        process = self.popen(["printf", "a\nb"])
+        self.assertEqual((process.expect("a.b"), process.after), (0, b"a\nb"))
+        process = self.popen(["printf", "A.B"])
+        self.assertEqual(process.expect_exact(["a.b", EOF]), 1)
+        process = self.popen(["printf", "xxxxxabc"])
+        process.wait()
+        self.assertEqual(process.expect([re.compile("ABC", re.IGNORECASE)]), 0)
+
+    def test_an_end_and_a_time_that_are_not_expected(self):
+        process = self.popen(["sh", "-c", "printf something; read x; printf more"], stdin=PIPE, text=True)
+        for kind in (TIMEOUT, TimeoutExpired, TimeoutError):
+            with self.assertRaises(kind):
+                process.expect("no[t]", timeout=0.05)
+        self.assertEqual(process.expect([TIMEOUT], timeout=0), 0)
+        process.expect("some")
+        with self.assertRaisesRegex(TIMEOUT, "0.2 seconds; what came ends with 'thing'"):
+            process.expect("not", timeout=0.2)
+        self.assertEqual((process.before, process.after, process.match), ("thing", TIMEOUT, None))
+        # Nothing of it is lost.
+        process.stdin.close()
+        with self.assertRaisesRegex(EOF, "not found: 'not'; the output ends with 'thingmore'"):
+            process.expect("not")
+        self.assertEqual((process.before, process.after, process.match_index), ("thingmore", EOF, None))
+        self.assertIsInstance(EOF(), EOFError)
+
+    def test_what_is_left_is_read_like_anything_else(self):
+        lines = "a1 b1\na2 b2\na3 b3\na4 b4"
+        for text in [False, True]:
+            of = (lambda text: text) if text else str.encode
+
+            def at(size):
+                process = self.popen(["printf", lines], text=text)
+                process.wait()
+                process.stdout.read(size)
+                self.assertEqual(process.expect("b1"), 0)
+                return process
+
+            self.assertEqual(at(0).stdout.read(), of(lines[5:]))
+            self.assertEqual(list(at(1).stdout), [of(line) for line in lines[5:].splitlines(True)])
+            self.assertEqual([line for line in at(2).stdout.readlines()][1], of("a2 b2\n"))
+            self.assertEqual(at(1).communicate(), (of(lines[5:]), of("")))
+            process = at(1)
+            self.assertEqual([process.stdout.read(n) for n in (1, 0, 4)], [of("\n"), of(""), of("a2 b")])
+            self.assertEqual([process.stdout.readline(n) for n in (1, 9, 2)], [of("2"), of("\n"), of("a3")])
+            self.assertEqual(process.expect("b3"), 0)
+            self.assertEqual((process.before, process.stdout.read()), (of(" "), of("\na4 b4")))
+            # A line of which the end is yet to come.
+            process = self.popen(["sh", "-c", "printf 'a b'; read x; printf 'c\nd'"], stdin=PIPE, text=text)
+            process.expect("a")
+            process.send(of("\n"))
+            self.assertEqual([process.stdout.readline(), process.stdout.read()], [of(" bc\n"), of("d")])
+
+    def test_half_a_character_waits_for_the_other(self):
+        script = r"printf 'a\303'; read x; printf '\274b\r'; read x; printf '\nc'"
+        process = self.popen(["sh", "-c", script], stdin=PIPE, text=True)
+        self.assertEqual(process.expect([TIMEOUT, "ab"], timeout=0.2), 0)
+        self.assertEqual(process.before, "a")
+        process.sendline("")
+        self.assertEqual(process.expect("üb"), 0)
+        process.sendline("")
+        self.assertEqual((process.expect("c"), process.before), (0, "\n"))
+
+    def test_what_is_no_pattern(self):
+        process = self.popen(["echo", "x"])
+        for wanted in [None, 3, [3], [None], [["x"]]]:
+            with self.assertRaises(TypeError):
+                process.expect(wanted)
+        with self.assertRaises(re.error):
+            process.expect("(")
+        self.assertEqual(process.stdout.read(), b"x\n")
+        with self.assertRaises(ValueError):
+            self.popen(["echo", "x"], stdout=DEVNULL).expect("x")
+        process = self.popen(["echo", "x"])
+        process.stdout.fileno()
+        with self.assertRaises(io.UnsupportedOperation):
+            process.expect("x")
+        process = self.popen(["echo", "x"])
+        process.stdout.close()
+        with self.assertRaises(ValueError):
+            process.expect("x")
+
+    def test_much_that_is_not_expected_is_an_error(self):
+        with Server(max_unread=1 << 16) as server:
+            process = server.popen(["head", "-c", "300000", "/dev/zero"])
+            with self.assertRaises(OSError) as caught:
+                process.expect("x")
+            self.assertEqual(caught.exception.errno, errno.ENOBUFS)
+            # And lost it is not.
+            self.assertEqual(len(process.stdout.read()), 300_000)
+            process = server.popen(["sh", "-c", "yes | head -n 300; echo end"])
+            self.assertEqual(process.expect("end", searchwindowsize=10), 0)
+
+    def test_the_end_of_a_server_ends_it(self):
+        server = Server(stderr=DEVNULL)
+        process = server.popen(["sh", "-c", "printf begun; exec sleep 1000"])
+        process.expect("beg")
+        os.kill(int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()), signal.SIGKILL)
+        with self.assertRaises(ServerGone):
+            within(PATIENCE, lambda: process.expect("x", timeout=None))
+        server.close()
+
+
+class Waiting(TestCase):
+    def test_for_a_text(self):
+        process = self.popen(
+            ["sh", "-c", "while read x; do echo got $x; echo err $x >&2; done"], stdin=PIPE, text=True
+        )
+        held = process.wait_for(["none", "got one"], send="one\n", timeout=PATIENCE)
+        self.assertEqual(
+            (held.condition, held.text, held.stream, held.offset), ("text", "got one", "stdout", 7)
+        )
+        held = process.wait_for([b"rr two", "got none"], send="two\n", stream="stderr", timeout=PATIENCE)
+        self.assertEqual((held.text, held.stream), (b"rr two", "stderr"))
+        # Nothing of it is read, and nothing from before is found.
+        with self.assertRaises(TimeoutExpired):
+            process.wait_for("got one", timeout=0.05)
+        self.assertEqual(process.stdout.readline(), "got one\n")
+        process.stdin.close()
+        with self.assertRaises(EOF):
+            process.wait_for("got none")
+        process.wait()
+        with self.assertRaises(EOF):
+            process.wait_for("got none")
+
+    def test_for_anything_else(self):
+        process = self.popen(
+            ["sh", "-c", "echo x; read x; exec >&- 2>&-; read x; exit 3"], stdin=PIPE, text=True
+        )
+        self.assertEqual(process.wait_for(quiet=0.05, exit=True).condition, "quiet")
+        self.assertEqual(process.wait_for("x", eof=True, send="\n").condition, "eof")
+        self.assertEqual(process.wait_for("x", exit=True, send="\n").condition, "exit")
+        self.assertEqual(process.wait(PATIENCE), 3)
+        self.assertEqual(process.wait_for("x", exit=True).condition, "exit")
+        for options in [
+            {},
+            {"text": []},
+            {"text": ["x"] * 65},
+            {"text": "", "quiet": -1},
+            {"stream": "x", "eof": 1},
+        ]:
+            with self.assertRaises((ValueError, TypeError)):
+                self.popen(NEVER).wait_for(**options)
+        with self.assertRaises(ValueError):
+            self.popen(NEVER).wait_for("x", send="y")
+
+    def test_for_input(self):
+        process = self.popen(["sh", "-c", "read x; sleep 0.3; read y"], stdin=PIPE, text=True)
+        if not self.server.info["guarantees"]["inspect"]:
+            self.skipTest("this machine does not tell")
+        for _ in range(2):
+            self.assertEqual(process.wait_for(input=True, timeout=PATIENCE).condition, "input")
+            process.sendline("x")
+        process.wait()
+
+    def test_what_a_program_does_can_be_inspected(self):
+        process = self.popen(
+            ["sh", "-c", "stty -echo; echo ready; read x; exec sleep 1000"], tty=True, size=(33, 99)
+        )
+        process.expect("ready")
+        process.wait_for(input=True, timeout=PATIENCE)
+        seen = process.inspect()
+        self.assertEqual((seen.pid, seen.waits_for_input), (process.pid, True))
+        terminal = seen.terminal
+        self.assertEqual(
+            (terminal.canonical, terminal.echo, terminal.rows, terminal.columns), (True, False, 33, 99)
+        )
+        self.assertEqual(seen.foreground["pid"], process.pid)
+        (shell,) = seen.processes
+        self.assertEqual((shell.pid, shell.command[0], shell.threads), (process.pid, "sh", 1))
+        self.assertGreater(shell.rss, 0)
+        self.assertGreaterEqual(shell.cpu_time, 0)
+        plain = self.popen(["sh", "-c", "sleep 1000 & echo ready; read x"], stdin=PIPE)
+        plain.expect("ready")
+        seen = plain.inspect()
+        self.assertEqual((seen.terminal, len(seen.processes)), (None, 2))
+        self.assertEqual(seen.processes[1].parent_pid, plain.pid)
+        plain.kill()
+        plain.wait()
+        with self.assertRaises(ProcessLookupError):
+            plain.inspect()
+
+
+class Limiting(TestCase):
+    def test_what_is_kept_of_much(self):
+        text = "".join(f"{number}\n" for number in range(1, 100_001))
+        seq = ["seq", "100000"]
+        for options, expected in [
+            ({"keep": (10, 20)}, text[:10] + text[-20:]),
+            ({"keep": (0, 20)}, text[-20:]),
+            ({"keep": (10, 0)}, text[:10]),
+            ({"keep": "tail", "output_cap": 20}, text[-20:]),
+            ({"keep": "head", "output_cap": 20}, text[:20]),
+            ({"keep": (1 << 20, 20)}, text),
+            ({"keep": "tail"}, text),
+        ]:
+            process = self.popen(seq, text=True, **options)
+            self.assertEqual(process.communicate(), (expected, ""), options)
+            self.assertEqual(process.exit.stdout_bytes, len(text))
+            self.assertEqual(process.exit.stdout_omitted, len(text) - len(expected), options)
+            self.assertEqual(process.exit.stderr_omitted, 0)
+        for options in [
+            {"keep": (1, 2), "output_cap": 3},
+            {"keep": "middle"},
+            {"keep": (-1, 2)},
+            {"keep": 3},
+        ]:
+            with self.assertRaises((ValueError, TypeError)):
+                self.popen(seq, **options)
+
+    def test_limits(self):
+        done = self.server.run(
+            "ulimit -n; ulimit -c; ulimit -t",
+            shell=True,
+            text=True,
+            limits={"open_files": 30, "core_bytes": 0, "cpu_seconds": 7},
+        )
+        self.assertEqual(done.stdout, "30\n0\n7\n")
+        with tempfile.TemporaryDirectory() as folder:
+            process = self.popen(
+                ["head", "-c", "100000", "/dev/zero"], stdout=Path(folder, "x"), limits={"file_bytes": 1000}
+            )
+            self.assertEqual(process.wait(PATIENCE), -signal.SIGXFSZ)
+        for limits in [{"no_such": 1}, {"openFiles": 3}, {"open_files": -1}, {"open_files": 1.5}]:
+            with self.assertRaises(ValueError):
+                self.popen(["true"], limits=limits)
+        with self.assertRaises(OSError) as caught:
+            self.popen(["true"], limits={"open_files": 1 << 62})
+        self.assertEqual((caught.exception.stage, caught.exception.limit), ("limits", "open_files"))
+        self.assertEqual(self.server.run(["true"], limits={}).returncode, 0)
+
+    def test_a_timeout_with_a_grace(self):
+        script = "trap 'echo term; exit 3' TERM; echo ready; while :; do sleep 0.01; done"
+        process = self.popen(["sh", "-c", script], timeout=0.3, timeout_grace=PATIENCE)
+        self.assertEqual(process.communicate()[0], b"ready\nterm\n")
+        self.assertEqual((process.exit.timed_out, process.exit.code), (True, 124))
+        script = "trap '' TERM; echo ready; while :; do sleep 0.01; done"
+        process = self.popen(["sh", "-c", script], timeout=0.1, timeout_grace=0.1)
+        process.wait(PATIENCE)
+        self.assertEqual((process.exit.timed_out, process.exit.code), (True, 124))
+        # And that of `run`, which this program sees to.
+        script = "trap 'echo term; exit 3' TERM; echo ready; while :; do sleep 0.01; done"
+        with self.assertRaises(TimeoutExpired) as caught:
+            self.server.run(["sh", "-c", script], timeout=0.5, timeout_grace=PATIENCE)
+        self.assertEqual(caught.exception.stdout, b"ready\nterm\n")
+        with tempfile.TemporaryFile() as out:
+            with self.assertRaises(TimeoutExpired):
+                self.server.call(
+                    ["sh", "-c", script], timeout=0.5, timeout_grace=PATIENCE, stdout=out, stderr=DEVNULL
+                )
+            out.seek(0)
+            self.assertEqual(out.read(), b"ready\nterm\n")
 
 
 class Starting(unittest.TestCase):
@@ -1145,12 +1739,10 @@ class Starting(unittest.TestCase):
     def test_a_server_that_floods_after_the_handshake_is_given_up_in_bounded_memory(self):
         hello = json.dumps({"id": 1, "result": {"limits": {"maxMessageBytes": 1000}}})
         spawned = json.dumps({"id": 3, "result": {"pid": 1}})
-        delta = json.dumps(
-            {
-                "method": "process/outputDelta",
-                "params": {"processHandle": "2", "stream": "stdout", "deltaBase64": "QQ==", "offset": 0},
-            }
-        )
+        delta = json.dumps({
+            "method": "process/outputDelta",
+            "params": {"processHandle": "2", "stream": "stdout", "deltaBase64": "QQ==", "offset": 0},
+        })
         many = [delta] * 1000
         script = f"read x; echo {shlex.quote(hello)}; read x; echo {shlex.quote(spawned)};"
         done = run_limited(f"""
@@ -1292,12 +1884,14 @@ class Connections(TestCase):
         wait_until("nothing is kept of them", lambda: not self.server._live)
 
     def test_the_end_of_the_client_ends_everything(self):
-        pid = int(run_script("""
+        pid = int(
+            run_script("""
                 from procwire import PIPE, Server
                 process = Server().popen(["sleep", "1000"], stdin=PIPE)
                 process.stdin.write(b"not flushed")
                 print(process.pid)
-                """))
+                """)
+        )
         wait_until("the program is gone", lambda: not is_alive(pid))
 
     def test_a_process_that_was_forked_holds_up_nothing(self):
@@ -1541,7 +2135,9 @@ class Interruptions(unittest.TestCase):
 
     def test_a_signal_handler_may_use_the_server_while_another_request_is_written(self):
         self.assertEqual(
-            run_script(STOPPED + """
+            run_script(
+                STOPPED
+                + """
     def handler(*_):
         if not handled:
             handled.append(True)
@@ -1551,13 +2147,16 @@ class Interruptions(unittest.TestCase):
     signal.signal(signal.SIGUSR1, handler)
     threading.Thread(target=interrupt, args=(signal.SIGUSR1,), daemon=True).start()
     print(cat.stdin.write(bytes(200_000)))
-"""),
+"""
+            ),
             "1\n200000\n",
         )
 
     def test_an_interrupt_leaves_no_half_a_request(self):
         self.assertEqual(
-            run_script(STOPPED + """
+            run_script(
+                STOPPED
+                + """
     def handler(*_):
         if not handled:
             handled.append(True)
@@ -1572,13 +2171,16 @@ class Interruptions(unittest.TestCase):
     send(signal.SIGCONT)
     cat.stdin.close()
     print(len(cat.stdout.readall()), server.run(["echo", "x"]).stdout)
-"""),
+"""
+            ),
             "interrupted\n200000 b'x\\n'\n",
         )
 
     def test_a_start_that_is_interrupted_leaves_nothing_running(self):
         self.assertEqual(
-            run_script(STOPPED + """
+            run_script(
+                STOPPED
+                + """
     class Interrupted(Exception):
         pass
 
@@ -1618,7 +2220,8 @@ class Interruptions(unittest.TestCase):
     while len(server.list()) != 1 or len(server._live) != 1:
         time.sleep(0.001)
     print(server.list()[0]["command"])
-"""),
+"""
+            ),
             "interrupted\ncan't start new thread\n['cat']\n",
         )
 
@@ -1634,7 +2237,9 @@ class Interruptions(unittest.TestCase):
             "server.getoutput('true')",
         ):
             with self.subTest(use):
-                said = run_script(STOPPED + f"""
+                said = run_script(
+                    STOPPED
+                    + f"""
     procwire._PATIENCE = 0.2
     server._answer_timeout = 0.05
     try:
@@ -1649,16 +2254,17 @@ class Interruptions(unittest.TestCase):
             print("gone")
     cat.stdin.close()
     send(signal.SIGCONT)
-""")
+"""
+                )
                 self.assertRegex(said, r"has sent nothing for \d+ s\ngone\ngone\ngone\n$")
         # One that answers late is not.
         self.assertEqual(
             run_script("""
                 from procwire import PIPE, Server
 
-                with Server(answer_timeout=0.01) as server:
+                with Server(answer_timeout=0.5) as server:
                     # The answer to a write that is more than fits comes when it is read.
-                    slow = server.popen(["sh", "-c", "sleep 0.3; exec wc -c"], stdin=PIPE, text=True)
+                    slow = server.popen(["sh", "-c", "sleep 1.5; exec wc -c"], stdin=PIPE, text=True)
                     print(slow.communicate("x" * 4_000_000)[0], end="")
                 """),
             "4000000\n",
@@ -1666,7 +2272,9 @@ class Interruptions(unittest.TestCase):
 
     def test_a_server_that_is_stuck_is_killed(self):
         self.assertEqual(
-            run_script(STOPPED + """
+            run_script(
+                STOPPED
+                + """
     def write():
         try:
             cat.stdin.write(bytes(200_000))
@@ -1680,20 +2288,24 @@ class Interruptions(unittest.TestCase):
     server.close()
     writer.join()
     print(server._process.returncode)
-"""),
+"""
+            ),
             "-9\n",
         )
 
     def test_a_program_ends_with_requests_on_their_way(self):
         self.assertEqual(
-            run_script(STOPPED + """
+            run_script(
+                STOPPED
+                + """
     procwire._PATIENCE = 0.2
     threading.excepthook = lambda _: None  # They are told that the connection is closed.
     threading.Thread(target=cat.communicate, args=(bytes(5_000_000),), daemon=True).start()
     threading.Thread(target=cat.wait, daemon=True).start()
     in_a_write()
     print("end")
-"""),
+"""
+            ),
             "end\n",
         )
 

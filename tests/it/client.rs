@@ -29,7 +29,7 @@ pub const TESTS: &[Test] = &[
     test!(waiting_has_an_end),
     test!(a_timeout_is_told_apart),
     test!(what_is_dropped_is_killed_unless_told_otherwise),
-    test!(a_process_nobody_reads_delays_nobody),
+    test!(a_process_that_is_not_read_delays_no_other),
     test!(all_processes_together_have_a_limit_of_what_is_not_read),
     test!(a_limit_that_waits_loses_nothing),
     test!(a_process_that_does_not_read_slows_its_writer_only),
@@ -349,7 +349,7 @@ fn what_is_dropped_is_killed_unless_told_otherwise() {
 
 /// Two floods that are not read, one of each kind of connection: all others are served, and what
 /// is read later is an unbroken beginning, then the loss, then the end.
-fn a_process_nobody_reads_delays_nobody() {
+fn a_process_that_is_not_read_delays_no_other() {
     for client in [in_process(), launched()] {
         let limit = 1024 * 1024;
         let mut unread = spawn_ready(&client, sh("printf ready; exec yes").unread_limit(limit));

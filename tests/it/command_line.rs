@@ -353,7 +353,7 @@ fn a_closed_output_ends_the_program() {
     assert_eq!(wait(&mut child).signal(), Some(libc::SIGPIPE));
 }
 
-/// Far more than all buffers on the way is printed before anybody reads.
+/// Far more than all buffers on the way is printed before any of it is read.
 fn a_reader_that_is_late_gets_everything() {
     let size = 30_000_000;
     let script = format!("echo begun >&2; head -c {size} /dev/zero; echo end >&2");

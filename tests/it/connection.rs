@@ -30,7 +30,7 @@ pub const TESTS: &[Test] = &[
     test!(signals_end_everything_and_are_the_exit_code),
     both!(signal_is_not_held_up_by_a_client_that_does_not_read),
     test!(signal_is_not_held_up_by_a_client_that_never_stops_asking),
-    test!(second_signal_waits_for_nobody),
+    test!(second_signal_does_not_wait),
     test!(hangup_is_ignored_under_nohup),
     both!(client_that_does_not_read_delays_output_and_nothing_else),
     test!(flood_of_requests_waits_for_its_client),
@@ -548,7 +548,7 @@ fn signal_is_not_held_up_by_a_client_that_never_stops_asking() {
 }
 
 /// The first one waits some seconds for a client that does not read; the second one does not.
-fn second_signal_waits_for_nobody() {
+fn second_signal_does_not_wait() {
     let stalled = Stalled::new(Mode::Pipe, &[]);
     signal(stalled.server.id(), libc::SIGTERM);
     wait_until("the first one is being obeyed", || {

@@ -486,7 +486,7 @@ fn only_what_is_named_is_inherited(mode: Mode) {
         ),
         (json!(["HOME*"]), &[b"HOME=/root"]),
         (json!(["PATH", "LC_ALL"]), &[b"LC_ALL=C", b"PATH=/usr/bin:/bin"]),
-        // What names a descriptor of the server is not the program's, whoever asks for it.
+        // What names a descriptor of the server is not given to the program, also where it is asked for.
         (json!(["LISTEN_FDS", "LISTEN*"]), &[]),
     ];
     for (inherited, expected) in cases {

@@ -9,6 +9,7 @@ pub const TESTS: &[Test] = &[
     test!(no_import_runs_upward),
     test!(systems_differ_only_in_sys),
     test!(only_the_harness_names_the_binary),
+    test!(no_file_of_the_sources_is_long),
 ];
 
 /// From the top down.
@@ -70,6 +71,37 @@ fn only_the_harness_names_the_binary() {
     let mut named = lines_with(&tests, &[concat!("CARGO_BIN", "_EXE_procwire")]);
     named.retain(|(file, _)| !file.ends_with("harness.rs"));
     assert!(named.is_empty(), "use harness::PROCWIRE: {named:#?}");
+}
+
+/// Lines that a file may have besides its unit tests: beyond that it does two jobs.
+const MAX_LINES: usize = 600;
+
+fn no_file_of_the_sources_is_long() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = files(&src);
+    files.retain(|file| !file.ends_with("tests.rs"));
+    let sizes = files.into_iter().map(|file| {
+        let text = std::fs::read_to_string(&file).expect("a source file");
+        (lines_without_tests(&text), file)
+    });
+    let sizes: Vec<(usize, PathBuf)> = sizes.collect();
+    assert!(sizes.iter().any(|(lines, _)| *lines > MAX_LINES / 2), "{sizes:?}");
+    let long: Vec<_> = sizes.iter().filter(|(lines, _)| *lines > MAX_LINES).collect();
+    assert!(long.is_empty(), "split these by job: {long:#?}");
+}
+
+/// The lines that are not in a module with the attribute of tests.
+fn lines_without_tests(text: &str) -> usize {
+    let mut count = 0;
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let module = |next: &&str| next.starts_with("mod ") && next.ends_with('{');
+        match line == "#[cfg(test)]" && lines.peek().is_some_and(module) {
+            true => drop(lines.by_ref().find(|line| *line == "}")),
+            false => count += 1,
+        }
+    }
+    count
 }
 
 /// The lines below `folder` that contain one of `words`.

@@ -57,6 +57,7 @@ mod streams;
 // A whole connection.
 mod connection;
 mod ends;
+mod portable;
 mod refused;
 mod remote;
 mod resources;
@@ -113,6 +114,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("remote", remote::TESTS),
     ("resources", resources::TESTS),
     ("refused", refused::TESTS),
+    ("portable", portable::TESTS),
     ("model", model::TESTS),
 ];
 
@@ -145,7 +147,8 @@ fn main() {
         let missing = remote::missing(&name)
             .or_else(|| completions::missing(&name))
             .or_else(|| man::missing(&name))
-            .or_else(|| cast::missing(&name));
+            .or_else(|| cast::missing(&name))
+            .or_else(|| portable::missing(&name));
         let trial = Trial::test(name, move || {
             harness::run_in_own_process(&own_name).map_err(Into::into)
         });

@@ -32,8 +32,8 @@ pub const TESTS: &[Test] = &[
     test!(a_cap_is_for_each_stream),
     both!(a_cap_neither_blocks_nor_kills),
     both!(a_client_that_does_not_read_slows_only_writers),
-    both!(kills_and_timeouts_are_obeyed_while_nobody_reads),
-    test!(stdin_is_still_consumed_while_nobody_reads),
+    both!(kills_and_timeouts_are_obeyed_while_output_is_not_read),
+    test!(stdin_is_still_consumed_while_output_is_not_read),
     test!(a_capped_stream_does_not_wait_for_the_client),
     test!(a_slow_reader_of_a_dead_process_gets_everything),
     test!(busy_streams_get_a_larger_pipe_however_many_came_before),
@@ -627,7 +627,7 @@ fn a_client_that_does_not_read_slows_only_writers(mode: Mode) {
 }
 
 /// The client does not read; what it asks for still happens, and on time.
-fn kills_and_timeouts_are_obeyed_while_nobody_reads(mode: Mode) {
+fn kills_and_timeouts_are_obeyed_while_output_is_not_read(mode: Mode) {
     let mut client = Client::in_process();
     let killed = client.spawn(flood(mode, "killed"));
     let mut params = flood(mode, "timed");
@@ -669,7 +669,7 @@ fn kills_and_timeouts_are_obeyed_while_nobody_reads(mode: Mode) {
     client.finish();
 }
 
-fn stdin_is_still_consumed_while_nobody_reads() {
+fn stdin_is_still_consumed_while_output_is_not_read() {
     let mut client = Client::in_process();
     let stuck = client.spawn(flood(Mode::Pipe, "flood"));
     let reader = client.spawn(Mode::Pipe.params("reader", &["sh", "-c", "head -c 3000000 >/dev/null"]));

@@ -703,7 +703,7 @@ fn unknown_members_are_ignored() {
     client.finish();
 }
 
-/// Which of the two would be meant is anybody's guess, so neither is taken.
+/// Which of the two would be meant is not known, so neither is taken.
 fn members_given_twice_are_refused() {
     let mut client = Client::in_process();
     for line in [

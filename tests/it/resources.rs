@@ -24,7 +24,7 @@ pub const TESTS: &[Test] = &[
     test!(burst_of_spawns_is_never_refused),
     both!(many_floods_share_a_bounded_memory),
     both!(chatty_children_never_mix),
-    both!(flood_holds_up_nobody_else),
+    both!(flood_holds_up_no_other_process),
     test!(daemons_cost_no_thread),
     test!(environments_are_not_kept_behind_the_start),
 ];
@@ -46,7 +46,7 @@ fn limit(resource: libc::__rlimit_resource_t, wanted: u64) -> u64 {
     before
 }
 
-/// Makes this process one of an ordinary user who has no other: limits do not bind root. Whoever is
+/// Makes this process one of an ordinary user who has no other: limits do not bind root. A user that is
 /// one already stays it; then others may count as well. Whether it has a user to itself.
 pub fn leave_root() -> bool {
     // SAFETY: plain calls without memory; this test has its process to itself.
@@ -551,7 +551,7 @@ fn chatty_children_never_mix(mode: Mode) {
 }
 
 /// Next to a flood that the client reads as fast as it can, another process answers, and so does the server.
-fn flood_holds_up_nobody_else(mode: Mode) {
+fn flood_holds_up_no_other_process(mode: Mode) {
     let mut client = Client::in_process();
     let mut params = mode.params("flood", &["yes"]);
     params["outputBytesCap"] = Value::Null;

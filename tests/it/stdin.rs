@@ -11,7 +11,7 @@ pub const TESTS: &[Test] = &[
     both!(comes_back_through_cat),
     both!(every_byte_arrives_as_it_was_sent),
     test!(a_long_stream_passes_with_bounded_memory),
-    both!(a_child_that_does_not_read_delays_nobody_and_is_killed),
+    both!(a_child_that_does_not_read_delays_no_other_and_is_killed),
     both!(a_child_that_does_not_read_is_timed_out),
     test!(a_terminal_that_is_not_read_is_resized),
     test!(answered_at_once_up_to_a_mebibyte_and_later_otherwise),
@@ -136,7 +136,7 @@ fn a_long_stream_passes_with_bounded_memory() {
 
 /// The kill of a child with a full stdin works at once, meanwhile everybody else is served, and
 /// every write is answered: taken, refused, or ended with its process.
-fn a_child_that_does_not_read_delays_nobody_and_is_killed(mode: Mode) {
+fn a_child_that_does_not_read_delays_no_other_and_is_killed(mode: Mode) {
     let mut client = Client::in_process();
     let pid = client.spawn_ready(plain(mode, "deaf", "printf ready; exec sleep 1000"));
     client.spawn(Mode::Pipe.params("other", &["cat"]));

@@ -16,7 +16,7 @@ pub const TESTS: &[Test] = &[
     both!(an_answer_comes_behind_its_delta_and_before_the_exit),
     test!(output_that_is_not_delivered_is_searched_as_well),
     both!(silence_is_waited_for),
-    test!(output_that_nobody_reads_is_not_silence),
+    test!(output_that_is_not_read_is_not_silence),
     test!(the_end_of_a_stream_is_waited_for),
     both!(an_exit_is_waited_for),
     test!(output_before_the_exit_comes_first),
@@ -297,7 +297,7 @@ fn silence_is_waited_for(mode: Mode) {
     client.finish();
 }
 
-fn output_that_nobody_reads_is_not_silence() {
+fn output_that_is_not_read_is_not_silence() {
     let mut client = Client::in_process();
     let mut params = Mode::Pipe.params("y", &["yes"]);
     params["outputBytesCap"] = Value::Null;

@@ -13,7 +13,8 @@ fn every_flag_of_the_table_is_understood_and_no_other() {
             let values: &[&str] = match flag.takes {
                 Takes::Nothing => &[],
                 Takes::Optional(_, Completes::OneOf(values)) => &values[..1],
-                Takes::Value("NAME=VALUE", _) => &["a=b"],
+                Takes::Value("HEAD,TAIL", _) => &["7,7"],
+                Takes::Value("NAME=VALUE", _) => &["nice=7"],
                 Takes::Value("DIR", _) => &["/"],
                 Takes::Value(..) | Takes::Optional(..) => &["7"],
             };

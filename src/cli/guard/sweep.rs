@@ -8,15 +8,15 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::process::tree::Held;
-use crate::sys::{self, Picture, Pid, Seen};
+use crate::process::tree::HeldProcess;
+use crate::sys::{self, Pid, ProcStat, Snapshot};
 
 /// How long a sweep waits for the death of what it has killed before it looks again.
 const DEATH_WAIT: Duration = Duration::from_millis(400);
 
 /// Who is not to be swept: pids, and when what they mean was started, or 0 where that is not known. The
 /// latest of a pid counts.
-pub(super) type Spared = BTreeMap<Pid, u64>;
+pub(super) type Detached = BTreeMap<Pid, u64>;
 
 /// There are children of earlier, and nothing tells who they are: no child may be ended for being one.
 pub(super) static UNKNOWN_CHILDREN: AtomicBool = AtomicBool::new(false);
@@ -28,30 +28,30 @@ pub(super) fn own_pid() -> Pid {
 
 /// One process that is to be killed.
 enum Target {
-    Held(Held),
+    HeldProcess(HeldProcess),
     /// A child of this thread, where no pidfd is to be had. Its pid means it until we reap it.
     Child(Pid),
 }
 
 impl Target {
-    fn take(seen: Seen) -> Option<Target> {
-        match Held::take(seen) {
-            Ok(held) => held.map(Target::Held),
-            Err(_) => sys::is_child(seen.pid).then_some(Target::Child(seen.pid)),
+    fn take(stat: ProcStat) -> Option<Target> {
+        match HeldProcess::take(stat) {
+            Ok(held) => held.map(Target::HeldProcess),
+            Err(_) => sys::is_child(stat.pid).then_some(Target::Child(stat.pid)),
         }
     }
 
     /// Whether it could be signalled, or is gone.
     fn signal(&self, signal: libc::c_int) -> bool {
         match self {
-            Target::Held(held) => held.signal(signal).is_ok(),
+            Target::HeldProcess(held) => held.signal(signal).is_ok(),
             Target::Child(pid) => sys::kill(*pid, signal).is_ok(),
         }
     }
 
     fn wait(&self, deadline: Instant) {
         match self {
-            Target::Held(held) => held.wait(deadline),
+            Target::HeldProcess(held) => held.wait(deadline),
             Target::Child(pid) => {
                 // Only a pidfd could be waited for.
                 while !sys::has_ended(*pid) && Instant::now() < deadline {
@@ -64,17 +64,17 @@ impl Target {
 
 /// Kills what is below this process until nothing is left, the rest cannot be killed, or it is
 /// `deadline`; what is left then. In the `last` sweep each round deals with all it has found, late or not.
-pub(super) fn sweep_until(deadline: Instant, spared: &Spared, last: bool) -> Vec<Seen> {
+pub(super) fn sweep_until(deadline: Instant, spared: &Detached, last: bool) -> Vec<ProcStat> {
     let mut scan = Scan::default();
-    let mut before: Option<HashSet<Seen>> = None;
+    let mut before: Option<HashSet<ProcStat>> = None;
     loop {
         let mut found = HashSet::new();
         let mut frozen_groups = HashSet::new();
         let mut targets: Vec<Target> = Vec::new();
-        // Freeze until nobody new turns up, so that nobody can start another behind our back.
+        // Freeze until nothing new turns up, so that none of them can start another meanwhile.
         loop {
             // Where descriptors are used up, the children that are left make the sweep go on.
-            let below = Below::look(spared, &mut scan, deadline);
+            let below = SweepTargets::look(spared, &mut scan, deadline);
             let known = targets.len();
             for group in below.groups {
                 // One that forks and exits all the time is gone before it can be held, but its child
@@ -83,14 +83,14 @@ pub(super) fn sweep_until(deadline: Instant, spared: &Spared, last: bool) -> Vec
                     let _ = sys::kill_group(group, libc::SIGSTOP);
                 }
             }
-            for seen in below.processes {
+            for stat in below.processes {
                 // The rest is for the guard's sweep, if it is in no group that is killed here.
                 if !last && Instant::now() >= deadline {
                     break;
                 }
-                if found.insert(seen)
-                    && !seen.dead
-                    && let Some(target) = Target::take(seen)
+                if found.insert(stat)
+                    && !stat.dead
+                    && let Some(target) = Target::take(stat)
                 {
                     target.signal(libc::SIGSTOP);
                     targets.push(target);
@@ -113,9 +113,9 @@ pub(super) fn sweep_until(deadline: Instant, spared: &Spared, last: bool) -> Vec
         }
         drop(targets);
         while sys::reap_any().is_some() {}
-        let alive = found.iter().any(|seen| !seen.dead);
-        // A picture may miss somebody; that there are no children is certain. Those that are spared
-        // are children, too, and leave only the picture.
+        let alive = found.iter().any(|stat| !stat.dead);
+        // A snapshot may miss a process; that there are no children is certain. Those that are spared
+        // are children, too, and leave only the snapshot.
         let may_have_more = spared.is_empty() && sys::has_children();
         if !alive && !may_have_more {
             return Vec::new();
@@ -135,15 +135,20 @@ pub(super) fn sweep_until(deadline: Instant, spared: &Spared, last: bool) -> Vec
 }
 
 /// Who of `found` is there now, other than what only waits to be reaped by its parent.
-fn still_there(found: HashSet<Seen>, spared: &Spared, scan: &mut Scan, deadline: Instant) -> Vec<Seen> {
+fn still_there(
+    found: HashSet<ProcStat>,
+    spared: &Detached,
+    scan: &mut Scan,
+    deadline: Instant,
+) -> Vec<ProcStat> {
     let own = own_pid();
-    let now = Below::look(spared, scan, deadline).processes;
-    let is_left = |seen: &Seen| {
-        let was_there = |before: &Seen| (before.pid, before.started) == (seen.pid, seen.started);
-        found.iter().any(was_there) && (!seen.dead || seen.parent == own)
+    let now = SweepTargets::look(spared, scan, deadline).processes;
+    let is_left = |stat: &ProcStat| {
+        let was_there = |before: &ProcStat| (before.pid, before.started) == (stat.pid, stat.started);
+        found.iter().any(was_there) && (!stat.dead || stat.parent == own)
     };
-    let mut left: Vec<Seen> = now.into_iter().filter(is_left).collect();
-    left.sort_by_key(|seen| seen.pid);
+    let mut left: Vec<ProcStat> = now.into_iter().filter(is_left).collect();
+    left.sort_by_key(|stat| stat.pid);
     left
 }
 
@@ -163,7 +168,7 @@ impl Scan {
 
     /// Those that were found before, and those in the next slice in which there are some that are not
     /// `spared`.
-    fn children(&mut self, spared: &Spared, deadline: Instant) -> Vec<Seen> {
+    fn children(&mut self, spared: &Detached, deadline: Instant) -> Vec<ProcStat> {
         let own = own_pid();
         self.tried.retain(|&pid| sys::is_child(pid));
         let mut numbers = (own + 1..=Scan::LAST).chain(1..own).peekable();
@@ -186,47 +191,53 @@ impl Scan {
 }
 
 /// Who is to be swept.
-struct Below {
+struct SweepTargets {
     /// The dead included.
-    processes: Vec<Seen>,
-    /// Groups that have nobody in them who is spared.
+    processes: Vec<ProcStat>,
+    /// Groups without a process that is spared.
     groups: HashSet<Pid>,
     /// Found by asking number by number, for which a second look takes too long.
     scanned: bool,
 }
 
-impl Below {
-    fn look(spared: &Spared, scan: &mut Scan, deadline: Instant) -> Below {
+impl SweepTargets {
+    fn look(spared: &Detached, scan: &mut Scan, deadline: Instant) -> SweepTargets {
         let own = own_pid();
-        let mut picture = Picture::take().unwrap_or_default();
-        let parents = picture.below([own]).iter().map(|p| p.pid).chain([own]).collect();
-        picture.add(picture.unlisted(parents).unwrap_or_default());
-        let below = Below::new(&picture, own, spared);
+        let mut snapshot = Snapshot::take().unwrap_or_default();
+        let parents = snapshot.below([own]).iter().map(|p| p.pid).chain([own]).collect();
+        snapshot.add(snapshot.unlisted(parents).unwrap_or_default());
+        let below = SweepTargets::new(&snapshot, own, spared);
         let unseen = || sys::has_children() && !sys::shows_own_children();
         if below.processes.is_empty() && !UNKNOWN_CHILDREN.load(Relaxed) && unseen() {
-            picture.add(scan.children(spared, deadline));
-            return Below {
+            snapshot.add(scan.children(spared, deadline));
+            return SweepTargets {
                 scanned: true,
-                ..Below::new(&picture, own, spared)
+                ..SweepTargets::new(&snapshot, own, spared)
             };
         }
         below
     }
 
-    fn new(picture: &Picture, own: Pid, spared: &Spared) -> Below {
-        let all = picture.below([own]);
-        let is_other = |p: &&Seen| {
+    fn new(snapshot: &Snapshot, own: Pid, spared: &Detached) -> SweepTargets {
+        let all = snapshot.below([own]);
+        let is_other = |p: &&ProcStat| {
             let known = spared.get(&p.pid).filter(|&&started| started != 0);
             known
                 .zip(p.started)
                 .is_some_and(|(&spared, started)| spared != started)
         };
-        let reused: HashSet<Pid> = picture.seen().iter().filter(is_other).map(|p| p.pid).collect();
+        let reused: HashSet<Pid> = snapshot
+            .processes()
+            .iter()
+            .filter(is_other)
+            .map(|p| p.pid)
+            .collect();
         let is_spared = |pid| spared.contains_key(&pid) && !reused.contains(&pid);
         let roots = all.iter().filter(|p| is_spared(p.pid) || is_spared(p.session));
         let mut kept: HashSet<Pid> = roots.map(|p| p.pid).collect();
-        kept.extend(picture.below(kept.iter().copied()).iter().map(|p| p.pid));
-        let (kept, processes): (Vec<Seen>, Vec<Seen>) = all.into_iter().partition(|p| kept.contains(&p.pid));
+        kept.extend(snapshot.below(kept.iter().copied()).iter().map(|p| p.pid));
+        let (kept, processes): (Vec<ProcStat>, Vec<ProcStat>) =
+            all.into_iter().partition(|p| kept.contains(&p.pid));
         // One that is just being started is still in ours.
         let alive = processes.iter().filter(|p| !p.dead);
         let mut groups: HashSet<Pid> = alive.map(|p| p.group).filter(|&g| g > 1).collect();
@@ -234,7 +245,7 @@ impl Below {
         for process in kept {
             groups.remove(&process.group);
         }
-        Below {
+        SweepTargets {
             processes,
             groups,
             scanned: false,
@@ -246,8 +257,8 @@ impl Below {
 mod tests {
     use super::*;
 
-    fn seen(pid: Pid, parent: Pid, session: Pid, started: u64) -> Seen {
-        Seen {
+    fn stat(pid: Pid, parent: Pid, session: Pid, started: u64) -> ProcStat {
+        ProcStat {
             pid,
             parent,
             group: session,
@@ -259,21 +270,21 @@ mod tests {
     }
 
     #[test]
-    fn a_pid_that_means_another_spares_nobody() {
-        let spared = Spared::from([(20, 5), (30, 5), (40, 5)]);
-        let picture = Picture::of(vec![
-            seen(10, 1, 10, 1),
+    fn a_recycled_pid_spares_no_process() {
+        let spared = Detached::from([(20, 5), (30, 5), (40, 5)]);
+        let snapshot = Snapshot::of(vec![
+            stat(10, 1, 10, 1),
             // Detached, with a child that has left it, and one whose parent is gone.
-            seen(20, 10, 20, 5),
-            seen(21, 20, 21, 6),
-            seen(22, 10, 20, 7),
+            stat(20, 10, 20, 5),
+            stat(21, 20, 21, 6),
+            stat(22, 10, 20, 7),
             // Has got the pid of a detached one that is gone.
-            seen(30, 10, 30, 8),
-            seen(31, 30, 30, 9),
+            stat(30, 10, 30, 8),
+            stat(31, 30, 30, 9),
             // Left by a detached one that is gone.
-            seen(41, 10, 40, 6),
+            stat(41, 10, 40, 6),
         ]);
-        let below = Below::new(&picture, 10, &spared);
+        let below = SweepTargets::new(&snapshot, 10, &spared);
         let swept: Vec<Pid> = below.processes.iter().map(|p| p.pid).collect();
         assert_eq!(swept, [30, 31]);
         assert_eq!(below.groups, HashSet::from([30]));
@@ -281,31 +292,31 @@ mod tests {
 
     #[test]
     fn a_start_that_is_not_known_spares() {
-        let hidden = |process: Seen| Seen {
+        let hidden = |process: ProcStat| ProcStat {
             started: None,
             ..process
         };
-        let spared = Spared::from([(20, 5), (30, 0)]);
-        let picture = Picture::of(vec![
-            seen(10, 1, 10, 1),
-            hidden(seen(20, 10, 20, 5)),
-            seen(21, 20, 21, 6),
-            seen(30, 10, 30, 7),
-            hidden(seen(40, 10, 40, 8)),
+        let spared = Detached::from([(20, 5), (30, 0)]);
+        let snapshot = Snapshot::of(vec![
+            stat(10, 1, 10, 1),
+            hidden(stat(20, 10, 20, 5)),
+            stat(21, 20, 21, 6),
+            stat(30, 10, 30, 7),
+            hidden(stat(40, 10, 40, 8)),
         ]);
-        let below = Below::new(&picture, 10, &spared);
+        let below = SweepTargets::new(&snapshot, 10, &spared);
         let swept: Vec<Pid> = below.processes.iter().map(|p| p.pid).collect();
         assert_eq!(swept, [40]);
     }
 
     #[test]
     fn group_of_the_dead_alone_is_not_signalled() {
-        let dead = |process: Seen| Seen {
+        let dead = |process: ProcStat| ProcStat {
             dead: true,
             ..process
         };
-        let picture = Picture::of(vec![dead(seen(20, 10, 20, 5)), seen(21, 20, 21, 6)]);
-        let below = Below::new(&picture, 10, &Spared::new());
+        let snapshot = Snapshot::of(vec![dead(stat(20, 10, 20, 5)), stat(21, 20, 21, 6)]);
+        let below = SweepTargets::new(&snapshot, 10, &Detached::new());
         assert_eq!(below.groups, HashSet::from([21]));
     }
 }

@@ -10,9 +10,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
-use super::sweep::Spared;
+use super::sweep::Detached;
 use super::{LAST_SWEEP, read_detached};
-use crate::sys::{self, Interest, Pid};
+use crate::sys::{self, Pid, PollFd};
 
 /// All of an end that the guard has seen from its beginning.
 const WHOLE_END: Duration = Duration::from_millis(2_800);
@@ -120,14 +120,14 @@ impl Watch {
     pub(super) fn until_end(
         mut self,
         signals: &OwnedFd,
-        mut detached: Option<(&OwnedFd, &mut Spared)>,
+        mut detached: Option<(&OwnedFd, &mut Detached)>,
     ) -> Ended {
         let status = loop {
             let pipe = detached
                 .as_ref()
-                .map_or(Interest::NONE, |(pipe, _)| Interest::read(pipe.as_raw_fd()));
+                .map_or(PollFd::NONE, |(pipe, _)| PollFd::read(pipe.as_raw_fd()));
             let [input, output] = self.ends_of_client();
-            let mut interests = [Interest::read(signals.as_raw_fd()), pipe, input, output];
+            let mut interests = [PollFd::read(signals.as_raw_fd()), pipe, input, output];
             let (kill_at, look_at) = (self.kill_at(), self.look_at());
             let next = [kill_at, look_at].into_iter().flatten().min();
             let left = next.map(|at| at.saturating_duration_since(Instant::now()));
@@ -160,7 +160,7 @@ impl Watch {
             if !interests[0].readable() {
                 if interests[1].hung_up() {
                     // The server is gone or going; only its SIGCHLD is still to come.
-                    let _ = sys::poll(&mut [Interest::read(signals.as_raw_fd())], left);
+                    let _ = sys::poll(&mut [PollFd::read(signals.as_raw_fd())], left);
                 }
                 continue;
             }
@@ -212,13 +212,13 @@ impl Watch {
 
     /// What tells that the client is gone, as long as that is not known: the input, and the output of a
     /// server that is stopped.
-    fn ends_of_client(&self) -> [Interest; 2] {
+    fn ends_of_client(&self) -> [PollFd; 2] {
         if self.client_gone.is_some() || self.stopped_at_end.is_some() {
-            return [Interest::NONE; 2];
+            return [PollFd::NONE; 2];
         }
         let input = self.client.as_ref().and_then(|client| client.stdin.as_ref());
         let output = self.stopped.as_ref().and_then(Option::as_ref);
-        let other_end = |fd: Option<RawFd>| fd.map_or(Interest::NONE, Interest::other_end);
+        let other_end = |fd: Option<RawFd>| fd.map_or(PollFd::NONE, PollFd::other_end);
         [
             other_end(input.map(AsRawFd::as_raw_fd)),
             other_end(output.map(AsRawFd::as_raw_fd)),

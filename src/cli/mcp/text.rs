@@ -1,7 +1,7 @@
 //! Output as text: characters that are not finished yet, escape sequences, and text that is searched for.
 //!
 //! **Thread:** `mcp`.
-//! **Owns:** nothing but the place a reader has come to.
+//! **Owns:** nothing but the position of a reader.
 //! **Never:** shows half a character or half an escape sequence of a program that still prints.
 
 use memchr::{memchr2, memmem};

@@ -17,8 +17,7 @@ use crate::cli::guard;
 use crate::client::{Control, Error};
 use crate::sys;
 use rustix::process::{
-    DumpableBehavior, Pid, Resource, Rlimit, Signal, getrlimit, kill_current_process_group, kill_process,
-    set_dumpable_behavior, setrlimit,
+    Pid, Resource, Rlimit, Signal, getrlimit, kill_current_process_group, kill_process, setrlimit,
 };
 use signal_hook::consts::{
     SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGUSR1,
@@ -67,7 +66,7 @@ fn die_of(signal: i32) {
         return;
     }
     // The limit does not hold where cores are piped to a program.
-    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    sys::leave_no_core();
     let maximum = getrlimit(Resource::Core).maximum;
     let none = Rlimit {
         current: Some(0),
@@ -93,33 +92,33 @@ pub fn signal_number(name: &str, exit_code: i32, here: bool) -> Option<i32> {
 }
 
 /// What a signal is for changes as the program comes and goes.
-pub enum State {
+pub enum Phase {
     /// The server has not answered yet. A signal ends this, and the server.
     Connecting,
     /// It has, and there is no program yet. A signal does the same.
     Starting,
     /// It is for the program.
-    Running(SyncSender<Pass>),
+    Running(SyncSender<Forward>),
     /// The program has ended so. A signal ends the wait for its server.
     Over(Ending),
 }
 
-pub struct Life {
+pub struct RunState {
     pub server: Option<u32>,
     /// The server is a command of the user's.
     pub is_command: bool,
-    pub state: State,
+    pub phase: Phase,
     /// The program's time is up.
     pub timed_out: bool,
     /// Signals that were passed on.
-    pub passed: Vec<i32>,
+    pub forwarded: Vec<i32>,
     /// A signal has come that ends this process as long as there is no program. Set by the handler,
-    /// when the thread that heeds the signal may not have heard it yet.
+    /// when the thread that waits for signals may not have got it yet.
     interrupted: Arc<AtomicBool>,
 }
 
 /// Something to pass on to the program.
-pub enum Pass {
+pub enum Forward {
     Signal(i32),
     /// To stop, and to say when it has been told.
     Stop(SyncSender<()>),
@@ -129,7 +128,7 @@ pub enum Pass {
 }
 
 /// What may wait to be passed on, where the way to the server is blocked. More than that is lost.
-const MAX_PASSED: usize = 64;
+const MAX_FORWARDED: usize = 64;
 /// How long a stop of this process waits for the program to be told.
 const STOP_WAIT: Duration = Duration::from_millis(500);
 /// How long the server may take to tell of an end that it was asked for.
@@ -140,13 +139,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same where a person may have to type a password first. sshd waits as long.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(120);
 
-pub fn lock(life: &Mutex<Life>) -> MutexGuard<'_, Life> {
-    sys::lock(life)
+pub fn lock(state: &Mutex<RunState>) -> MutexGuard<'_, RunState> {
+    sys::lock(state)
 }
 
 // ---- signals ----
 
-fn heeded(tty: bool) -> Vec<i32> {
+fn watched_signals(tty: bool) -> Vec<i32> {
     let mut signals = vec![SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP];
     // Under nohup, or in the background of a script, they are ignored on purpose.
     signals.retain(|signal| !guard::is_ignored(*signal));
@@ -157,30 +156,30 @@ fn heeded(tty: bool) -> Vec<i32> {
     signals
 }
 
-/// Starts the thread that hears signals. It never waits for the server, so that it hears the second.
-pub fn heed_signals(tty: bool, is_command: bool) -> io::Result<Arc<Mutex<Life>>> {
-    let heeded = heeded(tty);
-    let mut signals = Signals::new(&heeded)?;
+/// Starts the thread that waits for signals. It never waits for the server, so that it hears the second.
+pub fn watch_signals(tty: bool, is_command: bool) -> io::Result<Arc<Mutex<RunState>>> {
+    let watched_signals = watched_signals(tty);
+    let mut signals = Signals::new(&watched_signals)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     // Behind that, so that none is noted here alone.
-    for signal in heeded.into_iter().filter(|signal| ends_a_start(*signal)) {
+    for signal in watched_signals.into_iter().filter(|signal| ends_a_start(*signal)) {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
-    let life = Arc::new(Mutex::new(Life {
+    let state = Arc::new(Mutex::new(RunState {
         server: None,
         is_command,
-        state: State::Connecting,
+        phase: Phase::Connecting,
         timed_out: false,
-        passed: Vec::new(),
+        forwarded: Vec::new(),
         interrupted,
     }));
-    let its_life = Arc::clone(&life);
+    let its_state = Arc::clone(&state);
     guard::start_thread("signals", move || {
         for signal in signals.forever() {
-            heed(signal, &mut lock(&its_life));
+            on_signal(signal, &mut lock(&its_state));
         }
     })?;
-    Ok(life)
+    Ok(state)
 }
 
 fn ends_a_start(signal: i32) -> bool {
@@ -189,8 +188,8 @@ fn ends_a_start(signal: i32) -> bool {
 
 /// What went wrong before there was a program. A signal to the whole process group ends the server as
 /// well, and is the reason then: its thread is left to end this process.
-pub fn unless_interrupted(life: &Mutex<Life>, error: Error) -> Error {
-    let interrupted = lock(life).interrupted.load(SeqCst);
+pub fn unless_interrupted(state: &Mutex<RunState>, error: Error) -> Error {
+    let interrupted = lock(state).interrupted.load(SeqCst);
     if interrupted {
         loop {
             thread::park();
@@ -199,44 +198,44 @@ pub fn unless_interrupted(life: &Mutex<Life>, error: Error) -> Error {
     error
 }
 
-fn heed(signal: i32, life: &mut Life) {
-    match (signal, &life.state) {
-        (SIGWINCH, State::Running(program)) => drop(program.try_send(Pass::Size)),
-        (SIGCONT, State::Running(program)) => {
+fn on_signal(signal: i32, state: &mut RunState) {
+    match (signal, &state.phase) {
+        (SIGWINCH, Phase::Running(program)) => drop(program.try_send(Forward::Size)),
+        (SIGCONT, Phase::Running(program)) => {
             // A shell has had the terminal meanwhile, and the program may have been stopped, too.
             terminal::enter();
-            let _ = program.try_send(Pass::Signal(SIGCONT));
-            let _ = program.try_send(Pass::Size);
+            let _ = program.try_send(Forward::Signal(SIGCONT));
+            let _ = program.try_send(Forward::Size);
         }
         (SIGWINCH | SIGCONT, _) => {}
-        (SIGTSTP, State::Running(program)) => {
+        (SIGTSTP, Phase::Running(program)) => {
             let (told, telling) = sync_channel(1);
-            if program.try_send(Pass::Stop(told)).is_ok() {
+            if program.try_send(Forward::Stop(told)).is_ok() {
                 let _ = telling.recv_timeout(STOP_WAIT);
             }
             terminal::restored_while(stop);
-            let _ = program.try_send(Pass::Signal(SIGCONT));
+            let _ = program.try_send(Forward::Signal(SIGCONT));
             // Another has had the screen.
-            let _ = program.try_send(Pass::Signal(SIGWINCH));
+            let _ = program.try_send(Forward::Signal(SIGWINCH));
         }
         (SIGTSTP, _) => stop(),
         // Asked twice: the server ends the program when we are gone.
-        (SIGTERM | SIGHUP, State::Running(_)) if life.passed.contains(&signal) => {
+        (SIGTERM | SIGHUP, Phase::Running(_)) if state.forwarded.contains(&signal) => {
             leave(Ending::Signal(signal));
         }
-        (_, State::Running(program)) => {
-            let _ = program.try_send(Pass::Signal(signal));
-            if !life.passed.contains(&signal) {
-                life.passed.push(signal);
+        (_, Phase::Running(program)) => {
+            let _ = program.try_send(Forward::Signal(signal));
+            if !state.forwarded.contains(&signal) {
+                state.forwarded.push(signal);
             }
         }
-        (_, State::Connecting | State::Starting) => {
+        (_, Phase::Connecting | Phase::Starting) => {
             let _last = last_word();
-            give_up(life);
+            give_up(state);
             leave(Ending::Signal(signal))
         }
-        (_, State::Over(ending)) => {
-            end_server(life);
+        (_, Phase::Over(ending)) => {
+            end_server(state);
             leave(*ending)
         }
     }
@@ -254,8 +253,8 @@ fn stop() {
 }
 
 /// It may be an ssh that asks for a password or waits for a host, and does not look at its stdin.
-fn end_server(life: &Life) {
-    let pid = life.server.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+fn end_server(state: &RunState) {
+    let pid = state.server.and_then(|pid| Pid::from_raw(pid.cast_signed()));
     if let Some(pid) = pid {
         // Fails only for one that has ended.
         let _ = kill_process(pid, Signal::TERM);
@@ -263,9 +262,9 @@ fn end_server(life: &Life) {
 }
 
 /// Ends a server that has not answered, with all that its command has started.
-fn give_up(life: &Life) {
-    end_server(life);
-    if life.is_command {
+fn give_up(state: &RunState) {
+    end_server(state);
+    if state.is_command {
         guard::sweep();
     }
 }
@@ -283,22 +282,22 @@ fn leave(ending: Ending) {
 }
 
 /// Starts the thread that passes on what the program is to hear, and may wait for the server.
-pub fn pass_on(control: Control) -> io::Result<SyncSender<Pass>> {
-    let (sender, receiver) = sync_channel(MAX_PASSED);
+pub fn forward_to(control: Control) -> io::Result<SyncSender<Forward>> {
+    let (sender, receiver) = sync_channel(MAX_FORWARDED);
     guard::start_thread("pass-on", move || {
-        for pass in receiver {
-            match pass {
-                Pass::Signal(signal) => control.post_signal(signal, None),
-                Pass::Stop(told) => {
+        for forward in receiver {
+            match forward {
+                Forward::Signal(signal) => control.post_signal(signal, None),
+                Forward::Stop(told) => {
                     control.post_signal("STOP", None);
                     let _ = told.try_send(());
                 }
-                Pass::Terminate(grace) => {
+                Forward::Terminate(grace) => {
                     control.post_signal("TERM", Some(grace));
                     // One that is stopped hears nothing before it goes on.
                     control.post_signal("CONT", None);
                 }
-                Pass::Size => resize(&control),
+                Forward::Size => resize(&control),
             }
         }
     })?;
@@ -339,56 +338,56 @@ fn connect_timeout(run: &Run) -> Duration {
 
 /// Starts the thread that waits for the deadlines: of the server's first answer, and of everything.
 /// Time runs from here on.
-pub fn watch_clock(run: &Run, life: &Arc<Mutex<Life>>) -> io::Result<()> {
+pub fn watch_clock(run: &Run, state: &Arc<Mutex<RunState>>) -> io::Result<()> {
     let started = Instant::now();
     let connect = connect_timeout(run);
     let (timeout, grace) = (timeout(run), run.grace);
     let server = run.server_name();
-    let life = Arc::clone(life);
+    let state = Arc::clone(state);
     guard::start_thread("clock", move || {
-        let fail = |life: &Life, text: String, code| {
+        let fail = |state: &RunState, text: String, code| {
             let _last = last_word();
             let _ = writeln!(io::stderr(), "procwire: {text}");
-            give_up(life);
+            give_up(state);
             leave(Ending::Code(code));
         };
         if timeout.is_none_or(|timeout| connect < timeout) {
             sleep_until(started, connect);
-            let life = lock(&life);
-            if let State::Connecting = life.state {
+            let state = lock(&state);
+            if let Phase::Connecting = state.phase {
                 let text = format!("{server} has not answered within {connect:?} (see --connect-timeout)");
-                fail(&life, text, FAILED);
+                fail(&state, text, FAILED);
             }
         }
         let Some(timeout) = timeout else { return };
         sleep_until(started, timeout);
         {
-            let mut life = lock(&life);
-            match &life.state {
-                State::Connecting => fail(
-                    &life,
+            let mut state = lock(&state);
+            match &state.phase {
+                Phase::Connecting => fail(
+                    &state,
                     format!("timed out after {timeout:?}: {server} has not answered"),
                     TIMED_OUT,
                 ),
-                State::Starting => fail(
-                    &life,
+                Phase::Starting => fail(
+                    &state,
                     format!("timed out after {timeout:?}: {server} has not started the program"),
                     TIMED_OUT,
                 ),
-                State::Running(program) => {
-                    let _ = program.try_send(Pass::Terminate(grace));
-                    life.timed_out = true;
+                Phase::Running(program) => {
+                    let _ = program.try_send(Forward::Terminate(grace));
+                    state.timed_out = true;
                 }
-                State::Over(_) => {}
+                Phase::Over(_) => {}
             }
         }
         sleep_until(started, timeout.saturating_add(grace).saturating_add(END_WAIT));
-        let life = lock(&life);
-        match life.state {
+        let state = lock(&state);
+        match state.phase {
             // It is waited for no longer.
-            State::Over(ending) => leave(ending),
+            Phase::Over(ending) => leave(ending),
             _ => fail(
-                &life,
+                &state,
                 format!(
                     "timed out after {timeout:?}: waited in vain for {server} or for its output to be read"
                 ),

@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::compare::{brief, brief_text, delta, encode, is_before, is_meant, label, mismatches};
 use super::processes::Processes;
 use crate::cli::quote::escaped_line;
-use crate::sys::{self, Interest};
+use crate::sys::{self, PollFd};
 use crate::wire::framing::{Frame, Frames};
 use crate::wire::protocol::notification;
 
@@ -159,12 +159,12 @@ impl Conversation {
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        let mut interests = [Interest::NONE; 2];
+        let mut interests = [PollFd::NONE; 2];
         if listening {
-            interests[0] = Interest::read(self.pipe.as_raw_fd());
+            interests[0] = PollFd::read(self.pipe.as_raw_fd());
         }
         if let (Some(input), false) = (&self.input, unsent.is_empty()) {
-            interests[1] = Interest::write(input.as_raw_fd());
+            interests[1] = PollFd::write(input.as_raw_fd());
         }
         sys::poll(&mut interests, Some(left))?;
         if let (Some(input), true) = (&mut self.input, interests[1].writable()) {

@@ -1,0 +1,70 @@
+//! macOS: processes as libproc shows them.
+//!
+//! **Thread:** the caller's.
+//! **Owns:** nothing.
+//! **Never:** fails because a process is gone.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use super::Pid;
+use super::signals::group_and_session;
+use super::snapshot::ProcStat;
+
+/// The state of a process that has ended and waits to be reaped, in `pbi_status`.
+const ZOMBIE: u32 = 5;
+/// Rounds of asking for the list: it grows meanwhile.
+const ROUNDS: usize = 8;
+
+/// All processes that may be looked at.
+pub(super) fn list() -> io::Result<Vec<ProcStat>> {
+    let mut pids: Vec<Pid> = Vec::new();
+    for _ in 0..ROUNDS {
+        // SAFETY: asks for the count only.
+        let count = unsafe { libc::proc_listallpids(ptr::null_mut(), 0) };
+        let room = usize::try_from(count).map_err(|_| io::Error::last_os_error())? + 64;
+        pids.resize(room, 0);
+        let bytes = libc::c_int::try_from(size_of_val(pids.as_slice())).map_err(io::Error::other)?;
+        // SAFETY: valid for writes of that many bytes.
+        let count = unsafe { libc::proc_listallpids(pids.as_mut_ptr().cast(), bytes) };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        if count < room {
+            pids.truncate(count);
+            return Ok(pids.into_iter().filter_map(look).collect());
+        }
+    }
+    Err(io::Error::other("the list of processes grows all the time"))
+}
+
+/// One process, the ended included; `None` if there is none, or it may not be looked at.
+pub(super) fn look(pid: Pid) -> Option<ProcStat> {
+    let mut info = MaybeUninit::<libc::proc_bsdinfo>::zeroed();
+    let bytes = size_of::<libc::proc_bsdinfo>();
+    // The argument 1 asks for zombies as well.
+    // SAFETY: `info` is valid for writes of that many bytes.
+    let written = unsafe {
+        libc::proc_pidinfo(
+            pid,
+            libc::PROC_PIDTBSDINFO,
+            1,
+            info.as_mut_ptr().cast(),
+            libc::c_int::try_from(bytes).ok()?,
+        )
+    };
+    if usize::try_from(written) != Ok(bytes) {
+        return None;
+    }
+    // SAFETY: zeroed, which is valid, and filled.
+    let info = unsafe { info.assume_init() };
+    let session = group_and_session(pid).map_or(0, |(_, session)| session);
+    Some(ProcStat {
+        pid,
+        parent: Pid::try_from(info.pbi_ppid).unwrap_or(0),
+        group: Pid::try_from(info.pbi_pgid).unwrap_or(0),
+        session,
+        started: Some(info.pbi_start_tvsec * 1_000_000 + info.pbi_start_tvusec),
+        dead: info.pbi_status == ZOMBIE,
+        entry: pid,
+    })
+}
