@@ -144,8 +144,7 @@ impl Builder {
     /// ```
     /// # use procwire::client::{Client, Command};
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let mut config = procwire::Config::default();
-    /// config.max_pending_stdin_bytes = 1024 * 1024;
+    /// let config = procwire::Config::default().max_pending_stdin_bytes(1024 * 1024);
     /// let client = Client::builder().unread_limit(1024 * 1024).in_process(config)?;
     /// assert!(client.status(Command::new("true"))?.success());
     /// # Ok(())
