@@ -1568,7 +1568,7 @@ class Popen(Generic[AnyStr]):
         `bytes` is a regular expression with DOTALL; the first match in the output counts, and at the
         same place the first in the list; `before`, `match` and `after` tell more, and what comes behind
         the match is what is read next. Where the time is up or the output has ended, TIMEOUT or EOF is
-        raised, or its index is returned if it is in the list. None is no timeout, and -1 the default."""
+        raised, or its index is returned if it is in the list. None waits forever, and -1 as long as by default."""
         return self._expect(_Search(pattern, self._text, False, searchwindowsize), timeout)
 
     def expect_exact(
@@ -1577,7 +1577,7 @@ class Popen(Generic[AnyStr]):
         timeout: Optional[float] = _EXPECT_WAIT,
         searchwindowsize: Optional[int] = None,
     ) -> int:
-        """As `expect`, of texts that are no patterns."""
+        """As `expect`, of texts that are found as they are."""
         return self._expect(_Search(pattern, self._text, True, searchwindowsize), timeout)
 
     def _expect(self, search: _Search, timeout: Optional[float]) -> int:
@@ -2149,7 +2149,7 @@ class _Search:
     def _compiled(wanted: Any, text: bool, exact: bool) -> Any:
         flags: int = re.DOTALL
         if isinstance(wanted, re.Pattern) and not exact:
-            # Those of a text are no flags of bytes, and the other way round.
+            # Some flags are for texts only, and some for bytes.
             wanted, flags = wanted.pattern, wanted.flags & ~(re.UNICODE | re.DEBUG)
             flags &= ~re.LOCALE if text else -1
         if not isinstance(wanted, (str, bytes)):

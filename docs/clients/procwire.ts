@@ -24,7 +24,7 @@
 
 import { type ChildProcess, spawn as spawnChild } from "node:child_process";
 import { EventEmitter } from "node:events";
-import { constants, createReadStream, createWriteStream, fstatSync, openSync, readFileSync } from "node:fs";
+import { constants, createReadStream, createWriteStream, fstatSync, openSync, readFileSync, WriteStream } from "node:fs";
 import { PassThrough, Readable, Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { getSystemErrorName, inspect, promisify } from "node:util";
@@ -635,7 +635,7 @@ export class Server {
     else if (this.#needsCwd) params["cwd"] = process.cwd();
     if (Object.keys(env).length > 0) params["env"] = env;
     if (options.inheritEnv !== true) {
-      need("start with an environment that is not its own, which `inheritEnv: true` avoids", "inheritEnv", options.inheritEnv);
+      need("keep its environment from a program: `inheritEnv: true` lays `env` over it", "inheritEnv", options.inheritEnv);
     }
     if (tty) params["tty"] = true;
     if (options.size !== undefined) params["size"] = options.size;
@@ -654,7 +654,8 @@ export class Server {
     const connection: Connection = {
       // The message has to hold it as base64.
       chunk: () => Math.min(MAX_WRITE_BYTES, Math.floor(this.#maxMessage / 2)),
-      call: (method, more, needed) => this.#call(method, { processHandle: handle, ...more }, needed),
+      call: (method, more) => this.#call(method, { processHandle: handle, ...more }),
+      callCurrent: (what, method, more) => this.#callCurrent(what, method, { processHandle: handle, ...more }),
       mayBeCurrent: () => this.#isCurrent !== false,
       list: () => this.list(),
       changeUnread: (bytes) => {
@@ -667,23 +668,25 @@ export class Server {
         this.#hold();
       },
     };
-    const plan: Plan = { handle, argv, cwd, tty, stdio, encoding, signal, timeout: kept ? 0 : timeout, killSignal, graceMs: graceful ? graceMs : undefined };
+    const ownGraceMs = graceful ? graceMs : undefined;
+    const plan: Plan = { handle, argv, cwd, tty, stdio, encoding, signal, timeout: kept ? 0 : timeout, killSignal, graceMs: ownGraceMs };
     const started = new Process<null>(connection, plan);
     this.#live.set(handle, started);
     this.#refs.add(handle);
     const call: Call = {
       resolve: (result) => queueMicrotask(() => started._started(isObject(result) ? result["pid"] : undefined)),
-      reject: (error) => {
-        if (!this.#live.has(handle)) return; // It was told when the server went.
-        if (error instanceof RpcError && this.#needsCwd && params["cwd"] === undefined) {
-          // Sent before it was known what server this is.
-          params["cwd"] = process.cwd();
-          this.#request("process/spawn", params, call, needs);
-          return;
-        }
-        this.#forget(handle);
-        queueMicrotask(() => started._failed(error));
-      },
+      // Later than the promise of the handshake, whose answer may have come with this.
+      reject: (error) =>
+        queueMicrotask(() => {
+          if (!this.#live.has(handle)) return; // It was told when the server went.
+          if (error instanceof RpcError && this.#needsCwd && params["cwd"] === undefined) {
+            params["cwd"] = process.cwd();
+            this.#request("process/spawn", params, call, needs);
+            return;
+          }
+          this.#forget(handle);
+          started._failed(error);
+        }),
     };
     this.#request("process/spawn", params, call, needs);
     return started;
@@ -739,11 +742,22 @@ export class Server {
     }
   }
 
-  #call(method: string, params: Record<string, unknown>, needs?: string): Promise<unknown> {
-    return new Promise((resolve, reject) => this.#request(method, params, { resolve, reject }, needs));
+  #call(method: string, params: Record<string, unknown>): Promise<unknown> {
+    return new Promise((resolve, reject) => this.#request(method, params, { resolve, reject }));
   }
 
-  /** `needs` is what only a server that is current can do. */
+  /** For a method that only a server has that is current. It is sent at once, because it may have to come right behind a spawn. */
+  async #callCurrent(what: string, method: string, params: Record<string, unknown>): Promise<unknown> {
+    const refusal = new NotSupported(`${this.#name} cannot ${what}`);
+    if (this.#isCurrent === false) throw refusal;
+    try {
+      return await this.#call(method, params);
+    } catch (error) {
+      throw error instanceof RpcError && !this.#isCurrent ? refusal : error;
+    }
+  }
+
+  /** `needs` is what only a server that is current can do. An older one ignores what it does not know. */
   #request(method: string, params: Record<string, unknown>, call: Call, needs?: string): void {
     if (this.#gone !== undefined || this.#closing) {
       call.reject(this.#gone ?? new ServerGone("the connection is closed"));
@@ -891,8 +905,9 @@ export class Server {
 interface Connection {
   /** How many bytes one write may carry. */
   chunk(): number;
-  /** `needs` is what only a server that is current can do. */
-  call(method: string, params: Record<string, unknown>, needs?: string): Promise<unknown>;
+  call(method: string, params: Record<string, unknown>): Promise<unknown>;
+  /** For a method that only a server has that is current; `what` says what it does. */
+  callCurrent(what: string, method: string, params: Record<string, unknown>): Promise<unknown>;
   /** Whether it is, or the handshake is not over yet. */
   mayBeCurrent(): boolean;
   list(): Promise<Listed[]>;
@@ -939,7 +954,7 @@ interface ProcessEvents {
   close: [code: number | null, signal: string | null];
 }
 
-type StreamName = "stdout" | "stderr";
+export type StreamName = "stdout" | "stderr";
 
 /** A program on a server, used like a `ChildProcess`. With `stdio`, streams may be null. */
 export class Process<Missing extends null = never> extends EventEmitter {
@@ -1058,10 +1073,10 @@ export class Process<Missing extends null = never> extends EventEmitter {
   /**
    * Waits until its output has one of the patterns, and returns which it was, the match, and what came before
    * it. Output is searched from the start, or from behind the last match, and is taken from the stream up to
-   * the end of the match: what follows is left for the next reader. Where another reader takes it, by a
-   * listener for "data" or a pipe, it gets all the same, and what it had got before the first `expect` is not
-   * searched. `$` and what may be longer match as soon as what has come does. Rejects with a `WaitError` if
-   * the stream ends or the time is up.
+   * the end of the match: what follows is left for the next reader. A listener for "data" or a pipe gets all
+   * of the output nevertheless, and what it got before the first `expect` is not searched. A pattern is tried
+   * whenever output comes, so one that ends in `.*` or `$` may match a part of a line. Rejects with a
+   * `WaitError` if the stream ends or the time is up.
    */
   expect(patterns: string | RegExp | readonly (string | RegExp)[], options: WaitOptions = {}): Promise<Found> {
     return quiet(this.#await(this.#expect(patterns, options)));
@@ -1097,7 +1112,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
     const exit = wanted.findIndex((condition) => typeof condition === "object" && "exit" in condition);
     let answer: unknown;
     try {
-      answer = this.#over ? undefined : await this.#connection.call("process/wait", params, "wait for a condition");
+      answer = this.#over ? undefined : await this.#connection.callCurrent("wait for a condition", "process/wait", params);
     } catch (error) {
       // Requests for what has exited are refused.
       if (!(error instanceof RpcError && error.code === INVALID_REQUEST)) throw error;
@@ -1127,7 +1142,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
 
   /** What the server's machine shows of it now: what it has started, its terminal, whether it waits for input. */
   inspect(): Promise<Inspection> {
-    return quiet(this.#connection.call("process/inspect", {}, "inspect a program") as Promise<Inspection>);
+    return quiet(this.#connection.callCurrent("inspect a program", "process/inspect", {}) as Promise<Inspection>);
   }
 
   /** Lets this program end while it runs. That ends the connection, which kills it unless it is `detached`. */
@@ -1376,7 +1391,14 @@ export class Process<Missing extends null = never> extends EventEmitter {
 
   /** Called before "exit" and "error" are emitted, because their listeners may throw. */
   #closeWhenRead(): void {
-    const close = (): boolean => this.emit("close", this.exitCode, this.signalCode);
+    const close = (): void => {
+      // As in Node, all is in a file by then, also in one of the caller's.
+      const files = new Set(this.#plan.stdio.map(({ entry }) => entry).filter((entry) => entry instanceof WriteStream));
+      let unwritten = files.size + 1;
+      const written = (): unknown => --unwritten === 0 && this.emit("close", this.exitCode, this.signalCode);
+      for (const file of files) whenWritten(file, written);
+      written();
+    };
     const open = [...Object.values(this.#outputs), ...this.#files.values()].filter((stream) => stream !== undefined && !stream.closed);
     let left = open.length;
     if (left === 0) process.nextTick(close);
@@ -1858,6 +1880,13 @@ function isRegularFile(descriptor: unknown): boolean {
   }
 }
 
+/** Calls back when all that was written to a file is in it. */
+function whenWritten(file: WriteStream, done: () => void): void {
+  if (file.destroyed || file.writableLength === 0) done();
+  else if (file.writableEnded) file.once("close", done);
+  else file.write("", () => done());
+}
+
 /**
  * A stream on the file of a descriptor, from where that is now. As in Node, the caller may close its own as
  * soon as the program is spawned.
@@ -1931,7 +1960,7 @@ function readEntries({ stdio, stdin, stdout, stderr }: SpawnOptions): [Wiring, W
   if (entries.filter((entry) => entry === "ipc").length > 1) {
     throw nodeError(Error, "ERR_IPC_ONE_PIPE", "Child process can have only one IPC pipe");
   }
-  if (entries.length > 3) throw wrongValue("The property 'options.stdio' can have three entries: there are no other descriptors", stdio);
+  if (entries.slice(3).some((entry) => entry != null && entry !== "ignore")) throw wrongValue("The property 'options.stdio' can have three entries: there are no other descriptors", stdio);
   const streams = (): unknown[] => [process.stdin, process.stdout, process.stderr];
   return [0, 1, 2].map((index) => {
     let entry: unknown = entries[index] ?? "pipe";

@@ -356,7 +356,7 @@ class AsyncProcess:
         timeout: Optional[float] = procwire._EXPECT_WAIT,
         searchwindowsize: Optional[int] = None,
     ) -> int:
-        """As `expect`, of texts that are no patterns."""
+        """As `expect`, of texts that are found as they are."""
         return await self._expect(procwire._Search(pattern, False, True, searchwindowsize), timeout)
 
     async def _expect(self, search: procwire._Search, timeout: Optional[float]) -> int:

@@ -5,8 +5,9 @@ import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
 import { getEventListeners, once } from "node:events";
-import {
+import fs, {
   closeSync,
+  createWriteStream,
   existsSync,
   mkdtempSync,
   openSync,
@@ -728,6 +729,43 @@ nodeTest("a server that knows less is not asked for more", { timeout: PATIENCE }
   assert.equal((await plain.exited).code, 0);
   assert.deepEqual(await server.info, older);
   await server.close();
+  // Methods that it does not know, asked for before and after the handshake.
+  const other = new Server(
+    fake(3, [
+      { id: 1, result: older },
+      { id: 3, result: {} },
+      { id: 4, error: { code: -32600, message: "Invalid request: unknown variant" } },
+    ]),
+  );
+  const running = other.spawn("x", { cwd: "/" });
+  await assert.rejects(running.waitFor({ exit: true }), { name: "NotSupported", message: /cannot wait for a condition$/ });
+  await assert.rejects(running.inspect(), { code: "ENOTSUP", message: /cannot inspect a program$/ });
+  await other.close();
+});
+
+nodeTest("what waits for the handshake is sent in its order, and told once if there is none", { timeout: PATIENCE }, async () => {
+  const server = new Server();
+  const child = server.spawn(...NEVER, { inheritEnv: ["PATH"] });
+  child.stdin.end("x");
+  assert.equal(child.kill("SIGINT"), true);
+  const other = server.spawn(...NEVER);
+  assert.equal((await server.list()).at(-1)?.command[0], "sleep");
+  assert.deepEqual([(await child.exited).signal, other.exitCode], ["SIGINT", null]);
+  await server.close();
+
+  for (const close of [true, false]) {
+    const none = close ? new Server() : new Server("false");
+    const waiting = none.spawn(...NEVER, { inheritEnv: false });
+    const events: string[] = [];
+    waiting.on("error", ({ name }) => events.push(name));
+    const closed = new Promise<void>((resolve) => waiting.on("close", () => resolve(void events.push("close"))));
+    const expecting = assert.rejects(waiting.expect("x"), ServerGone);
+    if (close) await none.close();
+    await closed;
+    await expecting;
+    await none.close();
+    assert.deepEqual(events, ["ServerGone", "close"]);
+  }
 });
 
 nodeTest("a server that has to be told a directory is told this program's", { timeout: PATIENCE }, async () => {
@@ -1096,6 +1134,7 @@ test("options that are not known are refused, and not ignored", async (server) =
     [{ stdio: "ipc" }, /'options.stdio' is invalid/],
     [{ stdio: [3] }, /'options.stdio\[0\]' is not supported/],
     [{ stdio: ["pipe", "pipe", "pipe", "pipe"] }, /three entries/],
+    [{ stdio: ["pipe", "pipe", "pipe", "ignore", 1] }, /three entries/],
     [{ stdio: ["pipe", "ipc"] }, /'options.stdio\[1\]' is not supported/],
     [{ stdio: [process.stdout.constructor] }, /'options.stdio\[0\]' is not supported/],
     [{ stdio: "pipe", stdout: "pipe" }, /excludes/],
@@ -1127,6 +1166,8 @@ test("stdio is node's", async (server) => {
   assert.deepEqual([some.stdio, some.stderr], [[some.stdin, some.stdout, null], null]);
   some.stdin?.end("x");
   assert.equal(await text(some.stdout as Readable), "x");
+  const long = server.spawn("echo", ["x"], { stdio: ["ignore", "pipe", "ignore", "ignore", null, undefined] });
+  assert.equal(await text(long.stdout as Readable), "x\n");
   const short = server.spawn("sh", ["-c", "echo err >&2"], { stdio: ["ignore"] });
   assert.equal(await text(short.stderr as Readable), "err\n");
 
@@ -1183,10 +1224,35 @@ test("a descriptor of a regular file is written to and read from where it is", a
     closeSync(unread);
     await until("it is closed", () => readdirSync("/proc/self/fd").length <= open);
     const full = openSync(name, "a");
+    const failed = server.spawn("no-such-program", { stdio: ["ignore", full, full] });
+    const [, code] = await Promise.all([once(failed, "error", {}), new Promise((resolve) => failed.on("close", resolve))]);
+    assert.equal(code, -2);
     const value = { code: "ERR_INVALID_ARG_VALUE" };
     assert.throws(() => server.spawn("true", { stdio: ["ignore", full, full], detached: true }), { ...value, message: /excludes descriptors/ });
     closeSync(full);
     assert.throws(() => server.spawn("true", { stdio: [full] }), value, "it is closed");
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test("what is piped into a file is there when the program is closed", async (server) => {
+  const folder = mkdtempSync(join(tmpdir(), "procwire-"));
+  // A slow disk.
+  const slow = (...args: Parameters<typeof fs.write>): unknown => setTimeout(() => fs.write(...args), 300);
+  try {
+    for (const ended of [false, true]) {
+      const file = createWriteStream(join(folder, `${ended}`), { fs: { open: fs.open, close: fs.close, write: slow } } as object);
+      const child = server.spawn("echo", ["x"], { stdio: ["ignore", file, "ignore"] });
+      if (ended) file.once("unpipe", () => file.end());
+      await once(child, "close");
+      assert.equal(readFileSync(join(folder, `${ended}`), "utf8"), "x\n");
+      file.end();
+    }
+    const gone = createWriteStream(join(folder, "gone"));
+    const closed = once(server.spawn("true", { stdio: ["ignore", gone, "ignore"] }), "close");
+    gone.destroy();
+    await closed;
   } finally {
     rmSync(folder, { recursive: true });
   }

@@ -81,6 +81,28 @@ test("megabytes come whole", { timeout: 30_000 }, () =>
   }),
 );
 
+test("programs are waited for, inspected, and left without a reader", { timeout: 30_000 }, () =>
+  withServer(async ({ request, exited }) => {
+    const processHandle = "y";
+    const exit = exited(processHandle);
+    const [{ pid }, waited] = await Promise.all([
+      request("process/spawn", {
+        command: ["sh", "-c", "echo ready; read x; exec yes"],
+        processHandle,
+        streamStdin: true,
+        streamStdoutStderr: true,
+        timeoutMs: null,
+      }),
+      request("process/wait", { processHandle, until: [{ exit: true }, { text: "ready\n" }] }),
+    ]);
+    assert.deepEqual(waited, { index: 1, stream: "stdout", offset: 6 });
+    assert.equal((await request("process/inspect", { processHandle })).processes[0].pid, pid);
+    assert.deepEqual(await request("process/closeOutput", { processHandle, stream: "stdout" }), {});
+    assert.deepEqual(await request("process/writeStdin", { processHandle, deltaBase64: "Cg==" }), {});
+    assert.equal((await exit).signal, "SIGPIPE");
+  }),
+);
+
 test("errors are told", { timeout: 30_000 }, () =>
   withServer(async ({ request }) => {
     const missing = { command: ["no-such-program"], processHandle: "n" };
