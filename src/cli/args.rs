@@ -28,7 +28,7 @@ use help::SCHEMA;
 use help::{CHECK, COMPLETIONS, MAN, MCP, RUN, SERVE, help};
 pub use parse::parse;
 use parse::{Given, unknown_command};
-use values::{duration, milliseconds, size};
+use values::{duration, size};
 
 /// One command of the program.
 pub struct Subcommand {
@@ -154,7 +154,7 @@ pub const COMMANDS: &[Subcommand] = &[
                 "timeout of a spawn that does not set one, in milliseconds, or 'none' [default: 10000]",
                 |s, given| {
                     let timeout = given.or_none(|given| duration(given.text()?, "ms"))?;
-                    s.config.default_timeout_ms = timeout.map(milliseconds);
+                    s.config.default_timeout = timeout;
                     Ok(())
                 },
             ),
@@ -165,7 +165,7 @@ pub const COMMANDS: &[Subcommand] = &[
                 "bytes of output kept for a spawn that does not set a cap: a number, 64K, 16M, 1G, \
                  or 'none' for all of it [default: 1M]",
                 |s, given| {
-                    s.config.default_output_bytes_cap = given.or_none(|given| size(given.text()?))?;
+                    s.config.default_output_cap = given.or_none(|given| size(given.text()?))?;
                     Ok(())
                 },
             ),

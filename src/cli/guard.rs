@@ -317,7 +317,7 @@ impl Guarded {
     }
 
     /// What spares a detached process, here and in the guard, for
-    /// [`Config::on_detach`](crate::Config::on_detach).
+    /// the `on_detach` of a server.
     pub fn detached(self) -> impl Fn(u32) + Send + Sync + 'static {
         // It lives as long as the server, so that its closing means the server's end.
         let fd = self.detached.map(IntoRawFd::into_raw_fd);
@@ -374,8 +374,6 @@ pub fn ends_daemons() -> bool {
 /// of that: freeze, look, kill, until nothing is left or nothing more can be done. Must be called by
 /// the main thread.
 pub fn sweep() {
-    // The threads of processes that have not ended in time leave everything to this sweep.
-    tree::stop_looking();
     let guarded = GUARD.get() == Some(&std::os::unix::process::parent_id());
     let detached = sys::lock(&DETACHED).clone();
     let now = Instant::now();

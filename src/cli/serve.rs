@@ -6,7 +6,7 @@
 //! **Never:** writes to stdout while it serves, which is the protocol's.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 
 use signal_hook::consts::SIGCHLD;
 
@@ -45,14 +45,15 @@ where
 
     // A soft limit of 1,024, as is usual, would be two hundred processes.
     match guard::raise_descriptor_limit() {
-        Ok(before) => config.child_descriptor_limit = Some(before),
+        Ok(before) => config.host.child_descriptor_limit = Some(before),
         Err(e) => log::debug!("the limit of descriptors stays as it is: {e}"),
     }
 
-    config.kills_daemons_at_end = guard::ends_daemons();
-    config.survives_server_kill = guarded.has_guard();
-    config.on_detach = Some(Arc::new(guarded.detached()));
+    config.host.kills_daemons_at_end = guard::ends_daemons();
+    config.host.survives_server_kill = guarded.has_guard();
+    config.host.on_detach = Some(Arc::new(guarded.detached()));
 
+    let swept = Arc::clone(&config.host.swept);
     let (stopper, body) = begin(config);
     let served = Arc::new(AtomicBool::new(false));
     let its_served = Arc::clone(&served);
@@ -92,6 +93,8 @@ where
             .join()
             .map_err(|_| format!("the thread {thread} has panicked"))?,
     };
+    // The threads of processes that have not ended in time leave everything to this sweep.
+    swept.store(true, Relaxed);
     guard::sweep();
     match (end?, first) {
         (End::Stopped, Some(signal)) => Ok(128 + signal),

@@ -123,7 +123,7 @@ impl Builder {
     /// Bytes of unread output of all processes together (256 MiB), or as many as one of them may have
     /// if that is more. Each may have 1 MiB all the same, so that no process loses a little because
     /// others print much. What is beyond is lost, as with
-    /// [`Command::unread_limit`](Command::unread_limit).
+    /// [`Command::unread_limit`](super::Command::unread_limit).
     ///
     /// ```
     /// # use procwire::client::{Client, Command};
@@ -144,8 +144,7 @@ impl Builder {
     /// ```
     /// # use procwire::client::{Client, Command};
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let mut config = procwire::Config::default();
-    /// config.max_pending_stdin_bytes = 1024 * 1024;
+    /// let config = procwire::Config::default().max_pending_stdin_bytes(1024 * 1024);
     /// let client = Client::builder().unread_limit(1024 * 1024).in_process(config)?;
     /// assert!(client.status(Command::new("true"))?.success());
     /// # Ok(())

@@ -146,7 +146,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if a thread cannot be started, and [`Error::Handshake`] with what [`serve`] fails
+    /// [`Error::Io`] if a thread cannot be started, and [`Error::Handshake`] with what [`serve`](crate::serve) fails
     /// with.
     pub fn in_process(config: Config) -> Result<Client, Error> {
         Builder::default().in_process(config)

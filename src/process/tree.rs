@@ -35,20 +35,6 @@ const RETRY_WAIT: Duration = Duration::from_millis(1);
 /// The stack of the thread that does what there are no descriptors for.
 const TREE_STACK_BYTES: usize = 128 * 1024;
 
-/// Set once the whole process is swept, which finds all that a kill of one tree would.
-static SWEPT: AtomicBool = AtomicBool::new(false);
-
-/// From now on [`kill`] ends groups only, and does not wait for a death: for a sweep, so that a
-/// thousand threads that have not ended in time do not keep the processors from it.
-#[cfg(feature = "cli")]
-pub(crate) fn stop_looking() {
-    SWEPT.store(true, Relaxed);
-}
-
-fn is_swept() -> bool {
-    SWEPT.load(Relaxed)
-}
-
 /// Takes snapshots, one for all who ask at the same time.
 #[derive(Default)]
 pub(crate) struct SnapshotCache {
@@ -56,6 +42,10 @@ pub(crate) struct SnapshotCache {
     /// Wakes all who wait at once. One after the other, as a lock lets them in, a thousand would take
     /// seconds on a busy machine.
     taken: Condvar,
+    /// Set once everything below this process is killed at once, which finds all that a kill of one tree
+    /// would. From then on [`kill`] ends groups only, and does not wait for a death, so that a thousand
+    /// threads that have not ended in time do not keep the processors from it.
+    swept: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -66,6 +56,17 @@ struct CacheState {
 }
 
 impl SnapshotCache {
+    pub(crate) fn new(swept: Arc<AtomicBool>) -> SnapshotCache {
+        SnapshotCache {
+            swept,
+            ..SnapshotCache::default()
+        }
+    }
+
+    fn is_swept(&self) -> bool {
+        self.swept.load(Relaxed)
+    }
+
     /// A snapshot that was begun after this call. Waits for one being taken; that ends by itself.
     pub(crate) fn snapshot(&self) -> io::Result<Arc<Snapshot>> {
         let asked = Instant::now();
@@ -257,7 +258,7 @@ fn freeze(
 ) -> io::Result<()> {
     let mut frozen = HashSet::new();
     for _ in 0..MAX_FREEZE_ROUNDS {
-        if is_swept() {
+        if snapshots.is_swept() {
             break;
         }
         let snapshot = snapshots.snapshot()?;
@@ -308,7 +309,7 @@ pub(crate) fn wait_for_group(pgid: Pid, snapshots: &SnapshotCache) {
         // If none is: zombies that their parent has not reaped; they are dead.
         Ok(!held.is_empty())
     };
-    while sys::kill_group(pgid, 0).is_ok() && Instant::now() < deadline && !is_swept() {
+    while sys::kill_group(pgid, 0).is_ok() && Instant::now() < deadline && !snapshots.is_swept() {
         if !wait().or_else(|_: io::Error| on_own_table(wait)).unwrap_or(false) {
             return;
         }

@@ -41,8 +41,8 @@ impl Dispatcher {
             limits: Limits {
                 max_message_bytes: self.config.max_message_bytes as u64,
                 max_process_handle_bytes: MAX_HANDLE_BYTES as u64,
-                default_timeout_ms: self.config.default_timeout_ms,
-                default_output_bytes_cap: self.config.default_output_bytes_cap,
+                default_timeout_ms: self.config.default_timeout_ms(),
+                default_output_bytes_cap: self.config.default_output_cap,
                 free_pending_stdin_bytes: FREE_STDIN_BYTES,
                 max_pending_stdin_bytes: self.config.max_pending_stdin_bytes,
                 output_drain_ms: u64::try_from(DRAIN_WAIT.as_millis()).unwrap_or(u64::MAX),
@@ -58,8 +58,8 @@ impl Dispatcher {
         let sees_all = sys::blindness().is_none();
         Guarantees {
             kills_tree: sees_all,
-            kills_daemons_at_end: self.config.kills_daemons_at_end,
-            survives_server_kill: self.config.survives_server_kill,
+            kills_daemons_at_end: self.config.host.kills_daemons_at_end,
+            survives_server_kill: self.config.host.survives_server_kill,
             inspect: sees_all && sys::inspect::waits_are_shown(),
             limits: sys::inspect::limits_are_kept(),
         }

@@ -176,8 +176,9 @@ impl Dispatcher {
         pace: Pace,
     ) -> Self {
         let (event_sender, events) = unbounded();
-        let on_detach = config.on_detach.clone();
-        let resources = SpawnResources::new(config.child_descriptor_limit);
+        let on_detach = config.host.on_detach.clone();
+        let snapshots = SnapshotCache::new(Arc::clone(&config.host.swept));
+        let resources = SpawnResources::new(config.host.child_descriptor_limit);
         Dispatcher {
             config,
             inbox,
@@ -191,7 +192,7 @@ impl Dispatcher {
             context: Arc::new(Context {
                 environment: Environment::snapshot(),
                 resources,
-                snapshots: SnapshotCache::default(),
+                snapshots,
                 busy_pipes: Arc::new(AtomicUsize::new(MAX_BUSY_PIPES)),
                 waits_bytes: Arc::default(),
                 on_detach,

@@ -50,13 +50,11 @@ impl Dispatcher {
             reused: self.handles.may_be_on_its_way(&handle),
             keep: Keep::new(
                 params.output_keep,
-                params
-                    .output_bytes_cap
-                    .or_default(self.config.default_output_bytes_cap),
+                params.output_bytes_cap.or_default(self.config.default_output_cap),
             ),
             timeout: params
                 .timeout_ms
-                .or_default(self.config.default_timeout_ms)
+                .or_default(self.config.default_timeout_ms())
                 .map(Duration::from_millis),
             grace: params.timeout_grace_ms.map(Duration::from_millis),
             params: Arc::clone(&params),

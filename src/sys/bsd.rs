@@ -117,12 +117,17 @@ pub(crate) fn look_at(pid: Pid) -> io::Result<Option<ProcStat>> {
     Ok(look(pid))
 }
 
+/// Whether a process of ours has begun to exit: here that shows only once it is a zombie.
+pub(crate) fn is_exiting(pid: Pid) -> bool {
+    look(pid).is_some_and(|process| process.dead)
+}
+
 pub(crate) fn children_of(pid: Pid) -> io::Result<Vec<Pid>> {
     let all = list()?;
     Ok(all
         .iter()
-        .filter(|seen| seen.parent == pid)
-        .map(|seen| seen.pid)
+        .filter(|process| process.parent == pid)
+        .map(|process| process.pid)
         .collect())
 }
 
@@ -166,7 +171,7 @@ mod for_the_binary {
     }
 
     /// What to call a process in a message.
-    pub(crate) fn describe(seen: &ProcStat) -> String {
-        seen.pid.to_string()
+    pub(crate) fn describe(process: &ProcStat) -> String {
+        process.pid.to_string()
     }
 }

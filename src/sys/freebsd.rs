@@ -25,7 +25,7 @@ pub(super) fn list() -> io::Result<Vec<ProcStat>> {
 /// One process, the ended included; `None` if there is none, or it may not be looked at.
 pub(super) fn look(pid: Pid) -> Option<ProcStat> {
     let found = ask(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid]);
-    found.ok()?.into_iter().find(|seen| seen.pid == pid)
+    found.ok()?.into_iter().find(|process| process.pid == pid)
 }
 
 fn ask(name: &[libc::c_int]) -> io::Result<Vec<ProcStat>> {
@@ -57,12 +57,12 @@ fn ask(name: &[libc::c_int]) -> io::Result<Vec<ProcStat>> {
         unsafe { found.set_len(written.min(room)) };
         // SAFETY: the kernel has written so many, all of them whole.
         let processes = found.iter().map(|process| unsafe { process.assume_init_ref() });
-        return Ok(processes.map(seen).collect());
+        return Ok(processes.map(stat).collect());
     }
     Err(io::Error::other("the list of processes grows all the time"))
 }
 
-fn seen(process: &libc::kinfo_proc) -> ProcStat {
+fn stat(process: &libc::kinfo_proc) -> ProcStat {
     let (seconds, micros) = (process.ki_start.tv_sec, process.ki_start.tv_usec);
     ProcStat {
         pid: process.ki_pid,

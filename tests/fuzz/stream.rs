@@ -67,10 +67,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn run(reader: Input, writer: Output) -> End {
-    let mut config = Config::default();
-    config.max_message_bytes = LONGEST;
-    config.max_pending_stdin_bytes = 256;
-    config.default_output_bytes_cap = Some(64);
+    let config = Config::default().max_message_bytes(LONGEST).max_pending_stdin_bytes(256).default_output_cap(64);
     let (done, ended) = channel();
     let server = thread::spawn(move || {
         let result = serve(Connection::from_io(reader, writer), config);

@@ -1078,8 +1078,7 @@ const SLEEP: &str = "{\"id\":1,\"method\":\"process/spawn\",\"params\":{\"proces
 
 fn any_reader_and_writer_serve() {
     let (mut output, writer) = io::pipe().expect("a pipe");
-    let mut config = Config::default();
-    config.drain = true;
+    let config = Config::default().drain(true);
     let connection = Connection::from_io(Drip::new(ECHO, false), Sip(writer, false));
     assert_eq!(
         procwire::serve(connection, config).expect("it serves"),
@@ -1122,8 +1121,7 @@ impl Write for Broken {
 
 fn failing_writer_is_a_lost_output() {
     for drain in [false, true] {
-        let mut config = Config::default();
-        config.drain = drain;
+        let config = Config::default().drain(drain);
         let (input, mut writer) = io::pipe().expect("a pipe");
         writer
             .write_all(format!("{SLEEP}\n").as_bytes())

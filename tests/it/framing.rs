@@ -306,8 +306,7 @@ fn what_is_wrong_in_a_body_is_told_and_the_next_one_is_served() {
 
 /// The limit counts the body, not its header.
 fn body_of_the_limit_passes_and_one_byte_more_does_not() {
-    let mut config = Config::default();
-    config.max_message_bytes = 100;
+    let config = Config::default().max_message_bytes(100);
     let mut editor = Editor::with(config);
     let list = r#"{"jsonrpc":"2.0","id":1,"method":"process/list"}"#;
     for (length, passes) in [(100, true), (101, false), (99, true), (60_000, false)] {

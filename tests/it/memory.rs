@@ -477,8 +477,7 @@ fn dropping_the_receiver_ends_everything() {
 }
 
 fn drain_waits_for_the_processes() {
-    let mut config = Config::default();
-    config.drain = true;
+    let config = Config::default().drain(true);
     let (mut client, server) = serve(config);
     spawn(&mut client, streamed("a", &["sh", "-c", "cat; echo over"]));
     client
@@ -503,8 +502,7 @@ fn drain_waits_for_the_processes() {
 
 fn stopper_ends_the_connection() {
     for drain in [false, true] {
-        let mut config = Config::default();
-        config.drain = drain;
+        let config = Config::default().drain(drain);
         let (connection, mut client) = Connection::memory();
         let stopper = connection.stopper();
         let server = dispatch(connection, config);

@@ -739,8 +739,7 @@ fn padded(id: i64, length: usize) -> Vec<u8> {
 }
 
 fn line_of_the_limit_passes_and_one_byte_more_does_not() {
-    let mut config = Config::default();
-    config.max_message_bytes = 1000;
+    let config = Config::default().max_message_bytes(1000);
     let mut client = Client::in_process_with(config);
     for (id, end) in [(1, &b"\n"[..]), (2, b"\r\n")] {
         // A CR is a byte of its line.
@@ -810,8 +809,7 @@ fn default_limit_is_16_mib() {
 
 /// The refusal comes as soon as the limit is passed, and the rest of the line costs no memory.
 fn endless_line_is_skipped_and_never_stored() {
-    let mut config = Config::default();
-    config.max_message_bytes = 64 * 1024;
+    let config = Config::default().max_message_bytes(64 * 1024);
     let mut client = Client::in_process_with(config);
     let piece = vec![b'x'; 64 * 1024 + 1];
     client.send_raw(&piece);
@@ -882,11 +880,11 @@ fn handshake_tells_every_limit_in_force() {
     assert_eq!(client.call("initialize", hello.clone())["limits"], defaults);
     client.finish();
 
-    let mut config = Config::default();
-    config.max_message_bytes = 12_345;
-    config.default_timeout_ms = None;
-    config.default_output_bytes_cap = Some(7);
-    config.max_pending_stdin_bytes = 99;
+    let config = Config::default()
+        .max_message_bytes(12_345)
+        .default_timeout(None)
+        .default_output_cap(7)
+        .max_pending_stdin_bytes(99);
     let mut client = Client::in_process_with(config);
     let mut expected = defaults;
     expected["maxMessageBytes"] = json!(12_345);

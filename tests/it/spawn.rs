@@ -889,8 +889,7 @@ fn timeout_of_zero_ends_it_at_once(mode: Mode) {
 }
 
 fn default_timeout_applies_only_where_it_is_left_out() {
-    let mut config = procwire::Config::default();
-    config.default_timeout_ms = Some(50);
+    let config = procwire::Config::default().default_timeout(Duration::from_millis(50));
     let mut client = Client::in_process_with(config);
     let exited = client.run_with(json!({"command": ["sleep", "1000"], "processHandle": "a"}));
     assert_eq!(

@@ -684,8 +684,7 @@ fn a_fifo_without_its_other_end_is_given_up_in_time() {
     }
     before.check();
     // No timeout of the client: that of the server.
-    let mut config = procwire::Config::default();
-    config.default_timeout_ms = Some(100);
+    let config = procwire::Config::default().default_timeout(Duration::from_millis(100));
     let mut brief = Client::in_process_with(config);
     let params = json!({"processHandle": "a", "command": ["true"], "stdout": {"file": pipe}});
     assert_eq!(brief.refuse("process/spawn", params).0, -32603);

@@ -111,8 +111,7 @@ fn null_is_none_and_left_out_is_the_default() {
     assert_eq!(answer["limits"]["defaultTimeoutMs"], 10_000);
     client.finish();
 
-    let mut config = procwire::Config::default();
-    config.default_timeout_ms = Some(150);
+    let config = procwire::Config::default().default_timeout(Duration::from_millis(150));
     let mut client = Client::in_process_with(config);
     client.spawn(json!({"processHandle": "none", "command": ["sleep", "1000"], "timeoutMs": null}));
     client.spawn(json!({"processHandle": "default", "command": ["sleep", "1000"]}));
@@ -128,8 +127,7 @@ fn null_is_none_and_left_out_is_the_default() {
 }
 
 fn the_default_is_the_servers_to_set() {
-    let mut config = procwire::Config::default();
-    config.default_timeout_ms = None;
+    let config = procwire::Config::default().default_timeout(None);
     let mut client = Client::in_process_with(config);
     let answer = client.call("initialize", json!({"clientInfo": {"name": "test"}}));
     assert_eq!(answer["limits"]["defaultTimeoutMs"], Value::Null);
@@ -449,8 +447,7 @@ fn a_grace_is_nothing_without_a_timeout(mode: Mode) {
     }
     client.finish();
     // It is for the server's own timeout, too.
-    let mut config = procwire::Config::default();
-    config.default_timeout_ms = Some(200);
+    let config = procwire::Config::default().default_timeout(Duration::from_millis(200));
     let mut client = Client::in_process_with(config);
     let mut params = with_grace(mode, "exec sleep 1000", 1, LONG_GRACE);
     params.as_object_mut().expect("an object").remove("timeoutMs");

@@ -51,10 +51,6 @@ pub(super) fn duration(text: &str, bare: &str) -> Result<Duration, String> {
     }
 }
 
-pub(super) fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// A number of bytes, with a unit as `head -c` has them: K, M, G and T are powers of 1024, also as
 /// KiB; kB, MB and so on are powers of 1000.
 pub(super) fn size(text: &str) -> Result<u64, String> {
