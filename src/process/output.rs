@@ -238,7 +238,6 @@ impl Output {
         self.forget_eof();
         if self.streamed {
             // No delta follows.
-            self.tail_sent += self.tail.len() as u64;
             self.tail.clear();
         }
         self.source.take().is_some()
