@@ -529,7 +529,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (slot(), any::<bool>()).prop_map(|(slot, base64)| Step::BadWrite { slot, base64 }),
         14 => (slot(), 0..200_u16).prop_map(|(slot, rows)| Step::Resize { slot, rows }),
         14 => slot().prop_map(|slot| Step::Inspect { slot }),
-        10 => (slot(), prop::option::of(0..2_usize)).prop_map(
+        24 => (slot(), prop::option::of(0..2_usize)).prop_map(
             |(slot, stream)| Step::CloseOutput { slot, stream }
         ),
         24 => (slot(), until(), prop::option::weighted(0.5, 0..300_u64)).prop_map(
