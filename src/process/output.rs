@@ -308,6 +308,7 @@ impl Output {
             },
             false => (None, CHUNK),
         };
+        let limit = limit.min(waits.chunk());
         let mut buffer = sink.outbox.buffers().take();
         let filled = self.fill(&source, &mut buffer, limit);
         let n = buffer.len();
