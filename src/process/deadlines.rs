@@ -70,13 +70,11 @@ impl Process {
         let grace = self.grace.as_ref().and_then(Grace::deadline);
         let waits = self.waits.retry_at();
         if let Some(exited) = self.exited {
-            if self.grace.is_some() {
-                return grace;
-            }
             let drain = self.drain_from(exited) + self.drain();
             // Once the drain is over, only the delivery of what is owed is waited for: the client's
             // reading ends that, or the end of the connection.
             let end = match drain > now {
+                _ if self.grace.is_some() => grace,
                 true => Some(drain),
                 false => self.ending.map(|ending| ending + DELIVER_AT_END_WAIT),
             };

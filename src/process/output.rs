@@ -238,7 +238,6 @@ impl Output {
         self.forget_eof();
         if self.streamed {
             // No delta follows.
-            self.tail_sent += self.tail.len() as u64;
             self.tail.clear();
         }
         self.source.take().is_some()
@@ -309,6 +308,7 @@ impl Output {
             },
             false => (None, CHUNK_BYTES),
         };
+        let limit = limit.min(waits.chunk());
         let mut buffer = sink.outbox.buffers().take();
         let filled = self.fill(&source, &mut buffer, limit);
         let n = buffer.len();

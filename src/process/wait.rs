@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::outbox::Outbox;
+use crate::outbox::{CHUNK_BYTES, Outbox};
 use crate::process::inspect::Look;
 use crate::process::pattern::Pattern;
 use crate::wire::protocol::{Condition, Reply, RequestId, RpcError, Stream, WaitParams, WaitReply, code};
@@ -25,6 +25,9 @@ const WAIT_COST_BYTES: usize = 256;
 /// The first pause between two looks at whether a process waits for input, and the longest.
 const FIRST_INPUT_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_INPUT_PAUSE: Duration = Duration::from_millis(250);
+/// In how many patterns a whole chunk of output is looked at before commands and deadlines are: that takes some
+/// milliseconds. With more, less is read at a time.
+const PATTERNS_A_CHUNK: usize = 64;
 /// How soon a stream that holds output, which the client leaves no room to read, is looked at again.
 const RETRY_WAIT: Duration = Duration::from_millis(50);
 
@@ -210,6 +213,13 @@ impl InputWatch {
 impl Waits {
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// How much output may be read at a time.
+    pub(crate) fn chunk(&self) -> usize {
+        let conditions = self.waiting.iter().flat_map(|waiting| &waiting.conditions);
+        let patterns = conditions.filter(|condition| matches!(condition, Awaited::Bytes(_)));
+        CHUNK_BYTES * PATTERNS_A_CHUNK / patterns.count().max(PATTERNS_A_CHUNK)
     }
 
     /// Takes a wait: from now on output counts.

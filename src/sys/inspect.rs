@@ -560,11 +560,14 @@ impl Input {
         if !file.file_type().is_char_device() {
             return Some(false);
         }
-        // /dev/tty is the controlling terminal of the process that has opened it.
-        let is_own_tty = file.rdev() == libc::makedev(5, 0) && terminal == slave.number_in_stat();
+        // /dev/tty is the controlling terminal of the process that has opened it, which is not shown: another
+        // process may have left the session since.
+        if file.rdev() == libc::makedev(5, 0) {
+            return (terminal == slave.number_in_stat()).then_some(true);
+        }
         let is_slave =
             file.rdev() == slave.device && slave.file.is_none_or(|slave| slave == (file.dev(), file.ino()));
-        Some(is_own_tty || is_slave)
+        Some(is_slave)
     }
 }
 

@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = &[
     test!(a_pipeline_reads_another_pipe),
     test!(a_password_prompt_reads_with_echo_off),
     test!(what_has_left_the_terminal_and_reads_it_counts),
+    test!(which_terminal_dev_tty_was_is_not_known_outside_of_its_session),
     test!(a_job_in_the_background_does_not_count),
     both!(a_stopped_program_waits_for_nothing_until_it_is_continued),
     test!(a_wait_that_a_stop_has_interrupted_is_the_same_wait),
@@ -512,6 +513,19 @@ fn what_has_left_the_terminal_and_reads_it_counts() {
     client.result(id);
     client.until("a", "typed\r\ntyped");
     assert_eq!(shown["foreground"]["command"][0], "sh", "{shown}");
+    client.kill("a");
+    client.exited("a");
+    client.finish();
+}
+
+fn which_terminal_dev_tty_was_is_not_known_outside_of_its_session() {
+    let mut client = Client::in_process();
+    let script = "exec 3</dev/tty; setsid sh -c 'echo ready; exec cat <&3' & wait; sleep 1000";
+    client.spawn_ready(Mode::Tty.params("a", &["sh", "-c", script]));
+    waits(&mut client, "a", &Value::Null);
+    let id = client.write("a", b"typed\n");
+    client.result(id);
+    client.until("a", "typed\r\ntyped");
     client.kill("a");
     client.exited("a");
     client.finish();

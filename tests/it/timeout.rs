@@ -25,6 +25,7 @@ pub const TESTS: &[Test] = &[
     test!(output_of_a_grace_is_delivered),
     both!(a_kill_in_the_grace_acts_at_once),
     test!(the_end_of_the_connection_is_the_end_of_a_grace),
+    test!(waits_are_answered_in_time_while_a_grace_goes_on),
     both!(a_grace_is_nothing_without_a_timeout),
     test!(malformed_graces_start_nothing),
     test!(many_graces_at_once_leave_nothing),
@@ -431,6 +432,27 @@ fn the_end_of_the_connection_is_the_end_of_a_grace() {
             .expect("an exit");
         assert_eq!(exited["params"]["exitCode"], 124);
     }
+}
+
+/// The leader has ended, and its child is what the grace is for.
+fn waits_are_answered_in_time_while_a_grace_goes_on() {
+    let mut client = Client::in_process();
+    let script =
+        "sh -c 'trap \"printf heard\" TERM; printf ready; while :; do sleep 0.05; done' & exec sleep 1000";
+    client.spawn_ready(with_grace(Mode::Pipe, script, READY, LONG_GRACE));
+    client.until("c", "heard");
+    let started = Instant::now();
+    let until = json!({"processHandle": "c", "until": [{"exit": true}]});
+    assert_eq!(client.call("process/wait", until)["index"], 0);
+    let until = json!({"processHandle": "c", "until": [{"text": "never"}], "timeoutMs": 50});
+    assert_eq!(client.call("process/wait", until)["timedOut"], true);
+    let until = json!({"processHandle": "c", "until": [{"quietMs": 50}]});
+    assert_eq!(client.call("process/wait", until)["index"], 0);
+    let taken = started.elapsed();
+    assert!(taken < Duration::from_millis(LONG_GRACE / 2), "{taken:?}");
+    client.kill("c");
+    client.exited("c");
+    client.finish();
 }
 
 fn a_grace_is_nothing_without_a_timeout(mode: Mode) {

@@ -30,6 +30,7 @@ pub const TESTS: &[Test] = &[
     test!(a_detached_process_leaves_its_waits_with_an_error),
     test!(too_many_waits_are_refused_and_a_place_is_free_again),
     test!(the_patterns_of_all_waits_are_bounded),
+    test!(the_more_is_looked_for_the_less_is_read_at_a_time),
     test!(many_waits_do_not_keep_other_requests_out),
     test!(what_cannot_be_waited_for_is_refused),
     test!(long_patterns_and_short_writes_take_linear_time),
@@ -613,6 +614,24 @@ fn the_patterns_of_all_waits_are_bounded() {
 }
 
 /// More waits than requests may be in flight: other requests are still served.
+/// What is looked for in output keeps the process from its commands as long as that takes.
+fn the_more_is_looked_for_the_less_is_read_at_a_time() {
+    let mut client = Client::in_process();
+    client.spawn(Mode::Pipe.params("p", &["sh", "-c", "read x; exec yes"]));
+    let until: Vec<Value> = (1..=64).map(|n| json!({"text": "!".repeat(n)})).collect();
+    for _ in 0..8 {
+        wait(&mut client, "p", json!(until));
+    }
+    client.write("p", b"\n");
+    for _ in 0..20 {
+        let length = client.delta("p").0.len();
+        assert!(length <= 8_192, "{length} bytes in 512 patterns");
+    }
+    client.kill("p");
+    client.exited("p");
+    client.finish();
+}
+
 fn many_waits_do_not_keep_other_requests_out() {
     const PROCESSES: usize = 40;
     let mut client = Client::in_process();

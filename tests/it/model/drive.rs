@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::ledger::{Ask, Ledger, Sent, Verdict, ensure, id_of};
-use super::plan::{Cap, End, Errors, Fault, Odd, Plan, Program, Shape, Step};
+use super::plan::{Cap, End, Errors, Fault, Keep, Odd, Plan, Program, STREAMS, Shape, Step};
 use crate::harness::{
     Footprint, PATIENCE, binary, children_of, encode, is_alive, kill_stray, pattern, reap_adopted, record,
 };
@@ -337,6 +337,15 @@ impl Run {
             Step::Inspect { slot } => {
                 self.request(Some(slot), Ask::Inspect, "process/inspect", json!({}));
             }
+            Step::CloseOutput { slot, stream } => {
+                let params = json!({"stream": stream.map(|stream| STREAMS[stream])});
+                self.request(
+                    Some(slot),
+                    Ask::CloseOutput { stream },
+                    "process/closeOutput",
+                    params,
+                );
+            }
             Step::Wait { slot, until, timeout } => {
                 let params = json!({"until": [until.condition()], "timeoutMs": timeout});
                 let timed = timeout.is_some();
@@ -422,6 +431,9 @@ impl Run {
             Cap::LeftOut => {}
             Cap::None => params["outputBytesCap"] = Value::Null,
             Cap::At(n) => params["outputBytesCap"] = json!(n),
+        }
+        if shape.keep != Keep::LeftOut {
+            params["outputKeep"] = shape.keep.param();
         }
         if let Some(grace) = shape.grace {
             params["timeoutGraceMs"] = json!(grace);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::plan::{Fault, Program, SLOTS, Shape, Signal, Until};
+use super::plan::{Fault, Keep, Program, SLOTS, STREAMS, Shape, Signal, Until};
 use crate::harness::{decoded, is_alive};
 
 /// What a client may have pending and still be answered at once.
@@ -62,6 +62,10 @@ pub enum Ask {
         valid: bool,
     },
     Inspect,
+    CloseOutput {
+        /// Both, where it is left out.
+        stream: Option<usize>,
+    },
     Wait {
         until: Until,
         /// It has a timeout.
@@ -95,6 +99,12 @@ impl Sent {
             .as_ref()
             .and_then(|a| a.outcome.as_ref().err().copied())
     }
+
+    /// Whether it may have closed this stream.
+    fn may_close(&self, index: usize) -> bool {
+        let wanted = |stream: &Option<usize>| stream.is_none_or(|only| only == index);
+        self.error().is_none() && matches!(&self.ask, Ask::CloseOutput { stream } if wanted(stream))
+    }
 }
 
 /// One process that was answered for.
@@ -115,8 +125,38 @@ pub struct Process {
 
 #[derive(Default)]
 struct Stream {
+    /// Its beginning, and what came behind a gap, with the place of that.
     bytes: Vec<u8>,
+    tail: Vec<u8>,
+    tail_at: Option<u64>,
     capped: bool,
+    /// An answer has said that it was closed.
+    closed: bool,
+}
+
+impl Stream {
+    fn takes(&mut self, offset: u64, bytes: &[u8], kept: (u64, u64)) -> Verdict {
+        let begun = self.bytes.len() as u64;
+        if self.tail_at.is_none() && offset != begun {
+            ensure!(
+                offset > begun && kept.1 > 0 && begun == kept.0,
+                "{begun} bytes had come before"
+            );
+            self.tail_at = Some(offset);
+        }
+        match self.tail_at {
+            None => self.bytes.extend_from_slice(bytes),
+            Some(at) => {
+                ensure!(
+                    offset == at + self.tail.len() as u64,
+                    "{} bytes had come of the end, from {at}",
+                    self.tail.len()
+                );
+                self.tail.extend_from_slice(bytes);
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Default)]
@@ -247,6 +287,13 @@ impl Ledger {
                 exited: None,
                 in_peace: false,
             });
+        }
+        if let (Ok(_), Ask::CloseOutput { stream }, Some(slot)) = (&outcome, &sent.ask, sent.slot)
+            && let Some(process) = self.slots[slot].iter_mut().rfind(|p| p.spawn < number)
+        {
+            for (index, closed) in process.streams.iter_mut().enumerate() {
+                closed.closed |= stream.is_none_or(|only| only == index);
+            }
         }
         Ok(())
     }
@@ -394,6 +441,7 @@ impl Ledger {
         let mut current: Option<usize> = None;
         let mut known_gone = false;
         let mut closed = false;
+        let mut output_closed = [false; 2];
         let mut written = 0;
         for (number, sent) in self.sent.iter().enumerate() {
             if sent.slot != Some(slot) {
@@ -429,6 +477,7 @@ impl Ledger {
                     Ok(_) => {
                         current = Some(current.map_or(0, |index| index + 1));
                         (known_gone, closed, written) = (false, false, 0);
+                        output_closed = [false; 2];
                     }
                     Err(-32600) if gone && !ending => return why("the handle was free"),
                     Err(-32600) => {}
@@ -467,6 +516,25 @@ impl Ledger {
                     Err(-32600) => {}
                     Err(_) => return why("nothing is wrong with it"),
                 },
+                Ask::CloseOutput { stream } => {
+                    let wanted = |index: &usize| stream.is_none_or(|only| only == *index);
+                    let is_open = |index: usize| {
+                        process.is_some_and(|p| !p.shape.tty && p.shape.has_pipe(index))
+                            && !output_closed[index]
+                    };
+                    let open = (0..2).filter(wanted).any(is_open);
+                    match answer.outcome {
+                        Ok(_) if gone => return why("a result for a process that is gone"),
+                        Ok(_) if process.is_some_and(|p| p.shape.tty) => return why("it has a terminal"),
+                        Ok(_) if live && !open => return why("there was nothing to close"),
+                        Ok(_) => (0..2)
+                            .filter(wanted)
+                            .for_each(|index| output_closed[index] = true),
+                        Err(-32600) if live && open => return why("it was open"),
+                        Err(-32600) => {}
+                        Err(_) => return why("nothing is wrong with it"),
+                    }
+                }
                 Ask::Wait { until, timed } => match &answer.outcome {
                     Ok(_) if gone => return why("a result for a process that is gone"),
                     Ok(_)
@@ -590,7 +658,15 @@ impl Ledger {
         if !process.in_peace {
             deadly.push("SIGKILL");
         }
-        let natural = self.natural_end(process, &asked);
+        let closed = asked.iter().any(|s| s.may_close(0) || s.may_close(1));
+        if closed && !process.shape.tty {
+            deadly.push("SIGPIPE");
+        }
+        let natural = match process.program {
+            // It waits for a child that dies of what it prints.
+            Program::KeepsSession if closed && !process.shape.tty => Some((0, None)),
+            _ => self.natural_end(process, &asked),
+        };
         let naturally = !timed_out && natural == Some((code, signal));
         match (timed_out, signal) {
             (true, _) => {
@@ -690,41 +766,71 @@ impl Ledger {
     }
 
     fn judge_output(&self, process: &Process, asked: &[&Sent], exited: &Value, naturally: bool) -> Verdict {
-        let cap = process.shape.cap.limit();
+        let (head, tail) = process.shape.kept();
         // A terminal that echoes shows what was typed as well.
         let echoes = process.shape.tty
             && (!matches!(process.program, Program::Cat { .. }) || process.was_fed_early(asked));
         let typed = asked.iter().any(|s| matches!(s.ask, Ask::Write { .. }));
-        for (index, name) in ["stdout", "stderr"].into_iter().enumerate() {
+        for (index, name) in STREAMS.into_iter().enumerate() {
             let stream = &process.streams[index];
             let written = exited[format!("{name}Bytes")].as_u64();
             let written = written.ok_or_else(|| format!("{name}Bytes is missing: {exited}"))?;
             let text = exited[name].as_str().unwrap_or("nothing");
             let reported = exited[format!("{name}CapReached")] == true;
-            let kept = match process.shape.is_streamed() {
+            let end = exited[format!("{name}Tail")].as_str();
+            let omitted = exited[format!("{name}OmittedBytes")].as_u64();
+            let told = process.shape.keep != Keep::LeftOut;
+            ensure!(
+                end.is_some() == told && omitted.is_some() == told,
+                "what is missing of {name} is told exactly if it was asked for: {exited}"
+            );
+            let end = end.unwrap_or_default();
+            let (kept, end) = match process.shape.is_streamed() {
                 true => {
                     ensure!(text.is_empty(), "{name} was streamed: {exited}");
                     ensure!(
                         !stream.capped || reported,
                         "a delta of {name} said that the cap was reached: {exited}"
                     );
-                    &stream.bytes
+                    ensure!(end.is_empty(), "the end of {name} was streamed: {exited}");
+                    (stream.bytes.as_slice(), stream.tail.as_slice())
                 }
                 // Only ASCII is fed to what is collected.
-                false => text.as_bytes(),
+                false => (text.as_bytes(), end.as_bytes()),
             };
+            let came = (kept.len() + end.len()) as u64;
+            let overflows = written > head.saturating_add(tail);
+            // What is to be sent at the end is dropped where it was closed, or the client does not read.
+            let closed = asked.iter().any(|s| s.may_close(index));
+            let cut_short = process.shape.is_streamed() && tail > 0 && (closed || !process.in_peace);
             ensure!(
-                kept.len() as u64 == written.min(cap),
-                "{} bytes of {name} have come: {exited}",
+                kept.len() as u64 >= written.min(head),
+                "{} bytes of the beginning of {name} have come: {exited}",
                 kept.len()
             );
             ensure!(
-                reported == (written > cap),
-                "the cap of {name} is {cap}, {written} bytes were written: {exited}"
+                came == written.min(head.saturating_add(tail)) || cut_short && came < written,
+                "{came} bytes of {name} have come: {exited}"
             );
             ensure!(
-                !process.shape.is_streamed() || stream.capped == reported,
+                omitted.is_none_or(|omitted| came + omitted == written),
+                "{came} bytes of {name} have come: {exited}"
+            );
+            ensure!(
+                reported == overflows,
+                "{head} and {tail} bytes of {name} are kept, {written} bytes were written: {exited}"
+            );
+            ensure!(
+                !process.shape.is_streamed() || stream.capped == reported || cut_short,
                 "the last delta of {name} tells of the cap: {exited}"
+            );
+            let end_at = match process.shape.is_streamed() {
+                true => stream.tail_at.unwrap_or(written),
+                false => written - end.len() as u64,
+            };
+            ensure!(
+                end.is_empty() || end_at == written - tail,
+                "the end of {name} begins at {end_at}: {exited}"
             );
             if echoes && typed {
                 continue;
@@ -745,7 +851,13 @@ impl Ledger {
                 ));
             }
             let prints_on = process.program == Program::Yes && process.shape.has_pipe(index);
-            if naturally && !prints_on {
+            let from = usize::try_from(end_at).unwrap_or(usize::MAX);
+            let due = match prints_on {
+                true => expected_of_yes(process.shape.tty, from, end.len()),
+                false => expected.get(from..).unwrap_or_default().to_vec(),
+            };
+            ensure!(due.starts_with(end), "the end of {name} is wrong: {exited}");
+            if naturally && !prints_on && !closed {
                 ensure!(
                     written == expected.len() as u64,
                     "{name}: {} bytes were written before the exit: {exited}",
@@ -837,7 +949,7 @@ impl Process {
         if params["eof"] == true {
             // On a busy machine a process ends late behind its streams.
             ensure!(
-                bytes.is_empty() && capped == stream.capped && !self.shape.tty,
+                bytes.is_empty() && !stream.closed && capped == stream.capped && !self.shape.tty,
                 "not the end of a stream: {params}"
             );
             return Ok(0);
@@ -846,14 +958,12 @@ impl Process {
             !stream.capped,
             "behind the delta that said the cap was reached: {params}"
         );
-        ensure!(
-            params["offset"] == stream.bytes.len(),
-            "{} bytes had come before: {params}",
-            stream.bytes.len()
-        );
+        ensure!(!stream.closed, "of a stream that was closed: {params}");
         ensure!(bytes.len() <= CHUNK, "too large: {} bytes", bytes.len());
         ensure!(!bytes.is_empty() || capped, "an empty delta: {params}");
-        stream.bytes.extend_from_slice(&bytes);
+        let offset = params["offset"].as_u64().unwrap_or(u64::MAX);
+        let taken = stream.takes(offset, &bytes, self.shape.kept());
+        taken.map_err(|why| format!("{why}: {params}"))?;
         stream.capped = capped;
         if self.ready.is_none() && index == 0 && stream.bytes.starts_with(b"ready") {
             self.ready = Some(at);
@@ -944,6 +1054,7 @@ impl Process {
                 Program::Liner { .. } => *close || bytes.contains(&b'\n'),
                 _ => false,
             },
+            Ask::CloseOutput { .. } => !self.shape.tty,
             _ => false,
         }
     }
@@ -1017,8 +1128,16 @@ fn number_in(kept: &[u8]) -> Option<String> {
         .then(|| text.chars().filter(char::is_ascii_digit).collect())
 }
 
+/// What `yes` prints from this place on.
+fn expected_of_yes(tty: bool, from: usize, length: usize) -> Vec<u8> {
+    let period: &[u8] = if tty { b"y\r\n" } else { b"y\n" };
+    let period = period.iter().copied().cycle();
+    period.skip(from % if tty { 3 } else { 2 }).take(length).collect()
+}
+
 fn number(signal: &str) -> i64 {
     i64::from(match signal {
+        "SIGPIPE" => libc::SIGPIPE,
         "SIGHUP" => libc::SIGHUP,
         "SIGINT" => libc::SIGINT,
         "SIGKILL" => libc::SIGKILL,

@@ -77,6 +77,11 @@ pub enum Step {
     Inspect {
         slot: usize,
     },
+    /// Closes the reading end of one stream, or of both.
+    CloseOutput {
+        slot: usize,
+        stream: Option<usize>,
+    },
     Wait {
         slot: usize,
         until: Until,
@@ -141,6 +146,7 @@ pub struct Shape {
     pub stdin: bool,
     pub streamed: bool,
     pub cap: Cap,
+    pub keep: Keep,
     pub timeout: Option<u64>,
     /// Milliseconds between the SIGTERM of a timeout and its kill.
     pub grace: Option<u64>,
@@ -178,7 +184,44 @@ impl Cap {
     }
 }
 
+/// What is kept of a stream that outgrows its cap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    LeftOut,
+    Head,
+    Tail,
+    /// In place of a cap.
+    Both {
+        head: u64,
+        tail: u64,
+    },
+}
+
+impl Keep {
+    pub fn param(self) -> Value {
+        match self {
+            Keep::LeftOut => Value::Null,
+            Keep::Head => json!("head"),
+            Keep::Tail => json!("tail"),
+            Keep::Both { head, tail } => json!({"head": head, "tail": tail}),
+        }
+    }
+}
+
+/// The names of the streams.
+pub const STREAMS: [&str; 2] = ["stdout", "stderr"];
+
 impl Shape {
+    /// How many bytes of its beginning and of its end are kept of a stream.
+    pub fn kept(&self) -> (u64, u64) {
+        match (self.keep, self.cap) {
+            (Keep::LeftOut | Keep::Head, cap) => (cap.limit(), 0),
+            (Keep::Tail, Cap::None) => (u64::MAX, 0),
+            (Keep::Tail, cap) => (0, cap.limit()),
+            (Keep::Both { head, tail }, _) => (head, tail),
+        }
+    }
+
     /// A terminal implies both.
     pub fn has_stdin(&self) -> bool {
         self.stdin || self.tty
@@ -199,11 +242,14 @@ impl Shape {
     /// Collecting for ever, with no cap, would be what was asked for; and the word that a terminal is
     /// ready must be heard.
     fn bounded_for(mut self, program: Program) -> Shape {
+        if let Keep::Both { .. } = self.keep {
+            self.cap = Cap::LeftOut;
+        }
         if program == Program::Yes && !self.is_streamed() && self.cap == Cap::None {
             self.cap = Cap::LeftOut;
         }
-        if matches!(program, Program::Cat { .. }) && self.tty && self.cap.limit() < 6 {
-            self.cap = Cap::At(6);
+        if matches!(program, Program::Cat { .. }) && self.tty && self.kept().0 < 6 {
+            (self.keep, self.cap) = (Keep::LeftOut, Cap::At(6));
         }
         if self.tty {
             self.stdout = true;
@@ -483,6 +529,9 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (slot(), any::<bool>()).prop_map(|(slot, base64)| Step::BadWrite { slot, base64 }),
         14 => (slot(), 0..200_u16).prop_map(|(slot, rows)| Step::Resize { slot, rows }),
         14 => slot().prop_map(|slot| Step::Inspect { slot }),
+        24 => (slot(), prop::option::of(0..2_usize)).prop_map(
+            |(slot, stream)| Step::CloseOutput { slot, stream }
+        ),
         24 => (slot(), until(), prop::option::weighted(0.5, 0..300_u64)).prop_map(
             |(slot, until, timeout)| Step::Wait { slot, until, timeout }
         ),
@@ -547,12 +596,19 @@ fn shape() -> impl Strategy<Value = Shape> {
         1 => (0..100_u64).prop_map(Cap::At),
         1 => (60_000..140_000_u64).prop_map(Cap::At),
     ];
+    let length = || prop_oneof![1 => Just(0), 3 => 0..100_u64, 3 => 1_000..140_000_u64];
+    let keep = prop_oneof![
+        6 => Just(Keep::LeftOut),
+        1 => Just(Keep::Head),
+        3 => Just(Keep::Tail),
+        4 => (length(), length()).prop_map(|(head, tail)| Keep::Both { head, tail }),
+    ];
     let errors = prop_oneof![8 => Just(Errors::Pipe), 1 => Just(Errors::Null), 2 => Just(Errors::Merged)];
     (
         prop::bool::weighted(0.35),
         prop::bool::weighted(0.85),
         prop::bool::weighted(0.75),
-        cap,
+        (cap, keep),
         prop::option::weighted(0.15, 30..400_u64),
         prop::option::weighted(0.5, 0..400_u64),
         prop::bool::weighted(0.9),
@@ -560,11 +616,12 @@ fn shape() -> impl Strategy<Value = Shape> {
         prop::bool::weighted(0.2),
     )
         .prop_map(
-            |(tty, stdin, streamed, cap, timeout, grace, stdout, stderr, confined)| Shape {
+            |(tty, stdin, streamed, (cap, keep), timeout, grace, stdout, stderr, confined)| Shape {
                 tty,
                 stdin,
                 streamed,
                 cap,
+                keep,
                 timeout,
                 grace,
                 stdout,
@@ -664,6 +721,10 @@ impl fmt::Display for Step {
             Step::BadWrite { slot, base64: false } => write!(f, "h{slot} write nothing and close nothing"),
             Step::Resize { slot, rows } => write!(f, "h{slot} resize to {rows} rows"),
             Step::Inspect { slot } => write!(f, "h{slot} inspect"),
+            Step::CloseOutput { slot, stream } => {
+                let what = stream.map_or("all output", |stream| STREAMS[stream]);
+                write!(f, "h{slot} close {what}")
+            }
             Step::Wait { slot, until, timeout } => write!(f, "h{slot} wait for {until:?}, {timeout:?} ms"),
             Step::Kill {
                 slot,
@@ -702,6 +763,9 @@ impl fmt::Display for Shape {
             word(self.is_streamed(), "streamed", "collected"),
             self.cap
         )?;
+        if self.keep != Keep::LeftOut {
+            write!(f, ", keep {:?}", self.keep)?;
+        }
         if !self.stdout || self.stderr != Errors::Pipe {
             let stdout = word(self.stdout, "pipe", "null");
             write!(f, ", stdout {stdout}, stderr {:?}", self.stderr)?;
