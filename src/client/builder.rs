@@ -123,7 +123,7 @@ impl Builder {
     /// Bytes of unread output of all processes together (256 MiB), or as many as one of them may have
     /// if that is more. Each may have 1 MiB all the same, so that no process loses a little because
     /// others print much. What is beyond is lost, as with
-    /// [`Command::unread_limit`](Command::unread_limit).
+    /// [`Command::unread_limit`](super::Command::unread_limit).
     ///
     /// ```
     /// # use procwire::client::{Client, Command};
