@@ -146,8 +146,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if a thread cannot be started, and [`Error::Handshake`] with what [`serve`](crate::serve) fails
-    /// with.
+    /// [`Error::Io`] if a thread cannot be started, and [`Error::Handshake`] with what
+    /// [`serve`](crate::serve) fails with.
     pub fn in_process(config: Config) -> Result<Client, Error> {
         Builder::default().in_process(config)
     }

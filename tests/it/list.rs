@@ -167,8 +167,8 @@ fn spawns_that_failed_are_not_in_it() {
     for list in [first, second] {
         let processes = listed(&client.result(list));
         assert_eq!(handles(&processes), ["good"]);
+        // How long a list waits for the slow one is up to the machine as well.
         assert!(client.is_answered(missing) || list == second);
-        assert!(client.is_answered(slow) || list == second);
         if list == first {
             assert_eq!(client.error(missing).0, -32603);
             assert_eq!(client.error(slow).0, -32603);
