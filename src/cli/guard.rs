@@ -52,17 +52,17 @@ pub const GUARDED_BY: &str = "--guarded-by=";
 /// What makes orphans stay below a process, as it is called in errors.
 const SUBREAPER: &str = "prctl(PR_SET_CHILD_SUBREAPER)";
 
-// The three seconds that an end may take: 1.6 for the dispatcher (see server/mod.rs), and these.
+// The three seconds that an end may take: 1.6 for the dispatcher (see server/ending.rs), and these.
 
 /// The server's sweep, if there is a guard, whose sweep follows.
-const SERVER_SWEEP: Duration = Duration::from_millis(500);
+const SERVER_SWEEP_TIMEOUT: Duration = Duration::from_millis(500);
 /// The last sweep, behind an end that the server has brought about by itself.
-const LAST_SWEEP: Duration = Duration::from_millis(700);
+const LAST_SWEEP_TIMEOUT: Duration = Duration::from_millis(700);
 /// How long the server may take to end once it has been told to: what it takes at most by itself, and
 /// some more. One that is stuck is killed then.
-const SERVER_END: Duration = Duration::from_millis(2_300);
+const SERVER_END_TIMEOUT: Duration = Duration::from_millis(2_300);
 /// The same for a guard, where another process waits for that.
-const GUARD_END: Duration = Duration::from_millis(3_500);
+const GUARD_END_TIMEOUT: Duration = Duration::from_millis(3_500);
 
 /// Who waits for this process: the server's guard, or the process that has started the guard.
 static GUARD: OnceLock<u32> = OnceLock::new();
@@ -96,7 +96,7 @@ pub fn run(drain: bool) -> io::Result<i32> {
         // They are not ours to end, and what they leave is not ours to adopt.
         let guard = start_guard(own_group)?;
         if let Some((guard, signals)) = guard {
-            let ended = Watch::new(guard, own_group, GUARD_END, None).until_end(&signals, None);
+            let ended = Watch::new(guard, own_group, GUARD_END_TIMEOUT, None).until_end(&signals, None);
             return Ok(ended.code());
         }
     }
@@ -129,7 +129,7 @@ pub fn run(drain: bool) -> io::Result<i32> {
     forget_code_pages();
 
     let mut detached = Detached::new();
-    let watch = Watch::new(server, own_group, SERVER_END, Some(client));
+    let watch = Watch::new(server, own_group, SERVER_END_TIMEOUT, Some(client));
     let ended = watch.until_end(&signals, Some((&reader, &mut detached)));
     read_detached(&reader, &mut detached);
     // A server that ended by itself has swept already, and this finds what it had to leave.
@@ -379,9 +379,13 @@ pub fn sweep() {
     let now = Instant::now();
     if guarded {
         // What is left is left to the guard, which also tells of it.
-        sweep_until(now + SERVER_SWEEP, &detached, false);
+        sweep_until(now + SERVER_SWEEP_TIMEOUT, &detached, false);
     } else {
-        tell(&sweep_until(now + SERVER_SWEEP + LAST_SWEEP, &detached, true));
+        tell(&sweep_until(
+            now + SERVER_SWEEP_TIMEOUT + LAST_SWEEP_TIMEOUT,
+            &detached,
+            true,
+        ));
     }
     continue_waiting_process();
 }

@@ -11,15 +11,15 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
 use super::sweep::Detached;
-use super::{LAST_SWEEP, read_detached};
+use super::{LAST_SWEEP_TIMEOUT, read_detached};
 use crate::sys::{self, Pid, PollFd};
 
 /// All of an end that the guard has seen from its beginning.
-const WHOLE_END: Duration = Duration::from_millis(2_800);
+const WHOLE_END_TIMEOUT: Duration = Duration::from_millis(2_800);
 /// How long a server may be stopped while it is to end, in case it is continued.
-const STOPPED: Duration = Duration::from_millis(500);
+const STOPPED_WAIT: Duration = Duration::from_millis(500);
 /// How often a server that is to end is looked at, whether it is stopped: until it would have ended.
-const LOOKS: u32 = 4;
+const MAX_LOOKS: u32 = 4;
 
 /// What a guard knows of the client.
 pub(super) struct Client {
@@ -92,10 +92,10 @@ impl Ended {
     }
 
     pub(super) fn sweep_until(&self) -> Instant {
-        let last = Instant::now() + LAST_SWEEP;
+        let last = Instant::now() + LAST_SWEEP_TIMEOUT;
         match self.status.signal {
             // This is the first sweep.
-            Some(_) => last.max(self.since + WHOLE_END),
+            Some(_) => last.max(self.since + WHOLE_END_TIMEOUT),
             None => last,
         }
     }
@@ -235,8 +235,10 @@ impl Watch {
     /// threads have stopped, and one that waits for a disk does not.
     fn look_at(&self) -> Option<Instant> {
         let known = self.stuck || self.stopped.is_some();
-        let since = self.is_to_end_since().filter(|_| !known && self.looks < LOOKS)?;
-        Some(since + STOPPED * (self.looks + 1))
+        let since = self
+            .is_to_end_since()
+            .filter(|_| !known && self.looks < MAX_LOOKS)?;
+        Some(since + STOPPED_WAIT * (self.looks + 1))
     }
 
     fn kill_at(&self) -> Option<Instant> {
@@ -244,7 +246,7 @@ impl Watch {
             return None;
         }
         let told = self.told.map(|(_, at)| at + self.patience);
-        let stopped = self.stopped_at_end.map(|at| at + STOPPED);
+        let stopped = self.stopped_at_end.map(|at| at + STOPPED_WAIT);
         [told, stopped].into_iter().flatten().min()
     }
 
