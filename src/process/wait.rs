@@ -28,6 +28,8 @@ const LONGEST_INPUT_PAUSE: Duration = Duration::from_millis(250);
 /// In how many patterns a whole chunk of output is looked at before commands and deadlines are: that takes some
 /// milliseconds. With more, less is read at a time.
 const PATTERNS_A_CHUNK: usize = 64;
+/// The least that is read at a time: at each border between two chunks, long patterns cost more.
+const MIN_READ_BYTES: usize = 8 * 1024;
 /// How soon a stream that holds output, which the client leaves no room to read, is looked at again.
 const RETRY_WAIT: Duration = Duration::from_millis(50);
 
@@ -219,7 +221,8 @@ impl Waits {
     pub(crate) fn chunk(&self) -> usize {
         let conditions = self.waiting.iter().flat_map(|waiting| &waiting.conditions);
         let patterns = conditions.filter(|condition| matches!(condition, Awaited::Bytes(_)));
-        CHUNK_BYTES * PATTERNS_A_CHUNK / patterns.count().max(PATTERNS_A_CHUNK)
+        let chunk = CHUNK_BYTES * PATTERNS_A_CHUNK / patterns.count().max(PATTERNS_A_CHUNK);
+        chunk.max(MIN_READ_BYTES)
     }
 
     /// Takes a wait: from now on output counts.
