@@ -143,7 +143,7 @@ fn still_there(found: HashSet<Seen>, spared: &Spared, scan: &mut Scan, deadline:
         found.iter().any(was_there) && (!seen.dead || seen.parent == own)
     };
     let mut left: Vec<Seen> = now.into_iter().filter(is_left).collect();
-    left.sort_by_key(|seen| seen.pid);
+    left.sort_unstable_by_key(|seen| seen.pid);
     left
 }
 
