@@ -19,13 +19,12 @@ use std::path::PathBuf;
 use crate::Config;
 use crate::cli::check::Check;
 use crate::cli::completions;
+use crate::cli::documents;
 use crate::cli::mcp::Mcp;
 use crate::cli::quote::quoted;
 use crate::cli::run::{Run, Tty};
 use finish::{check, mcp, run, serve, tty};
-#[cfg(feature = "schema")]
-use help::SCHEMA;
-use help::{CHECK, COMPLETIONS, MAN, MCP, RUN, SERVE, help};
+use help::{CHECK, COMPLETIONS, MAN, MCP, RUN, SCHEMA, SERVE, help};
 pub use parse::parse;
 use parse::{Given, unknown_command};
 use values::{duration, size};
@@ -430,7 +429,6 @@ pub const COMMANDS: &[Subcommand] = &[
         ],
         finish: mcp,
     },
-    #[cfg(feature = "schema")]
     Subcommand {
         name: "schema",
         arguments: "[OPTIONS]",
@@ -519,7 +517,6 @@ struct Settings {
     check: Check,
     mcp: Mcp,
     server: Option<String>,
-    #[cfg(feature = "schema")]
     openrpc: bool,
     man_dir: Option<PathBuf>,
     asked: Option<Asked>,
@@ -535,14 +532,13 @@ enum Asked {
 
 // ---- one function for each command: validates its settings ----
 
-#[cfg(feature = "schema")]
 fn schema(settings: Settings) -> Result<Command, String> {
     no_more(&settings.operands)?;
     let document = match settings.openrpc {
-        true => crate::wire::schema::openrpc(),
-        false => crate::wire::schema::json_schema(),
+        true => documents::openrpc(),
+        false => documents::json_schema(),
     };
-    Ok(Command::Print(format!("{document:#}\n")))
+    document.map(Command::Print).map_err(|e| e.to_string())
 }
 
 fn completions(settings: Settings) -> Result<Command, String> {

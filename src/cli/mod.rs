@@ -7,6 +7,7 @@
 mod args;
 mod check;
 mod completions;
+mod documents;
 pub(crate) mod guard;
 mod mcp;
 mod quote;

@@ -155,7 +155,7 @@ impl Dispatcher {
         let lives = |e: &Entry| e.starting.is_none() || e.stats.pid.load(Acquire) != 0;
         let live = self.handles.values().filter(|e| lives(e));
         let mut live: Vec<&Entry> = live.collect();
-        live.sort_by_key(|e| e.serial);
+        live.sort_unstable_by_key(|e| e.serial);
         let processes = live.into_iter().map(|e| ProcessInfo {
             process_handle: e.params.process_handle.clone(),
             pid: e.stats.pid.load(Relaxed),

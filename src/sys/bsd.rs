@@ -100,7 +100,7 @@ impl Snapshot {
         family.extend(self.below(family.iter().map(|p| p.pid)));
         let mut known = HashSet::new();
         family.retain(|p| known.insert(p.pid));
-        family.sort_by_key(|p| (p.pid != leader, p.started.unwrap_or(u64::MAX), p.pid));
+        family.sort_unstable_by_key(|p| (p.pid != leader, p.started.unwrap_or(u64::MAX), p.pid));
         Ok(Some(family))
     }
 }

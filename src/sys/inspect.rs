@@ -460,7 +460,10 @@ impl Call {
 fn descriptors(set: &[u8], count: usize) -> BTreeSet<RawFd> {
     let is_in = |fd: &usize| set.get(fd / 8).is_some_and(|byte| byte & (1 << (fd % 8)) != 0);
     let numbers = (0..count).filter(is_in);
-    numbers.filter_map(|fd| RawFd::try_from(fd).ok()).collect()
+    // Not collected, which would bring a sort of its own into the program.
+    let mut descriptors = BTreeSet::new();
+    descriptors.extend(numbers.filter_map(|fd| RawFd::try_from(fd).ok()));
+    descriptors
 }
 
 /// Memory of the process `entry`, which may wait as long as that holds it; `None` if it cannot be read, or

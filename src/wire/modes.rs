@@ -100,10 +100,14 @@ pub(crate) fn of(fd: BorrowedFd<'_>) -> io::Result<BTreeMap<String, u8>> {
         Output(flag) => u8::from(settings.c_oflag & flag != 0),
         Local(flag) => u8::from(settings.c_lflag & flag != 0),
     };
-    Ok(MODES
-        .iter()
-        .map(|(name, place)| ((*name).to_owned(), value(place)))
-        .collect())
+    // Not collected, which would bring a sort of its own into the program.
+    let mut modes = BTreeMap::new();
+    modes.extend(
+        MODES
+            .iter()
+            .map(|(name, place)| ((*name).to_owned(), value(place))),
+    );
+    Ok(modes)
 }
 
 /// Gives the terminal behind `fd` these modes; the others stay as they are.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::{Client, PATIENCE, PROCWIRE, Scratch, Test, binary, test, wait};
 
 pub const TESTS: &[Test] = &[
-    test!(copies_are_what_the_binary_prints),
+    test!(copies_are_what_the_types_say_and_the_binary_prints),
     test!(documented_sessions_follow_the_schema),
     test!(it_accepts_exactly_what_the_server_accepts),
     test!(every_number_has_the_range_that_the_server_takes),
@@ -53,18 +53,31 @@ fn check(validator: &Validator, message: &Value) {
     assert!(errors.is_empty(), "{message}\n{errors:?}");
 }
 
-fn copies_are_what_the_binary_prints() {
-    for (path, arguments) in [
-        ("docs/schema/procwire.schema.json", &[][..]),
-        ("docs/schema/openrpc.json", &["--openrpc"]),
+/// What `procwire schema` prints is in the binary as text. `PROCWIRE_RECORD_SCHEMA=1` writes the text anew.
+fn copies_are_what_the_types_say_and_the_binary_prints() {
+    let (schema, openrpc) = (procwire::schema::json_schema(), procwire::schema::openrpc());
+    let mut messages = schema.clone();
+    let definitions = messages["$defs"].as_object_mut().expect("definitions");
+    definitions.retain(|name, _| openrpc["components"]["schemas"].get(name).is_none());
+    for (path, document, arguments) in [
+        ("docs/schema/procwire.schema.json", schema, Some(&[][..])),
+        ("docs/schema/openrpc.json", openrpc, Some(&["--openrpc"])),
+        ("src/cli/messages.schema.json", messages, None),
     ] {
         let file = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
+        let document = format!("{document:#}\n");
+        if std::env::var_os("PROCWIRE_RECORD_SCHEMA").is_some() {
+            std::fs::write(&file, document).expect("the copy can be written");
+            continue;
+        }
         let copy = std::fs::read_to_string(&file).unwrap_or_default();
         assert!(
-            copy == printed(arguments),
-            "{path} is not what the types say: cargo run -- schema {} > {path}",
-            arguments.concat()
+            copy == document,
+            "{path} is not what the types say: PROCWIRE_RECORD_SCHEMA=1 cargo test --test it copies_are"
         );
+        if let Some(arguments) = arguments {
+            assert!(copy == printed(arguments), "{path} is not what the binary prints");
+        }
     }
 }
 

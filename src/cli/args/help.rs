@@ -140,7 +140,6 @@ Exit code: 0 after the end of input, 128 + n after signal n, 2 for a wrong
 command line.
 ";
 
-#[cfg(feature = "schema")]
 pub(super) const SCHEMA: &str = "\
 Prints the protocol for programs: by default one JSON Schema document, draft
 2020-12, with 'ClientMessage' for every line a client sends and 'ServerMessage'

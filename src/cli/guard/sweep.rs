@@ -148,7 +148,7 @@ fn still_there(
         found.iter().any(was_there) && (!stat.dead || stat.parent == own)
     };
     let mut left: Vec<ProcStat> = now.into_iter().filter(is_left).collect();
-    left.sort_by_key(|stat| stat.pid);
+    left.sort_unstable_by_key(|stat| stat.pid);
     left
 }
 

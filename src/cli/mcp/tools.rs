@@ -400,11 +400,10 @@ pub(super) fn list() -> Value {
 
 impl Tool {
     fn describe(&self) -> Value {
-        let properties: Map<String, Value> = self
-            .parameters
-            .iter()
-            .map(|parameter| (parameter.name.to_owned(), parameter.schema()))
-            .collect();
+        let mut properties = Map::new();
+        for parameter in self.parameters {
+            properties.insert(parameter.name.to_owned(), parameter.schema());
+        }
         let mut input = json!({
             "type": "object",
             "properties": properties,
