@@ -161,6 +161,18 @@ pub const ROWS: &[Row] = &[
         check: None,
     },
     Row {
+        name: "wait",
+        title: "16 bytes there, and a wait for them answered",
+        metrics: &[P50, P99, aside(less("p99 behind the output", "µs"))],
+        server: waits,
+        floor: Some(|settings| {
+            let mut figures = percentiles(floor::echo(settings.echoes)?);
+            figures.push(f64::NAN);
+            Ok(figures)
+        }),
+        check: None,
+    },
+    Row {
         name: "start",
         title: "from exec to the first answer",
         metrics: &[less("median", "ms")],
@@ -477,6 +489,47 @@ fn echo_in_flood(start: &Start, settings: &Settings) -> Result<Vec<f64>, String>
     let (times, flooded) = round_trips(&mut client, handle, settings.echoes)?;
     let mut figures = percentiles(times);
     figures.push(mib_per_second(flooded, began));
+    Ok(figures)
+}
+
+/// Round trips in which `process/wait` looks for what comes back, and how long its answer is behind the
+/// output that it is about.
+fn waits(start: &Start, settings: &Settings) -> Result<Vec<f64>, String> {
+    let mut client = start.client()?;
+    let handle = echoing(&mut client, false)?;
+    let (mut times, mut behind) = (Vec::new(), Vec::new());
+    for number in 0..settings.echoes + settings.echoes / 10 {
+        let message = format!("{number:016}");
+        let until = format!("{{\"processHandle\":\"b{handle}\",\"until\":[{{\"text\":\"{message}\"}}]}}");
+        let base64 = base64_simd::STANDARD.encode_to_string(&message);
+        let began = Instant::now();
+        let wait = client.request("process/wait", &until)?;
+        client.write_stdin(handle, &base64, false)?;
+        let (mut shown, mut told, mut left) = (None, None, 2);
+        while left > 0 {
+            match client.next()? {
+                Event::Response { id, .. } => {
+                    left -= 1;
+                    if id == wait {
+                        told = Some(micros(began.elapsed()));
+                    }
+                }
+                Event::Delta { .. } => shown = Some(micros(began.elapsed())),
+                Event::Exited { line, .. } => return Err(format!("too early: {}", excerpt(line))),
+                Event::Uninvited => {}
+            }
+        }
+        let (Some(shown), Some(told)) = (shown, told) else {
+            return Err("the wait was answered before the output".to_owned());
+        };
+        // The first tenth warms up.
+        if number >= settings.echoes / 10 {
+            times.push(told);
+            behind.push(told - shown);
+        }
+    }
+    let mut figures = percentiles(times);
+    figures.push(percentile(&behind, 0.99));
     Ok(figures)
 }
 
