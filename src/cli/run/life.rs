@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Sender, bounded};
+
 use crate::cli::guard;
 use crate::client::{Control, Error};
 use crate::sys;
@@ -121,7 +123,7 @@ pub struct Life {
 pub enum Pass {
     Signal(i32),
     /// To stop, and to say when it has been told.
-    Stop(SyncSender<()>),
+    Stop(Sender<()>),
     /// To end, and to be killed if it has not ended that much later.
     Terminate(Duration),
     Size,
@@ -209,7 +211,7 @@ fn heed(signal: i32, life: &mut Life) {
         }
         (SIGWINCH | SIGCONT, _) => {}
         (SIGTSTP, State::Running(program)) => {
-            let (told, telling) = sync_channel(1);
+            let (told, telling) = bounded(1);
             if program.try_send(Pass::Stop(told)).is_ok() {
                 let _ = telling.recv_timeout(STOP_WAIT);
             }
@@ -290,7 +292,7 @@ pub fn pass_on(control: Control) -> io::Result<SyncSender<Pass>> {
                 Pass::Signal(signal) => control.post_signal(signal, None),
                 Pass::Stop(told) => {
                     control.post_signal("STOP", None);
-                    let _ = told.try_send(());
+                    let _ = told.send(());
                 }
                 Pass::Terminate(grace) => {
                     control.post_signal("TERM", Some(grace));
