@@ -226,27 +226,41 @@ pub(crate) fn request_id(text: &str) -> Option<RequestId> {
 
 /// The params of a method, which are one value of JSON.
 pub(crate) fn params<'a, T: Deserialize<'a>>(method: &str, raw: Option<&'a str>) -> Result<T, RpcError> {
-    let text = raw.unwrap_or("{}");
-    if !text.starts_with('{') {
-        return Err(RpcError::invalid_params(format!(
-            "{method}: params must be an object"
-        )));
-    }
+    let text = object(method, raw)?;
     serde_json::from_str(text).map_err(|_| {
         // Only a request that failed pays for finding out which member it was.
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let error = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
-            Ok(_) => return RpcError::invalid_params(format!("{method}: malformed params")),
-            Err(error) => error,
-        };
-        let path = error.path().to_string();
-        let reason = error.into_inner().to_string();
-        let reason = short_reason(reason.split(" at line ").next().unwrap_or_default());
-        let path = shortened(&path);
-        RpcError::invalid_params(match &*path {
-            "." => format!("{method}: {reason}"),
-            _ => format!("{method}: {path}: {reason}"),
-        })
+        let found = serde_path_to_error::deserialize::<_, T>(&mut deserializer);
+        misfit(method, found.err())
+    })
+}
+
+// What is the same for all methods is not in `params`, of which there is one for each of them.
+
+fn object<'a>(method: &str, raw: Option<&'a str>) -> Result<&'a str, RpcError> {
+    let text = raw.unwrap_or("{}");
+    match text.starts_with('{') {
+        true => Ok(text),
+        false => Err(RpcError::invalid_params(format!(
+            "{method}: params must be an object"
+        ))),
+    }
+}
+
+/// The refusal of params, by what was found in them.
+#[cold]
+#[inline(never)]
+fn misfit(method: &str, found: Option<serde_path_to_error::Error<serde_json::Error>>) -> RpcError {
+    let Some(error) = found else {
+        return RpcError::invalid_params(format!("{method}: malformed params"));
+    };
+    let path = error.path().to_string();
+    let reason = error.into_inner().to_string();
+    let reason = short_reason(reason.split(" at line ").next().unwrap_or_default());
+    let path = shortened(&path);
+    RpcError::invalid_params(match &*path {
+        "." => format!("{method}: {reason}"),
+        _ => format!("{method}: {path}: {reason}"),
     })
 }
 

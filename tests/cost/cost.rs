@@ -157,7 +157,7 @@ mod tasks {
 #[cfg(fuzzing)]
 mod driver {
     use std::collections::BTreeMap;
-    use std::process::Command;
+    use std::process::{Command, Stdio};
 
     type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -167,14 +167,20 @@ mod driver {
 
     /// Instructions of the whole process for so many rounds.
     fn count(name: &str, rounds: u32) -> Outcome<u64> {
-        let output = Command::new("valgrind")
+        let valgrind = Command::new("valgrind")
             .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
             .arg(std::env::current_exe()?)
             .args(["--task", name, &rounds.to_string()])
-            .output()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
             .map_err(|e| format!("valgrind: {e}"))?;
+        // A child that it forks says how much it has done as well.
+        let own = format!("=={}== Collected : ", valgrind.id());
+        let output = valgrind.wait_with_output()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let collected = said.lines().find_map(|line| line.split("Collected : ").nth(1));
+        let collected = said.lines().find_map(|line| line.strip_prefix(&own));
         match collected {
             Some(number) if output.status.success() => Ok(number.trim().parse()?),
             _ => Err(format!("{name}: {}\n{said}", output.status).into()),

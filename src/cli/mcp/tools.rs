@@ -398,40 +398,46 @@ pub(super) fn list() -> Value {
     json!({"tools": TOOLS.iter().map(Tool::describe).collect::<Vec<_>>()})
 }
 
+/// As `json!`, which makes code for every member.
+fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
+    let mut object = Map::new();
+    for (name, value) in members {
+        object.insert(name.to_owned(), value);
+    }
+    object.into()
+}
+
 impl Tool {
     fn describe(&self) -> Value {
         let mut properties = Map::new();
         for parameter in self.parameters {
             properties.insert(parameter.name.to_owned(), parameter.schema());
         }
-        let mut input = json!({
-            "type": "object",
-            "properties": properties,
-            "additionalProperties": false,
-        });
-        let required: Vec<&str> = self
-            .parameters
-            .iter()
-            .filter(|parameter| parameter.required)
-            .map(|parameter| parameter.name)
-            .collect();
+        let mut input = object([
+            ("type", "object".into()),
+            ("properties", properties.into()),
+            ("additionalProperties", false.into()),
+        ]);
+        let required = self.parameters.iter().filter(|parameter| parameter.required);
+        let required: Vec<Value> = required.map(|parameter| parameter.name.into()).collect();
         if !required.is_empty() {
-            input["required"] = json!(required);
+            input["required"] = required.into();
         }
-        json!({
-            "name": self.name,
-            "title": self.title,
-            "description": self.about,
-            "inputSchema": input,
-            "outputSchema": (self.output)(),
-            "annotations": {
-                "title": self.title,
-                "readOnlyHint": self.hints.read_only,
-                "destructiveHint": self.hints.destructive,
-                "idempotentHint": self.hints.idempotent,
-                "openWorldHint": self.hints.open_world,
-            },
-        })
+        let annotations = object([
+            ("title", self.title.into()),
+            ("readOnlyHint", self.hints.read_only.into()),
+            ("destructiveHint", self.hints.destructive.into()),
+            ("idempotentHint", self.hints.idempotent.into()),
+            ("openWorldHint", self.hints.open_world.into()),
+        ]);
+        object([
+            ("name", self.name.into()),
+            ("title", self.title.into()),
+            ("description", self.about.into()),
+            ("inputSchema", input),
+            ("outputSchema", (self.output)()),
+            ("annotations", annotations),
+        ])
     }
 
     /// The arguments, or what is wrong with them, for the agent to do better.

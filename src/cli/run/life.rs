@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Sender, bounded};
+
 use crate::cli::guard;
 use crate::client::{Control, Error};
 use crate::sys;
@@ -121,7 +123,7 @@ pub struct RunState {
 pub enum Forward {
     Signal(i32),
     /// To stop, and to say when it has been told.
-    Stop(SyncSender<()>),
+    Stop(Sender<()>),
     /// To end, and to be killed if it has not ended that much later.
     Terminate(Duration),
     Size,
@@ -209,7 +211,7 @@ fn on_signal(signal: i32, state: &mut RunState) {
         }
         (SIGWINCH | SIGCONT, _) => {}
         (SIGTSTP, Phase::Running(program)) => {
-            let (told, telling) = sync_channel(1);
+            let (told, telling) = bounded(1);
             if program.try_send(Forward::Stop(told)).is_ok() {
                 let _ = telling.recv_timeout(STOP_WAIT);
             }
@@ -290,7 +292,7 @@ pub fn forward_to(control: Control) -> io::Result<SyncSender<Forward>> {
                 Forward::Signal(signal) => control.post_signal(signal, None),
                 Forward::Stop(told) => {
                     control.post_signal("STOP", None);
-                    let _ = told.try_send(());
+                    let _ = told.send(());
                 }
                 Forward::Terminate(grace) => {
                     control.post_signal("TERM", Some(grace));

@@ -120,12 +120,16 @@ impl Session {
         for (_, number) in recorder.unanswered {
             failures.push(Some(number), || "the request was not answered".to_owned());
         }
-        failures
-            .found
-            .sort_by_key(|failure| failure.line.unwrap_or(usize::MAX));
+        // One by one: there are few, and a stable sort is much code.
+        let place = |failure: &Difference| failure.line.unwrap_or(usize::MAX);
+        let mut in_order = Vec::new();
+        for failure in failures.found {
+            let after = in_order.partition_point(|before| place(before) <= place(&failure));
+            in_order.insert(after, failure);
+        }
         Ok(Recorded {
             lines: recorder.lines,
-            failures: failures.found,
+            failures: in_order,
         })
     }
 }
