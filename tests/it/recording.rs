@@ -64,7 +64,8 @@ fn recording_holds_what_was_shown() {
         let event = events.iter().find(|event| event.2.contains(data));
         event.map(|event| event.0).expect("the event")
     };
-    assert!(time("err") - time("out") >= 0.3, "{events:?}");
+    // However late the first line was read.
+    assert!(time("err") >= 0.3, "{events:?}");
     // A second recording takes the place of the first.
     run(&["--record", &path, "--", "echo", "again"]);
     assert_eq!(output(&read(&path).1), "again\r\n");

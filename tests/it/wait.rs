@@ -219,24 +219,27 @@ fn an_answer_comes_behind_its_delta_and_before_the_exit(mode: Mode) {
     let mut client = Client::in_process();
     for round in 0..times(50) {
         let ids = client.spawn_and_wait(
-            mode.params("o", &["echo", "word"]),
+            // It prints when all that is asked has been read.
+            mode.params("o", &["sh", "-c", "read x; echo word"]),
             &[
                 json!([{"text": "word"}]),
                 json!([{"exit": true}]),
                 json!([{"text": "none"}]),
             ],
         );
+        client.write("o", b"\n");
         let order = client.order_until_exit("o");
         let place = |id: i64| order.iter().position(|m| m["id"] == id).expect("it was answered");
-        let delta = order.iter().position(|m| m["method"] == "process/outputDelta");
-        assert!(
-            place(ids[0]) > delta.expect("it was printed"),
-            "round {round}: {order:?}"
-        );
-        assert!(
-            place(ids[1]) > delta.expect("it was printed"),
-            "round {round}: {order:?}"
-        );
+        // A terminal has shown what was typed before it.
+        let mut printed = Vec::new();
+        let delta = order.iter().position(|m| {
+            let bytes = m["params"]["deltaBase64"].as_str().unwrap_or_default();
+            printed.extend(base64_simd::STANDARD.decode_to_vec(bytes).expect("base64"));
+            printed.windows(4).any(|bytes| bytes == b"word")
+        });
+        let delta = delta.expect("it was printed");
+        assert!(place(ids[0]) > delta, "round {round}: {order:?}");
+        assert!(place(ids[1]) > delta, "round {round}: {order:?}");
         assert_eq!(order.last().expect("an exit")["method"], "process/exited");
         assert_eq!(
             order[place(ids[2])]["result"],
@@ -405,9 +408,10 @@ fn output_before_the_exit_comes_first() {
         for _ in 0..times(30) {
             let until = json!([{"exit": true}, {"text": "last"}]);
             let ids = client.spawn_and_wait(
-                mode.params("l", &["sh", "-c", "head -c 200000 /dev/zero; echo last"]),
+                mode.params("l", &["sh", "-c", "read x; head -c 200000 /dev/zero; echo last"]),
                 &[until],
             );
+            client.write("l", b"\n");
             assert_eq!(client.result(ids[0])["index"], 1);
             client.exited("l");
         }
