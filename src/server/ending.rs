@@ -50,7 +50,7 @@ impl Dispatcher {
         loop {
             match self.inbox.try_recv() {
                 Ok(Inbound::Message(message, _)) => self.on_message(message),
-                Ok(Inbound::OutputGone) => {}
+                Ok(Inbound::OutputGone | Inbound::ReaderIdle) => {}
                 // A client that has dropped both of its halves has sent all it had.
                 Err(TryRecvError::Disconnected) if end == End::OutputGone => {
                     self.ending = Some(End::InputEnded);

@@ -131,6 +131,8 @@ enum Event {
     InputEnded,
     /// No request could be taken for some time.
     NoRoom,
+    /// `rpc-read` has handed over all that it has read.
+    ReaderIdle,
     Notice(Notice),
     Process(ProcessEvent),
     /// It is time to look at the deadlines.
@@ -156,6 +158,9 @@ struct Dispatcher {
     /// Spawns that wait until the client has read more of what earlier processes have left.
     held_back: VecDeque<SpawnRequest>,
     lists: Lists,
+    /// Processes that run, and for which a request may be among what has been read behind their spawns and
+    /// not been handed over.
+    unsettled: Vec<u64>,
     /// Spawns that were given up, and whose threads have not said so.
     given_up: usize,
     /// What counts against [`MAX_WAITING_BYTES`].
@@ -201,6 +206,7 @@ impl Dispatcher {
             pace,
             held_back: VecDeque::new(),
             lists: Lists::default(),
+            unsettled: Vec::new(),
             given_up: 0,
             waiting: 0,
             ending: None,
@@ -218,6 +224,10 @@ impl Dispatcher {
                 self.answer_all_lists();
                 return end;
             }
+            if !(self.input_open && self.has_room()) {
+                // Nothing more is taken for now.
+                self.settle_all();
+            }
             match self.next_event() {
                 Event::Message(message) => self.on_message(message),
                 Event::InputEnded => {
@@ -234,6 +244,7 @@ impl Dispatcher {
                         self.deadline = Some(Instant::now() + SHUTDOWN_TIMEOUT - NO_ROOM_WAIT);
                     }
                 }
+                Event::ReaderIdle => self.settle_all(),
                 Event::Notice(Notice::Room) => {
                     self.launch();
                     self.answer_lists();
@@ -265,7 +276,7 @@ impl Dispatcher {
         let time = time.into_iter().flatten().min();
         let time = time.map_or_else(never, crossbeam_channel::at);
         let closed = never();
-        let room = self.waiting < MAX_WAITING_BYTES && self.outbox.has_room();
+        let room = self.has_room();
         let (inbox, no_room) = match (self.input_open, room) {
             (true, true) => (&self.inbox, never()),
             (true, false) => (&closed, crossbeam_channel::after(NO_ROOM_WAIT)),
@@ -282,6 +293,7 @@ impl Dispatcher {
                     Event::Message(message)
                 }
                 Ok(Inbound::OutputGone) => Event::Notice(Notice::OutputGone),
+                Ok(Inbound::ReaderIdle) => Event::ReaderIdle,
                 Err(_) => Event::InputEnded,
             },
             recv(self.events) -> event => match event {
@@ -317,45 +329,67 @@ impl Dispatcher {
     /// Takes the messages that are there, as far as there is room.
     fn take_waiting_messages(&mut self) {
         for _ in 0..self.inbox.len() {
-            if !self.input_open || self.waiting >= MAX_WAITING_BYTES || !self.outbox.has_room() {
+            if !(self.input_open && self.has_room()) {
                 return;
             }
             match self.inbox.try_recv() {
                 Ok(Inbound::Message(message, _weight)) => self.on_message(message),
                 Ok(Inbound::OutputGone) => return self.begin_end(End::OutputGone),
+                Ok(Inbound::ReaderIdle) => self.settle_all(),
                 // Its end is seen where the next event is waited for.
                 Err(_) => return,
             }
         }
     }
 
+    /// Whether requests are taken.
+    fn has_room(&self) -> bool {
+        self.waiting < MAX_WAITING_BYTES && self.outbox.has_room()
+    }
+
     // ---- processes ----
+
+    /// Hands over to a process that runs what has been asked of it so far; from then on it reads its output.
+    fn started(&mut self, serial: u64) {
+        // What has come behind the spawn so far is handed over with the rest of the backlog.
+        self.take_waiting_messages();
+        let Some(entry) = self.handles.of_serial(serial) else {
+            return;
+        };
+        // Its thread has let go of the params. What is still asked for is in a list.
+        if let Some(params) = Arc::get_mut(&mut entry.params) {
+            params.env = None;
+            params.inherit_env = InheritEnv::default();
+            params.limits = None;
+            (params.stdin, params.stdout, params.stderr) = (None, None, None);
+        }
+        let params = Arc::clone(&entry.params);
+        if let Some(backlog) = entry.starting.take() {
+            self.catch_up(backlog, &params.process_handle, true);
+        }
+        if let Some(entry) = self.handles.of_serial(serial)
+            && entry.stats.handover.done()
+        {
+            entry.wake.set();
+        }
+        self.spawn_settled(serial);
+    }
+
+    /// The same for all processes that waited until what had been read was handed over.
+    fn settle_all(&mut self) {
+        for serial in std::mem::take(&mut self.unsettled) {
+            self.started(serial);
+        }
+    }
 
     fn on_process(&mut self, event: ProcessEvent) {
         match event {
             ProcessEvent::Started { serial } => {
-                // What has come behind the spawn so far is handed over with the rest of the backlog.
-                self.take_waiting_messages();
-                let Some(entry) = self.handles.of_serial(serial) else {
-                    return;
-                };
-                // Its thread has let go of the params. What is still asked for is in a list.
-                if let Some(params) = Arc::get_mut(&mut entry.params) {
-                    params.env = None;
-                    params.inherit_env = InheritEnv::default();
-                    params.limits = None;
-                    (params.stdin, params.stdout, params.stderr) = (None, None, None);
+                let transport = self.transport.as_ref();
+                match self.input_open && transport.is_some_and(Transport::reader_is_busy) {
+                    true => self.unsettled.push(serial),
+                    false => self.started(serial),
                 }
-                let params = Arc::clone(&entry.params);
-                if let Some(backlog) = entry.starting.take() {
-                    self.catch_up(backlog, &params.process_handle, true);
-                }
-                if let Some(entry) = self.handles.of_serial(serial)
-                    && entry.stats.handover.done()
-                {
-                    entry.wake.set();
-                }
-                self.spawn_settled(serial);
             }
             ProcessEvent::Failed { serial } => self.failed(serial),
             ProcessEvent::Ended {
@@ -363,6 +397,10 @@ impl Dispatcher {
                 exited,
                 inbox,
             } => {
+                if let Some(at) = self.unsettled.iter().position(|&unsettled| unsettled == serial) {
+                    self.unsettled.swap_remove(at);
+                    self.started(serial);
+                }
                 // The handle is free before the client can read that the process has exited, and
                 // commands that came too late are answered before its last word.
                 if let Some(entry) = self.handles.remove(serial) {

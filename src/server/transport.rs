@@ -34,6 +34,35 @@ pub(crate) enum Inbound {
     Message(ClientMessage, Option<Weight>),
     /// The client has closed its end of the output.
     OutputGone,
+    /// All that has been read has been handed over. Comes where it was asked for: see [`Transport::reader_is_busy`].
+    ReaderIdle,
+}
+
+/// Whether `rpc-read` has read what it has not handed over yet.
+#[derive(Default)]
+struct ReaderState {
+    busy: AtomicBool,
+    /// The dispatcher wants to be told when it is not.
+    asked: AtomicBool,
+}
+
+/// The client's input, of which is known whether all that has been read has been handed over.
+struct Input {
+    reader: Box<dyn Read + Send>,
+    state: Arc<ReaderState>,
+    inbox: Sender<Inbound>,
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.state.busy.store(false, SeqCst);
+        if self.state.asked.swap(false, SeqCst) {
+            let _ = self.inbox.send(Inbound::ReaderIdle);
+        }
+        let read = self.reader.read(buffer);
+        self.state.busy.store(true, SeqCst);
+        read
+    }
 }
 
 /// How this connection's messages look, which the client's first one decides.
@@ -51,6 +80,7 @@ pub(crate) struct Dialect {
 pub(crate) struct Transport {
     writer_done: Receiver<()>,
     wake_reader: Option<Wake>,
+    reader: Arc<ReaderState>,
 }
 
 impl Transport {
@@ -72,9 +102,15 @@ impl Transport {
                 let _ = done.send(());
             })?;
         }
+        let state = Arc::new(ReaderState::default());
+        let input = Input {
+            reader,
+            state: Arc::clone(&state),
+            inbox: inbox_sender.clone(),
+        };
         let output = wake_reader.clone();
         thread("rpc-read", move || {
-            read_messages(reader, inbox_sender, &dialect, limit);
+            read_messages(input, inbox_sender, &dialect, limit);
             // A client that has ended its input, and has its processes drained, may still go away.
             if output.is_some_and(|output| output.output_hangs_up()) {
                 let _ = notify.send(Notice::OutputGone);
@@ -83,6 +119,7 @@ impl Transport {
         let transport = Transport {
             writer_done,
             wake_reader,
+            reader: state,
         };
         Ok((inbox, outbox, transport))
     }
@@ -105,6 +142,18 @@ impl Transport {
                 },
             }
         }
+    }
+
+    /// Whether there may be messages that have been read and not handed over. If so,
+    /// [`Inbound::ReaderIdle`] comes behind them.
+    pub(crate) fn reader_is_busy(&self) -> bool {
+        self.reader.asked.store(true, SeqCst);
+        // Once more: it may have become idle before it could see that it was asked.
+        let busy = self.reader.busy.load(SeqCst);
+        if !busy {
+            self.reader.asked.store(false, SeqCst);
+        }
+        busy
     }
 
     /// Whether the client has ended its input, even if some of that has not been read yet. Only of stdio
@@ -179,10 +228,10 @@ impl Drop for Weight {
 
 /// Reads messages for `inbox`, until the input ends or the inbox is gone.
 /// The end of input is told by dropping `inbox`.
-fn read_messages(reader: Box<dyn Read + Send>, inbox: Sender<Inbound>, dialect: &Dialect, limit: usize) {
+fn read_messages(input: Input, inbox: Sender<Inbound>, dialect: &Dialect, limit: usize) {
     sys::block_signals_for_this_thread();
     let gate = Gate::new(limit.saturating_mul(2));
-    let mut frames = Frames::new(reader, limit);
+    let mut frames = Frames::new(input, limit);
     let mut first = true;
     loop {
         let inbound = match frames.next() {
