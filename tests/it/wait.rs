@@ -134,8 +134,8 @@ fn bytes_need_not_be_text() {
 
 fn a_stream_can_be_left_out_of_account() {
     let mut client = Client::in_process();
-    let script = "echo word >&2; read x; echo word; read x";
-    client.request("process/spawn", Mode::Pipe.params("s", &["sh", "-c", script]));
+    let script = "read x; echo word >&2; read x; echo word; read x";
+    client.spawn(Mode::Pipe.params("s", &["sh", "-c", script]));
     let request = |client: &mut Client, stream: Value| {
         let until = json!([{"text": "word"}]);
         client.request(
@@ -148,6 +148,7 @@ fn a_stream_can_be_left_out_of_account() {
         request(&mut client, json!("stderr")),
     );
     let any = request(&mut client, Value::Null);
+    client.write("s", b"\n");
     let expected = json!({"index": 0, "stream": "stderr", "offset": 4});
     assert_eq!(client.result(err), expected);
     assert_eq!(client.result(any), expected);
@@ -159,9 +160,10 @@ fn a_stream_can_be_left_out_of_account() {
     );
     client.kill("s");
     // A match is not put together of both.
-    let script = "printf ab; read x; printf cd >&2; read x; printf cd; read x";
-    client.request("process/spawn", Mode::Pipe.params("b", &["sh", "-c", script]));
+    let script = "read x; printf ab; read x; printf cd >&2; read x; printf cd; read x";
+    client.spawn(Mode::Pipe.params("b", &["sh", "-c", script]));
     let both = wait(&mut client, "b", json!([{"text": "abcd"}]));
+    client.write("b", b"\n");
     assert_eq!(client.delta("b").0, b"ab");
     client.write("b", b"\n");
     assert_eq!(client.delta("b").0, b"cd");
@@ -270,9 +272,8 @@ fn output_that_is_not_delivered_is_searched_as_well() {
             "processHandle": "d", "command": ["sh", "-c", "seq 10000; exec sleep 1000"],
             "streamStdoutStderr": streamed, "outputBytesCap": cap, "outputKeep": keep, "timeoutMs": null,
         });
-        client.request("process/spawn", params);
-        let id = wait(&mut client, "d", json!([{"text": "9999\n10000"}]));
-        assert_eq!(client.result(id)["offset"], 48_893);
+        let ids = client.spawn_and_wait(params, &[json!([{"text": "9999\n10000"}])]);
+        assert_eq!(client.result(ids[0])["offset"], 48_893);
         client.kill("d");
         client.exited("d");
     }
