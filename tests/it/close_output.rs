@@ -94,18 +94,12 @@ fn what_was_read_counts_and_collected_output_stays() {
     let mut client = Client::in_process();
     for keep in [json!("head"), json!({"head": 3, "tail": 4})] {
         let all_kept = keep == "head";
-        client.request(
-            "process/spawn",
-            json!({
-                "processHandle": "c", "command": ["sh", "-c", "printf 0123456789; read x; exit 3"],
-                "streamStdin": true, "outputKeep": keep,
-            }),
-        );
-        let wait = client.request(
-            "process/wait",
-            json!({"processHandle": "c", "until": [{"text": "9"}]}),
-        );
-        client.result(wait);
+        let params = json!({
+            "processHandle": "c", "command": ["sh", "-c", "printf 0123456789; read x; exit 3"],
+            "streamStdin": true, "outputKeep": keep,
+        });
+        let waits = client.spawn_and_wait(params, &[json!([{"text": "9"}])]);
+        client.result(waits[0]);
         let id = close(&mut client, "c", Value::Null);
         client.result(id);
         client.write("c", b"\n");
@@ -126,12 +120,8 @@ fn what_was_read_counts_and_collected_output_stays() {
     // Of a stream whose end was kept to be sent, nothing is sent any more.
     let mut params = Mode::Pipe.params("t", &["sh", "-c", "printf 0123456789; read x"]);
     params["outputKeep"] = json!({"head": 0, "tail": 4});
-    client.request("process/spawn", params);
-    let wait = client.request(
-        "process/wait",
-        json!({"processHandle": "t", "until": [{"text": "9"}]}),
-    );
-    client.result(wait);
+    let waits = client.spawn_and_wait(params, &[json!([{"text": "9"}])]);
+    client.result(waits[0]);
     let id = close(&mut client, "t", Value::Null);
     client.result(id);
     client.write("t", b"\n");

@@ -257,14 +257,9 @@ fn streamed_output_has_one_gap_that_shows_in_the_offsets(mode: Mode) {
 
 /// Spawns what prints numbers and stays, and waits until they were read, which no delta tells.
 fn spawn_that_stays(client: &mut Client, mut params: Value) {
-    let handle = params["processHandle"].clone();
     params["outputKeep"] = json!({"head": 4, "tail": 9});
-    client.request("process/spawn", params);
-    let wait = client.request(
-        "process/wait",
-        json!({"processHandle": handle, "until": [{"text": "4999"}, {"exit": true}]}),
-    );
-    assert_eq!(client.result(wait)["index"], 0);
+    let waits = client.spawn_and_wait(params, &[json!([{"text": "4999"}, {"exit": true}])]);
+    assert_eq!(client.result(waits[0])["index"], 0);
 }
 
 const STAYS: &[&str] = &["sh", "-c", "seq 4999; exec sleep 1000"];
