@@ -272,7 +272,8 @@ class Programs(unittest.TestCase):
 class Cancelling(unittest.TestCase):
     @run
     async def test_a_run_that_is_cancelled_leaves_nothing(self, server):
-        for command, options in [(NEVER, {}), (["cat"], {"stdin": PIPE}), (["yes"], {"stderr": DEVNULL})]:
+        prints = ["sh", "-c", "head -c 1000000 /dev/zero; exec sleep 1000"]
+        for command, options in [(NEVER, {}), (["cat"], {"stdin": PIPE}), (prints, {"stderr": DEVNULL})]:
             task = asyncio.ensure_future(server.run(["sh", "-c", '"$@"', "sh", *command], **options))
 
             async def running():
