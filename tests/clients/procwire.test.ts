@@ -1211,10 +1211,11 @@ test("a descriptor of a regular file is written to and read from where it is", a
     const [input, other] = [openSync(name, "r"), openSync(join(folder, "other"), "w")];
     readSync(input, Buffer.alloc(4));
     const copied = server.spawn("sh", ["-c", script], { stdio: [input, other, "pipe"] });
+    const closed = once(copied, "close");
     closeSync(input);
     closeSync(other);
     assert.equal(await text(copied.stderr as Readable), "err\n");
-    if (copied.exitCode === null) await once(copied, "close");
+    await closed;
     assert.equal(readFileSync(join(folder, "other"), "utf8"), "err\nout\n");
     // One that takes nothing of it ends all the same, and nothing is left open.
     const large = join(folder, "large");
