@@ -20,7 +20,6 @@ mod exit;
 mod files;
 #[cfg(target_os = "freebsd")]
 mod freebsd;
-#[cfg_attr(not(target_os = "linux"), path = "inspect_nothing.rs")]
 pub(crate) mod inspect;
 mod limits;
 pub(crate) mod lock;
