@@ -137,7 +137,6 @@ pub(crate) use for_the_binary::*;
 #[cfg(feature = "cli")]
 mod for_the_binary {
     use super::*;
-    use crate::sys::signals::group_and_session;
 
     pub(crate) fn shows_own_numbers() -> bool {
         true
@@ -154,20 +153,6 @@ mod for_the_binary {
 
     pub(crate) fn look_at_own_number(pid: Pid) -> io::Result<Option<ProcStat>> {
         look_at(pid)
-    }
-
-    /// A child of `parent` that is not shown otherwise; `None` if it is gone.
-    pub(crate) fn hidden(pid: Pid, parent: Pid) -> Option<ProcStat> {
-        let (group, session) = group_and_session(pid)?;
-        Some(ProcStat {
-            pid,
-            parent,
-            group,
-            session,
-            started: None,
-            dead: false,
-            entry: pid,
-        })
     }
 
     /// What to call a process in a message.

@@ -14,8 +14,7 @@ use std::fs;
 use std::io::{self, Read};
 
 use super::Pid;
-use super::signals::group_and_session;
-use super::snapshot::{ProcStat, Snapshot};
+use super::snapshot::{ProcStat, Snapshot, hidden};
 
 /// Whose processes `/proc` shows, and by which numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,20 +271,6 @@ pub(crate) fn children_of(pid: Pid) -> io::Result<Vec<Pid>> {
         );
     }
     Ok(children)
-}
-
-/// A child of `parent` of which `/proc` shows nothing; `None` if it is gone.
-pub(crate) fn hidden(pid: Pid, parent: Pid) -> Option<ProcStat> {
-    let (group, session) = group_and_session(pid)?;
-    Some(ProcStat {
-        pid,
-        parent,
-        group,
-        session,
-        started: None,
-        dead: false,
-        entry: pid,
-    })
 }
 
 /// What `/proc` says of one process; `None` if there is none.

@@ -2,11 +2,14 @@
 //!
 //! **Thread:** any; a snapshot does not change once it is taken.
 //! **Owns:** the list, and who is whose child.
-//! **Never:** looks at the machine; `take` and `unlisted` are elsewhere, as each system does it.
+//! **Never:** looks at the machine, but for the group of a child that is not shown; `take` and `unlisted`
+//! are elsewhere, as each system does it.
 
 use std::collections::{HashMap, HashSet};
 
 use super::Pid;
+#[cfg(any(target_os = "linux", feature = "cli"))]
+use super::signals::group_and_session;
 
 /// One process, as `/proc` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,6 +24,21 @@ pub(crate) struct ProcStat {
     pub(crate) dead: bool,
     /// Its number in `/proc`, which is another one where that belongs to an outer PID namespace.
     pub(crate) entry: Pid,
+}
+
+/// A child of `parent` that is not shown otherwise; `None` if it is gone.
+#[cfg(any(target_os = "linux", feature = "cli"))]
+pub(crate) fn hidden(pid: Pid, parent: Pid) -> Option<ProcStat> {
+    let (group, session) = group_and_session(pid)?;
+    Some(ProcStat {
+        pid,
+        parent,
+        group,
+        session,
+        started: None,
+        dead: false,
+        entry: pid,
+    })
 }
 
 /// All processes at one moment.
