@@ -224,8 +224,9 @@ impl Dispatcher {
                 self.answer_all_lists();
                 return end;
             }
-            if !(self.input_open && self.has_room()) {
-                // Nothing more is taken for now.
+            // What has been read is handed over later, or never, where nothing more is taken.
+            let waits = !self.unsettled.is_empty();
+            if waits && !self.takes_requests() {
                 self.settle_all();
             }
             match self.next_event() {
@@ -329,7 +330,7 @@ impl Dispatcher {
     /// Takes the messages that are there, as far as there is room.
     fn take_waiting_messages(&mut self) {
         for _ in 0..self.inbox.len() {
-            if !(self.input_open && self.has_room()) {
+            if !self.takes_requests() {
                 return;
             }
             match self.inbox.try_recv() {
@@ -342,7 +343,11 @@ impl Dispatcher {
         }
     }
 
-    /// Whether requests are taken.
+    fn takes_requests(&self) -> bool {
+        self.input_open && self.has_room()
+    }
+
+    /// Whether another request may be held, and answered.
     fn has_room(&self) -> bool {
         self.waiting < MAX_WAITING_BYTES && self.outbox.has_room()
     }
