@@ -308,16 +308,12 @@ impl Conversation {
                 let kept = before.len().min(text.len() - 1);
                 begun.push((stream, before.split_off(before.len() - kept)));
             }
-            let what = || format!("output with \"{}\"", escaped_line(text));
+            let missing = |why: &str| format!("output with \"{}\" {why}", escaped_line(text));
             if self.processes.are_over() {
-                return Err(self.missing(
-                    &what(),
-                    "did not come: no process is left that could print it",
-                    true,
-                    brief_text,
-                ));
+                let why = missing("did not come: no process is left that could print it");
+                return Err(self.with_unseen(why, true, brief_text));
             }
-            looked_at = self.next_message(deadline, &what, brief_text)?;
+            looked_at = self.next_message(deadline, &missing, brief_text)?;
         }
     }
 
@@ -352,11 +348,12 @@ impl Conversation {
         is_of(&self.followed, message)
     }
 
-    /// Takes one more message; up to where there is nothing new. The error says that `what` does not come, and shows what came instead.
+    /// Takes one more message; up to where there is nothing new. The error is what `missing` makes of the
+    /// reason why nothing comes, and shows what came instead.
     fn next_message(
         &mut self,
         deadline: Instant,
-        what: &dyn Fn() -> String,
+        missing: &dyn Fn(&str) -> String,
         show: fn(&Value) -> String,
     ) -> Result<usize, String> {
         let first = self.late.is_none();
@@ -376,12 +373,11 @@ impl Conversation {
                 }
             },
         };
-        Err(self.missing(&what(), &why, first, show))
+        Err(self.with_unseen(missing(&why), first, show))
     }
 
-    /// Says that `what` is missing and `why`, and what came instead if that has not been shown.
-    fn missing(&self, what: &str, why: &str, first: bool, show: fn(&Value) -> String) -> String {
-        let mut text = format!("{what} {why}");
+    /// Adds to `text` what came instead, if that has not been shown.
+    fn with_unseen(&self, mut text: String, first: bool, show: fn(&Value) -> String) -> String {
         if first {
             for message in self.unseen.iter().take(MAX_SHOWN_MESSAGES) {
                 text.push_str(&format!("\n  instead  {}", show(&message.value)));
@@ -415,12 +411,11 @@ impl Conversation {
                 }
                 looked_at += 1;
             }
-            looked_at = self
-                .next_message(deadline, &|| label(expected), brief)
-                .map_err(|why| match why.split_once('\n') {
-                    Some((first, rest)) => format!("{first}\n  expected {}\n{rest}", brief(expected)),
-                    None => format!("{why}\n  expected {}", brief(expected)),
-                })?;
+            looked_at = self.next_message(
+                deadline,
+                &|why| format!("{} {why}\n  expected {}", label(expected), brief(expected)),
+                brief,
+            )?;
         }
     }
 
