@@ -51,6 +51,21 @@ struct Hints {
     open_world: bool,
 }
 
+/// Of a tool by which programs do whatever they do.
+const RUNS_PROGRAMS: Hints = Hints {
+    read_only: false,
+    destructive: true,
+    idempotent: false,
+    open_world: true,
+};
+/// Of one that shows what is there, and changes nothing.
+const LOOKS: Hints = Hints {
+    read_only: true,
+    destructive: false,
+    idempotent: true,
+    open_world: false,
+};
+
 const ANY_TEXT: Takes = Takes::Text(0, usize::MAX);
 const DURATION: Takes = Takes::Integer(0, MAX_MS);
 const CELLS: Takes = Takes::Integer(1, 65_535);
@@ -162,12 +177,7 @@ pub(super) const TOOLS: &[Tool] = &[
             RAW,
         ],
         output: process_schema,
-        hints: Hints {
-            read_only: false,
-            destructive: true,
-            idempotent: false,
-            open_world: true,
-        },
+        hints: RUNS_PROGRAMS,
     },
     Tool {
         kind: Kind::Start,
@@ -196,12 +206,7 @@ pub(super) const TOOLS: &[Tool] = &[
             RAW,
         ],
         output: brief_process_schema,
-        hints: Hints {
-            read_only: false,
-            destructive: true,
-            idempotent: false,
-            open_world: true,
-        },
+        hints: RUNS_PROGRAMS,
     },
     Tool {
         kind: Kind::Write,
@@ -228,12 +233,7 @@ pub(super) const TOOLS: &[Tool] = &[
             RAW,
         ],
         output: brief_process_schema,
-        hints: Hints {
-            read_only: false,
-            destructive: true,
-            idempotent: false,
-            open_world: true,
-        },
+        hints: RUNS_PROGRAMS,
     },
     Tool {
         kind: Kind::Read,
@@ -318,12 +318,7 @@ pub(super) const TOOLS: &[Tool] = &[
                 and the processes below it with their state, processor time and memory.",
         parameters: &[HANDLE],
         output: inspection_schema,
-        hints: Hints {
-            read_only: true,
-            destructive: false,
-            idempotent: true,
-            open_world: false,
-        },
+        hints: LOOKS,
     },
     Tool {
         kind: Kind::List,
@@ -333,12 +328,7 @@ pub(super) const TOOLS: &[Tool] = &[
                 ended and can still be read.",
         parameters: &[],
         output: list_schema,
-        hints: Hints {
-            read_only: true,
-            destructive: false,
-            idempotent: true,
-            open_world: false,
-        },
+        hints: LOOKS,
     },
 ];
 
