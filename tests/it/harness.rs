@@ -376,6 +376,40 @@ impl HungProgram {
     }
 }
 
+fn is_root() -> bool {
+    // SAFETY: asks for a number.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Whether `script` can be run here; if not, this says that `what` is not tried.
+pub fn can(what: &str, script: &str) -> bool {
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .output()
+        .expect("sh is there");
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let user = if is_root() { "" } else { "without root, " };
+        println!("{what}: not tried, because {user}this fails: {script}: {why}");
+    }
+    output.status.success()
+}
+
+/// The ways in which `/proc` can be unusable and that can be brought about here: what each is, and the line
+/// of a shell in a mount namespace of its own that does it.
+pub fn without_a_usable_proc(scratch: &Scratch) -> Vec<(&'static str, String)> {
+    let other = scratch.directory("proc");
+    let mut ways = vec![
+        ("no /proc", "umount -l /proc".to_owned()),
+        (
+            "another namespace's /proc",
+            format!("unshare --pid --fork mount -t proc proc {other} && mount --bind {other} /proc"),
+        ),
+    ];
+    ways.retain(|(what, hide)| can(what, &format!("unshare -m sh -c '{hide}'")));
+    ways
+}
+
 // ---- the transcript ----
 
 static TRANSCRIPT: Mutex<Vec<String>> = Mutex::new(Vec::new());

@@ -10,7 +10,10 @@ use std::ptr;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Mode, Scratch, Test, binary, both, children_of, test, times, wait_until};
+use crate::harness::{
+    Client, Mode, Scratch, Test, binary, both, can, children_of, test, times, wait_until,
+    without_a_usable_proc,
+};
 use crate::proc::Proc;
 
 pub const TESTS: &[Test] = &[
@@ -728,19 +731,6 @@ fn more_processes_than_an_answer_has_are_counted() {
     client.finish();
 }
 
-/// Whether the surroundings that a test needs can be made; says why not.
-fn can(what: &str, script: &str) -> bool {
-    let output = Command::new("sh")
-        .args(["-c", script])
-        .output()
-        .expect("sh is there");
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        println!("{what}: not tried, because this fails: {script}: {why}");
-    }
-    output.status.success()
-}
-
 /// A server that a shell script runs as `"$@"`.
 fn server_in(script: &str) -> Client {
     let mut command = Command::new("sh");
@@ -1140,17 +1130,7 @@ fn with_descriptors_used_up_it_still_tells() {
 
 fn without_a_usable_proc_nothing_is_made_up() {
     let scratch = Scratch::new();
-    let other = scratch.directory("proc");
-    for (what, hide) in [
-        ("no /proc", "umount -l /proc".to_owned()),
-        (
-            "another namespace's /proc",
-            format!("unshare --pid --fork mount -t proc proc {other} && mount --bind {other} /proc"),
-        ),
-    ] {
-        if !can(what, &format!("unshare -m sh -c '{hide}'")) {
-            continue;
-        }
+    for (what, hide) in without_a_usable_proc(&scratch) {
         let mut client = server_in(&format!(
             "exec unshare -m sh -c '{hide}; exec \"$@\"' sh \"$@\" 2>/dev/null"
         ));

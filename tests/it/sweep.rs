@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use crate::ends::{marked, marker, must_die, must_sleep};
 use crate::harness::{
-    Client, HungProgram, Mode, Proc, Scratch, Test, binary, children_of, is_alive, kill_stray, processes,
-    reap_adopted, test, wait, wait_until,
+    Client, HungProgram, Mode, Proc, Scratch, Test, binary, can, children_of, is_alive, kill_stray,
+    processes, reap_adopted, test, wait, wait_until, without_a_usable_proc,
 };
 use serde_json::json;
 
@@ -157,25 +157,6 @@ impl Server {
         reap_adopted();
         (std::fs::read_to_string(&self.log).expect("it is there"), took)
     }
-}
-
-fn is_root() -> bool {
-    // SAFETY: asks for a number.
-    unsafe { libc::geteuid() == 0 }
-}
-
-/// Whether `script` can be run here; if not, this says that `what` is not tried.
-fn can(what: &str, script: &str) -> bool {
-    let output = Command::new("sh")
-        .args(["-c", script])
-        .output()
-        .expect("sh is there");
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        let user = if is_root() { "" } else { "without root, " };
-        println!("{what}: not tried, because {user}this fails: {script}: {why}");
-    }
-    output.status.success()
 }
 
 fn send(pid: u32, signal: i32) {
@@ -387,17 +368,7 @@ fn in_an_inner_namespace_with_the_outer_proc_only_its_own_are_ended() {
 
 fn without_a_usable_proc_its_own_are_ended_and_the_detached_are_spared() {
     let scratch = Scratch::new();
-    let other = scratch.directory("proc");
-    for (what, hide) in [
-        ("no /proc", "umount -l /proc".to_owned()),
-        (
-            "another namespace's /proc",
-            format!("unshare --pid --fork mount -t proc proc {other} && mount --bind {other} /proc"),
-        ),
-    ] {
-        if !can(what, &format!("unshare -m sh -c '{hide}'")) {
-            continue;
-        }
+    for (what, hide) in without_a_usable_proc(&scratch) {
         for end in ["input", "server"] {
             let mut server = Server::start(&format!("exec unshare -m sh -c '{hide}; exec \"$@\"' sh \"$@\""));
             let (kept, marker) = (marker(), marker());
