@@ -33,7 +33,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
@@ -90,7 +90,7 @@ pub struct Guarded {
 pub fn run(drain: bool) -> io::Result<i32> {
     // With the terminal as input it must stay in the foreground; otherwise a signal to the client's
     // whole group shall not reach both of us.
-    let own_group = !sys::is_terminal(io::stdin().as_fd());
+    let own_group = !io::stdin().is_terminal();
     reap_adopted();
     if sys::has_children() {
         // They are not ours to end, and what they leave is not ours to adopt.
@@ -169,7 +169,7 @@ fn start_guard(own_group: bool) -> io::Result<Option<(Pid, OwnedFd)>> {
     if own_group {
         sys::leave_group()?;
     }
-    sys::die_with_parent(libc::SIGTERM)?;
+    sys::die_with_parent()?;
     sys::set_signal_mask(&mask);
     if std::os::unix::process::parent_id() != this {
         std::process::exit(128 + libc::SIGTERM);
@@ -292,7 +292,7 @@ impl Guarded {
         let (guard, fd) = value.split_once(',').ok_or_else(malformed)?;
         let guard: u32 = guard.parse().map_err(|_| malformed())?;
         let fd: RawFd = fd.parse().map_err(|_| malformed())?;
-        sys::die_with_parent(libc::SIGTERM).map_err(sys::named("prctl(PR_SET_PDEATHSIG)"))?;
+        sys::die_with_parent().map_err(sys::named("prctl(PR_SET_PDEATHSIG)"))?;
         let parent = std::os::unix::process::parent_id();
         if parent != guard {
             // It has died already, as a rule.
