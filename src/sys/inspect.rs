@@ -79,10 +79,7 @@ pub(crate) fn limits_are_kept() -> bool {
 /// Where the terminal has gone.
 pub(crate) fn terminal_facts(master: BorrowedFd<'_>) -> io::Result<TerminalFacts> {
     let settings = terminal_settings(master)?;
-    // SAFETY: all-zero is a valid winsize, which is four numbers.
-    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
-    // SAFETY: the call writes one winsize, for which there is room.
-    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGWINSZ, &mut size) })?;
+    let size = rustix::termios::tcgetwinsize(master)?;
     Ok(TerminalFacts {
         canonical: settings.c_lflag & libc::ICANON != 0,
         echo: settings.c_lflag & libc::ECHO != 0,
