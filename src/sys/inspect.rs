@@ -88,7 +88,8 @@ pub(crate) fn terminal_facts(master: BorrowedFd<'_>) -> io::Result<TerminalFacts
     })
 }
 
-/// The foreground group of the terminal; `None` if there is none.
+/// The foreground group of the terminal; `None` if there is none. Not asked by rustix, which takes the
+/// kernel's 0 for a pid on macOS.
 pub(crate) fn foreground_group(master: BorrowedFd<'_>) -> Option<Pid> {
     // SAFETY: no memory is involved.
     let group = check(unsafe { libc::tcgetpgrp(master.as_raw_fd()) }).ok()?;
