@@ -125,8 +125,6 @@ pub fn run(drain: bool) -> io::Result<i32> {
     let _ = sys::set_nonblocking(&reader);
     // The client must see the server's ends close, not ours.
     let _ = sys::let_go_of_stdio();
-    // From here on the guard sleeps; it needs a tenth of the code that started it.
-    forget_code_pages();
 
     let mut detached = Detached::new();
     let watch = Watch::new(server, own_group, SERVER_END_TIMEOUT, Some(client));
@@ -161,7 +159,6 @@ fn start_guard(own_group: bool) -> io::Result<Option<(Pid, OwnedFd)>> {
     // Nothing has started a thread so far: serving begins behind the guard.
     if let Some(guard) = sys::fork().map_err(restore)? {
         let _ = sys::let_go_of_stdio();
-        forget_code_pages();
         return Ok(Some((guard, signals)));
     }
     drop(signals);
@@ -511,9 +508,4 @@ pub fn start_thread<T: Send + 'static>(
                 ),
             )
         })
-}
-
-/// Gives the memory of code that has run back to the system; what runs again comes back by itself.
-pub fn forget_code_pages() {
-    sys::forget_code_pages();
 }
