@@ -57,7 +57,7 @@ impl FreshTerminal {
         sys::set_nonblocking(&descriptor)?;
         // Otherwise the erase character takes one byte, and leaves half a character.
         let mut settings = sys::terminal_settings(descriptor.as_fd())?;
-        settings.c_iflag |= sys::IUTF8;
+        settings.input_modes |= sys::IUTF8;
         sys::set_terminal_settings(descriptor.as_fd(), &settings)?;
         if let Some(modes) = modes {
             modes::set(descriptor.as_fd(), modes)?;

@@ -8,7 +8,7 @@
 //! End-of-file is a character. Behind an unfinished line it hands that line over, and only the next one
 //! ends the input, so whether there is such a line decides how often it is typed.
 
-use libc::termios;
+use rustix::termios::{InputModes, LocalModes, SpecialCodeIndex, Termios};
 
 use crate::sys;
 
@@ -24,13 +24,14 @@ pub(crate) struct TypedLine {
 }
 
 /// Whether input is edited and handed over by lines.
-fn is_canonical(settings: &termios) -> bool {
-    settings.c_lflag & libc::ICANON != 0 && settings.c_lflag & libc::EXTPROC == 0
+fn is_canonical(settings: &Termios) -> bool {
+    let modes = settings.local_modes;
+    modes.contains(LocalModes::ICANON) && !modes.contains(LocalModes::EXTPROC)
 }
 
 /// Whether `byte` is the character at `index`; NUL there switches it off.
-fn is(settings: &termios, index: usize, byte: u8) -> bool {
-    byte != 0 && settings.c_cc[index] == byte
+fn is(settings: &Termios, index: SpecialCodeIndex, byte: u8) -> bool {
+    byte != 0 && settings.special_codes[index] == byte
 }
 
 impl TypedLine {
@@ -39,7 +40,7 @@ impl TypedLine {
     }
 
     /// Takes in the settings of this moment: a switch to raw mode hands over what was typed.
-    pub(crate) fn observe(&mut self, settings: &termios) {
+    pub(crate) fn observe(&mut self, settings: &Termios) {
         if !is_canonical(settings) {
             self.bytes.clear();
             self.quoting = false;
@@ -47,7 +48,7 @@ impl TypedLine {
     }
 
     /// Takes what was typed while these settings were in force.
-    pub(crate) fn typed(&mut self, bytes: &[u8], settings: &termios) {
+    pub(crate) fn typed(&mut self, bytes: &[u8], settings: &Termios) {
         self.observe(settings);
         if is_canonical(settings) {
             for byte in bytes {
@@ -57,8 +58,8 @@ impl TypedLine {
     }
 
     /// What ends the input of a program that reads lines. In raw mode, end-of-file is data like any other.
-    pub(crate) fn end_of_file(&self, settings: &termios) -> Vec<u8> {
-        let character = settings.c_cc[libc::VEOF];
+    pub(crate) fn end_of_file(&self, settings: &Termios) -> Vec<u8> {
+        let character = settings.special_codes[SpecialCodeIndex::VEOF];
         let count = match (character, is_canonical(settings)) {
             // Switched off: nothing that could be typed means the end.
             (0, _) => 0,
@@ -71,50 +72,56 @@ impl TypedLine {
         vec![character; count]
     }
 
-    fn take(&mut self, byte: u8, settings: &termios) {
-        let input = |flag| settings.c_iflag & flag != 0;
-        let local = |flag| settings.c_lflag & flag != 0;
+    fn take(&mut self, byte: u8, settings: &Termios) {
+        let input = |mode| settings.input_modes.intersects(mode);
+        let local = |mode| settings.local_modes.intersects(mode);
         let mut byte = byte;
-        if input(libc::ISTRIP) {
+        if input(InputModes::ISTRIP) {
             byte &= 0x7f;
         }
-        if input(sys::IUCLC) && local(libc::IEXTEN) {
+        if input(sys::IUCLC) && local(LocalModes::IEXTEN) {
             byte = byte.to_ascii_lowercase();
         }
         if std::mem::take(&mut self.quoting) {
             return self.put(byte, settings);
         }
-        if input(libc::IXON) && (is(settings, libc::VSTART, byte) || is(settings, libc::VSTOP, byte)) {
+        if input(InputModes::IXON)
+            && (is(settings, SpecialCodeIndex::VSTART, byte) || is(settings, SpecialCodeIndex::VSTOP, byte))
+        {
             return;
         }
-        let signals = [libc::VINTR, libc::VQUIT, libc::VSUSP];
-        if local(libc::ISIG) && signals.iter().any(|&index| is(settings, index, byte)) {
-            if !local(libc::NOFLSH) {
+        let signals = [
+            SpecialCodeIndex::VINTR,
+            SpecialCodeIndex::VQUIT,
+            SpecialCodeIndex::VSUSP,
+        ];
+        if local(LocalModes::ISIG) && signals.iter().any(|&index| is(settings, index, byte)) {
+            if !local(LocalModes::NOFLSH) {
                 self.bytes.clear();
             }
             return;
         }
         match byte {
-            b'\r' if input(libc::IGNCR) => return,
-            b'\r' if input(libc::ICRNL) => byte = b'\n',
-            b'\n' if input(libc::INLCR) => byte = b'\r',
+            b'\r' if input(InputModes::IGNCR) => return,
+            b'\r' if input(InputModes::ICRNL) => byte = b'\n',
+            b'\n' if input(InputModes::INLCR) => byte = b'\r',
             _ => {}
         }
-        let extended = |index| local(libc::IEXTEN) && is(settings, index, byte);
-        if is(settings, libc::VERASE, byte) {
+        let extended = |index| local(LocalModes::IEXTEN) && is(settings, index, byte);
+        if is(settings, SpecialCodeIndex::VERASE, byte) {
             self.erase_character(settings);
-        } else if is(settings, libc::VKILL, byte) {
+        } else if is(settings, SpecialCodeIndex::VKILL, byte) {
             self.erase_line(settings);
-        } else if extended(libc::VWERASE) {
+        } else if extended(SpecialCodeIndex::VWERASE) {
             self.erase_word(settings);
-        } else if extended(libc::VLNEXT) {
+        } else if extended(SpecialCodeIndex::VLNEXT) {
             self.quoting = true;
-        } else if extended(libc::VREPRINT) && local(libc::ECHO) {
+        } else if extended(SpecialCodeIndex::VREPRINT) && local(LocalModes::ECHO) {
             // The line is shown again.
         } else if byte == b'\n'
-            || is(settings, libc::VEOF, byte)
-            || is(settings, libc::VEOL, byte)
-            || extended(libc::VEOL2)
+            || is(settings, SpecialCodeIndex::VEOF, byte)
+            || is(settings, SpecialCodeIndex::VEOL, byte)
+            || extended(SpecialCodeIndex::VEOL2)
         {
             self.bytes.clear();
         } else {
@@ -122,8 +129,8 @@ impl TypedLine {
         }
     }
 
-    fn put(&mut self, byte: u8, settings: &termios) {
-        let doubled = byte == 0xff && settings.c_iflag & libc::PARMRK != 0;
+    fn put(&mut self, byte: u8, settings: &Termios) {
+        let doubled = byte == 0xff && settings.input_modes.contains(InputModes::PARMRK);
         for _ in 0..=usize::from(doubled) {
             if self.bytes.len() == MAX_LINE_BYTES {
                 self.bytes.pop();
@@ -133,13 +140,13 @@ impl TypedLine {
     }
 
     /// Where the last character begins, and its first byte.
-    fn last_character(&self, settings: &termios) -> Option<(usize, u8)> {
-        let continues = |byte: u8| settings.c_iflag & sys::IUTF8 != 0 && byte & 0xc0 == 0x80;
+    fn last_character(&self, settings: &Termios) -> Option<(usize, u8)> {
+        let continues = |byte: u8| settings.input_modes.contains(sys::IUTF8) && byte & 0xc0 == 0x80;
         let start = self.bytes.iter().rposition(|&byte| !continues(byte))?;
         Some((start, self.bytes[start]))
     }
 
-    fn erase_character(&mut self, settings: &termios) {
+    fn erase_character(&mut self, settings: &Termios) {
         if let Some((start, _)) = self.last_character(settings) {
             self.bytes.truncate(start);
         }
@@ -147,9 +154,9 @@ impl TypedLine {
 
     /// Where each character is rubbed out on the screen, they are erased one by one, and bytes that
     /// continue a character without a beginning stay.
-    fn erase_line(&mut self, settings: &termios) {
-        let rubbed_out = libc::ECHO | libc::ECHOE | libc::ECHOK | libc::ECHOKE;
-        if settings.c_lflag & rubbed_out != rubbed_out {
+    fn erase_line(&mut self, settings: &Termios) {
+        let rubbed_out = LocalModes::ECHO | LocalModes::ECHOE | LocalModes::ECHOK | LocalModes::ECHOKE;
+        if !settings.local_modes.contains(rubbed_out) {
             self.bytes.clear();
         }
         while let Some((start, _)) = self.last_character(settings) {
@@ -158,7 +165,7 @@ impl TypedLine {
     }
 
     /// Erases what is not a letter, and then letters.
-    fn erase_word(&mut self, settings: &termios) {
+    fn erase_word(&mut self, settings: &Termios) {
         let mut inside_word = false;
         while let Some((start, first)) = self.last_character(settings) {
             // The kernel's letters are those of Latin-1.
@@ -222,34 +229,29 @@ mod tests {
     ];
 
     /// Flags that change what becomes of a byte, each on or off.
-    const INPUT: [libc::tcflag_t; 8] = [
+    const INPUT: [InputModes; 8] = [
         sys::IUTF8,
-        libc::ICRNL,
-        libc::IGNCR,
-        libc::INLCR,
-        libc::ISTRIP,
+        InputModes::ICRNL,
+        InputModes::IGNCR,
+        InputModes::INLCR,
+        InputModes::ISTRIP,
         sys::IUCLC,
-        libc::IXON,
-        libc::PARMRK,
+        InputModes::IXON,
+        InputModes::PARMRK,
     ];
-    const LOCAL: [libc::tcflag_t; 7] = [
-        libc::ISIG,
-        libc::IEXTEN,
-        libc::NOFLSH,
-        libc::ECHO,
-        libc::ECHOE,
-        libc::ECHOK,
-        libc::ECHOKE,
+    const LOCAL: [LocalModes; 7] = [
+        LocalModes::ISIG,
+        LocalModes::IEXTEN,
+        LocalModes::NOFLSH,
+        LocalModes::ECHO,
+        LocalModes::ECHOE,
+        LocalModes::ECHOK,
+        LocalModes::ECHOKE,
     ];
 
-    fn switched(flags: &mut libc::tcflag_t, each: &[libc::tcflag_t], on: u8) {
-        for (index, flag) in each.iter().enumerate() {
-            *flags = if on >> index & 1 == 1 {
-                *flags | flag
-            } else {
-                *flags & !flag
-            };
-        }
+    /// Whether the flag at `index` is on.
+    fn is_on(flags: u8, index: usize) -> bool {
+        flags >> index & 1 == 1
     }
 
     #[test]
@@ -263,9 +265,9 @@ mod tests {
             (b"\x85\x7f", true, 2),
             (b"\x85\x17", false, 2),
         ] {
-            let mut settings = usual;
+            let mut settings = usual.clone();
             if !echo {
-                settings.c_lflag &= !libc::ECHO;
+                settings.local_modes.remove(LocalModes::ECHO);
             }
             let mut line = TypedLine::default();
             line.typed(typed, &settings);
@@ -295,13 +297,21 @@ mod tests {
             ..ProptestConfig::default()
         });
         let result = runner.run(&cases, |(keys, input, local, characters)| {
-            let mut settings = usual;
-            switched(&mut settings.c_iflag, &INPUT, input);
-            switched(&mut settings.c_lflag, &LOCAL, local);
+            let mut settings = usual.clone();
+            for (index, mode) in INPUT.into_iter().enumerate() {
+                settings.input_modes.set(mode, is_on(input, index));
+            }
+            for (index, mode) in LOCAL.into_iter().enumerate() {
+                settings.local_modes.set(mode, is_on(local, index));
+            }
             let [eol, eol2, kill] = [characters[0], characters[1], characters[2]];
-            settings.c_cc[libc::VEOL] = if eol == 0 { b'!' } else { 0 };
-            settings.c_cc[libc::VEOL2] = if eol2 == 0 { b'@' } else { 0 };
-            settings.c_cc[libc::VKILL] = if kill == 0 { 0 } else { usual.c_cc[libc::VKILL] };
+            settings.special_codes[SpecialCodeIndex::VEOL] = if eol == 0 { b'!' } else { 0 };
+            settings.special_codes[SpecialCodeIndex::VEOL2] = if eol2 == 0 { b'@' } else { 0 };
+            settings.special_codes[SpecialCodeIndex::VKILL] = if kill == 0 {
+                0
+            } else {
+                usual.special_codes[SpecialCodeIndex::VKILL]
+            };
             sys::set_terminal_settings(master.as_fd(), &settings).unwrap();
 
             let mut typed: Vec<u8> = keys.iter().flat_map(|&key| KEYS[key]).copied().collect();
@@ -336,8 +346,8 @@ mod tests {
     fn raw_mode_takes_over_what_was_typed() {
         let terminal = FreshTerminal::open(PtySize::default(), None).unwrap();
         let lines = sys::terminal_settings(terminal.descriptor.as_fd()).unwrap();
-        let mut raw = lines;
-        raw.c_lflag &= !libc::ICANON;
+        let mut raw = lines.clone();
+        raw.local_modes.remove(LocalModes::ICANON);
         let mut line = TypedLine::default();
         line.typed(b"abc", &lines);
         assert_eq!(line.end_of_file(&lines), [4, 4]);
@@ -346,7 +356,7 @@ mod tests {
         assert_eq!(line.end_of_file(&lines), [4]);
 
         let mut without = lines;
-        without.c_cc[libc::VEOF] = 0;
+        without.special_codes[SpecialCodeIndex::VEOF] = 0;
         assert!(line.end_of_file(&without).is_empty());
     }
 

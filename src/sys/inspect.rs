@@ -16,6 +16,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
+use rustix::termios::LocalModes;
+
 #[cfg(not(target_os = "linux"))]
 pub(crate) use self::nothing::*;
 #[cfg(target_os = "linux")]
@@ -81,8 +83,8 @@ pub(crate) fn terminal_facts(master: BorrowedFd<'_>) -> io::Result<TerminalFacts
     let settings = terminal_settings(master)?;
     let size = rustix::termios::tcgetwinsize(master)?;
     Ok(TerminalFacts {
-        canonical: settings.c_lflag & libc::ICANON != 0,
-        echo: settings.c_lflag & libc::ECHO != 0,
+        canonical: settings.local_modes.contains(LocalModes::ICANON),
+        echo: settings.local_modes.contains(LocalModes::ECHO),
         rows: size.ws_row,
         cols: size.ws_col,
     })

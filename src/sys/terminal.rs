@@ -5,24 +5,24 @@
 //! **Never:** decides which settings a terminal has.
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
+
+use rustix::termios::{InputModes, OptionalActions, Termios};
 
 use super::backend::{Backend, backend};
-use super::error::check;
 
 /// Input is UTF-8.
 #[cfg(not(target_os = "freebsd"))]
-pub(crate) use libc::IUTF8;
+pub(crate) const IUTF8: InputModes = InputModes::IUTF8;
 /// The same; versions that do not know it take no notice.
 #[cfg(target_os = "freebsd")]
-pub(crate) const IUTF8: libc::tcflag_t = 0x4000;
+pub(crate) const IUTF8: InputModes = InputModes::from_bits_retain(0x4000);
 /// Large letters of the input become small ones.
 #[cfg(target_os = "linux")]
-pub(crate) use libc::IUCLC;
+pub(crate) const IUCLC: InputModes = InputModes::IUCLC;
 /// There is no such mode.
 #[cfg(not(target_os = "linux"))]
-pub(crate) const IUCLC: libc::tcflag_t = 0;
+pub(crate) const IUCLC: InputModes = InputModes::empty();
 
 /// Whether what a program has written to a terminal can still be read once every slave side is closed. The
 /// other systems throw it away at the last close, so where only what all systems have is used, no use is
@@ -32,16 +32,11 @@ pub(crate) fn terminal_keeps_output() -> bool {
 }
 
 /// The settings of the terminal behind `fd`, which may be either side of a PTY.
-pub(crate) fn terminal_settings(fd: BorrowedFd<'_>) -> io::Result<libc::termios> {
-    let mut termios = MaybeUninit::<libc::termios>::uninit();
-    // SAFETY: `termios` has room for the result.
-    check(unsafe { libc::tcgetattr(fd.as_raw_fd(), termios.as_mut_ptr()) })?;
-    // SAFETY: tcgetattr succeeded and filled it.
-    Ok(unsafe { termios.assume_init() })
+pub(crate) fn terminal_settings(fd: BorrowedFd<'_>) -> io::Result<Termios> {
+    Ok(rustix::termios::tcgetattr(fd)?)
 }
 
 /// Gives the terminal behind `fd` these settings at once.
-pub(crate) fn set_terminal_settings(fd: BorrowedFd<'_>, settings: &libc::termios) -> io::Result<()> {
-    // SAFETY: `settings` is initialised and only read.
-    check(unsafe { libc::tcsetattr(fd.as_raw_fd(), libc::TCSANOW, settings) }).map(drop)
+pub(crate) fn set_terminal_settings(fd: BorrowedFd<'_>, settings: &Termios) -> io::Result<()> {
+    Ok(rustix::termios::tcsetattr(fd, OptionalActions::Now, settings)?)
 }

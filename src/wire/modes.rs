@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use libc::tcflag_t;
+use rustix::termios::{InputModes, LocalModes, OutputModes, SpecialCodeIndex};
 
 use crate::sys;
 use crate::wire::protocol::shortened;
@@ -18,59 +18,59 @@ use crate::wire::protocol::shortened;
 /// Where a mode stands in a `termios`.
 enum Place {
     /// A key: its index among the special characters.
-    Key(usize),
-    Input(tcflag_t),
-    Output(tcflag_t),
-    Local(tcflag_t),
+    Key(SpecialCodeIndex),
+    Input(InputModes),
+    Output(OutputModes),
+    Local(LocalModes),
 }
 
 use Place::{Input, Key, Local, Output};
 
 const MODES: [(&str, Place); 44] = [
-    ("intr", Key(libc::VINTR)),
-    ("quit", Key(libc::VQUIT)),
-    ("erase", Key(libc::VERASE)),
-    ("kill", Key(libc::VKILL)),
-    ("eof", Key(libc::VEOF)),
-    ("eol", Key(libc::VEOL)),
-    ("eol2", Key(libc::VEOL2)),
-    ("start", Key(libc::VSTART)),
-    ("stop", Key(libc::VSTOP)),
-    ("susp", Key(libc::VSUSP)),
-    ("rprnt", Key(libc::VREPRINT)),
-    ("werase", Key(libc::VWERASE)),
-    ("lnext", Key(libc::VLNEXT)),
-    ("discard", Key(libc::VDISCARD)),
-    ("ignbrk", Input(libc::IGNBRK)),
-    ("brkint", Input(libc::BRKINT)),
-    ("ignpar", Input(libc::IGNPAR)),
-    ("parmrk", Input(libc::PARMRK)),
-    ("inpck", Input(libc::INPCK)),
-    ("istrip", Input(libc::ISTRIP)),
-    ("inlcr", Input(libc::INLCR)),
-    ("igncr", Input(libc::IGNCR)),
-    ("icrnl", Input(libc::ICRNL)),
-    ("ixon", Input(libc::IXON)),
-    ("ixany", Input(libc::IXANY)),
-    ("ixoff", Input(libc::IXOFF)),
-    ("imaxbel", Input(libc::IMAXBEL)),
+    ("intr", Key(SpecialCodeIndex::VINTR)),
+    ("quit", Key(SpecialCodeIndex::VQUIT)),
+    ("erase", Key(SpecialCodeIndex::VERASE)),
+    ("kill", Key(SpecialCodeIndex::VKILL)),
+    ("eof", Key(SpecialCodeIndex::VEOF)),
+    ("eol", Key(SpecialCodeIndex::VEOL)),
+    ("eol2", Key(SpecialCodeIndex::VEOL2)),
+    ("start", Key(SpecialCodeIndex::VSTART)),
+    ("stop", Key(SpecialCodeIndex::VSTOP)),
+    ("susp", Key(SpecialCodeIndex::VSUSP)),
+    ("rprnt", Key(SpecialCodeIndex::VREPRINT)),
+    ("werase", Key(SpecialCodeIndex::VWERASE)),
+    ("lnext", Key(SpecialCodeIndex::VLNEXT)),
+    ("discard", Key(SpecialCodeIndex::VDISCARD)),
+    ("ignbrk", Input(InputModes::IGNBRK)),
+    ("brkint", Input(InputModes::BRKINT)),
+    ("ignpar", Input(InputModes::IGNPAR)),
+    ("parmrk", Input(InputModes::PARMRK)),
+    ("inpck", Input(InputModes::INPCK)),
+    ("istrip", Input(InputModes::ISTRIP)),
+    ("inlcr", Input(InputModes::INLCR)),
+    ("igncr", Input(InputModes::IGNCR)),
+    ("icrnl", Input(InputModes::ICRNL)),
+    ("ixon", Input(InputModes::IXON)),
+    ("ixany", Input(InputModes::IXANY)),
+    ("ixoff", Input(InputModes::IXOFF)),
+    ("imaxbel", Input(InputModes::IMAXBEL)),
     ("iutf8", Input(sys::IUTF8)),
-    ("opost", Output(libc::OPOST)),
-    ("onlcr", Output(libc::ONLCR)),
-    ("ocrnl", Output(libc::OCRNL)),
-    ("onocr", Output(libc::ONOCR)),
-    ("onlret", Output(libc::ONLRET)),
-    ("isig", Local(libc::ISIG)),
-    ("icanon", Local(libc::ICANON)),
-    ("echo", Local(libc::ECHO)),
-    ("echoe", Local(libc::ECHOE)),
-    ("echok", Local(libc::ECHOK)),
-    ("echonl", Local(libc::ECHONL)),
-    ("noflsh", Local(libc::NOFLSH)),
-    ("tostop", Local(libc::TOSTOP)),
-    ("iexten", Local(libc::IEXTEN)),
-    ("echoctl", Local(libc::ECHOCTL)),
-    ("echoke", Local(libc::ECHOKE)),
+    ("opost", Output(OutputModes::OPOST)),
+    ("onlcr", Output(OutputModes::ONLCR)),
+    ("ocrnl", Output(OutputModes::OCRNL)),
+    ("onocr", Output(OutputModes::ONOCR)),
+    ("onlret", Output(OutputModes::ONLRET)),
+    ("isig", Local(LocalModes::ISIG)),
+    ("icanon", Local(LocalModes::ICANON)),
+    ("echo", Local(LocalModes::ECHO)),
+    ("echoe", Local(LocalModes::ECHOE)),
+    ("echok", Local(LocalModes::ECHOK)),
+    ("echonl", Local(LocalModes::ECHONL)),
+    ("noflsh", Local(LocalModes::NOFLSH)),
+    ("tostop", Local(LocalModes::TOSTOP)),
+    ("iexten", Local(LocalModes::IEXTEN)),
+    ("echoctl", Local(LocalModes::ECHOCTL)),
+    ("echoke", Local(LocalModes::ECHOKE)),
 ];
 
 /// Every name, with the largest value it takes: 255 for a key, 1 for a switch.
@@ -95,10 +95,10 @@ pub(crate) fn refusal(modes: &BTreeMap<String, u8>) -> Option<String> {
 pub(crate) fn of(fd: BorrowedFd<'_>) -> io::Result<BTreeMap<String, u8>> {
     let settings = sys::terminal_settings(fd)?;
     let value = |place: &Place| match place {
-        Key(index) => settings.c_cc[*index],
-        Input(flag) => u8::from(settings.c_iflag & flag != 0),
-        Output(flag) => u8::from(settings.c_oflag & flag != 0),
-        Local(flag) => u8::from(settings.c_lflag & flag != 0),
+        Key(index) => settings.special_codes[*index],
+        Input(mode) => u8::from(settings.input_modes.intersects(*mode)),
+        Output(mode) => u8::from(settings.output_modes.intersects(*mode)),
+        Local(mode) => u8::from(settings.local_modes.intersects(*mode)),
     };
     // Not collected, which would bring a sort of its own into the program.
     let mut modes = BTreeMap::new();
@@ -115,15 +115,11 @@ pub(crate) fn set(fd: BorrowedFd<'_>, modes: &BTreeMap<String, u8>) -> io::Resul
     let mut settings = sys::terminal_settings(fd)?;
     for (name, place) in &MODES {
         let Some(&value) = modes.get(*name) else { continue };
-        let switch = |flags: &mut tcflag_t, flag: tcflag_t| match value {
-            0 => *flags &= !flag,
-            _ => *flags |= flag,
-        };
         match *place {
-            Key(index) => settings.c_cc[index] = value,
-            Input(flag) => switch(&mut settings.c_iflag, flag),
-            Output(flag) => switch(&mut settings.c_oflag, flag),
-            Local(flag) => switch(&mut settings.c_lflag, flag),
+            Key(index) => settings.special_codes[index] = value,
+            Input(mode) => settings.input_modes.set(mode, value != 0),
+            Output(mode) => settings.output_modes.set(mode, value != 0),
+            Local(mode) => settings.local_modes.set(mode, value != 0),
         }
     }
     sys::set_terminal_settings(fd, &settings)
