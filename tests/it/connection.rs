@@ -2,7 +2,7 @@
 
 use crate::harness::{
     Client, HungProgram, Mode, PATIENCE, PROCWIRE, Proc, Scratch, Test, binary, both, encode, is_alive,
-    processes, set_nonblocking, test, times, wait, wait_until,
+    private_bytes_of, processes, set_nonblocking, test, times, wait, wait_until,
 };
 use procwire::{Config, Connection, End};
 use serde_json::{Value, json};
@@ -75,17 +75,6 @@ pub(crate) fn server_below(guard: u32) -> u32 {
         .into_iter()
         .find(|&pid| own(pid).as_ref() == Some(&file))
         .unwrap_or(guard)
-}
-
-/// The memory of a server.
-pub(crate) fn resident_bytes(server: u32) -> u64 {
-    let statm = std::fs::read_to_string(format!("/proc/{server}/statm")).expect("the server runs");
-    let pages: u64 = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|f| f.parse().ok())
-        .expect("a number");
-    pages * 4096
 }
 
 /// Waits until `pid` has ended, which it must within [`ENDED`].
@@ -609,8 +598,8 @@ fn client_that_does_not_read_delays_output_and_nothing_else(mode: Mode) {
     client.until("flood0", "y");
     client.stop_reading();
     must_come_to_rest(client.pid());
-    let resident = resident_bytes(server_below(client.pid()));
-    assert!(resident < 64 << 20, "{resident} bytes in memory");
+    let private = private_bytes_of(server_below(client.pid()));
+    assert!(private < 64 << 20, "{private} bytes in memory");
 
     client.request("process/kill", json!({"processHandle": "killed"}));
     wait_until("the kill was obeyed", || !is_alive(killed));
@@ -686,8 +675,8 @@ fn flood_of_requests_waits_for_its_client() {
         !feeder.is_finished(),
         "everything was taken though no answer was read"
     );
-    let resident = resident_bytes(server_below(pid));
-    assert!(resident < 96 << 20, "{resident} bytes in memory");
+    let private = private_bytes_of(server_below(pid));
+    assert!(private < 96 << 20, "{private} bytes in memory");
     let output = BufReader::new(server.stdout.take().expect("stdout was piped"));
     let mut expected = 0;
     for line in output.lines().take(count) {

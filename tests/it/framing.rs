@@ -10,7 +10,9 @@ use std::thread::JoinHandle;
 use procwire::Config;
 use serde_json::{Value, json};
 
-use crate::harness::{Mode, PATIENCE, Test, binary, both, decoded, encode, pattern, resident, test, wait};
+use crate::harness::{
+    Mode, PATIENCE, Test, binary, both, decoded, encode, pattern, private_bytes, test, wait,
+};
 
 pub const TESTS: &[Test] = &[
     both!(headers_are_answered_with_headers),
@@ -324,7 +326,7 @@ fn body_of_the_limit_passes_and_one_byte_more_does_not() {
 fn endless_body_is_skipped_and_never_stored() {
     let mut editor = Editor::new();
     editor.assert_serving(1);
-    let before = resident();
+    let before = private_bytes();
     let length = 200 << 20;
     editor.send_raw(format!("Content-Length: {length}\r\n\r\n"));
     assert_eq!(editor.refusal(), -32600);
@@ -333,7 +335,7 @@ fn endless_body_is_skipped_and_never_stored() {
         editor.send_raw(&piece);
     }
     editor.assert_serving(2);
-    let grown = resident().saturating_sub(before);
+    let grown = private_bytes().saturating_sub(before);
     assert!(grown < 8 << 20, "{grown} bytes more are in memory");
     assert_eq!(editor.finish(), [] as [Value; 0]);
 }

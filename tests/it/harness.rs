@@ -994,11 +994,17 @@ pub fn pattern(from: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// What this process has in memory, in bytes.
-pub fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc is mounted");
-    let pages = statm.split(' ').nth(1).expect("a second field");
-    pages.parse::<u64>().expect("a number") * 4096
+/// What this process has in memory that is of no file, the server in it included, in bytes.
+pub fn private_bytes() -> u64 {
+    private_bytes_of(std::process::id())
+}
+
+/// The same of another process.
+pub fn private_bytes_of(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = kib.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kib.expect("a number") * 1024
 }
 
 /// What all threads of this process have used of the CPU.

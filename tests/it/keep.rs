@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Mode, Test, both, decoded, resident, test};
+use crate::harness::{Client, Mode, Test, both, decoded, private_bytes, test};
 
 pub const TESTS: &[Test] = &[
     test!(collected_output_is_cut_between_characters_wherever_the_cuts_fall),
@@ -375,7 +375,7 @@ fn memory_is_what_was_asked_for_and_only_when_it_is_needed() {
         (&exited["stdout"], &exited["stdoutTail"]),
         (&json!("little\n"), &json!(""))
     );
-    let before = resident();
+    let before = private_bytes();
     client.spawn(json!({
         "processHandle": "m", "command": ["sh", "-c", "head -c 300000000 /dev/zero; echo last"],
         "timeoutMs": null, "outputKeep": {"head": MIB, "tail": MIB},
@@ -386,7 +386,7 @@ fn memory_is_what_was_asked_for_and_only_when_it_is_needed() {
         json!({"processHandle": "m", "until": [{"text": "last\n"}]}),
     );
     while !client.is_answered(wait) {
-        most = most.max(resident().saturating_sub(before));
+        most = most.max(private_bytes().saturating_sub(before));
         client.call("process/list", json!({}));
     }
     let exited = client.exited("m");

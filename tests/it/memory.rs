@@ -1,7 +1,9 @@
 //! Connections inside one program: typed messages with raw bytes, the stopper, several servers, and
 //! what is bounded while the client does not receive.
 
-use crate::harness::{PATIENCE, Proc, Scratch, Test, children_of, is_alive, test, times, wait_until};
+use crate::harness::{
+    PATIENCE, Proc, Scratch, Test, children_of, is_alive, private_bytes, test, times, wait_until,
+};
 use procwire::protocol::{
     Capabilities, ClientInfo, Exited, InitializeParams, KillParams, Limit, ListReply, PtySize, Reply,
     Request, RequestId, ResizePtyParams, RpcError, ServerMessage, SignalName, SpawnParams, Stage, Stream,
@@ -584,22 +586,11 @@ fn timed_receiving_gives_up_in_time() {
     ended(server);
 }
 
-/// The memory of this process, the server in it included.
-fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc is mounted");
-    let pages: u64 = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|f| f.parse().ok())
-        .expect("a number");
-    pages * 4096
-}
-
 /// The client does not receive: the flood stops at a bound and the server's memory with it, the same process is
 /// killed at once, and then everything that was written is there without a gap.
 fn flood_waits_for_its_receiver() {
     let (mut client, server) = serve(Config::default());
-    let before = resident_bytes();
+    let before = private_bytes();
     let pid = spawn(
         &mut client,
         streamed("a", &["head", "-c", "1000000000", "/dev/zero"]),
@@ -614,7 +605,7 @@ fn flood_waits_for_its_receiver() {
         }
         last.1.elapsed() > Duration::from_millis(200)
     });
-    let grown = resident_bytes().saturating_sub(before);
+    let grown = private_bytes().saturating_sub(before);
     assert!(grown < 16 << 20, "{grown} bytes that were not received");
     client.send(1, kill("a")).expect("the server is there");
     wait_until("it is dead though the client does not receive", || !is_alive(pid));
@@ -664,7 +655,7 @@ fn received_late(
     requests: impl Iterator<Item = (RequestId, Request)> + Send + 'static,
 ) -> (usize, usize) {
     let (sender, receiver) = client.split();
-    let before = resident_bytes();
+    let before = private_bytes();
     let sent = Arc::new(AtomicUsize::new(0));
     let feeder = std::thread::spawn({
         let sent = Arc::clone(&sent);
@@ -683,7 +674,7 @@ fn received_late(
         }
         last.1.elapsed() > Duration::from_millis(500)
     });
-    let grown = resident_bytes().saturating_sub(before);
+    let grown = private_bytes().saturating_sub(before);
     assert!(grown < 100 << 20, "{grown} bytes that were not received");
     let (mut answers, mut exits) = (0, 0);
     for message in receiver {
@@ -737,10 +728,10 @@ fn long_handles_are_forgotten() {
         spawn(&mut client, params(&handle, &["true"]));
         collect(&mut client, &handle, Stream::Stdout);
         if n == 99 {
-            before = resident_bytes();
+            before = private_bytes();
         }
     }
-    let grown = resident_bytes().saturating_sub(before);
+    let grown = private_bytes().saturating_sub(before);
     assert!(grown < 6 << 20, "{grown} bytes of processes that have ended");
     drop(client);
     assert_eq!(ended(server), End::InputEnded);
@@ -751,7 +742,7 @@ fn long_handles_are_forgotten() {
 fn long_ids_of_writes_that_wait_are_bounded() {
     let (mut client, server) = serve(Config::default());
     spawn(&mut client, streamed("a", &["sleep", "1000"]));
-    let before = resident_bytes();
+    let before = private_bytes();
     let full = vec![b'x'; 1_300_000];
     client.send(0, write("a", &full)).expect("the server is there");
     let refusal = |message| match message {
@@ -774,7 +765,7 @@ fn long_ids_of_writes_that_wait_are_bounded() {
         refused += 1;
     });
     assert!(list.is_ok());
-    let grown = resident_bytes().saturating_sub(before);
+    let grown = private_bytes().saturating_sub(before);
     assert!(grown < 50 << 20, "{grown} bytes of writes that wait");
     client.send("kill", kill("a")).expect("the server is there");
     let mut waited = 0;
@@ -858,7 +849,7 @@ fn lists_that_waited_together_are_sent_one_by_one() {
     spawn_long(&mut client, "long");
     leave_exits(&mut client, 1);
     let is_list = |outcome: &Result<Reply, RpcError>| matches!(outcome, Ok(Reply::List(_)));
-    let before = resident_bytes();
+    let before = private_bytes();
     client
         .send("late", Request::Spawn(params("late", &["true"])))
         .expect("the server is there");
@@ -890,7 +881,7 @@ fn lists_that_waited_together_are_sent_one_by_one() {
     }
     // What must not come has no signal: this is time enough for all lists to be made.
     std::thread::sleep(Duration::from_secs(1));
-    let grown = resident_bytes().saturating_sub(before);
+    let grown = private_bytes().saturating_sub(before);
     assert!(grown < 100 << 20, "{grown} bytes that were not received");
     while answers < 300 {
         if let ServerMessage::Response { outcome, .. } = next() {

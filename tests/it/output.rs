@@ -4,7 +4,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Mode, Scratch, Test, both, cpu_time, encode, is_alive, pattern, resident, test, times, wait_until,
+    Client, Mode, Scratch, Test, both, cpu_time, encode, is_alive, pattern, private_bytes, test, times,
+    wait_until,
 };
 use serde_json::{Value, json};
 
@@ -84,7 +85,7 @@ fn a_long_stream_is_exact_with_bounded_memory() {
     let rounds = times(24);
     let mut client = Client::in_process();
     let script = format!("i=0; while [ $i -lt {rounds} ]; do cat '{file}'; i=$((i+1)); done");
-    let before = resident();
+    let before = private_bytes();
     client.spawn(plain(Mode::Pipe, "c", &script));
     let twice = [pattern(0, MIB), pattern(0, MIB)].concat();
     let mut received = 0;
@@ -95,7 +96,7 @@ fn a_long_stream_is_exact_with_bounded_memory() {
         assert!(bytes == expected, "wrong bytes at {received}");
         received += bytes.len();
     }
-    let grown = resident().saturating_sub(before);
+    let grown = private_bytes().saturating_sub(before);
     // The reader's queue and the transcript are in here, too.
     assert!(grown < 128 * MIB as u64, "{grown} bytes more in memory");
     assert_eq!(client.exited("c")["stdoutBytes"], rounds * MIB);
@@ -589,7 +590,7 @@ fn check_flood(client: &mut Client, handle: &str) -> Value {
 /// whole once the client reads again.
 fn a_client_that_does_not_read_slows_only_writers(mode: Mode) {
     let mut client = Client::in_process();
-    let before = resident();
+    let before = private_bytes();
     client.stop_reading();
     let handles: Vec<String> = (0..8).map(|i| format!("flood {i}")).collect();
     for handle in &handles {
@@ -605,7 +606,7 @@ fn a_client_that_does_not_read_slows_only_writers(mode: Mode) {
     for pid in yes() {
         wait_until_stuck(pid);
     }
-    let grown = resident().saturating_sub(before);
+    let grown = private_bytes().saturating_sub(before);
     assert!(grown < 96 * MIB as u64, "{grown} bytes more in memory");
     // One that writes nothing is neither slowed nor blocked.
     client.request(

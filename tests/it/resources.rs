@@ -1,10 +1,10 @@
 //! Where the machine says no, and where everything comes at once: errors that are told, memory that
 //! is bounded, and all of it given back.
 
-use crate::connection::{must_come_to_rest, resident_bytes, server_below};
+use crate::connection::{must_come_to_rest, server_below};
 use crate::harness::{
-    Client, Footprint, Mode, Proc, Scratch, Test, both, children_of, is_alive, processes, reap_adopted, test,
-    times, wait_until,
+    Client, Footprint, Mode, Proc, Scratch, Test, both, children_of, is_alive, private_bytes,
+    private_bytes_of, processes, reap_adopted, test, times, wait_until,
 };
 use serde_json::{Value, json};
 use std::os::fd::AsRawFd;
@@ -27,6 +27,7 @@ pub const TESTS: &[Test] = &[
     both!(flood_holds_up_no_other_process),
     test!(daemons_cost_no_thread),
     test!(environments_are_not_kept_behind_the_start),
+    test!(an_idle_server_has_less_than_a_megabyte),
 ];
 
 // ---- limits ----
@@ -370,11 +371,6 @@ fn thousand_live_processes_echo_and_end() {
     assert_eq!(exits.count(), count);
 }
 
-/// The memory of this process, the server in it included.
-fn own_memory() -> u64 {
-    resident_bytes(std::process::id())
-}
-
 fn many_spawns_leave_nothing(mode: Mode) {
     let mut client = Client::in_process();
     let mut round = |count: usize| {
@@ -393,10 +389,10 @@ fn many_spawns_leave_nothing(mode: Mode) {
     wait_until("the last one is gone", || {
         children_of(std::process::id()).is_empty()
     });
-    let before = (Footprint::take(), own_memory());
+    let before = (Footprint::take(), private_bytes());
     round(times(250));
     before.0.check();
-    let grown = own_memory().saturating_sub(before.1);
+    let grown = private_bytes().saturating_sub(before.1);
     // The transcript of the test is in it as well.
     assert!(grown < (8 << 20) + times(250) as u64 * 2_000, "{grown} bytes");
     client.finish();
@@ -491,8 +487,8 @@ fn many_floods_share_a_bounded_memory(mode: Mode) {
     }
     wait_until("all of them run", || children_of(server).len() == count);
     must_come_to_rest(client.pid());
-    let resident = resident_bytes(server);
-    assert!(resident < 64 << 20, "{resident} bytes for {count} floods");
+    let private = private_bytes_of(server);
+    assert!(private < 64 << 20, "{private} bytes for {count} floods");
     for i in 0..count {
         client.request("process/kill", json!({"processHandle": format!("h{i}")}));
     }
@@ -671,13 +667,33 @@ fn environments_are_not_kept_behind_the_start() {
     let mut params = Mode::Pipe.params("first", &["sleep", "1000"]);
     params["env"] = Value::Object(env);
     client.spawn(params.clone());
-    let before = resident_bytes(server);
+    let before = private_bytes_of(server);
     for i in 0..20 {
         params["processHandle"] = json!(format!("p{i}"));
         client.spawn(params.clone());
     }
-    let grown = resident_bytes(server).saturating_sub(before) / 1024 / 1024;
+    let grown = private_bytes_of(server).saturating_sub(before) / 1024 / 1024;
     // Each has 2.5 MiB in a table of them. What remains is the allocator's, from what was on its way.
     assert!(grown < 40, "{grown} MiB more for 20 processes");
+    client.finish();
+}
+
+/// Private memory, of the guard and the server together.
+fn an_idle_server_has_less_than_a_megabyte() {
+    let mut client = Client::binary(&[]);
+    client.call(
+        "initialize",
+        json!({"clientInfo": {"name": "tester", "version": "1"}}),
+    );
+    let (guard, server) = (client.pid(), server_below(client.pid()));
+    assert_ne!(guard, server);
+    let bytes = private_bytes_of(guard) + private_bytes_of(server);
+    // A debug build has four times as many addresses that are relocated when it starts.
+    let limit = if cfg!(debug_assertions) {
+        1_500_000
+    } else {
+        1_000_000
+    };
+    assert!(bytes < limit, "{bytes} bytes");
     client.finish();
 }

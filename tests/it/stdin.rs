@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Mode, Test, both, encode, is_alive, kill_stray, pattern, resident, test, times, wait_until,
+    Client, Mode, Test, both, encode, is_alive, kill_stray, pattern, private_bytes, test, times, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -106,7 +106,7 @@ fn a_long_stream_passes_with_bounded_memory() {
     let mut client = Client::in_process();
     client.spawn(uncapped(Mode::Pipe.params("c", &["cat"])));
     let parts = times(16 * MIB).div_ceil(PART);
-    let before = resident();
+    let before = private_bytes();
     let mut ids = Vec::new();
     let mut received = 0;
     let mut read_up_to = |client: &mut Client, wanted: usize| {
@@ -126,7 +126,7 @@ fn a_long_stream_passes_with_bounded_memory() {
     }
     client.close_stdin("c");
     read_up_to(&mut client, parts * PART);
-    let grown = resident().saturating_sub(before);
+    let grown = private_bytes().saturating_sub(before);
     assert!(grown < 64 * MIB as u64, "{grown} bytes more in memory");
     let exited = client.exited("c");
     assert_eq!(exited["exitCode"], 0);

@@ -649,7 +649,7 @@ impl Random {
 
 #[derive(Clone, Copy, Default)]
 struct Held {
-    resident: u64,
+    private: u64,
     threads: u64,
     descriptors: u64,
     zombies: u64,
@@ -704,7 +704,7 @@ fn held(pid: u32) -> Held {
     };
     let is_zombie = |pid: &u32| Proc::of(*pid).is_some_and(|p| p.is_dead());
     Held {
-        resident: number("VmRSS:") * 1024,
+        private: number("RssAnon:") * 1024,
         threads: number("Threads:"),
         descriptors: fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |d| d.count() as u64),
         zombies: children(pid).iter().filter(|c| is_zombie(c)).count() as u64,
@@ -713,7 +713,7 @@ fn held(pid: u32) -> Held {
 
 fn sum(pids: &[u32]) -> Held {
     pids.iter().map(|p| held(*p)).fold(Held::default(), |a, b| Held {
-        resident: a.resident + b.resident,
+        private: a.private + b.private,
         threads: a.threads + b.threads,
         descriptors: a.descriptors + b.descriptors,
         zombies: a.zombies + b.zombies,
@@ -746,13 +746,13 @@ fn soak(options: &Options, shared: &Arc<Shared>, root: u32) -> Vec<Row> {
     let mut stall = Duration::from_secs(3);
     loop {
         thread::sleep(Duration::from_millis(200));
-        peak = peak.max(sum(&servers(root)).resident);
+        peak = peak.max(sum(&servers(root)).private);
         let now = began.elapsed();
         if now >= stall {
             // A client that is busy with something else, for up to a second and a half.
             shared.stalled.store(true, Relaxed);
             thread::sleep(Duration::from_millis(100 + random.below(1_400)));
-            peak = peak.max(sum(&servers(root)).resident);
+            peak = peak.max(sum(&servers(root)).private);
             shared.stalled.store(false, Relaxed);
             stall = began.elapsed() + Duration::from_secs(3 + random.below(12));
         }
@@ -796,8 +796,8 @@ fn print_row(row: &Row) {
         row.at.as_secs(),
         row.requests,
         row.bytes as f64 / 1e9,
-        mib(row.server.resident),
-        mib(row.all.resident),
+        mib(row.server.private),
+        mib(row.all.private),
         mib(row.peak),
         row.all.threads,
         row.all.descriptors,
@@ -833,7 +833,7 @@ fn verdict(rows: &[Row], shared: &Shared, ended: Option<i32>) -> ExitCode {
     let (first, last) = (&rows[..quarter], &rows[rows.len() - quarter..]);
     let mut faults = Vec::new();
     let mut compared = Vec::new();
-    let mean = |rows: &[Row]| rows.iter().map(|r| r.all.resident).sum::<u64>() / rows.len().max(1) as u64;
+    let mean = |rows: &[Row]| rows.iter().map(|r| r.all.private).sum::<u64>() / rows.len().max(1) as u64;
     let (before, after) = (mean(first), mean(last));
     let allowed = before + (before as f64 * SLACK.0) as u64 + SLACK.1;
     compared.push(format!("memory {} KiB, then {} KiB", before / 1024, after / 1024));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use procwire::client::{Client, Command, Control, Error, Events, ExitStatus, Output, Process, Stdin};
 
 use super::{in_process, launched, pid, read_until, spawn_ready};
-use crate::harness::{PATIENCE, Scratch, Test, is_alive, pattern, resident, test, times, wait_until};
+use crate::harness::{PATIENCE, Scratch, Test, is_alive, pattern, private_bytes, test, times, wait_until};
 
 pub const TESTS: &[Test] = &[
     test!(an_exit_code_is_reported_and_can_be_asked_for_twice),
@@ -97,11 +97,11 @@ fn status_says_how_it_ended_and_keeps_nothing() {
                 .expect("it runs")
                 .success()
         );
-        let before = resident();
+        let before = private_bytes();
         let status = client.status(Command::new("head").args(["-c", "300000000", "/dev/zero"]));
         let status = status.expect("it runs");
         assert_eq!(status.details().stdout_bytes, 300_000_000);
-        let grown = resident().saturating_sub(before);
+        let grown = private_bytes().saturating_sub(before);
         assert!(grown < 100_000_000, "{grown} bytes were kept");
     }
 }
@@ -429,10 +429,10 @@ fn a_dropped_output_ends_an_endless_program() {
         let printed = || client.list().expect("the server answers")[0].stdout_bytes;
         let begun = printed();
         wait_until("much was printed", || printed() > begun + 1_000_000);
-        let before = resident();
+        let before = private_bytes();
         let begun = printed();
         wait_until("as much again was printed", || printed() > begun + 9_000_000);
-        let grown = resident().saturating_sub(before);
+        let grown = private_bytes().saturating_sub(before);
         assert!(grown < 8_000_000, "{grown} bytes were kept");
         yes.kill().expect("it is killed");
         assert_eq!(yes.wait().expect("it ends").signal(), Some("SIGKILL"));

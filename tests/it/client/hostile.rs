@@ -13,7 +13,7 @@ use procwire::client::{Client, Command, Error, Event, OutputLost, ServerCommand}
 use serde_json::{Value, json};
 
 use super::Shut;
-use crate::harness::{PATIENCE, Test, encode, kill_stray, resident, test, wait_until};
+use crate::harness::{PATIENCE, Test, encode, kill_stray, private_bytes, test, wait_until};
 
 pub const TESTS: &[Test] = &[
     test!(the_handshake_comes_first),
@@ -468,10 +468,10 @@ fn floods_of_what_was_not_asked_for_are_dropped() {
     });
     let mut process = client.spawn(Command::new("x").no_stdin()).expect("it says so");
     drop(process.stdout.take());
-    let before = resident();
+    let before = private_bytes();
     assert!(client.list().expect("an empty list").is_empty());
     assert!(process.wait().expect("it says so").success());
-    let grown = resident().saturating_sub(before);
+    let grown = private_bytes().saturating_sub(before);
     assert!(grown < 60_000_000, "{grown} bytes were kept");
     join(server);
 }
@@ -499,12 +499,12 @@ fn endless_output_that_is_not_read_is_bounded() {
         }
     });
     for _ in 0..2 {
-        let before = resident();
+        let before = private_bytes();
         let mut process = client
             .spawn(Command::new("x").no_stdin().unread_limit(1_000_000))
             .expect("it says so");
         assert!(process.wait().expect("it says so").success());
-        let grown = resident().saturating_sub(before);
+        let grown = private_bytes().saturating_sub(before);
         assert!(grown < 20_000_000, "{grown} bytes were kept");
         let mut kept = 0;
         let mut losses = 0;
@@ -534,9 +534,9 @@ fn an_endless_line_ends_the_connection() {
         }
         sent
     });
-    let before = resident();
+    let before = private_bytes();
     let error = client.list().expect_err("that is not a list");
-    let grown = resident().saturating_sub(before);
+    let grown = private_bytes().saturating_sub(before);
     assert!(grown < 150_000_000, "{grown} bytes were kept");
     assert!(
         matches!(&error, Error::Ended(Some(why)) if why.contains("longer than the limit")),
@@ -628,13 +628,13 @@ fn collected_output_that_was_not_asked_for_is_not_kept() {
         drop(long);
         peer.next()
     });
-    let before = resident();
+    let before = private_bytes();
     let statuses: Vec<_> = (0..6)
         .map(|_| client.status(Command::new("x")).expect("it says so"))
         .collect();
     drop(client);
     join(server);
-    let grown = resident().saturating_sub(before);
+    let grown = private_bytes().saturating_sub(before);
     assert!(grown < 70_000_000, "{grown} bytes were kept");
     assert!(
         statuses
@@ -687,7 +687,7 @@ fn a_server_that_stops_reading_holds_up_no_drop() {
         control.post_signal(&*"x".repeat(100_000), None);
     }
     wait_until("the pipe is full", || thread_state("client-post") == Some('S'));
-    assert!(resident() < 200 * 1024 * 1024, "{}", resident());
+    assert!(private_bytes() < 200 * 1024 * 1024, "{}", private_bytes());
     drop(dropped);
     drop(waited.stdin.take());
     assert_eq!(waited.wait_timeout(Duration::ZERO).expect("it runs"), None);
