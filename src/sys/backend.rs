@@ -40,6 +40,14 @@ pub(crate) fn backend() -> Backend {
     })
 }
 
+/// Starts programs as if the system refused `close_range`. Callgrind, under which `tests/cost` counts a spawn,
+/// does not follow a `clone` that shares the table of descriptors.
+#[cfg(fuzzing)]
+pub(crate) fn copy_descriptor_tables() {
+    #[cfg(target_os = "linux")]
+    super::clone::NO_CLOSE_RANGE.store(true, std::sync::atomic::Ordering::Relaxed);
+}
+
 #[cfg(target_os = "linux")]
 fn choose() -> (Backend, &'static str) {
     if std::env::var_os(CHOICE).is_some_and(|choice| choice == Backend::Portable.name()) {

@@ -18,16 +18,9 @@ use super::spawn::{Birth, ChildStack, LEAVE_DESCRIPTORS, SpawnError};
 use super::{Pid, end_of_child};
 
 /// Set once the system has refused `close_range`: then each child begins with a copy of our table.
-static NO_CLOSE_RANGE: AtomicBool = AtomicBool::new(false);
+pub(super) static NO_CLOSE_RANGE: AtomicBool = AtomicBool::new(false);
 /// Set once the system has refused `clone` with `CLONE_PIDFD`, and not without.
 static NO_CLONE_PIDFD: AtomicBool = AtomicBool::new(false);
-
-/// As if the system refused `close_range`. Callgrind, under which `tests/cost` counts a spawn, does not
-/// follow a `clone` that shares the table of descriptors.
-#[cfg(fuzzing)]
-pub(crate) fn copy_descriptor_tables() {
-    NO_CLOSE_RANGE.store(true, Relaxed);
-}
 
 /// Starts a program as [`super::spawn::spawn`] says.
 ///

@@ -12,7 +12,6 @@ mod proc;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use rustix::termios::LocalModes;
 pub(crate) use self::nothing::*;
 #[cfg(target_os = "linux")]
 pub(crate) use self::proc::*;
+use super::descriptors::limit_of;
 use super::error::check;
 use super::{Pid, terminal_settings};
 
@@ -71,9 +71,7 @@ pub(crate) struct TerminalFacts {
 
 /// Whether the system tells the limits of a process, and so keeps them.
 pub(crate) fn limits_are_kept() -> bool {
-    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
-    // SAFETY: there is room for the one result.
-    check(unsafe { libc::getrlimit(libc::RLIMIT_CORE, limit.as_mut_ptr()) }).is_ok()
+    limit_of(libc::RLIMIT_CORE as _).is_ok()
 }
 
 /// # Errors

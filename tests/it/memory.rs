@@ -168,7 +168,8 @@ fn bytes_go_both_ways_as_they_are() {
         let (mut client, server) = serve(Config::default());
         let command: &[&str] = match of {
             Stream::Stdout => &["cat"],
-            _ => &["sh", "-c", "exec cat >&2"],
+            // The shell keeps its stdout open, whose end would be told otherwise.
+            _ => &["sh", "-c", "cat >&2; exit"],
         };
         let pid = spawn(&mut client, streamed("a", command));
         for piece in all.chunks(70_001) {

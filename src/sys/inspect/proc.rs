@@ -114,6 +114,13 @@ pub(crate) fn hand_over_typed(master: BorrowedFd<'_>) {
 
 // ---- /proc ----
 
+/// A number of sysconf(3) that is not 0. rustix would read it from `/proc`, and panic where it cannot.
+fn constant(name: libc::c_int) -> Option<u64> {
+    // SAFETY: no memory is involved.
+    let number = unsafe { libc::sysconf(name) };
+    u64::try_from(number).ok().filter(|&number| number > 0)
+}
+
 fn read(path: &str) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
@@ -153,9 +160,7 @@ fn parse_stat(line: &[u8]) -> Option<Facts> {
     let rest = str::from_utf8(&line[end + 1..]).ok()?;
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
-    // SAFETY: no memory is involved.
-    let [ticks, page] = [libc::_SC_CLK_TCK, libc::_SC_PAGESIZE].map(|name| unsafe { libc::sysconf(name) });
-    let ticks = u64::try_from(ticks).ok().filter(|&ticks| ticks > 0)?;
+    let (ticks, page) = (constant(libc::_SC_CLK_TCK)?, constant(libc::_SC_PAGESIZE)?);
     let used = number(11)? + number(12)?;
     let pages = number(21)?;
     Some(Facts {
@@ -164,7 +169,7 @@ fn parse_stat(line: &[u8]) -> Option<Facts> {
         terminal: fields.get(4)?.parse::<i32>().ok()?.cast_unsigned(),
         threads: number(17)?,
         cpu: Duration::from_millis(used.saturating_mul(1_000) / ticks),
-        rss_bytes: (pages > 0).then_some(pages * u64::try_from(page).ok()?),
+        rss_bytes: (pages > 0).then_some(pages * page),
     })
 }
 
@@ -402,8 +407,7 @@ fn memory(entry: Pid, thread: Pid, address: u64, count: usize, size: usize) -> O
     if bytes.is_empty() {
         return Some(bytes);
     }
-    // SAFETY: no memory is involved.
-    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    let page = constant(libc::_SC_PAGESIZE)?;
     let first = address / page;
     let last = address.checked_add(bytes.len() as u64 - 1)? / page;
     let pages = File::open(format!("/proc/{entry}/task/{thread}/pagemap"))
