@@ -1,4 +1,5 @@
-//! The system calls, and nearly every `unsafe` of the crate: the few others wrap a descriptor by its number.
+//! The system calls: rustix's where it has them, and otherwise nearly every `unsafe` of the crate. The few others
+//! take a descriptor by its number.
 //!
 //! **Thread:** the caller's; and `exit`, which waits for a child where pidfds are refused.
 //! **Owns:** what the system has been found to lack, and the memory that the binary keeps in reserve;

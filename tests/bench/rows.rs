@@ -182,8 +182,13 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         name: "memory",
-        title: "resident memory",
-        metrics: &[less("idle", "KiB"), less("for each of N live", "KiB")],
+        title: "memory",
+        metrics: &[
+            less("private, idle", "KiB"),
+            less("private, for each of N live", "KiB"),
+            aside(less("resident, idle", "KiB")),
+            aside(less("resident, for each of N live", "KiB")),
+        ],
         server: memory,
         floor: None,
         check: None,
@@ -616,11 +621,17 @@ fn memory(start: &Start, settings: &Settings) -> Result<Vec<f64>, String> {
     let mut client = start.client()?;
     settle();
     let server = tree::Server::idle()?;
-    let idle = server.footprint().resident_kib as f64;
+    let idle = server.footprint();
     client.keep_alive(settings.live)?;
     settle();
-    let live = server.footprint().resident_kib as f64;
-    Ok(vec![idle, (live - idle) / settings.live as f64])
+    let live = server.footprint();
+    let each = |idle: u64, live: u64| (live as f64 - idle as f64) / settings.live as f64;
+    Ok(vec![
+        idle.private_kib as f64,
+        each(idle.private_kib, live.private_kib),
+        idle.resident_kib as f64,
+        each(idle.resident_kib, live.resident_kib),
+    ])
 }
 
 /// Lets a server finish what it does after a start or a spawn.

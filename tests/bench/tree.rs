@@ -17,7 +17,9 @@ pub struct Server {
 
 /// What a server costs at one moment.
 pub struct Footprint {
-    /// The sum of the processes' resident memory.
+    /// The sum of the processes' private memory, which is of no file.
+    pub private_kib: u64,
+    /// The sum of the processes' resident memory, with the pages of files that others may have as well.
     pub resident_kib: u64,
     /// The sum of the processes' threads.
     pub threads: u64,
@@ -36,12 +38,14 @@ impl Server {
     /// What the server's own processes cost now.
     pub fn footprint(&self) -> Footprint {
         let mut sum = Footprint {
+            private_kib: 0,
             resident_kib: 0,
             threads: 0,
         };
         for id in below(own_id()) {
             if executable(id).is_some_and(|path| self.executables.contains(&path)) {
                 let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+                sum.private_kib += field(&status, "RssAnon:");
                 sum.resident_kib += field(&status, "VmRSS:");
                 sum.threads += field(&status, "Threads:");
             }

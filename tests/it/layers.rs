@@ -2,7 +2,7 @@
 //! systems is in the lowest.
 
 use crate::harness::{Test, test};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 pub const TESTS: &[Test] = &[
@@ -10,6 +10,7 @@ pub const TESTS: &[Test] = &[
     test!(systems_differ_only_in_sys),
     test!(only_the_harness_names_the_binary),
     test!(no_file_of_the_sources_is_long),
+    test!(unsafe_code_is_accounted_for),
 ];
 
 /// From the top down.
@@ -88,6 +89,31 @@ fn no_file_of_the_sources_is_long() {
     assert!(sizes.iter().any(|(lines, _)| *lines > MAX_LINES / 2), "{sizes:?}");
     let long: Vec<_> = sizes.iter().filter(|(lines, _)| *lines > MAX_LINES).collect();
     assert!(long.is_empty(), "split these by job: {long:#?}");
+}
+
+/// Each file that has unsafe code is in the table of the architecture, with the reason and how often.
+fn unsafe_code_is_accounted_for() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = std::fs::read_to_string(root.join("docs/architecture.md")).expect("the document");
+    let (_, section) = document.split_once("## Unsafe code").expect("the section");
+    let row = |line: &str| {
+        let (name, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+        let (count, why) = rest.split_once(" | ")?;
+        assert!(why.len() > 5, "{name} has no reason");
+        Some((name.to_owned(), count.parse::<usize>().ok()?))
+    };
+    let written: BTreeMap<String, usize> = section.lines().filter_map(row).collect();
+    let src = root.join("src");
+    let counted = files(&src).into_iter().filter_map(|file| {
+        let text = std::fs::read_to_string(&file).expect("a source file");
+        let code = text.lines().filter_map(|line| line.split("//").next());
+        let words = code.flat_map(|code| code.split(|c: char| !c.is_alphanumeric() && c != '_'));
+        let count = words.filter(|word| *word == "unsafe").count();
+        let name = file.strip_prefix(&src).ok()?.to_str()?.to_owned();
+        (count > 0).then_some((name, count))
+    });
+    let counted: BTreeMap<String, usize> = counted.collect();
+    assert_eq!(written, counted, "left what is written, right what is there");
 }
 
 /// The lines that are not in a module with the attribute of tests.
