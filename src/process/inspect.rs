@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::outbox::Ticket;
 use crate::process::pty::Terminal;
 use crate::process::tree::SnapshotCache;
 use crate::process::{Context, Process};
 use crate::sys::inspect::{self as shown, Facts, Input, Wait};
 use crate::sys::{self, EventFd, Pid, PollFd, ProcStat};
 use crate::wire::inspect::{Foreground, Inspection, ProcessState, TerminalState};
-use crate::wire::protocol::{Reply, RequestId, RpcError, code};
+use crate::wire::protocol::{Reply, RpcError, code};
 
 /// How long a look may take before it is answered with what is known so far. It takes a few milliseconds.
 const LOOK_WAIT: Duration = Duration::from_secs(2);
@@ -384,9 +385,9 @@ fn show(subject: &Subject, members: &[Member], known: &mut Inspection) {
 pub(crate) struct Inspections {
     look: Option<Look>,
     /// Those that are answered with what it finds.
-    asked: Vec<RequestId>,
+    asked: Vec<Ticket>,
     /// Those that came meanwhile: the next look serves them all.
-    waiting: Vec<RequestId>,
+    waiting: Vec<Ticket>,
 }
 
 impl Inspections {
@@ -399,8 +400,8 @@ impl Inspections {
 
 impl Process {
     /// Takes a request to inspect it. What comes behind it does not wait for the answer.
-    pub(super) fn inspect(&mut self, id: RequestId) {
-        self.inspections.waiting.push(id);
+    pub(super) fn inspect(&mut self, ticket: Ticket) {
+        self.inspections.waiting.push(ticket);
         self.tend_inspections(Instant::now());
     }
 
@@ -467,8 +468,8 @@ impl Process {
     }
 
     fn answer_inspections(&mut self, outcome: &Result<Reply, RpcError>) {
-        for id in self.inspections.asked.drain(..) {
-            self.sink.outbox.answer(Some(id), outcome.clone());
+        for ticket in self.inspections.asked.drain(..) {
+            self.sink.outbox.answer(ticket, outcome.clone());
         }
     }
 

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
+use crate::outbox::costs::{INBOX_LONGEST_MESSAGES, INBOX_MESSAGES};
 use crate::outbox::{NoMessage, Notice, Outbox, OutboxReceiver, outbox};
-use crate::server::connection::{INBOX_MESSAGES, Io};
+use crate::server::connection::Io;
 use crate::server::error::Error;
 use crate::server::spin::Spin;
 use crate::sys::{self, EventFd, PollFd};
@@ -230,7 +231,7 @@ impl Drop for Weight {
 /// The end of input is told by dropping `inbox`.
 fn read_messages(input: Input, inbox: Sender<Inbound>, dialect: &Dialect, limit: usize) {
     sys::block_signals_for_this_thread();
-    let gate = Gate::new(limit.saturating_mul(2));
+    let gate = Gate::new(limit.saturating_mul(INBOX_LONGEST_MESSAGES));
     let mut frames = Frames::new(input, limit);
     let mut first = true;
     loop {
@@ -281,23 +282,23 @@ fn write_messages(
     loop {
         let next = match outbox.try_next() {
             Err(NoMessage::NotYet) if buffer.is_empty() => match spin.wait(|| outbox.try_next().ok()) {
-                Some(taken) => Ok(taken),
+                Some(outgoing) => Ok(outgoing),
                 None => outbox.next(None),
             },
             next => next,
         };
         match next {
-            Ok(taken) => {
+            Ok(outgoing) => {
                 if !gone {
                     let start = buffer.len();
-                    message::encode(&mut buffer, &taken.message, dialect.jsonrpc.load(SeqCst));
+                    message::encode(&mut buffer, &outgoing.message, dialect.jsonrpc.load(SeqCst));
                     if dialect.headers.load(SeqCst) {
                         // Its length says where it ends, and not a line end.
                         buffer.pop();
                         framing::put_header(&mut buffer, start);
                     }
                 }
-                taken.recycle();
+                outgoing.recycle();
                 if buffer.len() < BATCH_BYTES {
                     continue;
                 }

@@ -1,0 +1,35 @@
+//! What threads tell each other without a lock; the models in `loom.rs` beside each user try every order.
+//!
+//! **Thread:** any.
+//! **Owns:** the choice of the primitives: those of std, or loom's in a build for its models (`--cfg loom`).
+//! **Never:** waits.
+
+#[cfg(not(all(loom, test)))]
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+#[cfg(all(loom, test))]
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Raised by the one that goes to sleep without what it needs, and taken by the one that has brought it.
+///
+/// Both only ever swap it, so one of the two comes second, and sees all that the other did before. If that is
+/// the sleeper, it finds what it needs when it looks once more; if not, the other finds the flag raised, and
+/// wakes it. A plain load in place of a swap could miss both.
+#[derive(Debug, Default)]
+pub(crate) struct WaitFlag(AtomicBool);
+
+impl WaitFlag {
+    /// Whether `there` holds. If not, the flag is raised, and [`take`](Self::take) tells of it behind the change.
+    pub(crate) fn unless(&self, there: impl Fn() -> bool) -> bool {
+        if there() {
+            return true;
+        }
+        self.0.swap(true, Ordering::AcqRel);
+        there()
+    }
+
+    /// Something has changed; whether that was waited for.
+    pub(crate) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
+    }
+}
