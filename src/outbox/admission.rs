@@ -221,3 +221,78 @@ mod tests {
         assert!(notices.try_recv().is_err());
     }
 }
+
+#[cfg(all(loom, test))]
+mod models {
+    use super::*;
+    use crossbeam_channel::{Receiver, unbounded};
+
+    /// With so many bytes of requests beside.
+    fn admission(used: usize) -> (Arc<Admission>, Receiver<Notice>) {
+        let (notices, received) = unbounded();
+        let admission = Admission::new(notices);
+        admission.requests.store(used, Relaxed);
+        (Arc::new(admission), received)
+    }
+
+    /// Only the second of two that make room makes enough.
+    #[test]
+    fn room_for_a_request_is_seen_or_told() {
+        loom::model(|| {
+            let used = MAX_REQUEST_BYTES - REQUEST_COST_BYTES;
+            let (admission, notices) = admission(used);
+            let answers = [admission.permit(), admission.permit()];
+            let writers = answers.map(|permit| loom::thread::spawn(move || drop(permit)));
+            let room = admission.has_room();
+            for writer in writers {
+                writer.join().expect("no panic");
+            }
+            assert!(room || notices.try_recv() == Ok(Notice::Room));
+            assert_eq!(admission.requests.load(Relaxed), used);
+        });
+    }
+
+    /// A request that held much is answered with little, or parked, while another is let in.
+    #[test]
+    fn what_a_request_no_longer_holds_is_seen_or_told() {
+        loom::model(|| {
+            let (admission, notices) = admission(0);
+            let mut ticket = admission.ticket(None);
+            ticket.hold(MAX_REQUEST_BYTES);
+            let process = {
+                let admission = Arc::clone(&admission);
+                loom::thread::spawn(move || ticket.into_answer(&admission, 1).1)
+            };
+            let room = admission.has_room();
+            let answer = process.join().expect("no panic");
+            assert!(room || notices.try_recv() == Ok(Notice::Room));
+            assert_eq!(admission.requests.load(Relaxed), REQUEST_COST_BYTES);
+            drop(answer);
+            assert_eq!(admission.requests.load(Relaxed), 0);
+        });
+    }
+
+    /// The dispatcher has a spawn that it holds back, and asks for both kinds of room in turn.
+    #[test]
+    fn room_for_a_process_is_seen_or_told() {
+        loom::model(|| {
+            let (admission, notices) = admission(MAX_REQUEST_BYTES);
+            let answer = admission.permit();
+            let mut exit = admission.permit();
+            exit.hold_exit(MAX_EXIT_BYTES);
+            let writer = loom::thread::spawn(move || {
+                drop(answer);
+                drop(exit);
+            });
+            let mut room = admission.has_room_for_a_process();
+            let _ = admission.has_room();
+            if !room && notices.try_recv().is_ok() {
+                // It looks again, because it was told of one of the two.
+                room = admission.has_room_for_a_process();
+            }
+            writer.join().expect("no panic");
+            assert!(room || notices.try_recv().is_ok());
+            assert_eq!(admission.exits.load(Relaxed), 0);
+        });
+    }
+}

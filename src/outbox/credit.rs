@@ -148,3 +148,70 @@ impl Buffers {
         }
     }
 }
+
+#[cfg(all(loom, test))]
+mod models {
+    use super::*;
+    use crate::sys;
+    use std::time::Duration;
+
+    fn account(left: usize) -> Arc<Credit> {
+        let wake = Arc::new(EventFd::new().expect("a descriptor"));
+        let pool = Arc::new(Pool {
+            left: AtomicUsize::new(left),
+            buffers: Buffers::new(),
+        });
+        Credit::new(wake, pool)
+    }
+
+    fn is_woken(credit: &Credit) -> bool {
+        let mut wake = [sys::PollFd::read(credit.wake.raw())];
+        sys::poll(&mut wake, Some(Duration::ZERO)).is_ok() && wake[0].readable()
+    }
+
+    fn reserve(credit: &Arc<Credit>) -> OutputPermit {
+        credit.reserve().expect("there is credit").0
+    }
+
+    /// The process that has used up its own credit.
+    #[test]
+    fn credit_that_comes_back_is_seen_or_wakes() {
+        loom::model(|| {
+            let credit = account(POOL_CREDIT_BYTES);
+            let permits = [reserve(&credit), reserve(&credit)];
+            assert!(credit.reserve().is_none());
+            let writer = loom::thread::spawn(move || {
+                for mut permit in permits {
+                    permit.shrink(100);
+                    drop(permit);
+                }
+            });
+            let awake = credit.may_reserve();
+            if awake {
+                assert!(credit.reserve().is_some(), "what was promised is there");
+            }
+            writer.join().expect("no panic");
+            assert!(awake || is_woken(&credit));
+            assert_eq!(credit.in_flight.load(Relaxed), 0);
+            assert_eq!(credit.pool.left.load(Relaxed), POOL_CREDIT_BYTES);
+        });
+    }
+
+    /// A pool that another process has used up; its own last chunk brings the process back.
+    #[test]
+    fn a_used_up_pool_delays_a_process_and_never_starves_it() {
+        loom::model(|| {
+            let credit = account(2 * CHUNK_BYTES);
+            let other = Credit::new(Arc::clone(&credit.wake), Arc::clone(&credit.pool));
+            let (own, others) = (reserve(&credit), reserve(&other));
+            let writer = loom::thread::spawn(move || drop(own));
+            let reader = loom::thread::spawn(move || drop(others));
+            let awake = credit.may_reserve();
+            writer.join().expect("no panic");
+            reader.join().expect("no panic");
+            assert!(awake || is_woken(&credit));
+            assert!(credit.may_reserve());
+            assert_eq!(credit.pool.left.load(Relaxed), 2 * CHUNK_BYTES);
+        });
+    }
+}

@@ -38,8 +38,8 @@ pub(crate) mod wait;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicU8, AtomicU32, AtomicU64,
-    Ordering::{Relaxed, Release, SeqCst},
+    AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 use std::time::{Duration, Instant, SystemTime};
 
@@ -56,6 +56,7 @@ use self::stdin::{AcceptedWrite, Stdin};
 use self::tree::{HeldProcess, SnapshotCache};
 use self::wait::{Wait, Waits};
 use crate::outbox::{Account, Outbox, Permit, Ticket};
+use crate::sys::sync::AtomicUsize;
 use crate::sys::{self, Birth, EventFd, Pid, PollFd};
 use crate::wire::protocol::{Exited, PtySize, Reply, SpawnParams, SpawnReply, Stream};
 
@@ -120,20 +121,20 @@ pub(crate) struct Stats {
 /// Whether the dispatcher has handed over what came behind the spawn while the process was being started.
 /// Output is not read before: a wait that was sent right behind the spawn is about all of it.
 #[derive(Default)]
-pub(crate) struct Handover(AtomicU8);
+pub(crate) struct Handover(AtomicUsize);
 
 impl Handover {
-    const AWAITED: u8 = 1;
-    const DONE: u8 = 2;
+    const AWAITED: usize = 1;
+    const DONE: usize = 2;
 
     /// The dispatcher has done so; whether the process is to be woken.
     pub(crate) fn done(&self) -> bool {
-        self.0.swap(Self::DONE, SeqCst) == Self::AWAITED
+        self.0.swap(Self::DONE, AcqRel) == Self::AWAITED
     }
 
     /// Whether it has. If not, the process is woken when it has.
     fn is_done(&self) -> bool {
-        self.0.compare_exchange(0, Self::AWAITED, SeqCst, SeqCst) == Err(Self::DONE)
+        self.0.compare_exchange(0, Self::AWAITED, AcqRel, Acquire) == Err(Self::DONE)
     }
 }
 
@@ -448,5 +449,32 @@ impl Process {
         {
             terminal.let_go();
         }
+    }
+}
+
+#[cfg(all(loom, test))]
+mod models {
+    use super::*;
+
+    /// A process that is not read before its handover sees all of it, or is woken by it.
+    #[test]
+    fn a_handover_is_seen_or_wakes() {
+        loom::model(|| {
+            let handover = Arc::new(Handover::default());
+            let commands = Arc::new(AtomicUsize::new(0));
+            let dispatcher = {
+                let (handover, commands) = (Arc::clone(&handover), Arc::clone(&commands));
+                loom::thread::spawn(move || {
+                    commands.store(1, Relaxed);
+                    handover.done()
+                })
+            };
+            let seen = handover.is_done();
+            if seen {
+                assert_eq!(commands.load(Relaxed), 1, "what was handed over is there");
+            }
+            let woken = dispatcher.join().expect("no panic");
+            assert_ne!(seen, woken);
+        });
     }
 }

@@ -7,7 +7,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use crate::outbox::{NoMessage, Notice, Outbox, OutboxReceiver, outbox};
 use crate::server::connection::Io;
 use crate::server::error::Error;
 use crate::server::spin::Spin;
+use crate::sys::sync::{self, WaitFlag};
 use crate::sys::{self, EventFd, PollFd};
 use crate::wire::framing::{self, Frame, Frames};
 use crate::wire::message::{self, ClientMessage};
@@ -42,9 +43,27 @@ pub(crate) enum Inbound {
 /// Whether `rpc-read` has read what it has not handed over yet.
 #[derive(Default)]
 struct ReaderState {
-    busy: AtomicBool,
+    /// Relaxed: the flag orders it.
+    busy: sync::AtomicBool,
     /// The dispatcher wants to be told when it is not.
-    asked: AtomicBool,
+    asked: WaitFlag,
+}
+
+impl ReaderState {
+    /// All that was read has been handed over; whether that is to be told.
+    fn idle(&self) -> bool {
+        self.busy.store(false, Relaxed);
+        self.asked.take()
+    }
+
+    fn busy(&self) {
+        self.busy.store(true, Relaxed);
+    }
+
+    /// Whether there may be more. If so, [`idle`](Self::idle) tells when there is not.
+    fn is_busy(&self) -> bool {
+        !self.asked.unless(|| !self.busy.load(Relaxed))
+    }
 }
 
 /// The client's input, of which is known whether all that has been read has been handed over.
@@ -56,12 +75,11 @@ struct Input {
 
 impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.state.busy.store(false, SeqCst);
-        if self.state.asked.swap(false, SeqCst) {
+        if self.state.idle() {
             let _ = self.inbox.send(Inbound::ReaderIdle);
         }
         let read = self.reader.read(buffer);
-        self.state.busy.store(true, SeqCst);
+        self.state.busy();
         read
     }
 }
@@ -148,13 +166,7 @@ impl Transport {
     /// Whether there may be messages that have been read and not handed over. If so,
     /// [`Inbound::ReaderIdle`] comes behind them.
     pub(crate) fn reader_is_busy(&self) -> bool {
-        self.reader.asked.store(true, SeqCst);
-        // Once more: it may have become idle before it could see that it was asked.
-        let busy = self.reader.busy.load(SeqCst);
-        if !busy {
-            self.reader.asked.store(false, SeqCst);
-        }
-        busy
+        self.reader.is_busy()
     }
 
     /// Whether the client has ended its input, even if some of that has not been read yet. Only of stdio
@@ -240,7 +252,7 @@ fn read_messages(input: Input, inbox: Sender<Inbound>, dialect: &Dialect, limit:
                 let parsed = message::parse(text);
                 if let (true, Some(jsonrpc)) = (first, parsed.jsonrpc) {
                     first = false;
-                    dialect.jsonrpc.store(jsonrpc, SeqCst);
+                    dialect.jsonrpc.store(jsonrpc, Relaxed);
                 }
                 if parsed.message == ClientMessage::Notification {
                     continue;
@@ -249,7 +261,7 @@ fn read_messages(input: Input, inbox: Sender<Inbound>, dialect: &Dialect, limit:
             }
             Ok(Frame::Invalid(error)) => Inbound::Message(ClientMessage::Invalid { id: None, error }, None),
             Ok(Frame::Headers) => {
-                dialect.headers.store(true, SeqCst);
+                dialect.headers.store(true, Relaxed);
                 continue;
             }
             Ok(Frame::End) => return,
@@ -291,8 +303,8 @@ fn write_messages(
             Ok(outgoing) => {
                 if !gone {
                     let start = buffer.len();
-                    message::encode(&mut buffer, &outgoing.message, dialect.jsonrpc.load(SeqCst));
-                    if dialect.headers.load(SeqCst) {
+                    message::encode(&mut buffer, &outgoing.message, dialect.jsonrpc.load(Relaxed));
+                    if dialect.headers.load(Relaxed) {
                         // Its length says where it ends, and not a line end.
                         buffer.pop();
                         framing::put_header(&mut buffer, start);
@@ -466,4 +478,23 @@ fn would_block(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(all(loom, test))]
+mod models {
+    use super::*;
+
+    /// Where the dispatcher is told to wait, it is told that the reader is idle.
+    #[test]
+    fn an_idle_reader_is_told_of() {
+        loom::model(|| {
+            let state = Arc::new(ReaderState::default());
+            state.busy();
+            let reader = Arc::clone(&state);
+            let reader = loom::thread::spawn(move || reader.idle());
+            let waits = state.is_busy();
+            let told = reader.join().expect("no panic");
+            assert!(!waits || told);
+        });
+    }
 }

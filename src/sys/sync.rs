@@ -33,3 +33,30 @@ impl WaitFlag {
         self.0.swap(false, Ordering::AcqRel)
     }
 }
+
+#[cfg(all(loom, test))]
+mod models {
+    use super::*;
+    use std::sync::Arc;
+
+    /// However many bring what is needed, a sleeper is woken behind the one that it needed.
+    #[test]
+    fn a_sleeper_is_woken() {
+        loom::model(|| {
+            let shared = Arc::new((WaitFlag::default(), AtomicUsize::new(0)));
+            let bring = || {
+                let shared = Arc::clone(&shared);
+                loom::thread::spawn(move || {
+                    let (flag, brought) = &*shared;
+                    // As with room: the one that completes it tells.
+                    brought.fetch_add(1, Ordering::Relaxed) == 1 && flag.take()
+                })
+            };
+            let others = [bring(), bring()];
+            let (flag, brought) = &*shared;
+            let awake = flag.unless(|| brought.load(Ordering::Relaxed) == 2);
+            let told = others.map(|other| other.join().expect("no panic"));
+            assert!(awake || told.contains(&true));
+        });
+    }
+}
