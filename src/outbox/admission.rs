@@ -12,33 +12,35 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use super::Notice;
-use super::costs::{MAX_EXIT_BYTES, MAX_REQUEST_BYTES, REQUEST_COST_BYTES};
+use super::costs::{MAX_EXIT_BYTES, MAX_LIST_BYTES, MAX_REQUEST_BYTES, REQUEST_COST_BYTES};
 use crate::sys::sync::{AtomicUsize, Ordering::Relaxed, WaitFlag};
 use crate::wire::protocol::RequestId;
 
 /// The numbers are relaxed: the flag of the dispatcher that waits orders them.
 pub(crate) struct Admission {
-    /// Bytes of requests, of answers that have not been taken, and of processes that live.
-    requests: AtomicUsize,
-    /// Bytes of exits that have not been taken.
-    exits: AtomicUsize,
+    /// The bytes of each [`Kind`].
+    used: [AtomicUsize; Kind::ALL.len()],
     /// The dispatcher waits to be told that there is room.
     wants_room: WaitFlag,
     notices: Sender<Notice>,
 }
 
+/// What is held, and bounded each by itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Requests, waiting or answered, and processes that live.
+    Request,
+    /// The processes of lists that have not been written: one list more is as long as all processes are many.
+    List,
+    /// Exits that have not been written.
+    Exit,
+}
+
 /// The room that a request has, or a process and later its exit. Dropped, it is another's.
 pub(crate) struct Permit {
     admission: Arc<Admission>,
-    bytes: usize,
-    of: Of,
-}
-
-/// What a permit counts among.
-#[derive(Clone, Copy)]
-enum Of {
-    Requests,
-    Exits,
+    /// The bytes of each [`Kind`].
+    held: [u32; Kind::ALL.len()],
 }
 
 /// A request that was let in and is not answered.
@@ -49,11 +51,22 @@ pub(crate) struct Ticket {
     permit: Option<Permit>,
 }
 
+impl Kind {
+    const ALL: [Kind; 3] = [Kind::Request, Kind::List, Kind::Exit];
+
+    fn limit(self) -> usize {
+        match self {
+            Kind::Request => MAX_REQUEST_BYTES,
+            Kind::List => MAX_LIST_BYTES,
+            Kind::Exit => MAX_EXIT_BYTES,
+        }
+    }
+}
+
 impl Admission {
     pub(super) fn new(notices: Sender<Notice>) -> Admission {
         Admission {
-            requests: AtomicUsize::new(0),
-            exits: AtomicUsize::new(0),
+            used: Kind::ALL.map(|_| AtomicUsize::new(0)),
             wants_room: WaitFlag::default(),
             notices,
         }
@@ -61,12 +74,12 @@ impl Admission {
 
     /// Lets in one request, or one process.
     pub(super) fn permit(self: &Arc<Self>) -> Permit {
-        self.requests.fetch_add(REQUEST_COST_BYTES, Relaxed);
-        Permit {
+        let mut permit = Permit {
             admission: Arc::clone(self),
-            bytes: REQUEST_COST_BYTES,
-            of: Of::Requests,
-        }
+            held: [0; Kind::ALL.len()],
+        };
+        permit.hold(Kind::Request, REQUEST_COST_BYTES);
+        permit
     }
 
     pub(super) fn ticket(self: &Arc<Self>, id: Option<RequestId>) -> Ticket {
@@ -76,63 +89,65 @@ impl Admission {
         }
     }
 
-    /// Whether another request may be let in, and an answer of any length be made. If not,
-    /// [`Notice::Room`] comes when one may.
+    /// Whether another request may be let in. If not, [`Notice::Room`] comes when one may.
     pub(super) fn has_room(&self) -> bool {
-        self.has_room_among(Of::Requests)
+        self.has_room_for(Kind::Request)
+    }
+
+    /// Whether another list may be made. If not, [`Notice::Room`] comes when one may.
+    pub(super) fn has_room_for_a_list(&self) -> bool {
+        self.has_room_for(Kind::List)
     }
 
     /// Whether another process may be started. If not, [`Notice::Room`] comes when one may.
     pub(super) fn has_room_for_a_process(&self) -> bool {
-        self.has_room_among(Of::Exits)
+        self.has_room_for(Kind::Exit)
     }
 
-    fn has_room_among(&self, of: Of) -> bool {
-        let (used, limit) = self.account(of);
-        self.wants_room.unless(|| used.load(Relaxed) < limit)
-    }
-
-    fn give_back(&self, of: Of, bytes: usize) {
-        let (used, limit) = self.account(of);
-        let before = used.fetch_sub(bytes, Relaxed);
-        // One kind of room is enough to tell of: what waits for the other finds out, and asks again.
-        if before - bytes < limit && self.wants_room.take() {
-            let _ = self.notices.send(Notice::Room);
-        }
-    }
-
-    fn account(&self, of: Of) -> (&AtomicUsize, usize) {
-        match of {
-            Of::Requests => (&self.requests, MAX_REQUEST_BYTES),
-            Of::Exits => (&self.exits, MAX_EXIT_BYTES),
-        }
+    fn has_room_for(&self, kind: Kind) -> bool {
+        let used = &self.used[kind as usize];
+        self.wants_room.unless(|| used.load(Relaxed) < kind.limit())
     }
 }
 
 impl Permit {
-    /// What the request holds from now on, or its answer.
-    fn hold(&mut self, bytes: usize) {
-        let bytes = bytes.max(REQUEST_COST_BYTES);
-        if bytes > self.bytes {
-            let (used, _) = self.admission.account(self.of);
-            used.fetch_add(bytes - self.bytes, Relaxed);
-        } else if bytes < self.bytes {
-            self.admission.give_back(self.of, self.bytes - bytes);
+    fn hold(&mut self, kind: Kind, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let before = std::mem::replace(&mut self.held[kind as usize], bytes);
+        let used = &self.admission.used[kind as usize];
+        if bytes > before {
+            used.fetch_add((bytes - before) as usize, Relaxed);
+        } else if bytes < before {
+            let less = (before - bytes) as usize;
+            let used = used.fetch_sub(less, Relaxed) - less;
+            // One kind of room is enough to tell of: what waits for another finds out, and asks again.
+            if used < kind.limit() && self.admission.wants_room.take() {
+                let _ = self.admission.notices.send(Notice::Room);
+            }
         }
-        self.bytes = bytes;
+    }
+
+    /// What the request holds from now on, or its answer without the processes of a list.
+    fn hold_request(&mut self, bytes: usize) {
+        self.hold(Kind::Request, bytes.max(REQUEST_COST_BYTES));
+    }
+
+    pub(super) fn hold_list(&mut self, bytes: usize) {
+        self.hold(Kind::List, bytes);
     }
 
     /// The process has ended: it is its exit that counts now.
     pub(super) fn hold_exit(&mut self, bytes: usize) {
-        self.admission.exits.fetch_add(bytes, Relaxed);
-        self.admission.give_back(self.of, self.bytes);
-        (self.of, self.bytes) = (Of::Exits, bytes);
+        self.hold(Kind::Exit, bytes);
+        self.hold(Kind::Request, 0);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.admission.give_back(self.of, self.bytes);
+        for kind in Kind::ALL {
+            self.hold(kind, 0);
+        }
     }
 }
 
@@ -144,7 +159,7 @@ impl Ticket {
     /// What is held of the request from now on, in bytes.
     pub(crate) fn hold(&mut self, bytes: usize) {
         if let Some(permit) = &mut self.permit {
-            permit.hold(bytes);
+            permit.hold_request(bytes);
         }
     }
 
@@ -156,7 +171,7 @@ impl Ticket {
     /// Gives it up for its answer, which holds so many bytes.
     pub(super) fn into_answer(self, admission: &Arc<Admission>, bytes: usize) -> (Option<RequestId>, Permit) {
         let mut permit = self.permit.unwrap_or_else(|| admission.permit());
-        permit.hold(bytes);
+        permit.hold_request(bytes);
         (self.id, permit)
     }
 }
@@ -172,10 +187,14 @@ mod tests {
         (Arc::new(Admission::new(notices)), received)
     }
 
+    fn used(admission: &Admission, kind: Kind) -> usize {
+        admission.used[kind as usize].load(Relaxed)
+    }
+
     #[test]
     fn a_request_counts_until_it_is_dropped_and_not_while_it_is_parked() {
         let (admission, _notices) = admission();
-        let used = || admission.requests.load(Relaxed);
+        let used = || used(&admission, Kind::Request);
         let mut ticket = admission.ticket(Some(1.into()));
         assert_eq!(used(), REQUEST_COST_BYTES);
         ticket.hold(10_000);
@@ -197,11 +216,39 @@ mod tests {
         let (admission, _notices) = admission();
         let mut permit = admission.permit();
         permit.hold_exit(3 * MAX_EXIT_BYTES);
-        assert_eq!(admission.requests.load(Relaxed), 0);
-        assert!(admission.has_room());
+        assert_eq!(used(&admission, Kind::Request), 0);
+        assert!(admission.has_room() && admission.has_room_for_a_list());
         assert!(!admission.has_room_for_a_process());
         drop(permit);
         assert!(admission.has_room_for_a_process());
+    }
+
+    /// Requests that wait leave room for the lists among them to be answered.
+    #[test]
+    fn lists_count_by_themselves() {
+        let (admission, notices) = admission();
+        let mut tickets: Vec<Ticket> = (0..2).map(|_| admission.ticket(None)).collect();
+        tickets
+            .iter_mut()
+            .for_each(|ticket| ticket.hold(MAX_REQUEST_BYTES));
+        assert!(!admission.has_room() && admission.has_room_for_a_list());
+        let (_, mut permit) = tickets.remove(0).into_answer(&admission, 64);
+        permit.hold_list(MAX_LIST_BYTES);
+        assert!(!admission.has_room_for_a_list());
+        drop(permit);
+        assert_eq!(notices.try_recv(), Ok(Notice::Room));
+        assert!(admission.has_room_for_a_list() && !admission.has_room());
+        drop(tickets);
+        assert!(admission.has_room());
+    }
+
+    #[test]
+    fn what_is_huge_is_given_back_as_it_was_counted() {
+        let (admission, _notices) = admission();
+        let mut ticket = admission.ticket(None);
+        ticket.hold(usize::MAX);
+        drop(ticket);
+        assert_eq!(used(&admission, Kind::Request), 0);
     }
 
     #[test]
@@ -231,8 +278,12 @@ mod models {
     fn admission(used: usize) -> (Arc<Admission>, Receiver<Notice>) {
         let (notices, received) = unbounded();
         let admission = Admission::new(notices);
-        admission.requests.store(used, Relaxed);
+        admission.used[Kind::Request as usize].store(used, Relaxed);
         (Arc::new(admission), received)
+    }
+
+    fn requests(admission: &Admission) -> usize {
+        admission.used[Kind::Request as usize].load(Relaxed)
     }
 
     /// Only the second of two that make room makes enough.
@@ -248,7 +299,7 @@ mod models {
                 writer.join().expect("no panic");
             }
             assert!(room || notices.try_recv() == Ok(Notice::Room));
-            assert_eq!(admission.requests.load(Relaxed), used);
+            assert_eq!(requests(&admission), used);
         });
     }
 
@@ -266,9 +317,9 @@ mod models {
             let room = admission.has_room();
             let answer = process.join().expect("no panic");
             assert!(room || notices.try_recv() == Ok(Notice::Room));
-            assert_eq!(admission.requests.load(Relaxed), REQUEST_COST_BYTES);
+            assert_eq!(requests(&admission), REQUEST_COST_BYTES);
             drop(answer);
-            assert_eq!(admission.requests.load(Relaxed), 0);
+            assert_eq!(requests(&admission), 0);
         });
     }
 
@@ -292,7 +343,7 @@ mod models {
             }
             writer.join().expect("no panic");
             assert!(room || notices.try_recv().is_ok());
-            assert_eq!(admission.exits.load(Relaxed), 0);
+            assert_eq!(admission.used[Kind::Exit as usize].load(Relaxed), 0);
         });
     }
 }

@@ -16,6 +16,9 @@ pub(crate) const REQUEST_COST_BYTES: usize = 512;
 pub(crate) const MAX_IN_FLIGHT: usize = 65_536;
 /// What all requests may count before no further one is taken.
 pub(crate) const MAX_REQUEST_BYTES: usize = MAX_IN_FLIGHT * REQUEST_COST_BYTES;
+/// What lists that the client has not read may count before no further one is made: each is as long as all
+/// processes are many.
+pub(crate) const MAX_LIST_BYTES: usize = 32 * 1024 * 1024;
 /// What exits that the client has not read may count before no process is started. What runs already is
 /// still killed when a client asks for it without reading.
 pub(crate) const MAX_EXIT_BYTES: usize = 32 * 1024 * 1024;
@@ -38,9 +41,9 @@ pub(crate) fn waiting_cost(id: Option<&RequestId>, params: usize) -> usize {
     WAITING_COST_BYTES + id.map_or(0, RequestId::len) + params
 }
 
+/// An answer, but for the processes of a list.
 pub(crate) fn answer_cost(id: Option<&RequestId>, outcome: &Result<Reply, RpcError>) -> usize {
     let contents = match outcome {
-        Ok(Reply::List(list)) => list.processes.iter().map(listed_cost).sum(),
         Ok(Reply::Inspect(inspection)) => inspection.weight(),
         Ok(_) => 0,
         Err(error) => error.message.len() + error.data.as_ref().map_or(0, |data| data.program.len()),
@@ -48,11 +51,18 @@ pub(crate) fn answer_cost(id: Option<&RequestId>, outcome: &Result<Reply, RpcErr
     ANSWER_COST_BYTES + id.map_or(0, RequestId::len) + contents
 }
 
-fn listed_cost(process: &ProcessInfo) -> usize {
-    LISTED_COST_BYTES
-        + process.process_handle.len()
-        + cost_of_strings(&process.command)
-        + process.cwd.as_ref().map_or(0, String::len)
+/// The processes of an answer that is a list.
+pub(crate) fn list_cost(outcome: &Result<Reply, RpcError>) -> usize {
+    let listed = |process: &ProcessInfo| {
+        LISTED_COST_BYTES
+            + process.process_handle.len()
+            + cost_of_strings(&process.command)
+            + process.cwd.as_ref().map_or(0, String::len)
+    };
+    match outcome {
+        Ok(Reply::List(list)) => list.processes.iter().map(listed).sum(),
+        _ => 0,
+    }
 }
 
 pub(crate) fn exit_cost(exited: &Exited) -> usize {

@@ -27,7 +27,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 pub(crate) use self::account::{Account, Charge};
 use self::admission::Admission;
 pub(crate) use self::admission::{Permit, Ticket};
-use self::costs::{answer_cost, exit_cost};
+use self::costs::{answer_cost, exit_cost, list_cost};
 use self::credit::Pool;
 pub(crate) use self::credit::{Buffers, Credit, OutputPermit};
 use crate::sys::EventFd;
@@ -142,7 +142,8 @@ impl Outbox {
 
     fn response(&self, ticket: Ticket, outcome: Result<Reply, RpcError>) -> Outgoing {
         let cost = answer_cost(ticket.id(), &outcome);
-        let (id, permit) = ticket.into_answer(&self.shared.admission, cost);
+        let (id, mut permit) = ticket.into_answer(&self.shared.admission, cost);
+        permit.hold_list(list_cost(&outcome));
         Outgoing {
             message: ServerMessage::Response { id, outcome },
             held: Held::Room { _permit: permit },
@@ -172,10 +173,14 @@ impl Outbox {
         }));
     }
 
-    /// Whether another request may be let in, and an answer of any length be made. If not,
-    /// [`Notice::Room`] comes when one may.
+    /// Whether another request may be let in. If not, [`Notice::Room`] comes when one may.
     pub(crate) fn has_room(&self) -> bool {
         self.shared.admission.has_room()
+    }
+
+    /// Whether another list may be made. If not, [`Notice::Room`] comes when one may.
+    pub(crate) fn has_room_for_a_list(&self) -> bool {
+        self.shared.admission.has_room_for_a_list()
     }
 
     /// Whether another process may be started. If not, [`Notice::Room`] comes when one may.

@@ -138,7 +138,7 @@ impl Dispatcher {
 
     /// Answers the lists that wait for no spawn, as far as there is room.
     pub(super) fn answer_lists(&mut self) {
-        while self.lists.has_ready() && self.outbox.has_room() {
+        while self.lists.has_ready() && self.outbox.has_room_for_a_list() {
             let Some(list) = self.lists.next_ready() else {
                 return;
             };
