@@ -31,6 +31,8 @@ const LISTED_COST_BYTES: usize = 256;
 /// What an exit costs beside its handle and its output.
 const EXIT_COST_BYTES: usize = 512;
 
+/// How long a message may be where the embedder does not say.
+pub(crate) const DEFAULT_MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 /// Messages that may wait for the dispatcher.
 pub(crate) const INBOX_MESSAGES: usize = 64;
 /// How many times the longest message these may have in bytes.
@@ -74,6 +76,13 @@ pub(crate) fn exit_cost(exited: &Exited) -> usize {
     EXIT_COST_BYTES + 2 * exited.process_handle.len() + kept(&exited.stdout) + kept(&exited.stderr)
 }
 
+/// What the encode buffer holds before it is written out, unless there is nothing to add to it.
+pub(crate) const BATCH_BYTES: usize = 64 * 1024;
+/// How many processes the answer to an inspection may have.
+pub(crate) const MAX_INSPECTED: usize = 1_000;
+/// How much of the command of each is shown.
+pub(crate) const MAX_COMMAND_BYTES: u64 = 1_024;
+
 // ---- output ----
 
 /// The most bytes of output in one message.
@@ -86,9 +95,15 @@ pub(crate) const POOL_CREDIT_BYTES: usize = 8 * 1024 * 1024;
 pub(crate) const SMALL_CHUNK_BYTES: usize = 4 * 1024;
 /// What a delta costs beside its bytes, so that many tiny ones are bounded too.
 pub(crate) const DELTA_COST_BYTES: usize = 256;
+/// What is kept of a stream where neither the spawn nor the embedder says.
+pub(crate) const DEFAULT_OUTPUT_CAP_BYTES: u64 = 1024 * 1024;
 /// Read buffers of [`CHUNK_BYTES`] that are kept for reuse.
 pub(crate) const KEPT_BUFFERS: usize = 16;
-/// How many streams of a server may have a larger pipe: together they take a quarter of what an
+/// What the pipe of a busy stream is asked to hold. More gains nothing: it no longer fits the cache.
+pub(crate) const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
+/// What the pipe of an input, of a program or of the server, has carried by when it is busy.
+pub(crate) const BUSY_AFTER_BYTES: u64 = 1024 * 1024;
+/// How many output streams of a server may have a larger pipe: together they take a quarter of what an
 /// unprivileged user may have in pipes, past which every new pipe is tiny.
 pub(crate) const MAX_BUSY_PIPES: usize = 64;
 
@@ -96,6 +111,8 @@ pub(crate) const MAX_BUSY_PIPES: usize = 64;
 
 /// Up to this many pending bytes a write is answered at once.
 pub(crate) const FREE_STDIN_BYTES: usize = 1024 * 1024;
+/// How many bytes may be pending for one process where the embedder does not say.
+pub(crate) const DEFAULT_MAX_STDIN_BYTES: u64 = 8 * 1024 * 1024;
 /// What a write counts at least while it is not answered, which is more than most ids are long.
 pub(crate) const UNANSWERED_COST_BYTES: usize = 64;
 /// Writes to one process that may wait for their answers, by what they count. Twice what can be in

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::outbox::Ticket;
+use crate::outbox::costs::{MAX_COMMAND_BYTES, MAX_INSPECTED};
 use crate::process::pty::Terminal;
 use crate::process::tree::SnapshotCache;
 use crate::process::{Context, Process};
@@ -22,10 +23,6 @@ use crate::wire::protocol::{Reply, RpcError, code};
 
 /// How long a look may take before it is answered with what is known so far. It takes a few milliseconds.
 const LOOK_WAIT: Duration = Duration::from_secs(2);
-/// How many processes an answer may have.
-const MAX_PROCESSES: usize = 1_000;
-/// How much of a command is shown.
-const MAX_COMMAND_BYTES: u64 = 1_024;
 /// How many threads are looked at. With more, it is not known that none of them waits for input.
 const MAX_THREADS: usize = 4_096;
 /// How many descriptors a look needs at a time.
@@ -348,7 +345,7 @@ fn look(subject: &Subject, scope: Scope, snapshots: &SnapshotCache, shared: &Sha
             foreground.command = command;
         }
     }
-    members.truncate(MAX_PROCESSES);
+    members.truncate(MAX_INSPECTED);
     for (index, member) in members.iter().enumerate() {
         let command = member.command();
         if let Some(process) = shared.known().processes.get_mut(index) {
@@ -359,11 +356,11 @@ fn look(subject: &Subject, scope: Scope, snapshots: &SnapshotCache, shared: &Sha
 
 /// What is known of `members` without their commands.
 fn show(subject: &Subject, members: &[Member], known: &mut Inspection) {
-    let shown = members.iter().take(MAX_PROCESSES);
+    let shown = members.iter().take(MAX_INSPECTED);
     known.processes = shown
         .map(|m| process_state(m.stat.pid, Some(m.stat.parent), m.facts.as_ref()))
         .collect();
-    known.processes_omitted = match members.len().saturating_sub(MAX_PROCESSES) {
+    known.processes_omitted = match members.len().saturating_sub(MAX_INSPECTED) {
         0 => None,
         omitted => Some(omitted as u64),
     };

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::outbox::costs::{CHUNK_BYTES, MAX_BUSY_PIPES};
+use crate::outbox::costs::{BUSY_PIPE_BYTES, CHUNK_BYTES, MAX_BUSY_PIPES};
 use crate::outbox::{Account, Charge, Credit, Outbox, OutputPermit};
 use crate::process::keep::{Keep, Tail};
 use crate::process::wait::{StreamState, Waits};
@@ -19,8 +19,6 @@ use crate::sys;
 use crate::wire::notifications;
 use crate::wire::protocol::{Collected, CollectedTail, OutputDelta, Stream};
 
-/// What a pipe is asked to hold once its stream is busy. More gains nothing: it no longer fits the cache.
-const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
 /// How often a terminal that no process has open is looked at, while its process lives and may open it
 /// again. The kernel reports the hang-up without end and the reopening not at all.
 pub(crate) const RETRY_WAIT: Duration = Duration::from_millis(50);

@@ -11,17 +11,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::outbox::costs::{FREE_STDIN_BYTES, unanswered_cost};
+use crate::outbox::costs::{BUSY_AFTER_BYTES, BUSY_PIPE_BYTES, FREE_STDIN_BYTES, unanswered_cost};
 use crate::outbox::{Account, Charge, Outbox, Ticket};
 use crate::process::Stats;
 use crate::process::output::RETRY_WAIT;
 use crate::process::typed_line::TypedLine;
 use crate::sys;
 use crate::wire::protocol::{Reply, RpcError, WriteStdinParams};
-
-/// The pipe is asked to hold this much once it has carried [`BUSY_AFTER_BYTES`].
-const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
-const BUSY_AFTER_BYTES: u64 = 1024 * 1024;
 
 /// A write that was accepted. It counts as pending and unanswered, and no longer once it is dropped.
 pub(crate) struct AcceptedWrite {

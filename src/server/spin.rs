@@ -64,7 +64,8 @@ impl Spin {
     /// Another thread has had the core.
     fn disturb(&self) {
         self.on.store(false, Relaxed);
-        self.disturbed.store(true, Relaxed);
+        // Swapped, as it is where it is taken: one of the two comes second.
+        self.disturbed.swap(true, Relaxed);
     }
 }
 

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
-use crate::outbox::costs::{INBOX_LONGEST_MESSAGES, INBOX_MESSAGES};
+use crate::outbox::costs::{
+    BATCH_BYTES, BUSY_AFTER_BYTES, BUSY_PIPE_BYTES, INBOX_LONGEST_MESSAGES, INBOX_MESSAGES,
+};
 use crate::outbox::{NoMessage, Notice, Outbox, OutboxReceiver, outbox};
 use crate::server::connection::Io;
 use crate::server::error::Error;
@@ -22,12 +24,6 @@ use crate::sys::sync::{self, WaitFlag};
 use crate::sys::{self, EventFd, PollFd};
 use crate::wire::framing::{self, Frame, Frames};
 use crate::wire::message::{self, ClientMessage};
-
-/// The encode buffer is written out when it holds this much, or when there is nothing to add.
-const BATCH_BYTES: usize = 64 * 1024;
-/// The pipe from the client, and the one to it, is asked to hold this much once it has carried [`BUSY_AFTER_BYTES`].
-const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
-const BUSY_AFTER_BYTES: u64 = 1024 * 1024;
 
 /// What comes from the client.
 // There is one OutputGone a connection, so its size does not matter.
