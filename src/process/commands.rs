@@ -7,7 +7,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::{Command, DELIVER_AT_END_WAIT, Process, tree};
+use super::{Action, Command, DELIVER_AT_END_WAIT, Process, tree};
 use crate::sys;
 use crate::wire::protocol::{PtySize, Reply, RpcError, code};
 use crate::wire::signal;
@@ -24,29 +24,39 @@ impl Process {
         let mut tree_kill = None;
         for _ in 0..waiting {
             let Ok(command) = self.inbox.try_recv() else { break };
-            match command {
-                Command::Write(write) => self.stdin.write(write),
-                Command::Resize { id, size } => {
-                    let outcome = self.resize(size);
-                    self.sink.outbox.answer(Some(id), outcome);
+            let (ticket, action) = match command {
+                Command::Request(ticket, action) => (ticket, action),
+                Command::End => {
+                    self.connection_ends();
+                    continue;
                 }
-                Command::Kill { id, signal, .. } if signal == libc::SIGKILL => {
-                    let outcome = tree_kill.get_or_insert_with(|| self.kill_tree()).clone();
-                    self.sink.outbox.answer(Some(id), outcome);
+            };
+            let outcome = match action {
+                Action::Write(write) => {
+                    self.stdin.write(ticket, write);
+                    continue;
                 }
-                Command::Kill { id, signal, grace } => {
-                    let outcome = self.signal(signal, grace);
-                    self.sink.outbox.answer(Some(id), outcome);
+                Action::Wait(wait) => {
+                    self.wait(ticket, *wait);
+                    continue;
                 }
-                Command::CloseOutput { id, stream } => {
+                Action::Inspect => {
+                    self.inspect(ticket);
+                    continue;
+                }
+                Action::CloseOutput(stream) => {
                     let outcome = self.close_output(stream);
                     // No delta of the stream comes behind it.
-                    self.sink.outbox.answer_behind_output(id, outcome);
+                    self.sink.outbox.answer_behind_output(ticket, outcome);
+                    continue;
                 }
-                Command::Wait(wait) => self.wait(*wait),
-                Command::Inspect { id } => self.inspect(id),
-                Command::End => self.connection_ends(),
-            }
+                Action::Resize(size) => self.resize(size),
+                Action::Kill { signal, .. } if signal == libc::SIGKILL => {
+                    tree_kill.get_or_insert_with(|| self.kill_tree()).clone()
+                }
+                Action::Kill { signal, grace } => self.signal(signal, grace),
+            };
+            self.sink.outbox.answer(ticket, outcome);
         }
         if waiting == COMMANDS_A_TURN {
             self.wake.set();

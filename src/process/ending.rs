@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::output::Output;
-use super::{CONNECTION_ENDS, Command, DELIVER_AT_END_WAIT, Process, tree};
+use super::{CONNECTION_ENDS, Command, DELIVER_AT_END_WAIT, LastWord, Process, tree};
 use crate::sys::{self, PollFd, Status};
 use crate::wire::protocol::{Collected, CollectedTail, Exited, Usage};
 use crate::wire::signal;
@@ -28,7 +28,7 @@ const UNKNOWN: i32 = -1;
 
 impl Process {
     /// Reaps the process and says how it ended; nothing is said of one that lives on.
-    pub(super) fn end(mut self) -> (Option<Box<Exited>>, Receiver<Command>) {
+    pub(super) fn end(mut self) -> (Option<LastWord>, Receiver<Command>) {
         self.stdin.fail("the process has ended");
         self.finish_inspections();
         if self.released {
@@ -73,7 +73,7 @@ impl Process {
             stdout_bytes: self.stats.stdout_bytes.load(Relaxed),
             stderr_bytes: self.stats.stderr_bytes.load(Relaxed),
         };
-        (Some(Box::new(exited)), self.inbox)
+        (Some((Box::new(exited), self.permit)), self.inbox)
     }
 
     /// Reaps the child, which has ended. One that a tracer holds as a zombie is not ours to reap until

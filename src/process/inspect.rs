@@ -11,20 +11,18 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::outbox::Ticket;
+use crate::outbox::costs::{MAX_COMMAND_BYTES, MAX_INSPECTED};
 use crate::process::pty::Terminal;
 use crate::process::tree::SnapshotCache;
 use crate::process::{Context, Process};
 use crate::sys::inspect::{self as shown, Facts, Input, Wait};
 use crate::sys::{self, EventFd, Pid, PollFd, ProcStat};
 use crate::wire::inspect::{Foreground, Inspection, ProcessState, TerminalState};
-use crate::wire::protocol::{Reply, RequestId, RpcError, code};
+use crate::wire::protocol::{Reply, RpcError, code};
 
 /// How long a look may take before it is answered with what is known so far. It takes a few milliseconds.
 const LOOK_WAIT: Duration = Duration::from_secs(2);
-/// How many processes an answer may have.
-const MAX_PROCESSES: usize = 1_000;
-/// How much of a command is shown.
-const MAX_COMMAND_BYTES: u64 = 1_024;
 /// How many threads are looked at. With more, it is not known that none of them waits for input.
 const MAX_THREADS: usize = 4_096;
 /// How many descriptors a look needs at a time.
@@ -347,7 +345,7 @@ fn look(subject: &Subject, scope: Scope, snapshots: &SnapshotCache, shared: &Sha
             foreground.command = command;
         }
     }
-    members.truncate(MAX_PROCESSES);
+    members.truncate(MAX_INSPECTED);
     for (index, member) in members.iter().enumerate() {
         let command = member.command();
         if let Some(process) = shared.known().processes.get_mut(index) {
@@ -358,11 +356,11 @@ fn look(subject: &Subject, scope: Scope, snapshots: &SnapshotCache, shared: &Sha
 
 /// What is known of `members` without their commands.
 fn show(subject: &Subject, members: &[Member], known: &mut Inspection) {
-    let shown = members.iter().take(MAX_PROCESSES);
+    let shown = members.iter().take(MAX_INSPECTED);
     known.processes = shown
         .map(|m| process_state(m.stat.pid, Some(m.stat.parent), m.facts.as_ref()))
         .collect();
-    known.processes_omitted = match members.len().saturating_sub(MAX_PROCESSES) {
+    known.processes_omitted = match members.len().saturating_sub(MAX_INSPECTED) {
         0 => None,
         omitted => Some(omitted as u64),
     };
@@ -384,9 +382,9 @@ fn show(subject: &Subject, members: &[Member], known: &mut Inspection) {
 pub(crate) struct Inspections {
     look: Option<Look>,
     /// Those that are answered with what it finds.
-    asked: Vec<RequestId>,
+    asked: Vec<Ticket>,
     /// Those that came meanwhile: the next look serves them all.
-    waiting: Vec<RequestId>,
+    waiting: Vec<Ticket>,
 }
 
 impl Inspections {
@@ -399,8 +397,8 @@ impl Inspections {
 
 impl Process {
     /// Takes a request to inspect it. What comes behind it does not wait for the answer.
-    pub(super) fn inspect(&mut self, id: RequestId) {
-        self.inspections.waiting.push(id);
+    pub(super) fn inspect(&mut self, ticket: Ticket) {
+        self.inspections.waiting.push(ticket);
         self.tend_inspections(Instant::now());
     }
 
@@ -467,8 +465,8 @@ impl Process {
     }
 
     fn answer_inspections(&mut self, outcome: &Result<Reply, RpcError>) {
-        for id in self.inspections.asked.drain(..) {
-            self.sink.outbox.answer(Some(id), outcome.clone());
+        for ticket in self.inspections.asked.drain(..) {
+            self.sink.outbox.answer(ticket, outcome.clone());
         }
     }
 

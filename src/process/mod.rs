@@ -38,8 +38,8 @@ pub(crate) mod wait;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
-    Ordering::{Relaxed, Release, SeqCst},
+    AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 use std::time::{Duration, Instant, SystemTime};
 
@@ -55,9 +55,10 @@ use self::spawn::{Channels, Child, Environment, SpawnResources};
 use self::stdin::{AcceptedWrite, Stdin};
 use self::tree::{HeldProcess, SnapshotCache};
 use self::wait::{Wait, Waits};
-use crate::outbox::Outbox;
+use crate::outbox::{Account, Outbox, Permit, Ticket};
+use crate::sys::sync::AtomicUsize;
 use crate::sys::{self, Birth, EventFd, Pid, PollFd};
-use crate::wire::protocol::{Exited, PtySize, Reply, RequestId, SpawnParams, SpawnReply, Stream};
+use crate::wire::protocol::{Exited, PtySize, Reply, SpawnParams, SpawnReply, Stream};
 
 /// How long a client that does not read delays the end of a process once the connection is ending.
 const DELIVER_AT_END_WAIT: Duration = Duration::from_millis(1_200);
@@ -67,26 +68,20 @@ const CONNECTION_ENDS: &str = "the connection is ending";
 
 /// What the dispatcher hands to a process.
 pub(crate) enum Command {
-    Write(AcceptedWrite),
-    Resize {
-        id: RequestId,
-        size: PtySize,
-    },
-    Kill {
-        id: RequestId,
-        signal: i32,
-        grace: Option<Duration>,
-    },
-    CloseOutput {
-        id: RequestId,
-        stream: Option<Stream>,
-    },
-    Wait(Box<Wait>),
-    Inspect {
-        id: RequestId,
-    },
+    /// A request, which the process answers.
+    Request(Ticket, Action),
     /// The connection is ending.
     End,
+}
+
+/// What is asked of a process.
+pub(crate) enum Action {
+    Write(AcceptedWrite),
+    Resize(PtySize),
+    Kill { signal: i32, grace: Option<Duration> },
+    CloseOutput(Option<Stream>),
+    Wait(Box<Wait>),
+    Inspect,
 }
 
 /// What a process tells the dispatcher.
@@ -98,10 +93,13 @@ pub(crate) enum ProcessEvent {
     /// It has ended: the last word, and the commands that came too late.
     Ended {
         serial: u64,
-        exited: Option<Box<Exited>>,
+        exited: Option<LastWord>,
         inbox: Receiver<Command>,
     },
 }
+
+/// How a process has ended, with the room for telling it.
+pub(crate) type LastWord = (Box<Exited>, Permit);
 
 /// What `process/list` shows; written by the process's thread, read by the dispatcher.
 #[derive(Default)]
@@ -111,32 +109,32 @@ pub(crate) struct Stats {
     pub(crate) started_at_ms: AtomicU64,
     pub(crate) stdout_bytes: Arc<AtomicU64>,
     pub(crate) stderr_bytes: Arc<AtomicU64>,
-    /// The dispatcher adds, the process's thread subtracts.
-    pub(crate) stdin_pending: Arc<AtomicU64>,
-    /// What the writes that are not answered yet count; the dispatcher adds, the process's thread subtracts.
-    pub(crate) stdin_unanswered: Arc<AtomicUsize>,
-    /// Waits that are not answered yet; the dispatcher adds.
-    pub(crate) waits: Arc<AtomicUsize>,
+    /// Bytes that the process has not taken yet; the dispatcher charges.
+    pub(crate) stdin_pending: Arc<Account>,
+    /// What the writes that are not answered yet count; the dispatcher charges.
+    pub(crate) stdin_unanswered: Arc<Account>,
+    /// Waits that are not answered yet; the dispatcher charges.
+    pub(crate) waits: Arc<Account>,
     pub(crate) handover: Handover,
 }
 
 /// Whether the dispatcher has handed over what came behind the spawn while the process was being started.
 /// Output is not read before: a wait that was sent right behind the spawn is about all of it.
 #[derive(Default)]
-pub(crate) struct Handover(AtomicU8);
+pub(crate) struct Handover(AtomicUsize);
 
 impl Handover {
-    const AWAITED: u8 = 1;
-    const DONE: u8 = 2;
+    const AWAITED: usize = 1;
+    const DONE: usize = 2;
 
     /// The dispatcher has done so; whether the process is to be woken.
     pub(crate) fn done(&self) -> bool {
-        self.0.swap(Self::DONE, SeqCst) == Self::AWAITED
+        self.0.swap(Self::DONE, AcqRel) == Self::AWAITED
     }
 
     /// Whether it has. If not, the process is woken when it has.
     fn is_done(&self) -> bool {
-        self.0.compare_exchange(0, Self::AWAITED, SeqCst, SeqCst) == Err(Self::DONE)
+        self.0.compare_exchange(0, Self::AWAITED, AcqRel, Acquire) == Err(Self::DONE)
     }
 }
 
@@ -145,16 +143,16 @@ pub(crate) struct Context {
     pub(crate) environment: Environment,
     pub(crate) resources: SpawnResources,
     pub(crate) snapshots: SnapshotCache,
-    pub(crate) busy_pipes: Arc<AtomicUsize>,
-    /// What all waits count; the dispatcher adds.
-    pub(crate) waits_bytes: Arc<AtomicUsize>,
+    /// Pipes that were made larger.
+    pub(crate) busy_pipes: Arc<Account>,
+    /// What all waits count; the dispatcher charges.
+    pub(crate) waits_bytes: Arc<Account>,
     pub(crate) on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
 }
 
 /// Everything a process thread begins with.
 pub(crate) struct SpawnRequest {
     pub(crate) serial: u64,
-    pub(crate) id: RequestId,
     pub(crate) handle: Arc<str>,
     /// An exit of the handle's last process may be on its way to the client.
     pub(crate) reused: bool,
@@ -169,11 +167,13 @@ pub(crate) struct SpawnRequest {
     pub(crate) stats: Arc<Stats>,
     pub(crate) context: Arc<Context>,
     pub(crate) outbox: Outbox,
+    /// The room for its exit.
+    pub(crate) permit: Permit,
     pub(crate) events: Sender<ProcessEvent>,
 }
 
-/// The life of one process; the body of its thread.
-pub(crate) fn run(request: SpawnRequest) {
+/// The life of one process, whose spawn `ticket` answers; the body of its thread.
+pub(crate) fn run(ticket: Ticket, request: SpawnRequest) {
     sys::block_signals_for_this_thread();
     let serial = request.serial;
     let events = request.events.clone();
@@ -197,7 +197,7 @@ pub(crate) fn run(request: SpawnRequest) {
     let child = match spawned {
         Ok(child) => child,
         Err(error) => {
-            request.outbox.answer(Some(request.id), Err(error));
+            request.outbox.answer(ticket, Err(error));
             let _ = events.send(ProcessEvent::Failed { serial });
             return;
         }
@@ -218,9 +218,9 @@ pub(crate) fn run(request: SpawnRequest) {
     let reply = Ok(Reply::Spawn(SpawnReply { pid }));
     if request.reused {
         // Otherwise a client takes the last process's output and exit for this one's.
-        request.outbox.answer_behind_output(request.id.clone(), reply);
+        request.outbox.answer_behind_output(ticket, reply);
     } else {
-        request.outbox.answer(Some(request.id.clone()), reply);
+        request.outbox.answer(ticket, reply);
     }
     // Lets go of the params, before the dispatcher drops what is no longer needed of them.
     let mut process = Process::new(request, child);
@@ -245,6 +245,8 @@ struct Process {
     stdin: Stdin,
     inspections: Inspections,
     sink: Sink,
+    /// The room for its exit.
+    permit: Permit,
     waits: Waits,
     /// See [`Handover`].
     handed_over: bool,
@@ -323,7 +325,6 @@ impl Process {
                 stdin,
                 params.tty,
                 Arc::clone(&stats.stdin_pending),
-                Arc::clone(&stats.stdin_unanswered),
                 outbox.clone(),
             ),
             inspections: Inspections::default(),
@@ -333,6 +334,7 @@ impl Process {
                 outbox,
                 busy_pipes: Arc::clone(&request.context.busy_pipes),
             },
+            permit: request.permit,
             waits: Waits::default(),
             handed_over: false,
             holds_back: false,
@@ -447,5 +449,32 @@ impl Process {
         {
             terminal.let_go();
         }
+    }
+}
+
+#[cfg(all(loom, test))]
+mod models {
+    use super::*;
+
+    /// A process that is not read before its handover sees all of it, or is woken by it.
+    #[test]
+    fn a_handover_is_seen_or_wakes() {
+        loom::model(|| {
+            let handover = Arc::new(Handover::default());
+            let commands = Arc::new(AtomicUsize::new(0));
+            let dispatcher = {
+                let (handover, commands) = (Arc::clone(&handover), Arc::clone(&commands));
+                loom::thread::spawn(move || {
+                    commands.store(1, Relaxed);
+                    handover.done()
+                })
+            };
+            let seen = handover.is_done();
+            if seen {
+                assert_eq!(commands.load(Relaxed), 1, "what was handed over is there");
+            }
+            let woken = dispatcher.join().expect("no panic");
+            assert_ne!(seen, woken);
+        });
     }
 }

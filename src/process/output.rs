@@ -8,21 +8,17 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::outbox::{CHUNK_BYTES, Credit, Outbox, Permit};
+use crate::outbox::costs::{BUSY_PIPE_BYTES, CHUNK_BYTES, MAX_BUSY_PIPES};
+use crate::outbox::{Account, Charge, Credit, Outbox, OutputPermit};
 use crate::process::keep::{Keep, Tail};
 use crate::process::wait::{StreamState, Waits};
 use crate::sys;
 use crate::wire::notifications;
 use crate::wire::protocol::{Collected, CollectedTail, OutputDelta, Stream};
 
-/// What a pipe is asked to hold once its stream is busy. More gains nothing: it no longer fits the cache.
-const BUSY_PIPE_BYTES: usize = 256 * 1024;
-/// How many streams of a server may have a larger pipe: together they take a quarter of what an
-/// unprivileged user may have in pipes, past which every new pipe is tiny.
-pub(crate) const MAX_BUSY_PIPES: usize = 64;
 /// How often a terminal that no process has open is looked at, while its process lives and may open it
 /// again. The kernel reports the hang-up without end and the reopening not at all.
 pub(crate) const RETRY_WAIT: Duration = Duration::from_millis(50);
@@ -39,8 +35,8 @@ pub(crate) struct Sink {
     pub(crate) handle: Arc<str>,
     pub(crate) outbox: Outbox,
     pub(crate) credit: Arc<Credit>,
-    /// How many more pipes of this server may be made larger.
-    pub(crate) busy_pipes: Arc<AtomicUsize>,
+    /// Pipes of this server that were made larger.
+    pub(crate) busy_pipes: Arc<Account>,
 }
 
 /// An output stream, from its beginning until its process has ended.
@@ -69,16 +65,8 @@ pub(crate) struct Output {
     /// It lived on, and there was no credit yet to tell.
     owes_eof: bool,
     after_exit: Option<AfterExit>,
-    enlarged: Option<Enlarged>,
-}
-
-/// One of the larger pipes a server may have, which another stream may have when this is dropped.
-struct Enlarged(Arc<AtomicUsize>);
-
-impl Drop for Enlarged {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Relaxed);
-    }
+    /// It has one of the larger pipes that a server may have.
+    enlarged: Option<Charge>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -370,19 +358,15 @@ impl Output {
     }
 
     fn enlarge(&mut self, source: &OwnedFd, sink: &Sink) {
-        let allowed = sink
-            .busy_pipes
-            .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
-            .is_ok();
-        if allowed {
-            self.enlarged = Some(Enlarged(Arc::clone(&sink.busy_pipes)));
+        self.enlarged = sink.busy_pipes.charge_within(MAX_BUSY_PIPES, 1);
+        if self.enlarged.is_some() {
             // Refused where the user's pipes hold too much already; then it is slower.
             let _ = sys::set_pipe_size(source.as_fd(), BUSY_PIPE_BYTES);
         }
     }
 
     /// Passes on as much of `bytes` as the cap allows; the first of them has the position `offset`.
-    fn deliver(&mut self, mut bytes: Vec<u8>, offset: u64, permit: Option<Permit>, sink: &Sink) {
+    fn deliver(&mut self, mut bytes: Vec<u8>, offset: u64, permit: Option<OutputPermit>, sink: &Sink) {
         let has_tail = self.keep.tail > 0;
         let told = self.collected.cap_reached && !has_tail;
         let allowed = self
@@ -416,7 +400,7 @@ impl Output {
         offset: u64,
         cap_reached: bool,
         eof: bool,
-        permit: Option<Permit>,
+        permit: Option<OutputPermit>,
         sink: &Sink,
     ) {
         // A small message does not keep a large buffer.

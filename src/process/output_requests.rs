@@ -10,6 +10,7 @@ use super::Process;
 use super::inspect::{Look, Scope};
 use super::output::Output;
 use super::wait::{StreamState, Wait, Watched};
+use crate::outbox::Ticket;
 use crate::wire::protocol::{Reply, RpcError, Stream};
 
 impl Process {
@@ -44,7 +45,7 @@ impl Process {
     }
 
     /// Takes a wait; it is answered when one of its conditions holds.
-    pub(super) fn wait(&mut self, wait: Wait) {
+    pub(super) fn wait(&mut self, ticket: Ticket, wait: Wait) {
         if let Some(stream) = wait.stream()
             && self.output(stream).is_none()
         {
@@ -52,11 +53,14 @@ impl Process {
                 "process/wait: stream: {} is not read: it is not a pipe",
                 stream.name()
             );
-            let outbox = &self.sink.outbox;
-            return outbox.answer(Some(wait.into_id()), Err(RpcError::invalid_params(error)));
+            drop(wait);
+            return self
+                .sink
+                .outbox
+                .answer(ticket, Err(RpcError::invalid_params(error)));
         }
         let now = Instant::now();
-        self.waits.add(wait, now);
+        self.waits.add(ticket, wait, now);
         if self.over {
             self.waits.end(&self.sink.outbox);
         } else {

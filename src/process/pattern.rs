@@ -143,6 +143,7 @@ mod tests {
 
     /// With a search that begins anew with each piece, this is 2^32 steps.
     #[test]
+    #[cfg_attr(miri, ignore = "200,000 steps take minutes there")]
     fn single_bytes_and_a_long_pattern_take_linear_time() {
         let mut pattern = Pattern::new(&[&[b'a'; 65_535][..], b"b"].concat());
         for _ in 0..200_000 {

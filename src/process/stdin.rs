@@ -9,54 +9,33 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
-use crate::outbox::Outbox;
+use crate::outbox::costs::{BUSY_AFTER_BYTES, BUSY_PIPE_BYTES, FREE_STDIN_BYTES, unanswered_cost};
+use crate::outbox::{Account, Charge, Outbox, Ticket};
 use crate::process::Stats;
 use crate::process::output::RETRY_WAIT;
 use crate::process::typed_line::TypedLine;
 use crate::sys;
-use crate::wire::protocol::{Reply, RequestId, RpcError, WriteStdinParams};
-
-/// Up to this many pending bytes a write is answered at once.
-pub(crate) const FREE_STDIN_BYTES: u64 = 1024 * 1024;
-/// The pipe is asked to hold this much once it has carried [`BUSY_AFTER_BYTES`].
-const BUSY_PIPE_BYTES: usize = 256 * 1024;
-const BUSY_AFTER_BYTES: u64 = 1024 * 1024;
-
-/// What a write counts at least while it is not answered, which is more than most ids are long.
-pub(crate) const UNANSWERED_COST_BYTES: usize = 64;
-
-/// What a write counts while it is not answered: by its id, which is all that is kept of one without bytes.
-pub(crate) fn unanswered_cost(id: &RequestId) -> usize {
-    id.len().max(UNANSWERED_COST_BYTES)
-}
+use crate::wire::protocol::{Reply, RpcError, WriteStdinParams};
 
 /// A write that was accepted. It counts as pending and unanswered, and no longer once it is dropped.
 pub(crate) struct AcceptedWrite {
-    id: RequestId,
     delta: Option<Vec<u8>>,
     close: bool,
-    /// `None` once it no longer counts by itself.
-    counted_in: Option<Arc<Stats>>,
+    pending: Charge,
+    unanswered: Charge,
 }
 
 impl AcceptedWrite {
-    pub(crate) fn new(id: &RequestId, params: WriteStdinParams, stats: &Arc<Stats>) -> AcceptedWrite {
-        let write = AcceptedWrite {
-            id: id.clone(),
+    pub(crate) fn new(ticket: &Ticket, params: WriteStdinParams, stats: &Stats) -> AcceptedWrite {
+        let bytes = params.delta.as_ref().map_or(0, Vec::len);
+        AcceptedWrite {
             delta: params.delta,
             close: params.close_stdin,
-            counted_in: Some(Arc::clone(stats)),
-        };
-        stats.stdin_pending.fetch_add(write.len(), Relaxed);
-        stats.stdin_unanswered.fetch_add(unanswered_cost(id), Relaxed);
-        write
-    }
-
-    pub(crate) fn id(&self) -> &RequestId {
-        &self.id
+            pending: stats.stdin_pending.charge(bytes),
+            unanswered: stats.stdin_unanswered.charge(unanswered_cost(ticket.id())),
+        }
     }
 
     /// Whether there is anything to be done.
@@ -65,41 +44,12 @@ impl AcceptedWrite {
     }
 
     /// The request it was, which counts no longer.
-    pub(crate) fn into_params(mut self, handle: &str) -> (RequestId, WriteStdinParams) {
-        self.uncount();
-        let (id, delta, close_stdin) = self.take();
-        let params = WriteStdinParams {
+    pub(crate) fn into_params(self, handle: &str) -> WriteStdinParams {
+        WriteStdinParams {
             process_handle: handle.to_owned(),
-            delta,
-            close_stdin,
-        };
-        (id, params)
-    }
-
-    /// What it holds; the counts are the caller's now.
-    fn take(mut self) -> (RequestId, Option<Vec<u8>>, bool) {
-        self.counted_in = None;
-        let id = std::mem::replace(&mut self.id, RequestId::Signed(0));
-        (id, self.delta.take(), self.close)
-    }
-
-    fn uncount(&mut self) {
-        if let Some(stats) = self.counted_in.take() {
-            stats.stdin_pending.fetch_sub(self.len(), Relaxed);
-            stats
-                .stdin_unanswered
-                .fetch_sub(unanswered_cost(&self.id), Relaxed);
+            delta: self.delta,
+            close_stdin: self.close,
         }
-    }
-
-    fn len(&self) -> u64 {
-        self.delta.as_ref().map_or(0, Vec::len) as u64
-    }
-}
-
-impl Drop for AcceptedWrite {
-    fn drop(&mut self) {
-        self.uncount();
     }
 }
 
@@ -107,17 +57,14 @@ pub(crate) struct Stdin {
     /// `None` once it is closed, or if it never was open to the client.
     sink: Option<Rc<OwnedFd>>,
     terminal: bool,
-    queue: VecDeque<Vec<u8>>,
+    /// Bytes, and what they count as pending: only what of them has not been written.
+    queue: VecDeque<(Vec<u8>, Charge)>,
     /// How much of the first in the queue has been written.
     at: usize,
-    /// Queued bytes; the dispatcher adds, this thread subtracts.
-    pending: Arc<AtomicU64>,
-    unanswered: VecDeque<RequestId>,
-    /// How many of those, the oldest, wait for the child: they no longer count as in flight, so
-    /// that a child that does not read holds up no other request.
-    parked: usize,
-    /// What the writes that are not answered yet count, those on their way here included.
-    all_unanswered: Arc<AtomicUsize>,
+    /// All queued bytes, those on their way here included.
+    pending: Arc<Account>,
+    /// Those that wait for the child are parked, so that a child that does not read holds up no other request.
+    unanswered: VecDeque<(Ticket, Charge)>,
     /// The client has closed it; the queue is still written.
     closing: bool,
     /// What was typed at a terminal and is not the end of a line.
@@ -134,8 +81,7 @@ impl Stdin {
     pub(crate) fn new(
         sink: Option<Rc<OwnedFd>>,
         terminal: bool,
-        pending: Arc<AtomicU64>,
-        all_unanswered: Arc<AtomicUsize>,
+        pending: Arc<Account>,
         outbox: Outbox,
     ) -> Self {
         Stdin {
@@ -145,8 +91,6 @@ impl Stdin {
             at: 0,
             pending,
             unanswered: VecDeque::new(),
-            parked: 0,
-            all_unanswered,
             closing: false,
             line: TypedLine::default(),
             end_queued: false,
@@ -191,33 +135,30 @@ impl Stdin {
     }
 
     /// Queues the bytes of a write, and answers when it is time to.
-    pub(crate) fn write(&mut self, write: AcceptedWrite) {
-        let (id, delta, close) = write.take();
-        let bytes = delta.unwrap_or_default();
+    pub(crate) fn write(&mut self, ticket: Ticket, write: AcceptedWrite) {
         if self.sink.is_none() || self.closing {
-            self.taken(bytes.len());
+            drop(write);
             let error = match self.closing {
                 true => "stdin is already closed",
                 false => "stdin was closed by the process",
             };
-            self.answer(id, Err(RpcError::invalid_request(error)));
+            self.outbox.answer(ticket, Err(RpcError::invalid_request(error)));
             return;
         }
-        if !bytes.is_empty() {
-            self.queue.push_back(bytes);
+        if let Some(bytes) = write.delta.filter(|bytes| !bytes.is_empty()) {
+            self.queue.push_back((bytes, write.pending));
         }
-        self.closing = close;
-        self.unanswered.push_back(id);
+        self.closing = write.close;
+        self.unanswered.push_back((ticket, write.unanswered));
         self.pump();
-        while self.parked < self.unanswered.len() {
-            self.outbox.retract();
-            self.parked += 1;
+        if let Some((ticket, _)) = self.unanswered.back_mut() {
+            ticket.park();
         }
     }
 
     /// Writes what the child takes now.
     pub(crate) fn pump(&mut self) {
-        while let (Some(sink), Some(bytes)) = (&self.sink, self.queue.front()) {
+        while let (Some(sink), Some((bytes, pending))) = (&self.sink, self.queue.front_mut()) {
             // As they are now, because the kernel takes them into account when it takes the bytes.
             let settings = self.terminal.then(|| sys::terminal_settings(sink.as_fd()));
             match sys::write(sink.as_fd(), &bytes[self.at..]) {
@@ -232,11 +173,11 @@ impl Stdin {
                         // Refused where the user's pipes hold too much already; then it is slower.
                         let _ = sys::set_pipe_size(sink.as_fd(), BUSY_PIPE_BYTES);
                     }
+                    pending.give_back(n);
                     if self.at == bytes.len() {
                         self.queue.pop_front();
                         self.at = 0;
                     }
-                    self.taken(n);
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if self.is_full(&e) => {
@@ -256,7 +197,7 @@ impl Stdin {
         if self.closing && self.queue.is_empty() {
             self.close();
         }
-        if self.pending.load(Relaxed) <= FREE_STDIN_BYTES || self.queue.is_empty() {
+        if self.pending.used() <= FREE_STDIN_BYTES || self.queue.is_empty() {
             self.answer_all(&Ok(Reply::Done));
         }
     }
@@ -285,8 +226,8 @@ impl Stdin {
         };
         if !left.is_empty() {
             // The terminal's input is full: type it when there is room.
-            self.pending.fetch_add(left.len() as u64, Relaxed);
-            self.queue.push_back(left.to_vec());
+            self.queue
+                .push_back((left.to_vec(), self.pending.charge(left.len())));
             self.end_queued = true;
             self.sink = Some(sink);
         }
@@ -294,8 +235,6 @@ impl Stdin {
 
     /// Gives up: nothing will be read any more.
     pub(crate) fn fail(&mut self, why: &str) {
-        let left: usize = self.queue.iter().map(Vec::len).sum();
-        self.taken(left - self.at);
         self.queue.clear();
         self.at = 0;
         self.sink = None;
@@ -303,54 +242,78 @@ impl Stdin {
     }
 
     fn answer_all(&mut self, outcome: &Result<Reply, RpcError>) {
-        while let Some(id) = self.unanswered.pop_front() {
-            if self.parked > 0 {
-                self.parked -= 1;
-                self.outbox.admit();
-            }
-            self.answer(id, outcome.clone());
+        while let Some((ticket, unanswered)) = self.unanswered.pop_front() {
+            // A client that has read the answer may send another.
+            drop(unanswered);
+            self.outbox.answer(ticket, outcome.clone());
         }
-    }
-
-    fn answer(&self, id: RequestId, outcome: Result<Reply, RpcError>) {
-        self.all_unanswered.fetch_sub(unanswered_cost(&id), Relaxed);
-        self.outbox.answer(Some(id), outcome);
-    }
-
-    fn taken(&self, n: usize) {
-        self.pending.fetch_sub(n as u64, Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbox::costs::UNANSWERED_COST_BYTES;
 
     #[test]
-    fn an_accepted_write_counts_until_it_is_dropped_or_taken_over() {
-        let stats = Arc::new(Stats::default());
-        let counts = || {
-            let pending = stats.stdin_pending.load(Relaxed);
-            (pending, stats.stdin_unanswered.load(Relaxed))
-        };
+    fn an_accepted_write_counts_until_it_is_dropped() {
+        let stats = Stats::default();
+        let (outbox, _receiver) = crate::outbox::outbox(crossbeam_channel::unbounded().0);
+        let counts = || (stats.stdin_pending.used(), stats.stdin_unanswered.used());
         let accept = |id: &str| {
             let params = WriteStdinParams {
                 process_handle: "h".to_owned(),
                 delta: Some(vec![0; 10]),
                 close_stdin: true,
             };
-            AcceptedWrite::new(&id.into(), params, &stats)
+            AcceptedWrite::new(&outbox.admit(Some(id.into())), params, &stats)
         };
-        let long = "x".repeat(100);
-        let (first, second) = (accept("a"), accept(&long));
+        let (first, second) = (accept("a"), accept(&"x".repeat(100)));
         assert_eq!(counts(), (20, UNANSWERED_COST_BYTES + 100));
         drop(first);
         assert_eq!(counts(), (10, 100));
-        let (id, params) = second.into_params("h");
+        let params = second.into_params("h");
         assert_eq!(counts(), (0, 0));
-        assert_eq!(id, RequestId::from(long.as_str()));
         assert_eq!((params.delta, params.close_stdin), (Some(vec![0; 10]), true));
-        accept("c").take();
-        assert_eq!(counts(), (10, UNANSWERED_COST_BYTES), "they are the taker's now");
+    }
+
+    /// A pipe holds some of it; the rest counts until it is read or given up.
+    #[test]
+    fn what_was_written_is_not_pending_and_neither_is_what_was_given_up() {
+        let stats = Stats::default();
+        let (outbox, mut receiver) = crate::outbox::outbox(crossbeam_channel::unbounded().0);
+        let (_reader, writer) = sys::pipe().expect("a pipe");
+        sys::set_nonblocking(&writer).expect("of our own");
+        let pending = Arc::clone(&stats.stdin_pending);
+        let mut stdin = Stdin::new(Some(Rc::new(writer)), false, pending, outbox.clone());
+        let write = |stdin: &mut Stdin, id: i64, bytes: usize| {
+            let ticket = outbox.admit(Some(id.into()));
+            let params = WriteStdinParams {
+                process_handle: "h".to_owned(),
+                delta: Some(vec![0; bytes]),
+                close_stdin: false,
+            };
+            let write = AcceptedWrite::new(&ticket, params, &stats);
+            stdin.write(ticket, write);
+        };
+        write(&mut stdin, 1, 1_000);
+        assert_eq!(stats.stdin_pending.used(), 0);
+        assert_eq!(stats.stdin_unanswered.used(), 0, "it is answered");
+        write(&mut stdin, 2, 2 * FREE_STDIN_BYTES);
+        write(&mut stdin, 3, 0);
+        let pending = stats.stdin_pending.used();
+        assert!(
+            (FREE_STDIN_BYTES..2 * FREE_STDIN_BYTES).contains(&pending),
+            "{pending}"
+        );
+        assert_eq!(stats.stdin_unanswered.used(), 2 * UNANSWERED_COST_BYTES);
+        stdin.fail("over");
+        write(&mut stdin, 4, 10);
+        assert_eq!(
+            (stats.stdin_pending.used(), stats.stdin_unanswered.used()),
+            (0, 0)
+        );
+        let answers = std::iter::from_fn(|| receiver.try_next().ok());
+        assert_eq!(answers.count(), 4);
     }
 }

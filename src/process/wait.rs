@@ -8,20 +8,14 @@
 //! its match, and before `process/exited`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::outbox::{CHUNK_BYTES, Outbox};
+use crate::outbox::costs::{CHUNK_BYTES, MAX_WAITS, MAX_WAITS_BYTES, WAIT_COST_BYTES};
+use crate::outbox::{Account, Charge, Outbox, Ticket};
 use crate::process::inspect::Look;
 use crate::process::pattern::Pattern;
 use crate::wire::protocol::{Condition, Reply, RequestId, RpcError, Stream, WaitParams, WaitReply, code};
 
-/// Waits of one process that may be unanswered.
-const MAX_WAITS: usize = 64;
-/// Bytes of all waits of a connection, by what they cost.
-const MAX_WAITS_BYTES: usize = 64 * 1024 * 1024;
-/// What a wait costs beside its patterns and its id.
-const WAIT_COST_BYTES: usize = 256;
 /// The first pause between two looks at whether a process waits for input, and the longest.
 const FIRST_INPUT_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_INPUT_PAUSE: Duration = Duration::from_millis(250);
@@ -35,54 +29,39 @@ const RETRY_WAIT: Duration = Duration::from_millis(50);
 
 /// A wait on its way to its process.
 pub(crate) struct Wait {
-    id: RequestId,
     params: WaitParams,
-    charge: Charge,
+    counted: Counted,
 }
 
-/// What a wait counts while it is unanswered: given back when this is dropped.
-struct Charge {
-    of_process: Arc<AtomicUsize>,
-    of_server: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.of_process.fetch_sub(1, Relaxed);
-        self.of_server.fetch_sub(self.bytes, Relaxed);
-    }
-}
+/// A wait counts among those of its process and, by its bytes, among those of the server.
+type Counted = (Charge, Charge);
 
 impl Wait {
     /// Counts a wait among those of its process, and its bytes among those of the server; refused where
     /// that is too much. Only the dispatcher adds to either.
     pub(crate) fn new(
-        id: &RequestId,
+        ticket: &Ticket,
         params: WaitParams,
-        of_process: &Arc<AtomicUsize>,
-        of_server: &Arc<AtomicUsize>,
+        of_process: &Arc<Account>,
+        of_server: &Arc<Account>,
     ) -> Result<Wait, RpcError> {
         let patterns = params.until.iter().filter_map(Condition::pattern);
         let patterns: usize = patterns.map(|pattern| Pattern::cost(pattern.len())).sum();
         let conditions = params.until.len() * size_of::<Awaited>();
-        let bytes = WAIT_COST_BYTES + id.len() + conditions + patterns;
-        let refused = if of_process.load(Relaxed) >= MAX_WAITS {
-            format!("{MAX_WAITS} waits for this process are unanswered already: await the answers to some")
-        } else if of_server.load(Relaxed) + bytes > MAX_WAITS_BYTES {
-            format!("unanswered waits have {MAX_WAITS_BYTES} bytes already: await the answers to some")
-        } else {
-            of_process.fetch_add(1, Relaxed);
-            of_server.fetch_add(bytes, Relaxed);
-            let charge = Charge {
-                of_process: Arc::clone(of_process),
-                of_server: Arc::clone(of_server),
-                bytes,
-            };
-            let id = id.clone();
-            return Ok(Wait { id, params, charge });
+        let bytes = WAIT_COST_BYTES + ticket.id().map_or(0, RequestId::len) + conditions + patterns;
+        let refused = |why| Err(RpcError::new(code::OVERLOADED, why));
+        let Some(one) = of_process.charge_within(MAX_WAITS, 1) else {
+            return refused(format!(
+                "{MAX_WAITS} waits for this process are unanswered already: await the answers to some"
+            ));
         };
-        Err(RpcError::new(code::OVERLOADED, refused))
+        let Some(bytes) = of_server.charge_within(MAX_WAITS_BYTES, bytes) else {
+            return refused(format!(
+                "unanswered waits have {MAX_WAITS_BYTES} bytes already: await the answers to some"
+            ));
+        };
+        let counted = (one, bytes);
+        Ok(Wait { params, counted })
     }
 
     /// The only stream whose output counts.
@@ -90,19 +69,13 @@ impl Wait {
         self.params.stream
     }
 
-    /// Takes it back.
-    pub(crate) fn into_id(self) -> RequestId {
-        self.id
-    }
-
     /// Its answer where the process has ended before it could take effect.
-    pub(crate) fn too_late(self) -> (RequestId, Reply) {
+    pub(crate) fn too_late(self) -> Reply {
         let ended = |condition: &Condition| matches!(condition, Condition::Exit | Condition::Eof);
-        let reply = match self.params.until.iter().position(ended) {
+        Reply::Wait(match self.params.until.iter().position(ended) {
             Some(index) => holds(index),
             None => none_holds(false, true),
-        };
-        (self.id, Reply::Wait(reply))
+        })
     }
 }
 
@@ -127,16 +100,15 @@ pub(crate) trait Watched {
 
 /// A wait that has taken effect.
 struct Waiting {
-    id: RequestId,
+    /// Parked once the first look was in vain: only the process ends it.
+    ticket: Ticket,
     stream: Option<Stream>,
     conditions: Vec<Awaited>,
     until: Option<Instant>,
     /// Since when there was no output, as far as this wait has seen.
     quiet_since: Instant,
     found: Option<Found>,
-    /// It does not count as a request in flight: only the process ends it.
-    parked: bool,
-    _charge: Charge,
+    counted: Counted,
 }
 
 enum Awaited {
@@ -226,23 +198,22 @@ impl Waits {
     }
 
     /// Takes a wait: from now on output counts.
-    pub(crate) fn add(&mut self, wait: Wait, now: Instant) {
-        let Wait { id, params, charge } = wait;
+    pub(crate) fn add(&mut self, ticket: Ticket, wait: Wait, now: Instant) {
+        let Wait { params, counted } = wait;
         let conditions = params.until.iter().map(Awaited::from).collect();
         let timeout = params.timeout_ms.map(Duration::from_millis);
         if params.until.contains(&Condition::Input) {
             self.input = Some(InputWatch::renewed(self.input.take(), now));
         }
         self.waiting.push(Waiting {
-            id,
+            ticket,
             stream: params.stream,
             conditions,
             // A time past the end of time is none.
             until: timeout.and_then(|timeout| now.checked_add(timeout)),
             quiet_since: now,
             found: None,
-            parked: false,
-            _charge: charge,
+            counted,
         });
     }
 
@@ -290,9 +261,8 @@ impl Waits {
             let is_over = waiting.until.is_some_and(|until| until <= now);
             is_over.then(|| none_holds(true, has_exited))
         });
-        for waiting in self.waiting.iter_mut().filter(|waiting| !waiting.parked) {
-            waiting.parked = true;
-            outbox.retract();
+        for waiting in &mut self.waiting {
+            waiting.ticket.park();
         }
     }
 
@@ -397,10 +367,9 @@ impl Waiting {
     }
 
     fn answer(self, outbox: &Outbox, outcome: Result<Reply, RpcError>) {
-        if self.parked {
-            outbox.admit();
-        }
-        outbox.answer_behind_output(self.id, outcome);
+        // A client that has read the answer may send another.
+        drop(self.counted);
+        outbox.answer_behind_output(self.ticket, outcome);
     }
 }
 

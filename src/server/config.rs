@@ -1,12 +1,14 @@
 //! What a server is told before it serves, and what it says when it has served.
 //!
 //! **Thread:** the caller's; plain data.
-//! **Owns:** the defaults that the protocol names.
+//! **Owns:** the defaults that the protocol names; those in bytes are in `outbox/costs.rs`.
 //! **Never:** changes while a connection lasts.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+
+use crate::outbox::costs::{DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_STDIN_BYTES, DEFAULT_OUTPUT_CAP_BYTES};
 
 /// Defaults and limits of a server. All have the values the protocol names.
 ///
@@ -73,10 +75,10 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
-            max_message_bytes: 16 * 1024 * 1024,
+            max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
             default_timeout: Some(Duration::from_secs(10)),
-            default_output_cap: Some(1024 * 1024),
-            max_pending_stdin_bytes: 8 * 1024 * 1024,
+            default_output_cap: Some(DEFAULT_OUTPUT_CAP_BYTES),
+            max_pending_stdin_bytes: DEFAULT_MAX_STDIN_BYTES,
             drain: false,
             host: Host::default(),
         }

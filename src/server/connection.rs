@@ -10,13 +10,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
+use crate::outbox::costs::INBOX_MESSAGES;
 use crate::outbox::{NoMessage, Notice, Outbox, OutboxReceiver, outbox};
 use crate::server::transport::{Inbound, Stdio};
 use crate::wire::message::ClientMessage;
 use crate::wire::protocol::{Request, RequestId, ServerMessage};
-
-/// Messages that may wait for the dispatcher.
-pub(crate) const INBOX_MESSAGES: usize = 64;
 
 /// One client's connection, to be given to [`serve`](crate::serve).
 pub struct Connection {
@@ -333,7 +331,7 @@ impl ClientReceiver {
     /// ```
     pub fn recv(&mut self) -> Result<ServerMessage, ConnectionEnded> {
         match self.0.next(None) {
-            Ok(taken) => Ok(taken.into_message()),
+            Ok(outgoing) => Ok(outgoing.into_message()),
             Err(NoMessage::Ended | NoMessage::NotYet) => Err(ConnectionEnded),
         }
     }
@@ -356,7 +354,7 @@ impl ClientReceiver {
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<ServerMessage>, ConnectionEnded> {
         let deadline = Instant::now().checked_add(timeout);
         match self.0.next(deadline) {
-            Ok(taken) => Ok(Some(taken.into_message())),
+            Ok(outgoing) => Ok(Some(outgoing.into_message())),
             Err(NoMessage::NotYet) => Ok(None),
             Err(NoMessage::Ended) => Err(ConnectionEnded),
         }

@@ -39,9 +39,9 @@ impl Dispatcher {
         for entry in self.handles.values() {
             entry.command(Command::End);
         }
-        while let Some(request) = self.held_back.pop_front() {
+        while let Some((ticket, request)) = self.held_back.pop_front() {
             let error = RpcError::invalid_request("the connection is ending");
-            self.outbox.answer(Some(request.id), Err(error));
+            self.outbox.answer(ticket, Err(error));
             self.failed(request.serial);
         }
         // What was read before is still answered.
@@ -85,9 +85,9 @@ impl Dispatcher {
         };
         let Some(backlog) = &entry.starting else { return };
         if backlog.birth.give_up() {
-            let id = backlog.id.clone();
+            let ticket = self.outbox.admit(backlog.id.clone());
             let error = RpcError::invalid_request("the connection is ending");
-            self.outbox.answer(Some(id), Err(error));
+            self.outbox.answer(ticket, Err(error));
             self.given_up += 1;
             self.failed(serial);
         }

@@ -6,23 +6,19 @@
 //! **Never:** answers a request.
 
 use std::collections::{HashMap, VecDeque, hash_map};
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
-use crate::outbox::MAX_IN_FLIGHT;
-use crate::process::stdin::{AcceptedWrite, FREE_STDIN_BYTES, UNANSWERED_COST_BYTES, unanswered_cost};
+use crate::outbox::Ticket;
+use crate::outbox::costs::{
+    FORGOTTEN_AT_BYTES, FREE_STDIN_BYTES, MAX_UNANSWERED_BYTES, UNANSWERED_COST_BYTES, unanswered_cost,
+};
+use crate::process::stdin::AcceptedWrite;
 use crate::process::{Command, Stats};
 use crate::sys::{Birth, EventFd};
 use crate::wire::protocol::{Request, RequestId, RpcError, SpawnParams, WriteStdinParams, code};
-
-/// Writes to one process that may wait for their answers, by what they count. Twice what can be in
-/// flight, so that it takes a process that does not read, and a client that does not await, to meet it.
-const MAX_UNANSWERED_BYTES: usize = 2 * MAX_IN_FLIGHT * UNANSWERED_COST_BYTES;
-/// Handles of ended processes that are remembered, in bytes, before the first are forgotten.
-const FORGOTTEN_AT: usize = 4 * 1024;
 
 /// A live handle.
 pub(super) struct Entry {
@@ -37,14 +33,12 @@ pub(super) struct Entry {
 
 /// What waits for a process to be started.
 pub(super) struct Backlog {
-    /// The id of its spawn.
-    pub(super) id: RequestId,
+    /// The id of its spawn, for where its thread cannot answer it.
+    pub(super) id: Option<RequestId>,
     pub(super) since: Instant,
     pub(super) birth: Arc<Birth>,
     /// What came for its handle after its spawn.
-    pub(super) requests: VecDeque<Waiting>,
-    /// What counts among the bytes that wait: those, and the spawn itself.
-    pub(super) bytes: usize,
+    pub(super) requests: VecDeque<(Ticket, Waiting)>,
 }
 
 /// A request in a backlog.
@@ -53,7 +47,7 @@ pub(super) struct Backlog {
 pub(super) enum Waiting {
     /// A write, which counts as pending already.
     Write(AcceptedWrite),
-    Request(RequestId, Request),
+    Request(Request),
 }
 
 impl Entry {
@@ -70,13 +64,13 @@ impl Entry {
 /// Counts a write as pending, or refuses it where that would leave too much so. A client that awaits
 /// its answers never has more than the free amount pending, and is never refused.
 pub(super) fn accept(
-    stats: &Arc<Stats>,
-    id: &RequestId,
+    stats: &Stats,
+    ticket: &Ticket,
     params: WriteStdinParams,
     limit: u64,
 ) -> Result<AcceptedWrite, RpcError> {
-    let unanswered = stats.stdin_unanswered.load(Relaxed);
-    if unanswered > 0 && unanswered + unanswered_cost(id) > MAX_UNANSWERED_BYTES {
+    let unanswered = stats.stdin_unanswered.used();
+    if unanswered > 0 && unanswered + unanswered_cost(ticket.id()) > MAX_UNANSWERED_BYTES {
         return Err(RpcError::new(
             code::OVERLOADED,
             format!(
@@ -86,9 +80,9 @@ pub(super) fn accept(
             ),
         ));
     }
-    let pending = stats.stdin_pending.load(Relaxed);
+    let pending = stats.stdin_pending.used() as u64;
     let more = params.delta.as_ref().map_or(0, Vec::len) as u64;
-    if pending > FREE_STDIN_BYTES.min(limit) && pending.saturating_add(more) > limit {
+    if pending > limit.min(FREE_STDIN_BYTES as u64) && pending.saturating_add(more) > limit {
         return Err(RpcError::new(
             code::OVERLOADED,
             format!(
@@ -97,7 +91,7 @@ pub(super) fn accept(
             ),
         ));
     }
-    Ok(AcceptedWrite::new(id, params, stats))
+    Ok(AcceptedWrite::new(ticket, params, stats))
 }
 
 /// All handles of a connection.
@@ -121,7 +115,7 @@ impl Handles {
             next_serial: 1,
             ended: HashMap::new(),
             ended_bytes: 0,
-            ended_bound: FORGOTTEN_AT,
+            ended_bound: FORGOTTEN_AT_BYTES,
         }
     }
 
@@ -170,7 +164,7 @@ impl Handles {
         if self.ended_bytes >= self.ended_bound {
             self.ended.retain(|_, h| h.strong_count() > 0);
             self.ended_bytes = self.ended.keys().map(|h| bytes(h)).sum();
-            self.ended_bound = FORGOTTEN_AT + 2 * self.ended_bytes;
+            self.ended_bound = FORGOTTEN_AT_BYTES + 2 * self.ended_bytes;
         }
         self.ended_bytes += bytes(handle);
         self.ended.insert(handle.to_string(), Arc::downgrade(handle));

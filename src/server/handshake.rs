@@ -5,9 +5,8 @@
 //! **Never:** is needed: a client may leave it out.
 
 use super::Dispatcher;
-use crate::outbox::{CHUNK_BYTES, MAX_IN_FLIGHT};
+use crate::outbox::costs::{CHUNK_BYTES, FREE_STDIN_BYTES, MAX_IN_FLIGHT};
 use crate::process::DRAIN_WAIT;
-use crate::process::stdin::FREE_STDIN_BYTES;
 use crate::sys;
 use crate::wire::protocol::{
     Guarantees, InitializeParams, InitializeReply, Limits, MAX_HANDLE_BYTES, PtySize, Reply, RpcError,
@@ -43,7 +42,7 @@ impl Dispatcher {
                 max_process_handle_bytes: MAX_HANDLE_BYTES as u64,
                 default_timeout_ms: self.config.default_timeout_ms(),
                 default_output_bytes_cap: self.config.default_output_cap,
-                free_pending_stdin_bytes: FREE_STDIN_BYTES,
+                free_pending_stdin_bytes: FREE_STDIN_BYTES as u64,
                 max_pending_stdin_bytes: self.config.max_pending_stdin_bytes,
                 output_drain_ms: u64::try_from(DRAIN_WAIT.as_millis()).unwrap_or(u64::MAX),
                 max_delta_bytes: CHUNK_BYTES as u64,

@@ -8,9 +8,11 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
+use super::Dispatcher;
 use super::handles::Entry;
-use super::{Dispatcher, WAITING_COST_BYTES};
-use crate::wire::protocol::{ListReply, ProcessInfo, Reply, RequestId};
+use crate::outbox::Ticket;
+use crate::outbox::costs::waiting_cost;
+use crate::wire::protocol::{ListReply, ProcessInfo, Reply};
 
 /// How long a list waits while none of the spawns before it succeeds or fails. Longer than a busy program
 /// file is retried for, because such a spawn does succeed or fail.
@@ -18,24 +20,22 @@ pub(super) const LIST_WAIT: Duration = Duration::from_millis(700);
 
 /// A list that cannot be answered yet.
 pub(super) struct WaitingList {
-    pub(super) id: RequestId,
+    ticket: Ticket,
     /// The spawns that were sent before it and have neither succeeded nor failed.
     spawns: HashSet<u64>,
     /// It is answered without them then.
     until: Instant,
-    /// What it counts among the bytes that wait.
-    pub(super) bytes: usize,
 }
 
 impl WaitingList {
-    pub(super) fn new(id: RequestId, spawns: HashSet<u64>, now: Instant, cost: usize) -> WaitingList {
-        let bytes = cost + id.len() + spawns.len() * 2 * size_of::<u64>();
+    pub(super) fn new(mut ticket: Ticket, spawns: HashSet<u64>, now: Instant) -> WaitingList {
+        let bytes = waiting_cost(ticket.id(), spawns.len() * 2 * size_of::<u64>());
+        ticket.hold(bytes);
         let until = now + LIST_WAIT;
         WaitingList {
-            id,
+            ticket,
             spawns,
             until,
-            bytes,
         }
     }
 }
@@ -118,38 +118,35 @@ impl Lists {
 impl Dispatcher {
     /// Answers with the live processes once the spawns that were sent before have succeeded or failed, or
     /// none of them has for [`LIST_WAIT`], as from a disk that does not answer.
-    pub(super) fn list(&mut self, id: RequestId) {
+    pub(super) fn list(&mut self, ticket: Ticket) {
         let now = Instant::now();
         let starting = self.handles.values().filter(|entry| {
             let backlog = entry.starting.as_ref();
             backlog.is_some_and(|backlog| backlog.since + LIST_WAIT > now)
         });
         let spawns = starting.map(|e| e.serial).collect();
-        let list = WaitingList::new(id, spawns, now, WAITING_COST_BYTES);
-        self.waiting += list.bytes;
-        self.lists.push(list);
+        self.lists.push(WaitingList::new(ticket, spawns, now));
         self.answer_lists();
     }
 
     /// Answers every list, at the end of the connection.
     pub(super) fn answer_all_lists(&mut self) {
         for list in self.lists.take_all() {
-            self.answer_list(list.id);
+            self.answer_list(list.ticket);
         }
     }
 
     /// Answers the lists that wait for no spawn, as far as there is room.
     pub(super) fn answer_lists(&mut self) {
-        while self.lists.has_ready() && self.outbox.has_room_for_an_answer() {
+        while self.lists.has_ready() && self.outbox.has_room_for_a_list() {
             let Some(list) = self.lists.next_ready() else {
                 return;
             };
-            self.waiting -= list.bytes;
-            self.answer_list(list.id);
+            self.answer_list(list.ticket);
         }
     }
 
-    fn answer_list(&self, id: RequestId) {
+    fn answer_list(&self, ticket: Ticket) {
         // A process has its pid before its spawn is answered, and its event may come after the request of
         // a client that has read that answer.
         let lives = |e: &Entry| e.starting.is_none() || e.stats.pid.load(Acquire) != 0;
@@ -165,26 +162,31 @@ impl Dispatcher {
             started_at_ms: e.stats.started_at_ms.load(Relaxed),
             stdout_bytes: e.stats.stdout_bytes.load(Relaxed),
             stderr_bytes: e.stats.stderr_bytes.load(Relaxed),
-            stdin_pending_bytes: e.stats.stdin_pending.load(Relaxed),
+            stdin_pending_bytes: e.stats.stdin_pending.used() as u64,
         });
         let processes = processes.collect();
         self.outbox
-            .answer(Some(id), Ok(Reply::List(ListReply { processes })));
+            .answer(ticket, Ok(Reply::List(ListReply { processes })));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::protocol::RequestId;
 
     fn list(id: i64, spawns: &[u64], now: Instant) -> WaitingList {
-        WaitingList::new(id.into(), spawns.iter().copied().collect(), now, 0)
+        let (outbox, _receiver) = crate::outbox::outbox(crossbeam_channel::unbounded().0);
+        let ticket = outbox.admit(Some(id.into()));
+        WaitingList::new(ticket, spawns.iter().copied().collect(), now)
+    }
+
+    fn id(list: WaitingList) -> RequestId {
+        list.ticket.id().expect("it has one").clone()
     }
 
     fn ready(lists: &mut Lists) -> Vec<RequestId> {
-        std::iter::from_fn(|| lists.next_ready())
-            .map(|list| list.id)
-            .collect()
+        std::iter::from_fn(|| lists.next_ready()).map(id).collect()
     }
 
     #[test]
@@ -215,7 +217,7 @@ mod tests {
         lists.expire(now + LIST_WAIT);
         assert_eq!(ready(&mut lists), [1.into()]);
         assert_eq!(lists.at(), Some(now + 2 * LIST_WAIT));
-        let left: Vec<RequestId> = lists.take_all().map(|list| list.id).collect();
+        let left: Vec<RequestId> = lists.take_all().map(id).collect();
         assert_eq!((left, lists.at()), (vec![2.into()], None));
     }
 }

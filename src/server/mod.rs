@@ -20,7 +20,6 @@ mod validate;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
@@ -33,21 +32,13 @@ use self::handles::Handles;
 use self::lists::Lists;
 use self::spin::Pace;
 use self::transport::{Inbound, Transport};
-use crate::outbox::{Notice, Outbox};
-use crate::process::output::MAX_BUSY_PIPES;
+use crate::outbox::{Notice, Outbox, Ticket};
 use crate::process::spawn::{Environment, SpawnResources};
 use crate::process::tree::SnapshotCache;
 use crate::process::{Context, ProcessEvent, SpawnRequest};
 use crate::sys;
 use crate::wire::message::ClientMessage;
 use crate::wire::protocol::InheritEnv;
-
-/// Bytes held by unfinished spawns and by the requests behind them. Above this the dispatcher takes no
-/// further request. Nothing that is yet to be read ends that waiting: a spawn succeeds or fails by itself,
-/// or, if it is held back, once the client has read what earlier processes have left.
-const MAX_WAITING_BYTES: usize = 32 * 1024 * 1024;
-/// What a request that waits costs beside its bytes.
-const WAITING_COST_BYTES: usize = 256;
 
 /// Serves one connection on the calling thread until it ends, and says why it did.
 ///
@@ -156,15 +147,13 @@ struct Dispatcher {
     initialized: bool,
     pace: Pace,
     /// Spawns that wait until the client has read more of what earlier processes have left.
-    held_back: VecDeque<SpawnRequest>,
+    held_back: VecDeque<(Ticket, SpawnRequest)>,
     lists: Lists,
     /// Processes that run, and for which a request may be among what has been read behind their spawns and
     /// not been handed over.
     unsettled: Vec<u64>,
     /// Spawns that were given up, and whose threads have not said so.
     given_up: usize,
-    /// What counts against [`MAX_WAITING_BYTES`].
-    waiting: usize,
     ending: Option<End>,
     /// When what still starts is given up, once the connection is ending.
     give_up_at: Option<Instant>,
@@ -198,7 +187,7 @@ impl Dispatcher {
                 environment: Environment::snapshot(),
                 resources,
                 snapshots,
-                busy_pipes: Arc::new(AtomicUsize::new(MAX_BUSY_PIPES)),
+                busy_pipes: Arc::default(),
                 waits_bytes: Arc::default(),
                 on_detach,
             }),
@@ -208,7 +197,6 @@ impl Dispatcher {
             lists: Lists::default(),
             unsettled: Vec::new(),
             given_up: 0,
-            waiting: 0,
             ending: None,
             give_up_at: None,
             deadline: None,
@@ -277,7 +265,7 @@ impl Dispatcher {
         let time = time.into_iter().flatten().min();
         let time = time.map_or_else(never, crossbeam_channel::at);
         let closed = never();
-        let room = self.has_room();
+        let room = self.outbox.has_room();
         let (inbox, no_room) = match (self.input_open, room) {
             (true, true) => (&self.inbox, never()),
             (true, false) => (&closed, crossbeam_channel::after(NO_ROOM_WAIT)),
@@ -315,14 +303,8 @@ impl Dispatcher {
 
     fn on_message(&mut self, message: ClientMessage) {
         match message {
-            ClientMessage::Request { id, request } => {
-                self.outbox.admit();
-                self.on_request(id, request);
-            }
-            ClientMessage::Invalid { id, error } => {
-                self.outbox.admit();
-                self.outbox.answer(id, Err(error));
-            }
+            ClientMessage::Request { id, request } => self.on_request(self.outbox.admit(Some(id)), request),
+            ClientMessage::Invalid { id, error } => self.outbox.answer(self.outbox.admit(id), Err(error)),
             ClientMessage::Notification => {}
         }
     }
@@ -344,12 +326,7 @@ impl Dispatcher {
     }
 
     fn takes_requests(&self) -> bool {
-        self.input_open && self.has_room()
-    }
-
-    /// Whether another request may be held, and answered.
-    fn has_room(&self) -> bool {
-        self.waiting < MAX_WAITING_BYTES && self.outbox.has_room()
+        self.input_open && self.outbox.has_room()
     }
 
     // ---- processes ----
@@ -416,12 +393,9 @@ impl Dispatcher {
                 if self.handles.is_empty() {
                     self.context.resources.clear();
                 }
-                match exited {
-                    Some(exited) => {
-                        self.handles.remember(&exited.process_handle);
-                        self.outbox.exited(exited);
-                    }
-                    None => self.outbox.retract(),
+                if let Some((exited, permit)) = exited {
+                    self.handles.remember(&exited.process_handle);
+                    self.outbox.exited(exited, permit);
                 }
             }
         }

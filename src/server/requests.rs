@@ -7,68 +7,67 @@
 use std::time::Duration;
 
 use super::handles::{Entry, Waiting, accept};
-use super::{Dispatcher, WAITING_COST_BYTES, validate};
-use crate::process::Command;
+use super::{Dispatcher, validate};
+use crate::outbox::Ticket;
+use crate::outbox::costs::waiting_cost;
 use crate::process::stdin::AcceptedWrite;
 use crate::process::wait::Wait;
+use crate::process::{Action, Command};
 use crate::wire::protocol::{
-    CloseOutputParams, InspectParams, KillParams, MAX_HANDLE_BYTES, Reply, Request, RequestId,
-    ResizePtyParams, RpcError, WaitParams, WriteStdinParams, shortened,
+    CloseOutputParams, InspectParams, KillParams, MAX_HANDLE_BYTES, Reply, Request, ResizePtyParams,
+    RpcError, WaitParams, WriteStdinParams, shortened,
 };
 use crate::wire::signal;
 
 impl Dispatcher {
-    /// Takes one request that was admitted. Every way through here answers it, or hands it to what will.
-    pub(super) fn on_request(&mut self, id: RequestId, request: Request) {
+    /// Takes one request that was let in. Every way through here answers it, or hands it to what will.
+    pub(super) fn on_request(&mut self, mut ticket: Ticket, request: Request) {
         if request
             .handle()
             .is_some_and(|handle| handle.len() > MAX_HANDLE_BYTES)
         {
             let error = format!("processHandle must not be longer than {MAX_HANDLE_BYTES} bytes of UTF-8");
-            self.outbox.answer(Some(id), Err(RpcError::invalid_params(error)));
+            self.outbox.answer(ticket, Err(RpcError::invalid_params(error)));
             return;
         }
         if let Some(handle) = request.handle()
             && let Some(entry) = self.handles.get_mut(handle)
             && let Some(backlog) = &mut entry.starting
         {
-            let bytes = WAITING_COST_BYTES + id.len() + request.cost();
+            ticket.hold(waiting_cost(ticket.id(), request.cost()));
             let limit = self.config.max_pending_stdin_bytes;
             let request = match request {
-                Request::WriteStdin(params) => match accept(&entry.stats, &id, params, limit) {
+                Request::WriteStdin(params) => match accept(&entry.stats, &ticket, params, limit) {
                     Ok(write) => Waiting::Write(write),
-                    Err(error) => {
-                        self.outbox.answer(Some(id), Err(error));
-                        return;
-                    }
+                    Err(error) => return self.outbox.answer(ticket, Err(error)),
                 },
-                request => Waiting::Request(id, request),
+                request => Waiting::Request(request),
             };
-            backlog.bytes += bytes;
-            self.waiting += bytes;
-            backlog.requests.push_back(request);
+            backlog.requests.push_back((ticket, request));
             return;
         }
-        let result = match request {
-            Request::Spawn(params) => self.spawn(&id, params),
-            Request::WriteStdin(params) => self.write_stdin(&id, params),
-            Request::ResizePty(params) => self.resize(&id, &params),
-            Request::Kill(params) => self.kill(&id, &params),
-            Request::Inspect(params) => self.inspect(&id, &params),
-            Request::CloseOutput(params) => self.close_output(&id, &params),
-            Request::Wait(params) => self.wait(&id, params),
-            Request::List => {
-                self.list(id);
-                return;
-            }
+        let asked = match request {
+            Request::Spawn(params) => return self.spawn(ticket, params),
+            Request::List => return self.list(ticket),
             Request::Initialize(params) => {
                 let reply = self.initialize(&params);
-                self.outbox.answer(Some(id), reply);
-                return;
+                return self.outbox.answer(ticket, reply);
             }
+            Request::WriteStdin(params) => self.write_stdin(&ticket, params),
+            Request::ResizePty(params) => self.resize(&params),
+            Request::Kill(params) => self.kill(&params),
+            Request::Inspect(params) => self.inspect(&params),
+            Request::CloseOutput(params) => self.close_output(&params),
+            Request::Wait(params) => self.wait(&ticket, params),
         };
-        if let Err(error) = result {
-            self.outbox.answer(Some(id), Err(error));
+        self.hand_over(ticket, asked);
+    }
+
+    /// Hands a request to its process, or refuses it.
+    fn hand_over(&self, ticket: Ticket, asked: Result<(&Entry, Action), RpcError>) {
+        match asked {
+            Ok((entry, action)) => entry.command(Command::Request(ticket, action)),
+            Err(error) => self.outbox.answer(ticket, Err(error)),
         }
     }
 
@@ -76,22 +75,17 @@ impl Dispatcher {
         self.handles.get(handle).ok_or_else(|| no_process(handle))
     }
 
-    fn write_stdin(&self, id: &RequestId, params: WriteStdinParams) -> Result<(), RpcError> {
-        let entry = self.writable(
-            &params.process_handle,
-            params.delta.is_some() || params.close_stdin,
-        )?;
-        let write = accept(&entry.stats, id, params, self.config.max_pending_stdin_bytes)?;
-        entry.command(Command::Write(write));
-        Ok(())
+    fn write_stdin(&self, ticket: &Ticket, params: WriteStdinParams) -> Result<(&Entry, Action), RpcError> {
+        let says_something = params.delta.is_some() || params.close_stdin;
+        let entry = self.writable(&params.process_handle, says_something)?;
+        let write = accept(&entry.stats, ticket, params, self.config.max_pending_stdin_bytes)?;
+        Ok((entry, Action::Write(write)))
     }
 
     /// Does a write that was accepted while its process was being started.
-    pub(super) fn write_accepted(&self, handle: &str, write: AcceptedWrite) {
-        match self.writable(handle, write.says_something()) {
-            Ok(entry) => entry.command(Command::Write(write)),
-            Err(error) => self.outbox.answer(Some(write.id().clone()), Err(error)),
-        }
+    pub(super) fn write_accepted(&self, ticket: Ticket, handle: &str, write: AcceptedWrite) {
+        let entry = self.writable(handle, write.says_something());
+        self.hand_over(ticket, entry.map(|entry| (entry, Action::Write(write))));
     }
 
     /// The process to write to.
@@ -110,76 +104,63 @@ impl Dispatcher {
         Ok(entry)
     }
 
-    fn resize(&self, id: &RequestId, params: &ResizePtyParams) -> Result<(), RpcError> {
+    fn resize(&self, params: &ResizePtyParams) -> Result<(&Entry, Action), RpcError> {
         validate::pty_size(params.size)?;
-        self.entry(&params.process_handle)?.command(Command::Resize {
-            id: id.clone(),
-            size: params.size,
-        });
-        Ok(())
+        Ok((self.entry(&params.process_handle)?, Action::Resize(params.size)))
     }
 
-    fn inspect(&self, id: &RequestId, params: &InspectParams) -> Result<(), RpcError> {
-        let command = Command::Inspect { id: id.clone() };
-        self.entry(&params.process_handle)?.command(command);
-        Ok(())
+    fn inspect(&self, params: &InspectParams) -> Result<(&Entry, Action), RpcError> {
+        Ok((self.entry(&params.process_handle)?, Action::Inspect))
     }
 
-    fn kill(&self, id: &RequestId, params: &KillParams) -> Result<(), RpcError> {
+    fn kill(&self, params: &KillParams) -> Result<(&Entry, Action), RpcError> {
         let signal = match &params.signal {
             Some(name) => {
                 signal::number(name).map_err(|e| RpcError::invalid_params(format!("process/kill: {e}")))?
             }
             None => libc::SIGKILL,
         };
-        self.entry(&params.process_handle)?.command(Command::Kill {
-            id: id.clone(),
-            signal,
-            grace: params.grace_ms.map(Duration::from_millis),
-        });
-        Ok(())
+        let grace = params.grace_ms.map(Duration::from_millis);
+        Ok((
+            self.entry(&params.process_handle)?,
+            Action::Kill { signal, grace },
+        ))
     }
 
-    fn close_output(&self, id: &RequestId, params: &CloseOutputParams) -> Result<(), RpcError> {
-        self.entry(&params.process_handle)?.command(Command::CloseOutput {
-            id: id.clone(),
-            stream: params.stream,
-        });
-        Ok(())
+    fn close_output(&self, params: &CloseOutputParams) -> Result<(&Entry, Action), RpcError> {
+        let entry = self.entry(&params.process_handle)?;
+        Ok((entry, Action::CloseOutput(params.stream)))
     }
 
-    fn wait(&self, id: &RequestId, params: WaitParams) -> Result<(), RpcError> {
+    fn wait(&self, ticket: &Ticket, params: WaitParams) -> Result<(&Entry, Action), RpcError> {
         validate::wait_params(&params)?;
         let entry = self.entry(&params.process_handle)?;
-        let wait = Wait::new(id, params, &entry.stats.waits, &self.context.waits_bytes)?;
-        entry.command(Command::Wait(Box::new(wait)));
-        Ok(())
+        let wait = Wait::new(ticket, params, &entry.stats.waits, &self.context.waits_bytes)?;
+        Ok((entry, Action::Wait(Box::new(wait))))
     }
 
     /// Answers a command that came when its process had ended.
     pub(super) fn too_late(&self, entry: &Entry, command: Command) {
+        let Command::Request(ticket, action) = command else {
+            return;
+        };
         // The handle was live when the command came, and a later spawn may have been told so: there is
         // no more to be done, but the process was there.
-        let (id, outcome) = match command {
-            Command::Kill { id, .. } => (id, Ok(Reply::Done)),
-            Command::Resize { id, .. } if entry.params.tty => (id, Ok(Reply::Done)),
-            Command::Wait(wait) => {
-                let (id, reply) = wait.too_late();
-                return self.outbox.answer_behind_output(id, Ok(reply));
+        let outcome = match action {
+            Action::Wait(wait) => {
+                let reply = wait.too_late();
+                return self.outbox.answer_behind_output(ticket, Ok(reply));
             }
-            Command::CloseOutput { id, .. } if !entry.params.tty => {
-                return self.outbox.answer_behind_output(id, Ok(Reply::Done));
+            Action::CloseOutput(_) if !entry.params.tty => {
+                return self.outbox.answer_behind_output(ticket, Ok(Reply::Done));
             }
-            Command::Resize { id, .. } | Command::Inspect { id } | Command::CloseOutput { id, .. } => {
-                (id, Err(no_process(&entry.params.process_handle)))
+            Action::Kill { .. } => Ok(Reply::Done),
+            Action::Resize(_) if entry.params.tty => Ok(Reply::Done),
+            Action::Resize(_) | Action::Inspect | Action::CloseOutput(_) | Action::Write(_) => {
+                Err(no_process(&entry.params.process_handle))
             }
-            Command::Write(write) => {
-                let error = no_process(&entry.params.process_handle);
-                (write.id().clone(), Err(error))
-            }
-            Command::End => return,
         };
-        self.outbox.answer(Some(id), outcome);
+        self.outbox.answer(ticket, outcome);
     }
 }
 

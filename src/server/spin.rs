@@ -13,9 +13,10 @@
 //! slice, so then there is no spin for some time: cores that others use are awake anyway.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::sys::sync::{AtomicBool, Ordering::Relaxed};
 
 /// How long a spin lasts, and how close requests have to follow each other for it.
 const SPIN_TIME: Duration = Duration::from_micros(250);
@@ -51,14 +52,20 @@ impl Spin {
             thread::yield_now();
             let now = Instant::now();
             if now - last > SPIN_TIME {
-                self.on.store(false, Relaxed);
-                self.disturbed.store(true, Relaxed);
+                self.disturb();
             }
             if now - begun > SPIN_TIME {
                 return None;
             }
             last = now;
         }
+    }
+
+    /// Another thread has had the core.
+    fn disturb(&self) {
+        self.on.store(false, Relaxed);
+        // Swapped, as it is where it is taken: one of the two comes second.
+        self.disturbed.swap(true, Relaxed);
     }
 }
 
@@ -230,5 +237,32 @@ mod tests {
             pace.request(now + FIRST_REST_TIME + SPIN_TIME * n);
         }
         assert!(spins(&pace));
+    }
+}
+
+#[cfg(all(loom, test))]
+mod models {
+    use super::*;
+
+    /// Both flags are hints, and no order of them makes a thread sleep that should be awake. But a core that
+    /// others want is left to them, by the next request at the latest.
+    #[test]
+    fn a_disturbance_is_not_forgotten() {
+        loom::model(|| {
+            let mut pace = Pace {
+                allowed: true,
+                streak: STREAK_REQUESTS,
+                ..Pace::new(true)
+            };
+            let begun = Instant::now();
+            pace.last = Some(begun);
+            let spin = pace.spin();
+            let writer = loom::thread::spawn(move || spin.disturb());
+            pace.request(begun);
+            writer.join().expect("no panic");
+            pace.request(begun);
+            assert!(!pace.spin.on.load(Relaxed));
+            assert!(pace.rest_until.is_some());
+        });
     }
 }

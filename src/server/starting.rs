@@ -12,32 +12,26 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::unbounded;
 
 use super::handles::{Backlog, Entry, Waiting};
-use super::{Dispatcher, WAITING_COST_BYTES, validate};
+use super::{Dispatcher, validate};
+use crate::outbox::Ticket;
+use crate::outbox::costs::waiting_cost;
 use crate::process::keep::Keep;
 use crate::process::{self, SpawnRequest, Stats, spawn};
 use crate::sys::{self, Birth, EventFd};
 use crate::wire::methods::Params as _;
-use crate::wire::protocol::{Request, RequestId, RpcError, SpawnParams, Stage, shortened};
+use crate::wire::protocol::{Request, RpcError, SpawnParams, Stage, shortened};
 
 /// A process thread's stack. It is only touched as far as it is used; measured depth is under 16 KiB.
 const PROCESS_STACK_BYTES: usize = 128 * 1024;
 
 impl Dispatcher {
-    pub(super) fn spawn(&mut self, id: &RequestId, params: SpawnParams) -> Result<(), RpcError> {
-        validate::spawn_params(&params)?;
-        let bytes = WAITING_COST_BYTES + id.len() + params.cost();
-        if self.ending.is_some() {
-            return Err(RpcError::invalid_request("the connection is ending"));
-        }
+    pub(super) fn spawn(&mut self, mut ticket: Ticket, params: SpawnParams) {
+        let wake = match self.prepare(&params) {
+            Ok(wake) => Arc::new(wake),
+            Err(error) => return self.outbox.answer(ticket, Err(error)),
+        };
+        ticket.hold(waiting_cost(ticket.id(), params.cost()));
         let handle: Arc<str> = params.process_handle.as_str().into();
-        if self.handles.get(&handle).is_some() {
-            return Err(RpcError::invalid_request(format!(
-                "duplicate active process handle: {:?}",
-                shortened(&handle)
-            )));
-        }
-        let wake = EventFd::new().map_err(|e| spawn::failure(&params, Stage::Pipe, "eventfd2", e))?;
-        let wake = Arc::new(wake);
         let serial = self.handles.next_serial();
         let (inbox_sender, inbox) = unbounded();
         let params = Arc::new(params);
@@ -45,7 +39,6 @@ impl Dispatcher {
         let birth = Arc::new(Birth::new());
         let request = SpawnRequest {
             serial,
-            id: id.clone(),
             handle: Arc::clone(&handle),
             reused: self.handles.may_be_on_its_way(&handle),
             keep: Keep::new(
@@ -64,11 +57,9 @@ impl Dispatcher {
             stats: Arc::clone(&stats),
             context: Arc::clone(&self.context),
             outbox: self.outbox.clone(),
+            permit: self.outbox.admit_process(),
             events: self.event_sender.clone(),
         };
-        // A process is let in beside its request: it will have one more message, its exit.
-        self.outbox.admit();
-        self.waiting += bytes;
         let entry = Entry {
             serial,
             params,
@@ -76,32 +67,52 @@ impl Dispatcher {
             inbox: inbox_sender,
             wake,
             starting: Some(Backlog {
-                id: id.clone(),
+                id: ticket.id().cloned(),
                 since: Instant::now(),
                 birth,
                 requests: VecDeque::new(),
-                bytes,
             }),
         };
         self.handles.add(handle, entry);
-        self.held_back.push_back(request);
+        self.held_back.push_back((ticket, request));
         self.launch();
-        Ok(())
+    }
+
+    /// What wakes the process, unless it cannot be started, as far as that is known without its thread.
+    fn prepare(&self, params: &SpawnParams) -> Result<EventFd, RpcError> {
+        validate::spawn_params(params)?;
+        if self.ending.is_some() {
+            return Err(RpcError::invalid_request("the connection is ending"));
+        }
+        let handle = params.process_handle.as_str();
+        if self.handles.get(handle).is_some() {
+            return Err(RpcError::invalid_request(format!(
+                "duplicate active process handle: {:?}",
+                shortened(handle)
+            )));
+        }
+        EventFd::new().map_err(|e| spawn::failure(params, Stage::Pipe, "eventfd2", e))
     }
 
     /// Starts the threads of what is to be spawned, as far as there is room for what it may print.
     pub(super) fn launch(&mut self) {
         while !self.held_back.is_empty() && self.outbox.has_room_for_a_process() {
-            let Some(request) = self.held_back.pop_front() else {
+            let Some((ticket, request)) = self.held_back.pop_front() else {
                 return;
             };
-            let (serial, id, params) = (request.serial, request.id.clone(), Arc::clone(&request.params));
+            let serial = request.serial;
             let thread = sys::start_thread(&format!("proc-{serial}"), PROCESS_STACK_BYTES, move || {
-                process::run(request)
+                process::run(ticket, request)
             });
             if let Err(error) = thread {
-                let error = spawn::failure(&params, Stage::Thread, sys::START_THREAD, error);
-                self.outbox.answer(Some(id), Err(error));
+                // The ticket went with the thread.
+                if let Some(entry) = self.handles.of_serial(serial)
+                    && let Some(backlog) = &entry.starting
+                {
+                    let ticket = self.outbox.admit(backlog.id.clone());
+                    let error = spawn::failure(&entry.params, Stage::Thread, sys::START_THREAD, error);
+                    self.outbox.answer(ticket, Err(error));
+                }
                 self.failed(serial);
             }
         }
@@ -114,7 +125,6 @@ impl Dispatcher {
             self.given_up = self.given_up.saturating_sub(1);
             return;
         };
-        self.outbox.retract();
         let handle = entry.params.process_handle.as_str();
         if let Some(backlog) = entry.starting {
             self.catch_up(backlog, handle, false);
@@ -129,15 +139,13 @@ impl Dispatcher {
     /// Does what was asked of a handle while its process was being started. The process may have
     /// failed to start, and then the next spawn in the backlog may take the handle over.
     pub(super) fn catch_up(&mut self, backlog: Backlog, handle: &str, started: bool) {
-        self.waiting -= backlog.bytes;
-        for request in backlog.requests {
+        for (ticket, request) in backlog.requests {
             match request {
-                Waiting::Write(write) if started => self.write_accepted(handle, write),
+                Waiting::Write(write) if started => self.write_accepted(ticket, handle, write),
                 Waiting::Write(write) => {
-                    let (id, params) = write.into_params(handle);
-                    self.on_request(id, Request::WriteStdin(params));
+                    self.on_request(ticket, Request::WriteStdin(write.into_params(handle)));
                 }
-                Waiting::Request(id, request) => self.on_request(id, request),
+                Waiting::Request(request) => self.on_request(ticket, request),
             }
         }
     }

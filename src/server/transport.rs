@@ -7,25 +7,23 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
+use crate::outbox::costs::{
+    BATCH_BYTES, BUSY_AFTER_BYTES, BUSY_PIPE_BYTES, INBOX_LONGEST_MESSAGES, INBOX_MESSAGES,
+};
 use crate::outbox::{NoMessage, Notice, Outbox, OutboxReceiver, outbox};
-use crate::server::connection::{INBOX_MESSAGES, Io};
+use crate::server::connection::Io;
 use crate::server::error::Error;
 use crate::server::spin::Spin;
+use crate::sys::sync::{self, WaitFlag};
 use crate::sys::{self, EventFd, PollFd};
 use crate::wire::framing::{self, Frame, Frames};
 use crate::wire::message::{self, ClientMessage};
-
-/// The encode buffer is written out when it holds this much, or when there is nothing to add.
-const BATCH_BYTES: usize = 64 * 1024;
-/// The pipe from the client, and the one to it, is asked to hold this much once it has carried [`BUSY_AFTER_BYTES`].
-const BUSY_PIPE_BYTES: usize = 256 * 1024;
-const BUSY_AFTER_BYTES: u64 = 1024 * 1024;
 
 /// What comes from the client.
 // There is one OutputGone a connection, so its size does not matter.
@@ -41,9 +39,27 @@ pub(crate) enum Inbound {
 /// Whether `rpc-read` has read what it has not handed over yet.
 #[derive(Default)]
 struct ReaderState {
-    busy: AtomicBool,
+    /// Relaxed: the flag orders it.
+    busy: sync::AtomicBool,
     /// The dispatcher wants to be told when it is not.
-    asked: AtomicBool,
+    asked: WaitFlag,
+}
+
+impl ReaderState {
+    /// All that was read has been handed over; whether that is to be told.
+    fn idle(&self) -> bool {
+        self.busy.store(false, Relaxed);
+        self.asked.take()
+    }
+
+    fn busy(&self) {
+        self.busy.store(true, Relaxed);
+    }
+
+    /// Whether there may be more. If so, [`idle`](Self::idle) tells when there is not.
+    fn is_busy(&self) -> bool {
+        !self.asked.unless(|| !self.busy.load(Relaxed))
+    }
 }
 
 /// The client's input, of which is known whether all that has been read has been handed over.
@@ -55,12 +71,11 @@ struct Input {
 
 impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.state.busy.store(false, SeqCst);
-        if self.state.asked.swap(false, SeqCst) {
+        if self.state.idle() {
             let _ = self.inbox.send(Inbound::ReaderIdle);
         }
         let read = self.reader.read(buffer);
-        self.state.busy.store(true, SeqCst);
+        self.state.busy();
         read
     }
 }
@@ -147,13 +162,7 @@ impl Transport {
     /// Whether there may be messages that have been read and not handed over. If so,
     /// [`Inbound::ReaderIdle`] comes behind them.
     pub(crate) fn reader_is_busy(&self) -> bool {
-        self.reader.asked.store(true, SeqCst);
-        // Once more: it may have become idle before it could see that it was asked.
-        let busy = self.reader.busy.load(SeqCst);
-        if !busy {
-            self.reader.asked.store(false, SeqCst);
-        }
-        busy
+        self.reader.is_busy()
     }
 
     /// Whether the client has ended its input, even if some of that has not been read yet. Only of stdio
@@ -230,7 +239,7 @@ impl Drop for Weight {
 /// The end of input is told by dropping `inbox`.
 fn read_messages(input: Input, inbox: Sender<Inbound>, dialect: &Dialect, limit: usize) {
     sys::block_signals_for_this_thread();
-    let gate = Gate::new(limit.saturating_mul(2));
+    let gate = Gate::new(limit.saturating_mul(INBOX_LONGEST_MESSAGES));
     let mut frames = Frames::new(input, limit);
     let mut first = true;
     loop {
@@ -239,7 +248,7 @@ fn read_messages(input: Input, inbox: Sender<Inbound>, dialect: &Dialect, limit:
                 let parsed = message::parse(text);
                 if let (true, Some(jsonrpc)) = (first, parsed.jsonrpc) {
                     first = false;
-                    dialect.jsonrpc.store(jsonrpc, SeqCst);
+                    dialect.jsonrpc.store(jsonrpc, Relaxed);
                 }
                 if parsed.message == ClientMessage::Notification {
                     continue;
@@ -248,7 +257,7 @@ fn read_messages(input: Input, inbox: Sender<Inbound>, dialect: &Dialect, limit:
             }
             Ok(Frame::Invalid(error)) => Inbound::Message(ClientMessage::Invalid { id: None, error }, None),
             Ok(Frame::Headers) => {
-                dialect.headers.store(true, SeqCst);
+                dialect.headers.store(true, Relaxed);
                 continue;
             }
             Ok(Frame::End) => return,
@@ -281,23 +290,23 @@ fn write_messages(
     loop {
         let next = match outbox.try_next() {
             Err(NoMessage::NotYet) if buffer.is_empty() => match spin.wait(|| outbox.try_next().ok()) {
-                Some(taken) => Ok(taken),
+                Some(outgoing) => Ok(outgoing),
                 None => outbox.next(None),
             },
             next => next,
         };
         match next {
-            Ok(taken) => {
+            Ok(outgoing) => {
                 if !gone {
                     let start = buffer.len();
-                    message::encode(&mut buffer, &taken.message, dialect.jsonrpc.load(SeqCst));
-                    if dialect.headers.load(SeqCst) {
+                    message::encode(&mut buffer, &outgoing.message, dialect.jsonrpc.load(Relaxed));
+                    if dialect.headers.load(Relaxed) {
                         // Its length says where it ends, and not a line end.
                         buffer.pop();
                         framing::put_header(&mut buffer, start);
                     }
                 }
-                taken.recycle();
+                outgoing.recycle();
                 if buffer.len() < BATCH_BYTES {
                     continue;
                 }
@@ -465,4 +474,23 @@ fn would_block(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(all(loom, test))]
+mod models {
+    use super::*;
+
+    /// Where the dispatcher is told to wait, it is told that the reader is idle.
+    #[test]
+    fn an_idle_reader_is_told_of() {
+        loom::model(|| {
+            let state = Arc::new(ReaderState::default());
+            state.busy();
+            let reader = Arc::clone(&state);
+            let reader = loom::thread::spawn(move || reader.idle());
+            let waits = state.is_busy();
+            let told = reader.join().expect("no panic");
+            assert!(!waits || told);
+        });
+    }
 }

@@ -42,6 +42,7 @@ mod program;
 mod signals;
 mod snapshot;
 mod spawn;
+pub(crate) mod sync;
 mod terminal;
 mod threads;
 mod wake;

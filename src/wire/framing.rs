@@ -19,8 +19,6 @@ use crate::wire::protocol::{RpcError, code};
 const READ_BYTES: usize = 128 * 1024;
 /// What the headers of one message may take, and the blank space before the first message.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
-/// What of a skipped line is kept, to see whether it ends in a header.
-const SKIPPED_TAIL_BYTES: usize = 256;
 /// What the input begins with if messages have headers, in any case. No JSON text begins so.
 const HEADER_START: &[u8] = b"content-";
 const LENGTH_NAME: &[u8] = b"content-length";
@@ -204,16 +202,21 @@ impl<R: Read> Frames<R> {
                         }
                     }
                 }
-                Expected::Length => {
-                    if let Some(line) = self.take_line() {
-                        self.resume_at(line);
-                    } else if self.ended {
-                        return Ok(Frame::End);
-                    } else {
-                        self.start = self.start.max(self.end.saturating_sub(SKIPPED_TAIL_BYTES));
+                Expected::Length => match self.take_line() {
+                    Some(line) => {
+                        if let Some(length) = length_at_end_of(&self.buffer[line]) {
+                            self.headers.bytes = LENGTH_NAME.len();
+                            self.headers.length = Some(length);
+                            self.expected = Expected::Header;
+                        }
+                    }
+                    None if self.ended => return Ok(Frame::End),
+                    None => {
+                        // More than a header is not kept of a line that has not ended.
+                        self.start = self.start.max(self.end.saturating_sub(MAX_HEADER_BYTES));
                         self.fill()?;
                     }
-                }
+                },
                 _ => {
                     let Some(line) = self.take_line() else {
                         if there > MAX_HEADER_BYTES {
@@ -240,14 +243,14 @@ impl<R: Read> Frames<R> {
                             return Ok(refused);
                         }
                     } else if let Err(reason) = self.headers.add(&self.buffer[line.clone()]) {
-                        let lost = self.lost(reason);
-                        // The length of the next message, behind the rest of a body that was longer
-                        // than announced; but not one that is in doubt itself.
-                        let text = &self.buffer[line.clone()];
-                        if !text[..text.len().min(LENGTH_NAME.len())].eq_ignore_ascii_case(LENGTH_NAME) {
-                            self.resume_at(line);
+                        // Looked at again: it may end in the length of the next message, behind the rest
+                        // of a body that was longer than announced. A length that is in doubt is not.
+                        let name = line.start..line.end.min(line.start + LENGTH_NAME.len());
+                        if !self.buffer[name].eq_ignore_ascii_case(LENGTH_NAME) {
+                            self.start = line.start;
+                            self.scanned = line.start;
                         }
-                        return Ok(lost);
+                        return Ok(self.lost(reason));
                     }
                 }
             }
@@ -282,14 +285,6 @@ impl<R: Read> Frames<R> {
         invalid(format!(
             "{reason}; skipping to the next line that ends in a Content-Length"
         ))
-    }
-
-    /// Understands headers again from this line on, if it ends in a length.
-    fn resume_at(&mut self, line: Range<usize>) {
-        if let Some(headers) = Headers::at_end_of(&self.buffer[line]) {
-            self.headers = headers;
-            self.expected = Expected::Header;
-        }
     }
 
     /// The next line, without its end, if all of it is there.
@@ -386,20 +381,14 @@ impl Headers {
         }
         Ok(())
     }
+}
 
-    /// The Content-Length at the end of a line, whatever comes before it.
-    fn at_end_of(line: &[u8]) -> Option<Headers> {
-        let colon = memchr::memrchr(b':', line)?;
-        let name = line[..colon].len().checked_sub(LENGTH_NAME.len())?;
-        if !line[name..colon].eq_ignore_ascii_case(LENGTH_NAME) {
-            return None;
-        }
-        Some(Headers {
-            bytes: line.len() - name,
-            length: Some(number(line[colon + 1..].trim_ascii())?),
-            foreign: false,
-        })
-    }
+/// The Content-Length at the end of a line, whatever comes before it.
+fn length_at_end_of(line: &[u8]) -> Option<u64> {
+    let colon = memchr::memrchr(b':', line)?;
+    let name = &line[colon.checked_sub(LENGTH_NAME.len())?..colon];
+    let length = number(line[colon + 1..].trim_ascii())?;
+    name.eq_ignore_ascii_case(LENGTH_NAME).then_some(length)
 }
 
 /// Whether a header's name may have it.

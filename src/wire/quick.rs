@@ -227,6 +227,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "thousands of lines take minutes there")]
     fn agrees_with_the_long_way_wherever_a_byte_is_changed() {
         let mut taken = 0;
         for line in LINES.map(str::as_bytes) {

@@ -59,7 +59,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).expect(path)
 }
 
-fn fifo(scratch: &Scratch, name: &str) -> String {
+pub fn fifo(scratch: &Scratch, name: &str) -> String {
     let path = scratch.path(name);
     let file = CString::new(path.as_str()).expect("a path");
     // SAFETY: the path is NUL-terminated.

@@ -31,7 +31,9 @@ fn split(input: &[u8], piece: usize, limit: usize) -> Vec<String> {
 /// The same however it is cut.
 #[track_caller]
 fn assert_split(input: impl AsRef<[u8]>, limit: usize, expected: &[&str]) {
-    for piece in (1..40).chain([input.as_ref().len().max(1)]) {
+    // Each begins with a buffer that Miri clears byte by byte.
+    let sizes = (1..40).step_by(if cfg!(miri) { 13 } else { 1 });
+    for piece in sizes.chain([input.as_ref().len().max(1)]) {
         assert_eq!(
             split(input.as_ref(), piece, limit),
             expected,
@@ -148,6 +150,7 @@ fn behind_headers_that_are_none_the_next_length_counts() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "megabytes take minutes there")]
 fn endless_headers_are_not_stored() {
     let good = "Content-Length: 2\r\n\r\nok";
     for bad in [

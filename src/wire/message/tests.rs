@@ -318,6 +318,7 @@ fn what_is_no_request_says_why() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "megabytes take minutes there")]
 fn nesting_costs_no_stack() {
     let mut line = vec![b'['; 1_000_000];
     assert_eq!(invalid(&line).1, code::PARSE_ERROR);
