@@ -109,14 +109,14 @@ pub(crate) struct Stats {
     /// 0 until it runs.
     pub(crate) pid: AtomicU32,
     pub(crate) started_at_ms: AtomicU64,
-    pub(crate) stdout_bytes: Arc<AtomicU64>,
-    pub(crate) stderr_bytes: Arc<AtomicU64>,
+    pub(crate) stdout_bytes: AtomicU64,
+    pub(crate) stderr_bytes: AtomicU64,
     /// The dispatcher adds, the process's thread subtracts.
-    pub(crate) stdin_pending: Arc<AtomicU64>,
+    pub(crate) stdin_pending: AtomicU64,
     /// What the writes that are not answered yet count; the dispatcher adds, the process's thread subtracts.
-    pub(crate) stdin_unanswered: Arc<AtomicUsize>,
+    pub(crate) stdin_unanswered: AtomicUsize,
     /// Waits that are not answered yet; the dispatcher adds.
-    pub(crate) waits: Arc<AtomicUsize>,
+    pub(crate) waits: AtomicUsize,
     pub(crate) handover: Handover,
 }
 
@@ -292,9 +292,9 @@ impl Process {
             outbox,
             ..
         } = request;
-        let output = |fd, stream, total: &Arc<AtomicU64>| {
+        let output = |fd, stream| {
             let streamed = params.tty || params.stream_stdout_stderr;
-            Output::new(fd, stream, params.tty, streamed, keep, Arc::clone(total))
+            Output::new(fd, stream, params.tty, streamed, keep, Arc::clone(&stats))
         };
         let (terminal, outputs, stdin) = match child.channels {
             Channels::Pipes {
@@ -302,14 +302,14 @@ impl Process {
                 stdout,
                 stderr,
             } => {
-                let stdout = stdout.map(|fd| output(Rc::new(fd), Stream::Stdout, &stats.stdout_bytes));
-                let stderr = stderr.map(|fd| output(Rc::new(fd), Stream::Stderr, &stats.stderr_bytes));
+                let stdout = stdout.map(|fd| output(Rc::new(fd), Stream::Stdout));
+                let stderr = stderr.map(|fd| output(Rc::new(fd), Stream::Stderr));
                 let outputs = [stdout, stderr];
                 (None, outputs, stdin.map(Rc::new))
             }
             Channels::Terminal { terminal, descriptor } => {
                 let descriptor = Rc::new(descriptor);
-                let screen = output(Rc::clone(&descriptor), Stream::Stdout, &stats.stdout_bytes);
+                let screen = output(Rc::clone(&descriptor), Stream::Stdout);
                 (Some(terminal), [Some(screen), None], Some(descriptor))
             }
         };
@@ -319,13 +319,7 @@ impl Process {
             terminal,
             outputs,
             tells_tails: keep.told,
-            stdin: Stdin::new(
-                stdin,
-                params.tty,
-                Arc::clone(&stats.stdin_pending),
-                Arc::clone(&stats.stdin_unanswered),
-                outbox.clone(),
-            ),
+            stdin: Stdin::new(stdin, params.tty, Arc::clone(&stats), outbox.clone()),
             inspections: Inspections::default(),
             sink: Sink {
                 handle: request.handle,

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use crate::outbox::Outbox;
@@ -110,14 +110,12 @@ pub(crate) struct Stdin {
     queue: VecDeque<Vec<u8>>,
     /// How much of the first in the queue has been written.
     at: usize,
-    /// Queued bytes; the dispatcher adds, this thread subtracts.
-    pending: Arc<AtomicU64>,
+    /// Counts what is queued and what is not answered yet, what is on its way here included.
+    stats: Arc<Stats>,
     unanswered: VecDeque<RequestId>,
     /// How many of those, the oldest, wait for the child: they no longer count as in flight, so
     /// that a child that does not read holds up no other request.
     parked: usize,
-    /// What the writes that are not answered yet count, those on their way here included.
-    all_unanswered: Arc<AtomicUsize>,
     /// The client has closed it; the queue is still written.
     closing: bool,
     /// What was typed at a terminal and is not the end of a line.
@@ -134,8 +132,7 @@ impl Stdin {
     pub(crate) fn new(
         sink: Option<Rc<OwnedFd>>,
         terminal: bool,
-        pending: Arc<AtomicU64>,
-        all_unanswered: Arc<AtomicUsize>,
+        stats: Arc<Stats>,
         outbox: Outbox,
     ) -> Self {
         Stdin {
@@ -143,10 +140,9 @@ impl Stdin {
             terminal,
             queue: VecDeque::new(),
             at: 0,
-            pending,
+            stats,
             unanswered: VecDeque::new(),
             parked: 0,
-            all_unanswered,
             closing: false,
             line: TypedLine::default(),
             end_queued: false,
@@ -256,7 +252,7 @@ impl Stdin {
         if self.closing && self.queue.is_empty() {
             self.close();
         }
-        if self.pending.load(Relaxed) <= FREE_STDIN_BYTES || self.queue.is_empty() {
+        if self.stats.stdin_pending.load(Relaxed) <= FREE_STDIN_BYTES || self.queue.is_empty() {
             self.answer_all(&Ok(Reply::Done));
         }
     }
@@ -285,7 +281,7 @@ impl Stdin {
         };
         if !left.is_empty() {
             // The terminal's input is full: type it when there is room.
-            self.pending.fetch_add(left.len() as u64, Relaxed);
+            self.stats.stdin_pending.fetch_add(left.len() as u64, Relaxed);
             self.queue.push_back(left.to_vec());
             self.end_queued = true;
             self.sink = Some(sink);
@@ -299,7 +295,9 @@ impl Stdin {
         self.queue.clear();
         self.at = 0;
         self.sink = None;
-        self.answer_all(&Err(RpcError::invalid_request(why)));
+        if !self.unanswered.is_empty() {
+            self.answer_all(&Err(RpcError::invalid_request(why)));
+        }
     }
 
     fn answer_all(&mut self, outcome: &Result<Reply, RpcError>) {
@@ -313,12 +311,14 @@ impl Stdin {
     }
 
     fn answer(&self, id: RequestId, outcome: Result<Reply, RpcError>) {
-        self.all_unanswered.fetch_sub(unanswered_cost(&id), Relaxed);
+        self.stats
+            .stdin_unanswered
+            .fetch_sub(unanswered_cost(&id), Relaxed);
         self.outbox.answer(Some(id), outcome);
     }
 
     fn taken(&self, n: usize) {
-        self.pending.fetch_sub(n as u64, Relaxed);
+        self.stats.stdin_pending.fetch_sub(n as u64, Relaxed);
     }
 }
 

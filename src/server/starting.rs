@@ -96,7 +96,7 @@ impl Dispatcher {
                 return;
             };
             let (serial, id, params) = (request.serial, request.id.clone(), Arc::clone(&request.params));
-            let thread = sys::start_thread(&format!("proc-{serial}"), PROCESS_STACK_BYTES, move || {
+            let thread = sys::start_thread_unjoined(&format!("proc-{serial}"), PROCESS_STACK_BYTES, move || {
                 process::run(request)
             });
             if let Err(error) = thread {
