@@ -112,11 +112,11 @@ pub(crate) struct Stats {
     pub(crate) stdout_bytes: AtomicU64,
     pub(crate) stderr_bytes: AtomicU64,
     /// The dispatcher adds, the process's thread subtracts.
-    pub(crate) stdin_pending: AtomicU64,
+    pub(crate) stdin_pending: Arc<AtomicU64>,
     /// What the writes that are not answered yet count; the dispatcher adds, the process's thread subtracts.
-    pub(crate) stdin_unanswered: AtomicUsize,
+    pub(crate) stdin_unanswered: Arc<AtomicUsize>,
     /// Waits that are not answered yet; the dispatcher adds.
-    pub(crate) waits: AtomicUsize,
+    pub(crate) waits: Arc<AtomicUsize>,
     pub(crate) handover: Handover,
 }
 
@@ -319,7 +319,13 @@ impl Process {
             terminal,
             outputs,
             tells_tails: keep.told,
-            stdin: Stdin::new(stdin, params.tty, Arc::clone(&stats), outbox.clone()),
+            stdin: Stdin::new(
+                stdin,
+                params.tty,
+                Arc::clone(&stats.stdin_pending),
+                Arc::clone(&stats.stdin_unanswered),
+                outbox.clone(),
+            ),
             inspections: Inspections::default(),
             sink: Sink {
                 handle: request.handle,

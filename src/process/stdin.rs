@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use crate::outbox::Outbox;
@@ -110,12 +110,14 @@ pub(crate) struct Stdin {
     queue: VecDeque<Vec<u8>>,
     /// How much of the first in the queue has been written.
     at: usize,
-    /// Counts what is queued and what is not answered yet, what is on its way here included.
-    stats: Arc<Stats>,
+    /// Queued bytes; the dispatcher adds, this thread subtracts.
+    pending: Arc<AtomicU64>,
     unanswered: VecDeque<RequestId>,
     /// How many of those, the oldest, wait for the child: they no longer count as in flight, so
     /// that a child that does not read holds up no other request.
     parked: usize,
+    /// What the writes that are not answered yet count, those on their way here included.
+    all_unanswered: Arc<AtomicUsize>,
     /// The client has closed it; the queue is still written.
     closing: bool,
     /// What was typed at a terminal and is not the end of a line.
@@ -132,7 +134,8 @@ impl Stdin {
     pub(crate) fn new(
         sink: Option<Rc<OwnedFd>>,
         terminal: bool,
-        stats: Arc<Stats>,
+        pending: Arc<AtomicU64>,
+        all_unanswered: Arc<AtomicUsize>,
         outbox: Outbox,
     ) -> Self {
         Stdin {
@@ -140,9 +143,10 @@ impl Stdin {
             terminal,
             queue: VecDeque::new(),
             at: 0,
-            stats,
+            pending,
             unanswered: VecDeque::new(),
             parked: 0,
+            all_unanswered,
             closing: false,
             line: TypedLine::default(),
             end_queued: false,
@@ -252,7 +256,7 @@ impl Stdin {
         if self.closing && self.queue.is_empty() {
             self.close();
         }
-        if self.stats.stdin_pending.load(Relaxed) <= FREE_STDIN_BYTES || self.queue.is_empty() {
+        if self.pending.load(Relaxed) <= FREE_STDIN_BYTES || self.queue.is_empty() {
             self.answer_all(&Ok(Reply::Done));
         }
     }
@@ -281,7 +285,7 @@ impl Stdin {
         };
         if !left.is_empty() {
             // The terminal's input is full: type it when there is room.
-            self.stats.stdin_pending.fetch_add(left.len() as u64, Relaxed);
+            self.pending.fetch_add(left.len() as u64, Relaxed);
             self.queue.push_back(left.to_vec());
             self.end_queued = true;
             self.sink = Some(sink);
@@ -311,14 +315,12 @@ impl Stdin {
     }
 
     fn answer(&self, id: RequestId, outcome: Result<Reply, RpcError>) {
-        self.stats
-            .stdin_unanswered
-            .fetch_sub(unanswered_cost(&id), Relaxed);
+        self.all_unanswered.fetch_sub(unanswered_cost(&id), Relaxed);
         self.outbox.answer(Some(id), outcome);
     }
 
     fn taken(&self, n: usize) {
-        self.stats.stdin_pending.fetch_sub(n as u64, Relaxed);
+        self.pending.fetch_sub(n as u64, Relaxed);
     }
 }
 

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::outbox::{CHUNK_BYTES, Outbox};
-use crate::process::Stats;
 use crate::process::inspect::Look;
 use crate::process::pattern::Pattern;
 use crate::wire::protocol::{Condition, Reply, RequestId, RpcError, Stream, WaitParams, WaitReply, code};
@@ -43,14 +42,14 @@ pub(crate) struct Wait {
 
 /// What a wait counts while it is unanswered: given back when this is dropped.
 struct Charge {
-    of_process: Arc<Stats>,
+    of_process: Arc<AtomicUsize>,
     of_server: Arc<AtomicUsize>,
     bytes: usize,
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.of_process.waits.fetch_sub(1, Relaxed);
+        self.of_process.fetch_sub(1, Relaxed);
         self.of_server.fetch_sub(self.bytes, Relaxed);
     }
 }
@@ -61,19 +60,19 @@ impl Wait {
     pub(crate) fn new(
         id: &RequestId,
         params: WaitParams,
-        of_process: &Arc<Stats>,
+        of_process: &Arc<AtomicUsize>,
         of_server: &Arc<AtomicUsize>,
     ) -> Result<Wait, RpcError> {
         let patterns = params.until.iter().filter_map(Condition::pattern);
         let patterns: usize = patterns.map(|pattern| Pattern::cost(pattern.len())).sum();
         let conditions = params.until.len() * size_of::<Awaited>();
         let bytes = WAIT_COST_BYTES + id.len() + conditions + patterns;
-        let refused = if of_process.waits.load(Relaxed) >= MAX_WAITS {
+        let refused = if of_process.load(Relaxed) >= MAX_WAITS {
             format!("{MAX_WAITS} waits for this process are unanswered already: await the answers to some")
         } else if of_server.load(Relaxed) + bytes > MAX_WAITS_BYTES {
             format!("unanswered waits have {MAX_WAITS_BYTES} bytes already: await the answers to some")
         } else {
-            of_process.waits.fetch_add(1, Relaxed);
+            of_process.fetch_add(1, Relaxed);
             of_server.fetch_add(bytes, Relaxed);
             let charge = Charge {
                 of_process: Arc::clone(of_process),

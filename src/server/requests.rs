@@ -151,7 +151,7 @@ impl Dispatcher {
     fn wait(&self, id: &RequestId, params: WaitParams) -> Result<(), RpcError> {
         validate::wait_params(&params)?;
         let entry = self.entry(&params.process_handle)?;
-        let wait = Wait::new(id, params, &entry.stats, &self.context.waits_bytes)?;
+        let wait = Wait::new(id, params, &entry.stats.waits, &self.context.waits_bytes)?;
         entry.command(Command::Wait(Box::new(wait)));
         Ok(())
     }

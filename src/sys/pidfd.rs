@@ -8,7 +8,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock};
 
 use super::Pid;
 use super::backend::{Backend, backend};
@@ -62,7 +62,16 @@ pub(super) fn end_of_child(pid: Pid) -> io::Result<OwnedFd> {
 pub(super) struct ExitWatch {
     reader: OwnedFd,
     writer: Arc<OwnedFd>,
-    child: mpsc::Sender<Pid>,
+    child: Child,
+}
+
+/// The child to wait for, once it is known; `None` where there will be none.
+struct Child(Arc<OnceLock<Option<Pid>>>);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.set(None);
+    }
 }
 
 impl ExitWatch {
@@ -71,11 +80,11 @@ impl ExitWatch {
         let (reader, writer) = pipe().map_err(refused(MAKE_PIPE))?;
         let writer = Arc::new(writer);
         let its_writer = Arc::clone(&writer);
-        let (child, told) = mpsc::channel();
+        let child = Child(Arc::default());
+        let told = Arc::clone(&child.0);
         start_thread("exit", SMALL_STACK, move || {
             block_signals_for_this_thread();
-            // None may be started.
-            if let Ok(pid) = told.recv() {
+            if let Some(pid) = *told.wait() {
                 wait_without_reaping(pid, 0);
             }
             drop(its_writer);
@@ -95,7 +104,7 @@ impl ExitWatch {
             write(self.writer.as_fd(), &[0])?;
         }
         // It waits for this.
-        let _ = self.child.send(pid);
+        let _ = self.child.0.set(Some(pid));
         Ok(self.reader)
     }
 }
