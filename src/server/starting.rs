@@ -23,7 +23,7 @@ use crate::wire::protocol::{Request, RequestId, RpcError, SpawnParams, Stage, sh
 const PROCESS_STACK_BYTES: usize = 128 * 1024;
 
 impl Dispatcher {
-    pub(super) fn spawn(&mut self, id: &RequestId, params: SpawnParams) -> Result<(), RpcError> {
+    pub(super) fn spawn(&mut self, id: &RequestId, params: Box<SpawnParams>) -> Result<(), RpcError> {
         validate::spawn_params(&params)?;
         let bytes = WAITING_COST_BYTES + id.len() + params.cost();
         if self.ending.is_some() {
@@ -40,7 +40,7 @@ impl Dispatcher {
         let wake = Arc::new(wake);
         let serial = self.handles.next_serial();
         let (inbox_sender, inbox) = unbounded();
-        let params = Arc::new(params);
+        let params: Arc<SpawnParams> = params.into();
         let stats = Arc::new(Stats::default());
         let birth = Arc::new(Birth::new());
         let request = SpawnRequest {
@@ -96,9 +96,10 @@ impl Dispatcher {
                 return;
             };
             let (serial, id, params) = (request.serial, request.id.clone(), Arc::clone(&request.params));
-            let thread = sys::start_thread_unjoined(&format!("proc-{serial}"), PROCESS_STACK_BYTES, move || {
-                process::run(request)
-            });
+            let thread =
+                sys::start_thread_unjoined(&format!("proc-{serial}"), PROCESS_STACK_BYTES, move || {
+                    process::run(request)
+                });
             if let Err(error) = thread {
                 let error = spawn::failure(&params, Stage::Thread, sys::START_THREAD, error);
                 self.outbox.answer(Some(id), Err(error));

@@ -28,8 +28,6 @@ const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
 const BUSY_AFTER_BYTES: u64 = 1024 * 1024;
 
 /// What comes from the client.
-// There is one OutputGone a connection, so its size does not matter.
-#[allow(clippy::large_enum_variant)]
 pub(crate) enum Inbound {
     Message(ClientMessage, Option<Weight>),
     /// The client has closed its end of the output.

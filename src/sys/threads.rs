@@ -123,7 +123,8 @@ fn start(name: &str, stack: usize, body: Body) -> io::Result<()> {
             error =
                 libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), stack.max(libc::PTHREAD_STACK_MIN));
             if error == 0 {
-                error = libc::pthread_create(id.as_mut_ptr(), attributes.as_ptr(), run_thread, beginning.cast());
+                error =
+                    libc::pthread_create(id.as_mut_ptr(), attributes.as_ptr(), run_thread, beginning.cast());
             }
             libc::pthread_attr_destroy(attributes.as_mut_ptr());
         }

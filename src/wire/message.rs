@@ -20,8 +20,6 @@ use crate::wire::protocol::{Request, RequestId, RpcError, ServerMessage, code, n
 use crate::wire::quick;
 
 /// A line of the client, understood.
-// A spawn is the largest of them, and costs far more than to be copied.
-#[allow(clippy::large_enum_variant)]
 #[derive(Debug, PartialEq)]
 pub enum ClientMessage {
     /// A request.
