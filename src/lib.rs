@@ -14,11 +14,11 @@
 //! let (connection, mut client) = Connection::memory();
 //! let server = std::thread::spawn(move || serve(connection, Config::default()));
 //!
-//! client.send(1, Request::Spawn(SpawnParams {
+//! client.send(1, Request::Spawn(Box::new(SpawnParams {
 //!     command: vec!["echo".into(), "hi".into()],
 //!     process_handle: "a".into(),
 //!     ..SpawnParams::default()
-//! }))?;
+//! })))?;
 //! let exited = loop {
 //!     if let ServerMessage::Exited(exited) = client.recv()? {
 //!         break exited;

@@ -12,12 +12,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     client.send(
         1,
-        Request::Spawn(SpawnParams {
+        Request::Spawn(Box::new(SpawnParams {
             command: vec!["sh".into(), "-c".into(), "echo ready; exec sleep 1000".into()],
             process_handle: "sleeper".into(),
             stream_stdout_stderr: true,
             ..SpawnParams::default()
-        }),
+        })),
     )?;
     loop {
         match client.recv()? {

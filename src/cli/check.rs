@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::guard::{self, Guarded};
 use crate::cli::quote::{self, escaped, escaped_line, quoted};
+use crate::cli::seconds;
 use crate::cli::transcript::{self, Failure, Session};
 
 /// What to check, and how.
@@ -343,7 +344,6 @@ fn junit(cases: &[Case]) -> String {
     let count = |is_it: fn(&Outcome) -> bool| cases.iter().filter(|c| is_it(&c.outcome)).count();
     let failures = count(|outcome| matches!(outcome, Outcome::Differs(_)));
     let errors = count(|outcome| matches!(outcome, Outcome::Failed(_)));
-    let seconds = |time: Duration| format!("{:.3}", time.as_secs_f64());
     // A name may be that of several sessions, and then it needs the place.
     let mut names: HashMap<(&str, &str), usize> = HashMap::new();
     for case in cases {

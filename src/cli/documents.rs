@@ -6,6 +6,8 @@
 
 use serde_json::Value;
 
+use crate::wire::message::from_json;
+
 /// Every method, as OpenRPC.
 static OPENRPC: [u8; dense::<0>(OPENRPC_FILE).1] = dense(OPENRPC_FILE).0;
 const OPENRPC_FILE: &[u8] = include_bytes!("../../docs/schema/openrpc.json");
@@ -15,7 +17,7 @@ const MESSAGES_FILE: &[u8] = include_bytes!("messages.schema.json");
 
 /// The JSON Schema of every message.
 pub(crate) fn json_schema() -> serde_json::Result<String> {
-    let mut schema: Value = serde_json::from_slice(&MESSAGES)?;
+    let mut schema: Value = from_json(&MESSAGES)?;
     let shared = String::from_utf8_lossy(&OPENRPC).replace("#/components/schemas/", "#/$defs/");
     let mut shared: Value = serde_json::from_str(&shared)?;
     if let (Value::Object(all), Value::Object(shared)) =
@@ -23,13 +25,17 @@ pub(crate) fn json_schema() -> serde_json::Result<String> {
     {
         all.extend(shared);
     }
-    Ok(format!("{schema:#}\n"))
+    pretty(&schema)
 }
 
 /// The OpenRPC document.
 pub(crate) fn openrpc() -> serde_json::Result<String> {
-    let document: Value = serde_json::from_slice(&OPENRPC)?;
-    Ok(format!("{document:#}\n"))
+    let document: Value = from_json(&OPENRPC)?;
+    pretty(&document)
+}
+
+fn pretty(document: &Value) -> serde_json::Result<String> {
+    Ok(serde_json::to_string_pretty(document)? + "\n")
 }
 
 /// The first `N` bytes of a document without the space between its words, which is half of it, and

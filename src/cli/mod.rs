@@ -18,6 +18,7 @@ pub mod transcript;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use signal_hook::consts::SIGPIPE;
 
@@ -25,6 +26,12 @@ use self::args::Command;
 use crate::sys;
 
 pub use self::guard::Allocator;
+
+/// A time as seconds and their thousandths. In whole numbers: to format a fraction takes 10 KB of code.
+pub(crate) fn seconds(time: Duration) -> String {
+    let milliseconds = time.saturating_add(Duration::from_micros(500)).as_millis();
+    format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
+}
 
 /// Runs the `procwire` program with the arguments of this process, and returns its exit code.
 #[must_use]
@@ -149,4 +156,19 @@ fn start_logging() {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
         .target(env_logger::Target::Pipe(Box::new(StderrIfRead)))
         .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_rounded_to_thousandths() {
+        let seconds = |microseconds| seconds(Duration::from_micros(microseconds));
+        assert_eq!(seconds(0), "0.000");
+        assert_eq!(seconds(1_499), "0.001");
+        assert_eq!(seconds(1_500), "0.002");
+        assert_eq!(seconds(61_999_500), "62.000");
+        assert_eq!(super::seconds(Duration::MAX), format!("{}.999", u64::MAX));
+    }
 }

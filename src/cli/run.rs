@@ -452,7 +452,7 @@ fn last_words(run: &Run, status: &ExitStatus, timed_out: bool) -> String {
         how = format!("timed out after {timeout:?}, {how}");
     }
     if run.stats {
-        let seconds = |time: Duration| format!("{:.3} s", time.as_secs_f64());
+        let seconds = |time| format!("{} s", crate::cli::seconds(time));
         let usage = &status.usage;
         let kib = usage.max_rss_bytes / 1024;
         how.push_str(&format!(

@@ -392,7 +392,7 @@ impl Client {
         let shared = Arc::new(shared);
         // Before the request: the process may have ended before its answer has been seen.
         self.connection.pending.add(&handle, &shared)?;
-        match self.connection.call::<method::Spawn>(params) {
+        match self.connection.call::<method::Spawn>(params.into()) {
             Ok(SpawnReply { pid }) => {
                 // The reference does not tell it.
                 let pid = (pid != 0).then_some(pid);

@@ -65,7 +65,8 @@ enum Held {
 /// The sending side. When the last clone is dropped, the receiving side ends.
 #[derive(Clone)]
 pub(crate) struct Outbox {
-    answers: Sender<Outgoing>,
+    /// Of the same type as the other lane, so that there is one kind of channel for both.
+    answers: Sender<Option<Outgoing>>,
     output: Sender<Option<Outgoing>>,
     shared: Arc<Shared>,
 }
@@ -79,7 +80,7 @@ struct Shared {
 
 /// The receiving side.
 pub(crate) struct OutboxReceiver {
-    answers: Receiver<Outgoing>,
+    answers: Receiver<Option<Outgoing>>,
     /// `None` says that there is an answer. So the receiver waits for this lane alone, which costs
     /// less than waiting for either of two.
     output: Receiver<Option<Outgoing>>,
@@ -130,7 +131,7 @@ impl Outbox {
     pub(crate) fn answer(&self, ticket: Ticket, outcome: Result<Reply, RpcError>) {
         let answer = self.response(ticket, outcome);
         // A receiver that is gone has lost its client, which the dispatcher hears from elsewhere.
-        let _ = self.answers.send(answer);
+        let _ = self.answers.send(Some(answer));
         let _ = self.output.send(None);
     }
 
@@ -263,7 +264,7 @@ impl OutboxReceiver {
 
     fn ready(&mut self) -> Option<Outgoing> {
         while self.held.is_none() {
-            if let Ok(answer) = self.answers.try_recv() {
+            if let Ok(Some(answer)) = self.answers.try_recv() {
                 return Some(answer);
             }
             if let Some(output) = self.output.try_recv().ok()? {
@@ -274,7 +275,7 @@ impl OutboxReceiver {
         // happens before sending the other, which happens before taking the other.
         if self.answers_first > 0 {
             self.answers_first -= 1;
-            if let Ok(answer) = self.answers.try_recv() {
+            if let Ok(Some(answer)) = self.answers.try_recv() {
                 return Some(answer);
             }
         }

@@ -461,6 +461,9 @@ impl Process {
     /// Answers those that came too late.
     pub(super) fn refuse_inspections(&mut self) {
         self.inspections.asked.append(&mut self.inspections.waiting);
+        if self.inspections.asked.is_empty() {
+            return;
+        }
         self.answer_inspections(&Err(RpcError::invalid_request("the process has ended")));
     }
 

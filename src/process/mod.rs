@@ -107,8 +107,8 @@ pub(crate) struct Stats {
     /// 0 until it runs.
     pub(crate) pid: AtomicU32,
     pub(crate) started_at_ms: AtomicU64,
-    pub(crate) stdout_bytes: Arc<AtomicU64>,
-    pub(crate) stderr_bytes: Arc<AtomicU64>,
+    pub(crate) stdout_bytes: AtomicU64,
+    pub(crate) stderr_bytes: AtomicU64,
     /// Bytes that the process has not taken yet; the dispatcher charges.
     pub(crate) stdin_pending: Arc<Account>,
     /// What the writes that are not answered yet count; the dispatcher charges.
@@ -294,9 +294,9 @@ impl Process {
             outbox,
             ..
         } = request;
-        let output = |fd, stream, total: &Arc<AtomicU64>| {
+        let output = |fd, stream| {
             let streamed = params.tty || params.stream_stdout_stderr;
-            Output::new(fd, stream, params.tty, streamed, keep, Arc::clone(total))
+            Output::new(fd, stream, params.tty, streamed, keep, Arc::clone(&stats))
         };
         let (terminal, outputs, stdin) = match child.channels {
             Channels::Pipes {
@@ -304,14 +304,14 @@ impl Process {
                 stdout,
                 stderr,
             } => {
-                let stdout = stdout.map(|fd| output(Rc::new(fd), Stream::Stdout, &stats.stdout_bytes));
-                let stderr = stderr.map(|fd| output(Rc::new(fd), Stream::Stderr, &stats.stderr_bytes));
+                let stdout = stdout.map(|fd| output(Rc::new(fd), Stream::Stdout));
+                let stderr = stderr.map(|fd| output(Rc::new(fd), Stream::Stderr));
                 let outputs = [stdout, stderr];
                 (None, outputs, stdin.map(Rc::new))
             }
             Channels::Terminal { terminal, descriptor } => {
                 let descriptor = Rc::new(descriptor);
-                let screen = output(Rc::clone(&descriptor), Stream::Stdout, &stats.stdout_bytes);
+                let screen = output(Rc::clone(&descriptor), Stream::Stdout);
                 (Some(terminal), [Some(screen), None], Some(descriptor))
             }
         };

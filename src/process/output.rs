@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::outbox::costs::{BUSY_PIPE_BYTES, CHUNK_BYTES, MAX_BUSY_PIPES};
 use crate::outbox::{Account, Charge, Credit, Outbox, OutputPermit};
+use crate::process::Stats;
 use crate::process::keep::{Keep, Tail};
 use crate::process::wait::{StreamState, Waits};
 use crate::sys;
@@ -52,8 +53,8 @@ pub(crate) struct Output {
     tail: Tail,
     /// How much of its end was sent.
     tail_sent: u64,
-    /// Everything read, for this thread and for `process/list`.
-    total: Arc<AtomicU64>,
+    /// Counts what is read, for this thread and for `process/list`.
+    stats: Arc<Stats>,
     collected: Collected,
     state: State,
     /// Reads in a row that filled a whole chunk.
@@ -103,7 +104,7 @@ impl Output {
         terminal: bool,
         streamed: bool,
         keep: Keep,
-        total: Arc<AtomicU64>,
+        stats: Arc<Stats>,
     ) -> Self {
         Output {
             source: Some(source),
@@ -113,7 +114,7 @@ impl Output {
             keep,
             tail: Tail::new(keep.tail),
             tail_sent: 0,
-            total,
+            stats,
             collected: Collected::default(),
             state: State::Open,
             full_reads: 0,
@@ -122,6 +123,14 @@ impl Output {
             owes_eof: false,
             after_exit: None,
             enlarged: None,
+        }
+    }
+
+    /// How much of it was read.
+    fn total(&self) -> &AtomicU64 {
+        match self.stream {
+            Stream::Stdout => &self.stats.stdout_bytes,
+            Stream::Stderr => &self.stats.stderr_bytes,
         }
     }
 
@@ -139,7 +148,7 @@ impl Output {
             && match self.keep {
                 // As long as the byte that tells of the cap has not come.
                 Keep { tail: 0, .. } => !self.collected.cap_reached,
-                Keep { head, .. } => head.is_none_or(|head| self.total.load(Relaxed) < head),
+                Keep { head, .. } => head.is_none_or(|head| self.total().load(Relaxed) < head),
             }
     }
 
@@ -214,7 +223,7 @@ impl Output {
     /// Its cap is reached: nothing that could still come would add to what is kept.
     pub(crate) fn is_full(&self) -> bool {
         let cap = self.keep.cap();
-        cap.is_some_and(|cap| self.total.load(Relaxed) >= cap) && self.keep.tail == 0
+        cap.is_some_and(|cap| self.total().load(Relaxed) >= cap) && self.keep.tail == 0
     }
 
     // ---- the end ----
@@ -258,7 +267,7 @@ impl Output {
                 return;
             };
             let mut bytes = sink.outbox.buffers().take();
-            let offset = self.total.load(Relaxed) - self.tail.len() as u64;
+            let offset = self.total().load(Relaxed) - self.tail.len() as u64;
             self.tail.take(&mut bytes, limit);
             self.tail_sent += bytes.len() as u64;
             let cap_reached = self.collected.cap_reached && self.tail.len() == 0;
@@ -273,7 +282,7 @@ impl Output {
                 return;
             };
             self.owes_eof = false;
-            let offset = self.total.load(Relaxed);
+            let offset = self.total().load(Relaxed);
             let cap_reached = self.collected.cap_reached;
             self.send(Vec::new(), offset, cap_reached, true, Some(permit), sink);
         }
@@ -301,7 +310,7 @@ impl Output {
         let filled = self.fill(&source, &mut buffer, limit);
         let n = buffer.len();
         if n > 0 {
-            let offset = self.total.fetch_add(n as u64, Relaxed);
+            let offset = self.total().fetch_add(n as u64, Relaxed);
             if !waits.is_empty() {
                 waits.read(self.stream, offset, &buffer);
             }
@@ -466,7 +475,7 @@ impl Output {
             tail.shrink_to_fit();
         }
         if self.keep.told {
-            let total = self.total.load(Relaxed);
+            let total = self.total().load(Relaxed);
             let kept = match self.streamed {
                 true => self.keep.head.unwrap_or(total).min(total) + self.tail_sent,
                 false => (self.collected.bytes.len() + tail.len()) as u64,

@@ -238,7 +238,9 @@ impl Stdin {
         self.queue.clear();
         self.at = 0;
         self.sink = None;
-        self.answer_all(&Err(RpcError::invalid_request(why)));
+        if !self.unanswered.is_empty() {
+            self.answer_all(&Err(RpcError::invalid_request(why)));
+        }
     }
 
     fn answer_all(&mut self, outcome: &Result<Reply, RpcError>) {

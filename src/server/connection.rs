@@ -208,11 +208,11 @@ impl ClientEnd {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let (connection, mut client) = Connection::memory();
     /// let server = std::thread::spawn(move || serve(connection, Config::default()));
-    /// client.send(1, Request::Spawn(SpawnParams {
+    /// client.send(1, Request::Spawn(Box::new(SpawnParams {
     ///     command: vec!["echo".into(), "hi".into()],
     ///     process_handle: "a".into(),
     ///     ..SpawnParams::default()
-    /// }))?;
+    /// })))?;
     /// assert!(matches!(client.recv()?, ServerMessage::Response { outcome: Ok(_), .. }));
     /// # Ok(())
     /// # }

@@ -42,8 +42,6 @@ pub(super) struct Backlog {
 }
 
 /// A request in a backlog.
-// A spawn is the largest of them, and costs far more than to be copied.
-#[allow(clippy::large_enum_variant)]
 pub(super) enum Waiting {
     /// A write, which counts as pending already.
     Write(AcceptedWrite),

@@ -67,6 +67,9 @@ impl Lists {
 
     /// A spawn has succeeded or failed.
     pub(super) fn settled(&mut self, serial: u64) {
+        if self.waiting.is_empty() {
+            return;
+        }
         let until = Instant::now() + LIST_WAIT;
         for list in &mut self.waiting {
             if list.spawns.remove(&serial) {

@@ -113,10 +113,6 @@ pub fn serve(connection: Connection, config: Config) -> Result<End, Error> {
 }
 
 /// Everything the dispatcher reacts to.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a message is what it nearly always is, and is moved once"
-)]
 enum Event {
     Message(ClientMessage),
     InputEnded,

@@ -25,7 +25,7 @@ use crate::wire::protocol::{Request, RpcError, SpawnParams, Stage, shortened};
 const PROCESS_STACK_BYTES: usize = 128 * 1024;
 
 impl Dispatcher {
-    pub(super) fn spawn(&mut self, mut ticket: Ticket, params: SpawnParams) {
+    pub(super) fn spawn(&mut self, mut ticket: Ticket, params: Box<SpawnParams>) {
         let wake = match self.prepare(&params) {
             Ok(wake) => Arc::new(wake),
             Err(error) => return self.outbox.answer(ticket, Err(error)),
@@ -34,7 +34,7 @@ impl Dispatcher {
         let handle: Arc<str> = params.process_handle.as_str().into();
         let serial = self.handles.next_serial();
         let (inbox_sender, inbox) = unbounded();
-        let params = Arc::new(params);
+        let params: Arc<SpawnParams> = params.into();
         let stats = Arc::new(Stats::default());
         let birth = Arc::new(Birth::new());
         let request = SpawnRequest {
@@ -101,9 +101,10 @@ impl Dispatcher {
                 return;
             };
             let serial = request.serial;
-            let thread = sys::start_thread(&format!("proc-{serial}"), PROCESS_STACK_BYTES, move || {
-                process::run(ticket, request)
-            });
+            let thread =
+                sys::start_thread_unjoined(&format!("proc-{serial}"), PROCESS_STACK_BYTES, move || {
+                    process::run(ticket, request)
+                });
             if let Err(error) = thread {
                 // The ticket went with the thread.
                 if let Some(entry) = self.handles.of_serial(serial)

@@ -26,8 +26,6 @@ use crate::wire::framing::{self, Frame, Frames};
 use crate::wire::message::{self, ClientMessage};
 
 /// What comes from the client.
-// There is one OutputGone a connection, so its size does not matter.
-#[allow(clippy::large_enum_variant)]
 pub(crate) enum Inbound {
     Message(ClientMessage, Option<Weight>),
     /// The client has closed its end of the output.
@@ -194,9 +192,16 @@ fn thread(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<()
 
 /// Bounds the bytes of the messages that wait for the dispatcher.
 pub(crate) struct Gate {
-    used: Mutex<usize>,
+    load: Mutex<Load>,
     room: Condvar,
     limit: usize,
+}
+
+#[derive(Default)]
+struct Load {
+    bytes: usize,
+    /// The reader waits for room. Only then is it woken: that takes a system call, whether it waits or not.
+    is_awaited: bool,
 }
 
 /// A message's share of a [`Gate`], given back when the dispatcher has taken the message.
@@ -208,7 +213,7 @@ pub(crate) struct Weight {
 impl Gate {
     fn new(limit: usize) -> Arc<Gate> {
         Arc::new(Gate {
-            used: Mutex::new(0),
+            load: Mutex::default(),
             room: Condvar::new(),
             limit,
         })
@@ -216,11 +221,12 @@ impl Gate {
 
     /// Waits until there is room; the dispatcher makes it. One message is always let in.
     fn enter(self: &Arc<Self>, bytes: usize) -> Weight {
-        let mut used = sys::lock(&self.used);
-        while *used > 0 && *used + bytes > self.limit {
-            used = sys::lock::wait(&self.room, used);
+        let mut load = sys::lock(&self.load);
+        while load.bytes > 0 && load.bytes + bytes > self.limit {
+            load.is_awaited = true;
+            load = sys::lock::wait(&self.room, load);
         }
-        *used += bytes;
+        load.bytes += bytes;
         Weight {
             gate: Arc::clone(self),
             bytes,
@@ -230,8 +236,11 @@ impl Gate {
 
 impl Drop for Weight {
     fn drop(&mut self) {
-        *sys::lock(&self.gate.used) -= self.bytes;
-        self.gate.room.notify_one();
+        let mut load = sys::lock(&self.gate.load);
+        load.bytes -= self.bytes;
+        if std::mem::take(&mut load.is_awaited) {
+            self.gate.room.notify_one();
+        }
     }
 }
 

@@ -53,7 +53,8 @@ fn choose() -> (Backend, &'static str) {
     if std::env::var_os(CHOICE).is_some_and(|choice| choice == Backend::Portable.name()) {
         return (Backend::Portable, "PROCWIRE_BACKEND says so");
     }
-    match super::clone::shares_memory() {
+    // Callgrind, under which `tests/cost` counts what a spawn takes by this way, takes `vfork` for `fork`.
+    match cfg!(fuzzing) || super::clone::shares_memory() {
         true => (Backend::Linux, "clone shares memory"),
         false => (Backend::Portable, "clone is refused or does not share memory"),
     }

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, waitid};
@@ -64,7 +64,16 @@ pub(super) fn end_of_child(pid: Pid) -> io::Result<OwnedFd> {
 pub(super) struct ExitWatch {
     reader: OwnedFd,
     writer: Arc<OwnedFd>,
-    child: mpsc::Sender<Pid>,
+    child: Child,
+}
+
+/// The child to wait for, once it is known; `None` where there will be none.
+struct Child(Arc<OnceLock<Option<Pid>>>);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.set(None);
+    }
 }
 
 impl ExitWatch {
@@ -73,11 +82,11 @@ impl ExitWatch {
         let (reader, writer) = pipe().map_err(refused(MAKE_PIPE))?;
         let writer = Arc::new(writer);
         let its_writer = Arc::clone(&writer);
-        let (child, told) = mpsc::channel();
+        let child = Child(Arc::default());
+        let told = Arc::clone(&child.0);
         start_thread("exit", SMALL_STACK, move || {
             block_signals_for_this_thread();
-            // None may be started.
-            if let Ok(pid) = told.recv() {
+            if let Some(pid) = *told.wait() {
                 wait_without_reaping(pid, WaitIdOptions::empty());
             }
             drop(its_writer);
@@ -97,7 +106,7 @@ impl ExitWatch {
             write(self.writer.as_fd(), &[0])?;
         }
         // It waits for this.
-        let _ = self.child.send(pid);
+        let _ = self.child.0.set(Some(pid));
         Ok(self.reader)
     }
 }

@@ -4,7 +4,7 @@
 //! **Owns:** the descriptor by which a start that takes too long is given up.
 //! **Never:** knows how a child is born: that is for `clone.rs` and `portable.rs`.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
 #[cfg(target_os = "linux")]
 use std::mem::MaybeUninit;
@@ -30,11 +30,11 @@ pub(crate) struct StringList<'a> {
 }
 
 impl<'a> StringList<'a> {
-    pub(crate) fn new(strings: impl IntoIterator<Item = &'a CString>) -> Self {
-        let mut pointers: Vec<_> = strings.into_iter().map(|s| s.as_ptr()).collect();
-        pointers.push(ptr::null());
+    pub(crate) fn new<S: AsRef<CStr> + ?Sized + 'a>(strings: impl IntoIterator<Item = &'a S>) -> Self {
+        let pointers = strings.into_iter().map(|s| s.as_ref().as_ptr());
+        let pointers = pointers.chain([ptr::null()]);
         StringList {
-            pointers,
+            pointers: pointers.collect(),
             _strings: std::marker::PhantomData,
         }
     }

@@ -4,7 +4,7 @@
 //! **Owns:** what a thread leaves, until it is joined.
 //! **Never:** starts one with the memory that is kept for what cannot do without.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::panic::AssertUnwindSafe;
@@ -33,8 +33,13 @@ struct Outcome<T> {
     left: Condvar,
 }
 
-/// What the thread has; boxed once more, because a pointer to it has to fit into one word.
 type Body = Box<dyn FnOnce() + Send>;
+
+/// What a thread begins with; a pointer to it has to fit into one word.
+struct Beginning {
+    name: [u8; 16],
+    body: Body,
+}
 
 /// Starts a thread with a stack of so many bytes.
 ///
@@ -62,6 +67,20 @@ pub(crate) fn on_thread<T: Send>(
     unsafe { start_borrowing_thread(name, stack, body) }.map(Thread::join)
 }
 
+/// The same for a thread that nothing waits for.
+///
+/// # Errors
+///
+/// As of [`start_thread`].
+pub(crate) fn start_thread_unjoined(
+    name: &str,
+    stack: usize,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
+    let body = Box::new(move || drop(std::panic::catch_unwind(AssertUnwindSafe(body))));
+    start(name, stack, body)
+}
+
 /// # Safety
 ///
 /// What `body` borrows, and what it returns, lives until the thread has ended.
@@ -70,27 +89,33 @@ unsafe fn start_borrowing_thread<'a, T: Send + 'a>(
     stack: usize,
     body: impl FnOnce() -> T + Send + 'a,
 ) -> io::Result<Thread<T>> {
-    spare_memory()?;
-    // The kernel keeps fifteen bytes of it.
-    let name = CString::new(&name[..name.len().min(15)])?;
     let outcome = Arc::new(Outcome {
         value: Mutex::new(None),
         left: Condvar::new(),
     });
     let its_outcome = Arc::clone(&outcome);
     let body: Box<dyn FnOnce() + Send + 'a> = Box::new(move || {
-        name_this_thread(&name);
         let result = std::panic::catch_unwind(AssertUnwindSafe(body));
         *lock(&its_outcome.value) = Some(result);
         its_outcome.left.notify_all();
     });
     // SAFETY: only the lifetime changes, for which the caller answers.
     let body: Body = unsafe { std::mem::transmute::<Box<dyn FnOnce() + Send + 'a>, Body>(body) };
-    let body: *mut Body = Box::into_raw(Box::new(body));
+    start(name, stack, body)?;
+    Ok(Thread(outcome))
+}
+
+fn start(name: &str, stack: usize, body: Body) -> io::Result<()> {
+    spare_memory()?;
+    let beginning = Beginning {
+        name: short_name(name),
+        body,
+    };
+    let beginning = Box::into_raw(Box::new(beginning));
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
     let mut id = MaybeUninit::<libc::pthread_t>::uninit();
     // SAFETY: the attributes are made before they are used and destroyed once; `run_thread` takes the
-    // body over if it is called, which it is exactly if the call succeeds.
+    // beginning over if it is called, which it is exactly if the call succeeds.
     let error = unsafe {
         let mut error = libc::pthread_attr_init(attributes.as_mut_ptr());
         if error == 0 {
@@ -98,7 +123,8 @@ unsafe fn start_borrowing_thread<'a, T: Send + 'a>(
             error =
                 libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), stack.max(libc::PTHREAD_STACK_MIN));
             if error == 0 {
-                error = libc::pthread_create(id.as_mut_ptr(), attributes.as_ptr(), run_thread, body.cast());
+                error =
+                    libc::pthread_create(id.as_mut_ptr(), attributes.as_ptr(), run_thread, beginning.cast());
             }
             libc::pthread_attr_destroy(attributes.as_mut_ptr());
         }
@@ -106,15 +132,27 @@ unsafe fn start_borrowing_thread<'a, T: Send + 'a>(
     };
     if error != 0 {
         // SAFETY: from `into_raw` above, and it has not been taken.
-        drop(unsafe { Box::from_raw(body) });
+        drop(unsafe { Box::from_raw(beginning) });
         return Err(io::Error::from_raw_os_error(error));
     }
-    Ok(Thread(outcome))
+    Ok(())
 }
 
-extern "C" fn run_thread(body: *mut libc::c_void) -> *mut libc::c_void {
-    // SAFETY: `start_borrowing_thread` has made it for this call alone.
-    let body = unsafe { Box::from_raw(body.cast::<Body>()) };
+/// The kernel keeps fifteen bytes of a name, and what is behind them is a NUL.
+fn short_name(name: &str) -> [u8; 16] {
+    let mut short = [0; 16];
+    for (to, from) in short[..15].iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    short
+}
+
+extern "C" fn run_thread(beginning: *mut libc::c_void) -> *mut libc::c_void {
+    // SAFETY: `start` has made it for this call alone.
+    let Beginning { name, body } = *unsafe { Box::from_raw(beginning.cast::<Beginning>()) };
+    if let Ok(name) = CStr::from_bytes_until_nul(&name) {
+        name_this_thread(name);
+    }
     // It catches its panics. What the end of the thread's own values does may not unwind from here.
     body();
     ptr::null_mut()

@@ -65,18 +65,19 @@ pub(crate) enum FromServer<'a> {
 /// those of our own that a server of the same protocol may not have are zero. An error says why the
 /// line is not a message at all.
 pub(crate) fn parse_server(line: &[u8]) -> Result<FromServer<'_>, String> {
-    let envelope: ServerEnvelope<'_> = from_slice(line)?;
+    let line = str::from_utf8(line).map_err(|e| e.to_string())?;
+    let envelope: ServerEnvelope<'_> = from_str(line)?;
     let id = envelope.id.map(RawValue::get).filter(|id| *id != "null");
     let params = envelope.params.map_or("{}", RawValue::get);
     match envelope.method {
         Some(method) if id.is_some() => Ok(FromServer::Request(method)),
         Some(method) => match &*method {
             notification::OUTPUT_DELTA => {
-                let delta: OutputDeltaForm<'_> = from_slice(params.as_bytes())?;
+                let delta: OutputDeltaForm<'_> = from_str(params)?;
                 Ok(FromServer::OutputDelta(delta.into()))
             }
             notification::EXITED => {
-                let exited: ExitedForm<'_> = from_slice(params.as_bytes())?;
+                let exited: ExitedForm<'_> = from_str(params)?;
                 Ok(FromServer::Exited(Box::new(exited.into())))
             }
             _ => Ok(FromServer::Notification),
@@ -88,7 +89,7 @@ pub(crate) fn parse_server(line: &[u8]) -> Result<FromServer<'_>, String> {
             };
             let outcome = match (envelope.result, envelope.error) {
                 (Some(result), None) => Ok(result),
-                (None, Some(error)) => Err(from_slice(error.get().as_bytes())?),
+                (None, Some(error)) => Err(from_str(error.get())?),
                 _ => return Err("neither a notification nor an answer".to_owned()),
             };
             Ok(FromServer::Answer { id, outcome })
@@ -96,6 +97,6 @@ pub(crate) fn parse_server(line: &[u8]) -> Result<FromServer<'_>, String> {
     }
 }
 
-fn from_slice<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, String> {
-    serde_json::from_slice(text).map_err(|e| e.to_string())
+fn from_str<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|e| e.to_string())
 }

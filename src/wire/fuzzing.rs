@@ -5,6 +5,7 @@
 //! **Owns:** what a fuzzed server may start, whatever it is asked to start: `cat`, without arguments.
 //! **Never:** part of any other build.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::wire::framing::{Frame, Frames};
@@ -50,7 +51,12 @@ pub fn encode(message: &ServerMessage, jsonrpc: bool) -> Vec<u8> {
 
 /// The same spawn with `cat` as its program, found in the same way, no variable that would mean
 /// anything to it, and no file.
-pub(crate) fn harmless(params: &SpawnParams) -> SpawnParams {
+pub(crate) fn harmless(params: &SpawnParams) -> Cow<'_, SpawnParams> {
+    let streams = [&params.stdin, &params.stdout, &params.stderr];
+    let file = |redirect: &&Option<Redirect>| matches!(redirect, Some(Redirect::File(_)));
+    if params.command == ["cat"] && params.env.is_none() && !streams.iter().any(file) {
+        return Cow::Borrowed(params);
+    }
     let found_by_path = params
         .command
         .first()
@@ -64,12 +70,12 @@ pub(crate) fn harmless(params: &SpawnParams) -> SpawnParams {
         Some(Redirect::File(_)) => Some(Redirect::Null),
         other => other.clone(),
     };
-    SpawnParams {
+    Cow::Owned(SpawnParams {
         command: vec![program.to_owned()],
         env: params.env.as_ref().map(renamed),
         stdin: fileless(&params.stdin),
         stdout: fileless(&params.stdout),
         stderr: fileless(&params.stderr),
         ..params.clone()
-    }
+    })
 }

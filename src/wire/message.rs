@@ -20,8 +20,6 @@ use crate::wire::protocol::{Request, RequestId, RpcError, ServerMessage, code, n
 use crate::wire::quick;
 
 /// A line of the client, understood.
-// A spawn is the largest of them, and costs far more than to be copied.
-#[allow(clippy::large_enum_variant)]
 #[derive(Debug, PartialEq)]
 pub enum ClientMessage {
     /// A request.
@@ -305,6 +303,13 @@ pub(crate) fn member<T: Serialize + ?Sized>(out: &mut Vec<u8>, name: &str, value
     if let Err(e) = serde_json::to_writer(&mut *out, value) {
         unreachable!("internal error: produced invalid JSON: {e}");
     }
+}
+
+/// What JSON says. All that is read of it is read here or as the text of a message, so that each type is
+/// compiled for one kind of input.
+pub(crate) fn from_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> serde_json::Result<T> {
+    let text = str::from_utf8(json).map_err(serde::de::Error::custom)?;
+    serde_json::from_str(text)
 }
 
 /// A value as JSON.

@@ -31,6 +31,17 @@ pub(crate) trait Params: Serialize + DeserializeOwned {
     }
 }
 
+/// What is larger than all others, so that a request that is handed on is small.
+impl<P: Params> Params for Box<P> {
+    fn handle(&self) -> Option<&str> {
+        P::handle(self)
+    }
+
+    fn cost(&self) -> usize {
+        P::cost(self)
+    }
+}
+
 /// One method, as its row says.
 pub(crate) trait Method {
     /// Its name on the wire.
@@ -198,7 +209,7 @@ methods! {
     /// Optional handshake; tells who serves, and every default and limit in force.
     "initialize" Initialize(params: InitializeParams) -> Box<InitializeReply>;
     /// Starts a program. Answered once it runs; process/exited follows when it has ended.
-    "process/spawn" Spawn(params: SpawnParams) -> SpawnReply, or INTERNAL_ERROR;
+    "process/spawn" Spawn(params: Box<SpawnParams>) -> SpawnReply, or INTERNAL_ERROR;
     /// Feeds a program, or ends its input. Answered at once while little is pending.
     "process/writeStdin" WriteStdin(params: WriteStdinParams), or OVERLOADED;
     /// Changes the size of a terminal.

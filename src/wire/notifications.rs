@@ -21,6 +21,8 @@ use crate::wire::protocol::{Reply, RequestId, RpcError};
 pub(crate) const LARGE: usize = 256 * 1024;
 /// More than all the rest of such a message takes, its handle included.
 const BESIDE_OUTPUT: usize = 64 * 1024;
+/// What such a message with little output takes, and usually more than that.
+const USUAL_BYTES: usize = 1024;
 
 /// What a server sends.
 #[derive(Debug, Clone, PartialEq)]
@@ -464,7 +466,8 @@ fn text(bytes: &[u8], part: impl SliceIndex<[u8], Output = [u8]>) -> (Cow<'_, st
     }
 }
 
-/// Makes room for a message with much output, because growing takes more than what is needed in the end.
+/// Makes room for a message, because growing takes several steps, and with much output more than what is
+/// needed in the end.
 pub(crate) fn reserve_for_exited(out: &mut Vec<u8>, exited: &Exited) {
     let parts = [&exited.stdout, &exited.stderr]
         .into_iter()
@@ -472,8 +475,9 @@ pub(crate) fn reserve_for_exited(out: &mut Vec<u8>, exited: &Exited) {
             let tail = collected.tail.as_ref().map(|tail| &tail.bytes);
             std::iter::once(&collected.bytes).chain(tail)
         });
-    if parts.clone().any(|bytes| bytes.len() > LARGE) {
-        out.reserve_exact(parts.map(|bytes| encoded_length(bytes)).sum());
+    match parts.clone().any(|bytes| bytes.len() > LARGE) {
+        true => out.reserve_exact(parts.map(|bytes| encoded_length(bytes)).sum()),
+        false => out.reserve(USUAL_BYTES),
     }
 }
 

@@ -140,7 +140,7 @@ mod tasks {
                 process_handle: "a".into(),
                 ..SpawnParams::default()
             };
-            client.send(i64::from(id), Request::Spawn(params))?;
+            client.send(i64::from(id), Request::Spawn(Box::new(params)))?;
             loop {
                 match client.recv()? {
                     ServerMessage::Response { outcome: Ok(_), .. } => {}

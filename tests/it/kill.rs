@@ -516,13 +516,13 @@ fn null_signal_asks_whether_it_lives(mode: Mode) {
 fn flood_is_answered_in_order_and_delays_no_exit(mode: Mode) {
     const COUNT: i64 = 20_000;
     let spawn = |handle: &str| {
-        Request::Spawn(SpawnParams {
+        Request::Spawn(Box::new(SpawnParams {
             command: vec!["sleep".into(), "1000".into()],
             process_handle: handle.into(),
             tty: mode == Mode::Tty,
             stream_stdin: true,
             ..SpawnParams::default()
-        })
+        }))
     };
     let kill = |handle: &str, signal: Option<i32>| {
         Request::Kill(KillParams {

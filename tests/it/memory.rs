@@ -111,7 +111,7 @@ fn ask_only(client: &mut ClientEnd, request: Request) -> Result<Reply, RpcError>
 }
 
 fn spawn(client: &mut ClientEnd, params: SpawnParams) -> u32 {
-    match ask_only(client, Request::Spawn(params)) {
+    match ask_only(client, Request::Spawn(params.into())) {
         Ok(Reply::Spawn(reply)) => reply.pid,
         other => panic!("no process: {other:?}"),
     }
@@ -300,7 +300,7 @@ fn errors_are_typed() {
     let (mut client, server) = serve(Config::default());
     let error = ask_only(
         &mut client,
-        Request::Spawn(params("a", &["/nonexistent/program"])),
+        Request::Spawn(params("a", &["/nonexistent/program"]).into()),
     )
     .expect_err("there is no such program");
     assert_eq!(error.code, procwire::protocol::code::INTERNAL_ERROR);
@@ -412,7 +412,7 @@ fn params_are_checked_without_a_parser() {
     ];
     for (params, code) in bad {
         let shown = format!("{params:?}");
-        let error = ask_only(&mut client, Request::Spawn(params)).expect_err(&shown);
+        let error = ask_only(&mut client, Request::Spawn(params.into())).expect_err(&shown);
         assert_eq!(error.code, code, "{shown}");
     }
     let nothing = WriteStdinParams {
@@ -796,10 +796,8 @@ fn long_ids_of_writes_that_wait_are_bounded() {
 fn leave_exits(client: &mut ClientEnd, alive: usize) -> usize {
     const COUNT: usize = 40;
     for n in 0..COUNT {
-        let request = Request::Spawn(params(
-            &format!("left{n}"),
-            &["head", "-c", "1000000", "/dev/zero"],
-        ));
+        let request =
+            Request::Spawn(params(&format!("left{n}"), &["head", "-c", "1000000", "/dev/zero"]).into());
         client.send("left", request).expect("the server is there");
     }
     let mut since = Instant::now();
@@ -824,7 +822,7 @@ fn long_spawns_that_are_held_back_wait_for_their_receiver() {
             process_handle: long("h", n & !1, 4_000),
             ..long_spawn.clone()
         };
-        (n.into(), Request::Spawn(spawn))
+        (n.into(), Request::Spawn(spawn.into()))
     });
     let (answers, exits) = received_late(client, requests);
     assert_eq!(answers, left + 500);
@@ -839,7 +837,7 @@ fn lists_behind_spawns_wait_for_their_receiver() {
     let requests = (0..6_500).map(|n| match n < 2_000 {
         true => (
             n.into(),
-            Request::Spawn(params(&format!("{n}"), &["/nonexistent"])),
+            Request::Spawn(params(&format!("{n}"), &["/nonexistent"]).into()),
         ),
         false => (n.into(), Request::List),
     });
@@ -855,7 +853,7 @@ fn lists_that_waited_together_are_sent_one_by_one() {
     let is_list = |outcome: &Result<Reply, RpcError>| matches!(outcome, Ok(Reply::List(_)));
     let before = private_bytes();
     client
-        .send("late", Request::Spawn(params("late", &["true"])))
+        .send("late", Request::Spawn(params("late", &["true"]).into()))
         .expect("the server is there");
     let (sender, mut receiver) = client.split();
     let (done, all_sent) = std::sync::mpsc::channel();
@@ -906,7 +904,7 @@ fn lists_that_leave_no_room_for_requests_are_answered() {
         ..params("waits", &["cat"])
     };
     client
-        .send("spawn", Request::Spawn(spawn))
+        .send("spawn", Request::Spawn(Box::new(spawn)))
         .expect("the server is there");
     let (sender, mut receiver) = client.split();
     let count = 70_000;
@@ -1013,7 +1011,7 @@ fn handle_used_again_is_told_behind_its_last_exit() {
             let done = scratch.path(&format!("{name}{round}"));
             let script = format!("printf {name}; : > {done}");
             for id in attempts {
-                let request = Request::Spawn(streamed("a", &["sh", "-c", &script]));
+                let request = Request::Spawn(streamed("a", &["sh", "-c", &script]).into());
                 client.send(id, request).expect("the server is there");
                 let sent = Instant::now();
                 // Between the end of a process and its handle's there is a moment, in which it is refused.

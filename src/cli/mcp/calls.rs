@@ -54,7 +54,7 @@ impl Session {
         handle.tty = spawn.tty;
         handle.has_stdin = spawn.tty || kind == Kind::Start;
         handle.started_at_ms = milliseconds_since_1970();
-        let asked = self.ask(Request::Spawn(spawn))?;
+        let asked = self.ask(Request::Spawn(spawn.into()))?;
         self.handles.add(handle);
         self.spawns.insert(asked, name.clone());
         if let Some(stdin) = stdin {

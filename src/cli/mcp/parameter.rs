@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::wire::message;
 use crate::wire::protocol::LimitName;
 
 /// The longest time that is taken, so that every clock can count it: ten years.
@@ -203,7 +204,7 @@ pub(super) fn quoted(text: &str) -> String {
 /// A value as an error quotes it.
 fn shortened(value: &Value) -> String {
     const MOST: usize = 200;
-    let text = value.to_string();
+    let text = message::json(value);
     match text.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,

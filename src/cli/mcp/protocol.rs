@@ -10,6 +10,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::wire::message::{self, from_json};
 use crate::wire::protocol::{RpcError, code};
 
 /// Versions that `initialize` agrees on, the newest last.
@@ -69,7 +70,7 @@ pub(super) struct Reply {
 
 /// Understands one line.
 pub(super) fn parse(line: &[u8]) -> Incoming {
-    match serde_json::from_slice(line) {
+    match from_json(line) {
         Ok(Value::Array(messages)) if messages.is_empty() => {
             invalid(None, code::INVALID_REQUEST, "an empty array of messages")
         }
@@ -251,7 +252,7 @@ fn error_line(id: Option<&Id>, code: i64, message: &str, data: Option<Value>) ->
 }
 
 fn line(message: Value) -> Vec<u8> {
-    let mut line = message.to_string().into_bytes();
+    let mut line = message::json(&message).into_bytes();
     line.push(b'\n');
     line
 }

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::handles::Handle;
 use super::text::{self, Style};
+use crate::cli::seconds;
+use crate::wire::message;
 use crate::wire::protocol::{Exited, Inspection, Stream};
 
 /// Why a call is answered.
@@ -150,7 +152,7 @@ fn sentence(handle: &Handle, reason: Reason) -> String {
     if exited.core_dumped {
         how.push_str(" (core dumped)");
     }
-    how.push_str(&format!(" after {:.3} s", exited.duration.as_secs_f64()));
+    how.push_str(&format!(" after {} s", seconds(exited.duration)));
     if exited.output_drain_timed_out {
         how.push_str("; something it started keeps its output open");
     }
@@ -258,7 +260,7 @@ pub(super) fn failure(why: &str) -> Value {
 
 /// The result of `inspect`.
 pub(super) fn inspection(handle: &str, inspection: &Inspection) -> Value {
-    let mut data = serde_json::to_value(inspection).unwrap_or_default();
+    let mut data = serde_json::from_str::<Value>(&message::json(inspection)).unwrap_or_default();
     data["handle"] = json!(handle);
     let waits = match inspection.waits_for_input {
         Some(true) => "waits for input",

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::parameter::{MAX_MS, Parameter, Takes, optional, quoted, required};
 use super::schemas::{brief_process_schema, inspection_schema, list_schema, process_schema};
+use crate::wire::message;
 use crate::wire::protocol::{ResourceLimits, SignalName, Stream};
 
 /// The most output of a stream that one result shows.
@@ -455,7 +456,8 @@ impl Tool {
                 self.name, missing.name, missing.about
             ));
         }
-        Arguments::deserialize(Value::Object(given)).map_err(|e| format!("{}: {e}", self.name))
+        // As text, because that is what everything else is read from.
+        serde_json::from_str(&message::json(&given)).map_err(|e| format!("{}: {e}", self.name))
     }
 
     fn unknown(&self, name: &str) -> String {

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{ANY, SOME};
 use crate::cli::quote::escaped_line;
+use crate::wire::message::json;
 use crate::wire::protocol::notification;
 
 /// The columns a difference may take.
@@ -188,7 +189,7 @@ pub(super) fn label(message: &Value) -> String {
         let part = |member: &str| {
             params
                 .get(member)
-                .map(|value| format!(" {value}"))
+                .map(|value| format!(" {}", json(value)))
                 .unwrap_or_default()
         };
         format!("{method}{}{}", part("processHandle"), part("stream"))
@@ -199,7 +200,7 @@ pub(super) fn label(message: &Value) -> String {
 }
 
 fn shown(value: &Value) -> String {
-    escaped_line(&value.to_string()).into_owned()
+    escaped_line(&json(value)).into_owned()
 }
 
 fn shown_bytes(bytes: &[u8]) -> String {

@@ -22,6 +22,7 @@ use super::processes::Processes;
 use crate::cli::quote::escaped_line;
 use crate::sys::{self, PollFd};
 use crate::wire::framing::{Frame, Frames};
+use crate::wire::message;
 use crate::wire::protocol::notification;
 
 /// What is kept of messages that are not expected yet, and the longest that is taken from a server.
@@ -180,7 +181,7 @@ impl Conversation {
     /// Whether there was something to take without waiting.
     fn take_message(&mut self) -> bool {
         self.end = Some(match self.output.next() {
-            Ok(Frame::Message(text)) => match serde_json::from_slice(text) {
+            Ok(Frame::Message(text)) => match message::from_json(text) {
                 Ok(value) => {
                     let mut size = text.len() + MESSAGE_OVERHEAD_BYTES;
                     let text = match self.keeps_text {

@@ -16,6 +16,7 @@ use super::conversation::{Conversation, Message};
 use super::processes::SPAWN;
 use super::{ANY, Difference, Differences, Failure, Line, Session, start, wait_line};
 use crate::cli::quote::escaped_json;
+use crate::wire::message::json;
 use crate::wire::protocol::notification;
 
 /// Members whose values change from run to run.
@@ -343,7 +344,7 @@ fn render_line(message: &Message, expected: Option<&Value>) -> String {
 
 /// Writes `value` with its members in this order. Where `expected` fits, it is written instead.
 fn render(text: &mut String, value: &Value, order: &Order, expected: Option<&Value>, key: &str) {
-    let any = || Value::from(ANY).to_string();
+    let any = || json(&ANY);
     let volatile = VOLATILE.contains(&key);
     let is_detailed = expected.is_some_and(Value::is_object);
     match (expected, value, order) {
@@ -354,7 +355,7 @@ fn render(text: &mut String, value: &Value, order: &Order, expected: Option<&Val
                 if index > 0 {
                     text.push(',');
                 }
-                text.push_str(&Value::from(name.as_str()).to_string());
+                text.push_str(&json(name));
                 text.push(':');
                 let value = members.get(name).unwrap_or(&Value::Null);
                 render(text, value, order, expected.and_then(|e| e.get(name)), name);
@@ -374,9 +375,9 @@ fn render(text: &mut String, value: &Value, order: &Order, expected: Option<&Val
             }
             text.push(']');
         }
-        (Some(expected), value, _) if matches(expected, value) => text.push_str(&expected.to_string()),
+        (Some(expected), value, _) if matches(expected, value) => text.push_str(&json(expected)),
         _ if volatile && !value.is_null() => text.push_str(&any()),
-        (_, value, _) => text.push_str(&value.to_string()),
+        (_, value, _) => text.push_str(&json(value)),
     }
 }
 

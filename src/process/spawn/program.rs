@@ -113,15 +113,16 @@ impl<'a> Program<'a> {
         };
         let at_lookup = Failure::at(Stage::Lookup, sys::EXECUTE);
         let mut failure = at_lookup(io::Error::from_raw_os_error(libc::ENOENT));
+        let mut buffer = Vec::new();
         for entry in path.split(|&b| b == b':') {
-            let candidate = candidate(entry, name).map_err(&at_lookup)?;
-            if let Err(error) = sys::check_executable(self.directory, &candidate) {
+            let candidate = candidate(&mut buffer, entry, name).map_err(&at_lookup)?;
+            if let Err(error) = sys::check_executable(self.directory, candidate) {
                 if error.raw_os_error() == Some(libc::EACCES) && failure.stage == Stage::Lookup {
                     failure = at_lookup(error);
                 }
                 continue;
             }
-            match self.run_file(&candidate, &argv, &environment, stdio) {
+            match self.run_file(candidate, &argv, &environment, stdio) {
                 Ok(started) => return Ok(started),
                 // Found, but what it needs to run is missing: execvp goes on along the PATH, too.
                 Err(error) if passed_over(&error) => {
@@ -137,7 +138,7 @@ impl<'a> Program<'a> {
 
     fn run_file(
         &self,
-        path: &CString,
+        path: &CStr,
         argv: &StringList<'_>,
         environment: &StringList<'_>,
         stdio: &Stdio<'_>,
@@ -145,7 +146,7 @@ impl<'a> Program<'a> {
         let started = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
-            let spawn = |path: &CString, argv: &StringList<'_>| {
+            let spawn = |path: &CStr, argv: &StringList<'_>| {
                 let execve = Execve {
                     path,
                     argv,
@@ -166,11 +167,10 @@ impl<'a> Program<'a> {
             match spawn(path, argv) {
                 Err(error) if error.is_of_the_program(libc::ENOEXEC) && is_script(self.directory, path) => {
                     // A path such as `-e/script` is not an option.
-                    let end_of_options = path.as_bytes().starts_with(b"-").then_some(c"--".to_owned());
-                    let shell = SHELL.to_owned();
-                    let arguments = [&shell].into_iter().chain(&end_of_options).chain([path]);
-                    let argv = StringList::new(arguments.chain(self.argv.iter().skip(1)));
-                    return spawn(&shell, &argv);
+                    let end_of_options = path.to_bytes().starts_with(b"-").then_some(c"--");
+                    let arguments = [SHELL].into_iter().chain(end_of_options).chain([path]);
+                    let rest = self.argv.iter().skip(1).map(CString::as_c_str);
+                    return spawn(SHELL, &StringList::new(arguments.chain(rest)));
                 }
                 // The file is open for writing: by a child that another program has forked
                 // and that has not reached its exec, usually. The kernel has no way to be told
@@ -187,22 +187,23 @@ impl<'a> Program<'a> {
     }
 
     fn environment_list(&self) -> StringList<'_> {
+        let all = self.environment.0.iter();
+        if self.overrides.is_none() && *self.inherited == InheritEnv::All {
+            return StringList::new(all.map(|v| &v.definition));
+        }
         let overridden = |name: &OsString| {
             let overrides = self.overrides?;
             overrides.get(name.to_str()?)
         };
-        let inherited = self
-            .environment
-            .0
-            .iter()
-            .filter(|v| self.inherited.includes(v.name.as_bytes()) && overridden(&v.name).is_none());
+        let inherited =
+            all.filter(|v| self.inherited.includes(v.name.as_bytes()) && overridden(&v.name).is_none());
         StringList::new(inherited.map(|v| &v.definition).chain(&self.own_variables))
     }
 }
 
 /// Whether a file that the kernel does not execute is for the shell. One that cannot be read is not: the
 /// shell could not read it either.
-fn is_script(directory: Option<&OwnedFd>, path: &CString) -> bool {
+fn is_script(directory: Option<&OwnedFd>, path: &CStr) -> bool {
     let mut sample = Vec::new();
     let read = sys::open_program(directory, path)
         .and_then(|fd| File::from(fd).take(TEXT_SAMPLE_BYTES).read_to_end(&mut sample));
@@ -237,9 +238,13 @@ fn passed_over(error: &SpawnError) -> bool {
 }
 
 /// The file called `name` in one entry of a `PATH`; an empty entry is the working directory.
-fn candidate(entry: &[u8], name: &CString) -> io::Result<CString> {
+fn candidate<'a>(buffer: &'a mut Vec<u8>, entry: &[u8], name: &CStr) -> io::Result<&'a CStr> {
     let entry = if entry.is_empty() { b"." } else { entry };
-    c_string(&[entry, b"/", name.as_bytes()].concat())
+    buffer.clear();
+    for part in [entry, b"/", name.to_bytes_with_nul()] {
+        buffer.extend_from_slice(part);
+    }
+    CStr::from_bytes_with_nul(buffer).map_err(io::Error::other)
 }
 
 #[cfg(test)]

@@ -41,10 +41,10 @@ fn what_a_client_encodes_the_server_understands() {
         output_keep: Some(OutputKeep::HeadTail { head: 1, tail: 2 }),
     };
     let keeps = [OutputKeep::Head, OutputKeep::Tail].map(|keep| {
-        Request::Spawn(SpawnParams {
+        Request::Spawn(Box::new(SpawnParams {
             output_keep: Some(keep),
             ..SpawnParams::default()
-        })
+        }))
     });
     let wait = WaitParams {
         process_handle: "h".into(),
@@ -72,8 +72,8 @@ fn what_a_client_encodes_the_server_understands() {
             },
             capabilities: Some(Capabilities::default()),
         }),
-        Request::Spawn(spawn),
-        Request::Spawn(SpawnParams::default()),
+        Request::Spawn(Box::new(spawn)),
+        Request::Spawn(Box::new(SpawnParams::default())),
         Request::WriteStdin(WriteStdinParams {
             process_handle: "h".into(),
             delta: Some(vec![0, 255, 10]),
