@@ -328,7 +328,7 @@ class Waited:
 
     condition: str  # "text", "quiet", "eof", "exit" or "input"
     text: Union[None, str, bytes] = None  # the one that came
-    stream: Optional[str] = None  # where it came, and the position in the stream behind it
+    stream: Optional[str] = None  # where it came, and the position in the stream after it
     offset: Optional[int] = None
 
 
@@ -470,7 +470,7 @@ class Server:
             #: What the server says about itself; its defaults and limits are in `info["limits"]`, and
             #: what it is able to enforce in `info["guarantees"]`.
             self.info: Mapping[str, Any] = self._call("initialize", hello, handshake_timeout)
-            # Another server of the protocol's base, such as `codex app-server`, tells no limits.
+            # Another server of the protocol's base, such as `codex app-server`, reports no limits.
             self._is_other = "limits" not in self.info and isinstance(self.info.get("userAgent"), str)
             limits = {} if self._is_other else self._member(self.info, "limits", dict)
             if not self._is_other and self._member(limits, "maxMessageBytes", int) < 1:
@@ -756,7 +756,7 @@ class Server:
         return self.getstatusoutput(command, encoding=encoding, errors=errors)[1]
 
     def list(self) -> List[Mapping[str, Any]]:
-        """What is running, oldest first, as `process/list` tells it."""
+        """What is running, oldest first, as `process/list` reports it."""
         self._needs(not self._is_other, "list what runs")
         answer = self._call("process/list", {})
         return cast("List[Mapping[str, Any]]", self._member(answer, "processes", list))
@@ -1104,7 +1104,7 @@ class Server:
             # What is left to be read grows no more, so it does not count any more.
             self._live.pop(process.handle, None)
             if self._is_other:
-                # One that tells no more than this; what it delivers it has not counted.
+                # One that reports no more than this; what it delivers it has not counted.
                 params = {**_UNTOLD, **params}
             usage, delivered = params["usage"], process.delivered
             if not isinstance(params["exitCode"], int) or not isinstance(params["signal"], (str, type(None))):
@@ -1169,7 +1169,7 @@ class Popen(Generic[AnyStr]):
       more; `output_cap` drops what is more than so many bytes of a stream, from its end or with
       `keep="tail"` from its beginning, and `keep=(head, tail)` what is between so many bytes of both;
       `limits` has the names of `Limits`; `detach` lets it outlive the connection.
-    - `exit` tells more than `returncode`, and at any time.
+    - `exit` reports more than `returncode`, and at any time.
     - `expect` is pexpect's; `wait_for` and `inspect` ask the server.
     - What an older server, or `codex app-server`, does not know is a NotImplementedError.
     """
@@ -1285,7 +1285,7 @@ class Popen(Generic[AnyStr]):
         if cwd is not None:
             names["cwd"] = cwd
         else:
-            names[""] = program  # A server that tells no stage had nothing else to find.
+            names[""] = program  # A server that reports no stage had nothing else to find.
         for name, file in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
             if isinstance(file, File):
                 server._needs(server._is_current, f"open a file as {name}")
@@ -1538,7 +1538,7 @@ class Popen(Generic[AnyStr]):
         finally:
             raw.impatient = None
         ahead = stream.ahead.encode(stream.encoding, stream.errors) if self._text else b""
-        # What is in its pipe cannot be looked at without being read, and what comes behind that is left out.
+        # What is in its pipe cannot be looked at without being read, and what comes after that is left out.
         return b"".join([ahead, begun, *(list(raw.chunks) if raw.pipe is None else [])]) or None
 
     def _feed(self, stdin: IO[bytes], left: memoryview) -> None:
@@ -1547,7 +1547,7 @@ class Popen(Generic[AnyStr]):
                 try:
                     stdin.flush()  # What was written before.
                 except ValueError:
-                    pass  # It is closed, which a write tells.
+                    pass  # It is closed, which a write reports.
                 while left:
                     left = left[stdin.write(left) :]  # Without a buffer, a part is written.
             finally:
@@ -1734,7 +1734,7 @@ class Popen(Generic[AnyStr]):
         self.send(text + end)
 
     def inspect(self) -> Inspection:
-        """What it does now, as `process/inspect` tells it: whether it waits for input, its terminal, and
+        """What it does now, as `process/inspect` shows it: whether it waits for input, its terminal, and
         the processes it consists of."""
         self._server._needs(self._server._is_current, "look at a program")
         return self._inspection(self._request("process/inspect", {}))

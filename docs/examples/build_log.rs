@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Event::Stderr(bytes) => (bytes, &mut unfinished[1]),
             _ => continue,
         };
-        // Output is cut anywhere, so what is behind the last line end waits for the rest of its line.
+        // Output is cut anywhere, so what is after the last line end waits for the rest of its line.
         line.extend_from_slice(&bytes);
         while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
             show(name, &line[..end]);

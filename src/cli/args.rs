@@ -268,7 +268,7 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "limit",
                 Takes::Value("NAME=VALUE", Completes::OneOf(values::LIMITS)),
-                "limit what the program may use, more than once if need be: cpu-seconds, file-bytes, \
+                "limit what the program may use; may be repeated: cpu-seconds, file-bytes, \
                  data-bytes, core-bytes, open-files, processes, stack-bytes, nice or oom-score-adj; bytes \
                  may have units, as in 'data-bytes=512M'",
                 |s, given| values::limit(&mut s.run.limits, given.text()?),
@@ -283,15 +283,15 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "keep",
                 Takes::Value("HEAD,TAIL", Completes::Nothing),
-                "of each stream, print the first HEAD and the last TAIL bytes, as in '64K,64K', and say how \
-                 much is left out between them",
+                "of each stream, print only the first HEAD and the last TAIL bytes, as in '64K,64K', and \
+                 report how many were left out",
                 |s, given| values::head_and_tail(given.text()?).map(|keep| s.run.keep = Some(keep)),
             ),
             flag(
                 None,
                 "timeout",
                 Takes::Value("DURATION", Completes::Nothing),
-                "end the program after DURATION and exit with 124: 500ms, 1.5s, 2m, 1h30m or 1d; \
+                "kill the program after DURATION and exit with 124: 500ms, 1.5s, 2m, 1h30m or 1d; \
                  a bare number is seconds, and 0 is no timeout [default: 0]",
                 |s, given| duration(given.text()?, "s").map(|timeout| s.run.timeout = Some(timeout)),
             ),
@@ -299,7 +299,7 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "grace",
                 Takes::Value("DURATION", Completes::Nothing),
-                "a timeout sends SIGTERM, and after DURATION SIGKILL to what is left [default: 2s]",
+                "at a timeout, send SIGTERM first, and SIGKILL DURATION later [default: 2s]",
                 |s, given| duration(given.text()?, "s").map(|grace| s.run.grace = grace),
             ),
             switch(
@@ -319,21 +319,21 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "record",
                 Takes::Value("FILE", Completes::Files),
-                "record what is shown, with its times, as an asciicast, which 'asciinema play' shows again; \
-                 what is typed is not in it unless it is echoed",
+                "record the output with its times as an asciicast, for 'asciinema play'; keys are recorded \
+                 only as far as they are echoed",
                 |s, given| given.path().map(|path| s.run.record = Some(path)),
             ),
             switch(
                 None,
                 "detach",
-                "start the program, print its pid and leave; it has no input, and its output is discarded",
+                "start the program, print its pid and exit; it has no input, and its output is discarded",
                 |s| s.run.detach = true,
             ),
             flag(
                 None,
                 "connect-timeout",
                 Takes::Value("DURATION", Completes::Nothing),
-                "how long the server may take to answer at all; 0 is no limit [default: 10s; 2m where a \
+                "how long to wait for the server's first answer; 0 is no limit [default: 10s; 2m where a \
                  --server may ask for a password]",
                 |s, given| duration(given.text()?, "s").map(|timeout| s.run.connect_timeout = Some(timeout)),
             ),
@@ -353,7 +353,7 @@ pub const COMMANDS: &[Subcommand] = &[
             switch(
                 None,
                 "record",
-                "write what the server sent into the files, in place of what they expect; \
+                "write what the server sent into the files, replacing what they expect; \
                  for the file '-', print it",
                 |s| s.check.record = true,
             ),
@@ -375,7 +375,7 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "junit",
                 Takes::Value("FILE", Completes::Files),
-                "write a JUnit report, as continuous integration reads it",
+                "write a JUnit report",
                 |s, given| {
                     s.check.junit = Some(given.path()?);
                     Ok(())
@@ -397,15 +397,15 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "patience",
                 Takes::Value("DURATION", Completes::Nothing),
-                "how long a call waits that does not say so itself; less than the client waits for its \
-                 answer [default: 45s]",
+                "how long a call without waitMs waits; less than the client waits for its answer \
+                 [default: 45s]",
                 |s, given| duration(given.text()?, "s").map(|patience| s.mcp.patience = patience),
             ),
             flag(
                 None,
                 "max-handles",
                 Takes::Value("N", Completes::Nothing),
-                "how many processes may run at once, and of how many that have ended the output is kept \
+                "how many processes may run at once, and how many ended ones keep their output \
                  [default: 64]",
                 |s, given| {
                     let number = given
@@ -467,7 +467,7 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "dir",
                 Takes::Value("DIR", Completes::Directories),
-                "write every page into DIR, which is made if it is not there",
+                "write every page into DIR, which is created if it does not exist",
                 |s, given| given.path().map(|folder| s.man_dir = Some(folder)),
             ),
             HELP,

@@ -361,7 +361,7 @@ function __procwire_complete_program
     end
 end
 
-# A value behind a flag and an equals sign is completed without these two.
+# A value after a flag and an equals sign is completed without these two.
 function __procwire_complete_directories
     __fish_complete_directories (string replace -r -- '^--[^=]*=' '' (commandline -ct))
 end

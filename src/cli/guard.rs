@@ -56,7 +56,7 @@ const SUBREAPER: &str = "prctl(PR_SET_CHILD_SUBREAPER)";
 
 /// The server's sweep, if there is a guard, whose sweep follows.
 const SERVER_SWEEP_TIMEOUT: Duration = Duration::from_millis(500);
-/// The last sweep, behind an end that the server has brought about by itself.
+/// The last sweep, after an end that the server has brought about by itself.
 const LAST_SWEEP_TIMEOUT: Duration = Duration::from_millis(700);
 /// How long the server may take to end once it has been told to: what it takes at most by itself, and
 /// some more. One that is stuck is killed then.
@@ -158,7 +158,7 @@ fn start_guard(own_group: bool) -> io::Result<Option<(Pid, OwnedFd)>> {
         .map_err(sys::named("signalfd4"))
         .map_err(restore)?;
     let this = std::process::id();
-    // Nothing has started a thread so far: serving begins behind the guard.
+    // Nothing has started a thread so far: serving begins after the guard.
     if let Some(guard) = sys::fork().map_err(restore)? {
         let _ = sys::let_go_of_stdio();
         forget_code_pages();
@@ -177,7 +177,7 @@ fn start_guard(own_group: bool) -> io::Result<Option<(Pid, OwnedFd)>> {
     Ok(None)
 }
 
-/// Makes this process and all it starts survive a write behind the limit of a file's size, which is an
+/// Makes this process and all it starts survive a write after the limit of a file's size, which is an
 /// error then and not a deadly signal. Spawned programs start with all signals at their defaults.
 pub fn survive_file_size_limit() {
     sys::ignore_signal(libc::SIGXFSZ);
@@ -378,7 +378,7 @@ pub fn sweep() {
     let detached = sys::lock(&DETACHED).clone();
     let now = Instant::now();
     if guarded {
-        // What is left is left to the guard, which also tells of it.
+        // What is left is left to the guard, which also names it.
         sweep_until(now + SERVER_SWEEP_TIMEOUT, &detached, false);
     } else {
         tell(&sweep_until(

@@ -138,7 +138,7 @@ pub fn release() {
     }
 }
 
-/// As [`release`], behind a program that could not clean up: what it has switched on is switched off.
+/// As [`release`], after a program that could not clean up: what it has switched on is switched off.
 pub fn clean_up() {
     let mut own = taken();
     let reset = own.screen.take().map(|screen| screen.reset()).unwrap_or_default();

@@ -198,7 +198,7 @@ impl Fence<'_> {
         })
     }
 
-    /// What has backticks behind it is code inside of a line.
+    /// What has backticks after it is code inside of a line.
     fn opens(&self) -> bool {
         self.character == '~' || !self.info.contains('`')
     }

@@ -488,7 +488,7 @@ impl Command {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let client = Client::in_process(procwire::Config::default())?;
     /// let daemon = client.spawn(Command::new("sleep").arg("1000").detach().kill_on_drop(false))?;
-    /// let id = daemon.id().expect("this server tells it").to_string();
+    /// let id = daemon.id().expect("this server reports it").to_string();
     /// client.close()?;
     /// // It still runs, until something ends it.
     /// assert!(std::process::Command::new("kill").arg(id).status()?.success());

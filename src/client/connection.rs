@@ -248,7 +248,7 @@ impl Writer {
     }
 }
 
-/// The reference tells no limits.
+/// The reference reports no limits.
 fn tells_limits(server: &InitializeReply) -> bool {
     server.limits.max_message_bytes > 0
 }

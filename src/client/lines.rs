@@ -63,7 +63,7 @@ impl Lines {
         }
     }
 
-    /// Writes a line behind those that were posted. Waits while the server does not read.
+    /// Writes a line after those that were posted. Waits while the server does not read.
     pub(super) fn write(
         &self,
         max_bytes: usize,
@@ -109,7 +109,7 @@ impl Lines {
         lock(&self.posted).lines.len() < MAX_POSTED_BYTES
     }
 
-    /// Ends the server's input behind what was posted. Waits while the server does not read.
+    /// Ends the server's input after what was posted. Waits while the server does not read.
     pub(super) fn end(&self) {
         let mut writer = lock(&self.writer);
         self.write_posted(&mut writer);

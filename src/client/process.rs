@@ -265,7 +265,7 @@ impl Process {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let client = Client::in_process(procwire::Config::default())?;
     /// let process = client.spawn(Command::shell("echo $$"))?;
-    /// let id = process.id().expect("this server tells it");
+    /// let id = process.id().expect("this server reports it");
     /// assert_eq!(process.wait_with_output()?.stdout, format!("{id}\n").into_bytes());
     /// # Ok(())
     /// # }

@@ -60,7 +60,7 @@ impl Stdio {
         Stdio(Kind::File { path, append })
     }
 
-    /// The file at this path, behind whose end output goes. It is made where there is none.
+    /// The file at this path, after whose end output goes. It is made where there is none.
     #[must_use]
     pub fn append(path: impl AsRef<Path>) -> Stdio {
         let path = path.as_ref().to_owned();

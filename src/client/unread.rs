@@ -73,7 +73,7 @@ struct Unread {
     closed: bool,
     /// The server has said that it has ended, and its process lives on.
     ended: bool,
-    /// The position behind what has come.
+    /// The position after what has come.
     position: u64,
     /// What the server has dropped in the middle.
     gap: Option<Gap>,
@@ -87,7 +87,7 @@ struct Unread {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Gap {
     pub(super) omitted_bytes: u64,
-    /// Bytes that came behind it.
+    /// Bytes that came after it.
     pub(super) tail_bytes: usize,
 }
 

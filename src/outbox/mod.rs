@@ -136,7 +136,7 @@ impl Outbox {
         let _ = self.output.send(None);
     }
 
-    /// Answers a request behind all earlier output, an exit included.
+    /// Answers a request after all earlier output, an exit included.
     pub(crate) fn answer_behind_output(&self, id: RequestId, outcome: Result<Reply, RpcError>) {
         let answer = self.response(Some(id), outcome);
         let _ = self.output.send(Some(answer));
@@ -154,7 +154,7 @@ impl Outbox {
         self.queued(ServerMessage::Response { id, outcome }, None, weight)
     }
 
-    /// Sends a delta behind all earlier output. The permit says that there was credit for it.
+    /// Sends a delta after all earlier output. The permit says that there was credit for it.
     pub(crate) fn delta(&self, delta: OutputDelta, permit: Option<Permit>) {
         if self.shared.no_deltas.load(SeqCst) {
             return;
@@ -163,7 +163,7 @@ impl Outbox {
         let _ = self.output.send(Some(message));
     }
 
-    /// Sends the last word on a process behind all its output. The process was admitted before.
+    /// Sends the last word on a process after all its output. The process was admitted before.
     pub(crate) fn exited(&self, exited: Box<Exited>) {
         if self.shared.no_exits.load(SeqCst) {
             self.retract();

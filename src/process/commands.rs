@@ -40,7 +40,7 @@ impl Process {
                 }
                 Command::CloseOutput { id, stream } => {
                     let outcome = self.close_output(stream);
-                    // No delta of the stream comes behind it.
+                    // No delta of the stream comes after it.
                     self.sink.outbox.answer_behind_output(id, outcome);
                 }
                 Command::Wait(wait) => self.wait(*wait),

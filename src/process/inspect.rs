@@ -132,7 +132,7 @@ impl Member {
 
     fn command(&self) -> Option<Vec<String>> {
         let facts = self.facts.as_ref()?;
-        // One byte more tells whether that is all.
+        // One byte more shows whether that is all.
         let mut bytes = shown::arguments(self.stat.entry, MAX_COMMAND_BYTES + 1);
         let cut = bytes.len() as u64 > MAX_COMMAND_BYTES;
         bytes.truncate(MAX_COMMAND_BYTES as usize);
@@ -398,7 +398,7 @@ impl Inspections {
 }
 
 impl Process {
-    /// Takes a request to inspect it. What comes behind it does not wait for the answer.
+    /// Takes a request to inspect it. What comes after it does not wait for the answer.
     pub(super) fn inspect(&mut self, id: RequestId) {
         self.inspections.waiting.push(id);
         self.tend_inspections(Instant::now());

@@ -120,8 +120,8 @@ pub(crate) struct Stats {
     pub(crate) handover: Handover,
 }
 
-/// Whether the dispatcher has handed over what came behind the spawn while the process was being started.
-/// Output is not read before: a wait that was sent right behind the spawn is about all of it.
+/// Whether the dispatcher has handed over what came after the spawn while the process was being started.
+/// Output is not read before: a wait that was sent right after the spawn is about all of it.
 #[derive(Default)]
 pub(crate) struct Handover(AtomicU8);
 

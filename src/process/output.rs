@@ -26,7 +26,7 @@ pub(crate) const MAX_BUSY_PIPES: usize = 64;
 /// How often a terminal that no process has open is looked at, while its process lives and may open it
 /// again. The kernel reports the hang-up without end and the reopening not at all.
 pub(crate) const RETRY_WAIT: Duration = Duration::from_millis(50);
-/// How long a process may live on behind the end of a stream before that is told: the end of most comes
+/// How long a process may live on after the end of a stream before that is told: the end of most comes
 /// with that of their process, which says it all.
 const EOF_WAIT: Duration = Duration::from_millis(20);
 /// For how long that is put off while the process is exiting, on a machine that has no time for it.
@@ -149,7 +149,7 @@ impl Output {
     fn needs_credit(&self) -> bool {
         self.streamed
             && match self.keep {
-                // As long as the byte that tells of the cap has not come.
+                // As long as the byte that reports the cap has not come.
                 Keep { tail: 0, .. } => !self.collected.cap_reached,
                 Keep { head, .. } => head.is_none_or(|head| self.total.load(Relaxed) < head),
             }

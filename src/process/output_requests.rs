@@ -88,7 +88,7 @@ impl Process {
         }
     }
 
-    /// There is output: reads none before all that came behind the spawn was taken.
+    /// There is output: reads none before all that came after the spawn was taken.
     pub(super) fn hold_back_or_not(&mut self) {
         if !self.handed_over {
             self.handed_over = self.stats.handover.is_done();

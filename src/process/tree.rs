@@ -30,7 +30,7 @@ use crate::sys::{self, Pid, ProcStat, Snapshot};
 const MAX_FREEZE_ROUNDS: usize = 32;
 /// How long the death of what was killed is waited for. The kernel needs microseconds.
 pub(crate) const KILL_WAIT: Duration = Duration::from_secs(1);
-/// How often a death is looked for where nothing tells it.
+/// How often a death is looked for where nothing reports it.
 const RETRY_WAIT: Duration = Duration::from_millis(1);
 /// The stack of the thread that does what there are no descriptors for.
 const TREE_STACK_BYTES: usize = 128 * 1024;

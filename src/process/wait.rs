@@ -4,7 +4,7 @@
 //! **Owns:** the conditions that are waited for, and how much of each pattern the streams have begun with.
 //! **Never:** keeps output, and never looks at it while there is no wait.
 //!
-//! A wait is answered behind output, in the lane of the deltas: then it comes behind the delta that holds
+//! A wait is answered after output, in the lane of the deltas: then it comes after the delta that holds
 //! its match, and before `process/exited`.
 
 use std::sync::Arc;
@@ -151,7 +151,7 @@ enum Awaited {
 struct Found {
     index: usize,
     stream: Stream,
-    /// The position in the stream behind it.
+    /// The position in the stream after it.
     offset: u64,
 }
 

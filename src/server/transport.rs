@@ -145,7 +145,7 @@ impl Transport {
     }
 
     /// Whether there may be messages that have been read and not handed over. If so,
-    /// [`Inbound::ReaderIdle`] comes behind them.
+    /// [`Inbound::ReaderIdle`] comes after them.
     pub(crate) fn reader_is_busy(&self) -> bool {
         self.reader.asked.store(true, SeqCst);
         // Once more: it may have become idle before it could see that it was asked.

@@ -138,13 +138,13 @@ pub(crate) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     check_size(unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) })
 }
 
-/// One read of at most `limit` bytes behind what `buffer` holds, within its capacity.
+/// One read of at most `limit` bytes after what `buffer` holds, within its capacity.
 pub(crate) fn read_behind(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
     let spare = buffer.spare_capacity_mut();
     let room = spare.len().min(limit);
     // SAFETY: `spare` is valid for writes of its length, and `room` is no more than that.
     let n = check_size(unsafe { libc::read(fd.as_raw_fd(), spare.as_mut_ptr().cast(), room) })?;
-    // SAFETY: the kernel has initialised `n` bytes behind the length, within the capacity.
+    // SAFETY: the kernel has initialised `n` bytes after the length, within the capacity.
     unsafe { buffer.set_len(buffer.len() + n) };
     Ok(n)
 }

@@ -119,7 +119,7 @@ fn wait(pid: Pid, options: libc::c_int) -> io::Result<(Pid, Status, libc::rusage
     }
 }
 
-/// The same by `waitid`, whose system call tells the usage as well.
+/// The same by `waitid`, whose system call returns the usage as well.
 #[cfg(target_os = "linux")]
 fn wait_by_id(
     pid: Pid,

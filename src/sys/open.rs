@@ -43,7 +43,7 @@ pub(crate) enum Purpose {
     Read,
     /// Made if need be, and emptied.
     Replace,
-    /// Made if need be; writes go behind the end.
+    /// Made if need be; writes go after the end.
     Append,
 }
 

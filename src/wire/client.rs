@@ -47,7 +47,7 @@ struct ServerEnvelope<'a> {
 /// A line of a server, understood as far as that goes without knowing what was asked.
 #[derive(Debug)]
 pub(crate) enum FromServer<'a> {
-    /// An answer. What its result means depends on the method of the request, which its id tells.
+    /// An answer. What its result means depends on the method of the request, which its id reports.
     Answer {
         /// `None` where the server could not read one.
         id: Option<RequestId>,

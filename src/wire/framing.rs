@@ -66,7 +66,7 @@ enum Expected {
     Body(usize),
     /// So many bytes of a body that is skipped.
     RestOfBody(u64),
-    /// A line that ends in a Content-Length, behind headers that could not be understood.
+    /// A line that ends in a Content-Length, after headers that could not be understood.
     Length,
 }
 
@@ -241,7 +241,7 @@ impl<R: Read> Frames<R> {
                         }
                     } else if let Err(reason) = self.headers.add(&self.buffer[line.clone()]) {
                         let lost = self.lost(reason);
-                        // The length of the next message, behind the rest of a body that was longer
+                        // The length of the next message, after the rest of a body that was longer
                         // than announced; but not one that is in doubt itself.
                         let text = &self.buffer[line.clone()];
                         if !text[..text.len().min(LENGTH_NAME.len())].eq_ignore_ascii_case(LENGTH_NAME) {
@@ -310,7 +310,7 @@ impl<R: Read> Frames<R> {
         self.scanned = self.start;
     }
 
-    /// Reads once, behind what is there of the next message.
+    /// Reads once, after what is there of the next message.
     fn fill(&mut self) -> io::Result<()> {
         if self.start == self.end || self.buffer.len() - self.end < READ_BYTES / 2 {
             self.buffer.copy_within(self.start..self.end, 0);

@@ -195,7 +195,7 @@ macro_rules! methods {
 }
 
 methods! {
-    /// Optional handshake; tells who serves, and every default and limit in force.
+    /// Optional handshake; reports who serves, and every default and limit in force.
     "initialize" Initialize(params: InitializeParams) -> Box<InitializeReply>;
     /// Starts a program. Answered once it runs; process/exited follows when it has ended.
     "process/spawn" Spawn(params: SpawnParams) -> SpawnReply, or INTERNAL_ERROR;

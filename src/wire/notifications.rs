@@ -407,7 +407,7 @@ struct CollectedForm<'a> {
 
 impl<'a> From<&'a Collected> for CollectedForm<'a> {
     fn from(collected: &'a Collected) -> Self {
-        // A cap that would split a character cuts before it, and behind it at the other end of the gap:
+        // A cap that would split a character cuts before it, and after it at the other end of the gap:
         // what is left of it is not the program's fault.
         let bytes = collected.bytes.as_slice();
         let cut = match collected.cap_reached {

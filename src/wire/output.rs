@@ -240,7 +240,7 @@ pub struct WaitReply {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "Stream"))]
     pub stream: Option<Stream>,
-    /// For text or bytes, the byte position in that stream behind them.
+    /// For text or bytes, the byte position in that stream after them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "u64"))]
     pub offset: Option<u64>,

@@ -366,7 +366,7 @@ pub struct WriteStdinParams {
     )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<crate::wire::schema::Base64>"))]
     pub delta: Option<Vec<u8>>,
-    /// End the input behind these and all earlier bytes; on a PTY, type end-of-file.
+    /// End the input after these and all earlier bytes; on a PTY, type end-of-file.
     #[serde(default, skip_serializing_if = "is_false")]
     pub close_stdin: bool,
 }

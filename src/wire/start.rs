@@ -44,7 +44,7 @@ pub struct StreamFile {
     #[serde(rename = "file")]
     #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::AbsolutePath"))]
     pub path: String,
-    /// Output goes behind what is in the file, instead of replacing it; for stdin it has no meaning.
+    /// Output goes after what is in the file, instead of replacing it; for stdin it has no meaning.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub append: bool,
 }
@@ -57,7 +57,7 @@ impl Redirect {
         Redirect::File(Box::new(StreamFile { path, append }))
     }
 
-    /// The file of this path, behind whose end output goes.
+    /// The file of this path, after whose end output goes.
     pub fn append(path: impl Into<String>) -> Redirect {
         let append = true;
         let path = path.into();

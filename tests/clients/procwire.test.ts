@@ -662,7 +662,7 @@ test("expect keeps no more of a flood than it searches", async (server) => {
 });
 
 test("waitFor waits for what the server sees", async (server) => {
-  // Right behind the spawn it sees all.
+  // Right after the spawn it sees all.
   const child = server.spawn("sh", ["-c", "echo almost; echo ready; read x; echo ü; read x; exec >&- 2>&-; read x"]);
   assert.deepEqual(await child.waitFor(["error", { text: "ready" }, { exit: true }]), { index: 1, stream: "stdout", offset: 12 });
   const coming = child.waitFor({ bytes: Buffer.from("ü") }, { stream: "stdout" });
@@ -688,7 +688,7 @@ test("waitFor waits for what the server sees", async (server) => {
   assert.equal(await text(child.stdout), "almost\nready\nü\n", "it takes nothing");
 });
 
-test("inspect tells what a program is doing", async (server) => {
+test("inspect shows what a program is doing", async (server) => {
   const child = server.spawn("sh", ["-c", "stty -echo; read x"], { tty: true, size: { rows: 30, cols: 100 } });
   await child.waitFor({ input: true });
   const { pid, terminal, waitsForInput, processes } = await child.inspect();
@@ -908,7 +908,7 @@ nodeTest("a signal that cannot be sent is an 'error' event", { timeout: PATIENCE
 });
 
 nodeTest("a request that is not awaited never ends this program", { timeout: PATIENCE }, async () => {
-  // It ends at the first request behind the spawn.
+  // It ends at the first request after the spawn.
   const command = fake(2, [
     { id: 1, result: {} },
     { id: 3, result: { pid: 7 } },

@@ -1356,7 +1356,7 @@ class Expecting(TestCase):
             # The first that comes, and not the first in the list.
             self.assertEqual(process.expect([re.compile(r"\? "), re.compile(b"a(g)e")]), 1)
             self.assertEqual((process.before.strip(), process.match.group(1)), (of(""), of("g")))
-            # What is behind it is read next.
+            # What is after it is read next.
             self.assertEqual(process.stdout.read(2), of("? "))
             process.send(of("9\n"))
             self.assertEqual(process.expect([TIMEOUT, EOF]), 1)

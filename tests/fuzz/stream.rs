@@ -288,7 +288,7 @@ impl Expected {
             let generation = live.get_mut(handle).expect("output follows the spawn's answer");
             let stream = params["stream"].as_str().expect("a stream").to_owned();
             let (next, capped) = generation.streams.entry(stream).or_default();
-            assert!(!*capped, "a delta behind the last: {message}");
+            assert!(!*capped, "a delta after the last: {message}");
             assert_eq!(params["offset"], *next, "a gap: {message}");
             let base64 = params["deltaBase64"].as_str().expect("bytes");
             *next += (base64.len() / 4 * 3 - base64.bytes().filter(|&b| b == b'=').count()) as u64;

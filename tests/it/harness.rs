@@ -296,7 +296,7 @@ impl Scratch {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        // One that failed has left its own behind, and its pid may have come round.
+        // One that failed has left its own after, and its pid may have come round.
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir(&path).expect("a directory for the test");
         // As `pwd -P` prints it.
@@ -796,12 +796,12 @@ impl Client {
                 return (stdout, stderr, params.clone());
             }
             if params["eof"] == true {
-                // On a busy machine a process ends late behind its streams.
+                // On a busy machine a process ends late after its streams.
                 continue;
             }
             let index = usize::from(params["stream"] == "stderr");
             let (bytes, capped) = &mut streams[index];
-            assert!(!*capped, "a delta behind the one that said capReached: {params}");
+            assert!(!*capped, "a delta after the one that said capReached: {params}");
             let offset = params["offset"].as_u64().expect("a delta has an offset");
             // A test may have taken the beginning of the stream already.
             let base = *first[index].get_or_insert(offset);
@@ -839,7 +839,7 @@ impl Client {
         self.exited(&handle)
     }
 
-    /// Spawns, and waits for each of these right behind it, in one piece; the ids of the waits.
+    /// Spawns, and waits for each of these right after it, in one piece; the ids of the waits.
     pub fn spawn_and_wait(&mut self, params: Value, waits: &[Value]) -> Vec<i64> {
         let handle = params["processHandle"].clone();
         let mut lines = String::new();

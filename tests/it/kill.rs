@@ -213,7 +213,7 @@ fn may_race_the_exit(mode: Mode) {
         if i % 3 == 1 {
             kill["signal"] = json!("SIGTERM");
         }
-        // Sometimes right behind the spawn, sometimes when it has begun to run.
+        // Sometimes right after the spawn, sometimes when it has begun to run.
         if i % 2 == 0 {
             client.result(spawn);
         }
@@ -465,7 +465,7 @@ fn malformed_grace_is_refused() {
     client.finish();
 }
 
-/// Pipelined behind the spawn's own request it takes effect on that very process.
+/// Pipelined after the spawn's own request it takes effect on that very process.
 fn a_kill_behind_its_spawn(mode: Mode) {
     let mut client = Client::in_process();
     for _ in 0..times(20) {

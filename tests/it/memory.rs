@@ -825,7 +825,7 @@ fn long_spawns_that_are_held_back_wait_for_their_receiver() {
     let long_spawn = params("", &["true", &argument, &argument]);
     let requests = (0..500).map(move |n| {
         let spawn = SpawnParams {
-            // Each second one waits behind another of its handle.
+            // Each second one waits after another of its handle.
             process_handle: long("h", n & !1, 4_000),
             ..long_spawn.clone()
         };

@@ -82,7 +82,7 @@ pub(super) fn head_and_tail(text: &str) -> Result<(u64, u64), String> {
     Ok((size(head)?, size(tail)?))
 }
 
-/// The limits by name, each with the `=` behind which its value stands.
+/// The limits by name, each with the `=` after which its value stands.
 pub(super) const LIMITS: &[&str] = &[
     "cpu-seconds=",
     "file-bytes=",

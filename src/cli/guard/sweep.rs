@@ -18,7 +18,7 @@ const DEATH_WAIT: Duration = Duration::from_millis(400);
 /// latest of a pid counts.
 pub(super) type Detached = BTreeMap<Pid, u64>;
 
-/// There are children of earlier, and nothing tells who they are: no child may be ended for being one.
+/// There are children of earlier, and nothing shows who they are: no child may be ended for being one.
 pub(super) static UNKNOWN_CHILDREN: AtomicBool = AtomicBool::new(false);
 
 /// The number of this process.
@@ -153,7 +153,7 @@ fn still_there(
 }
 
 /// Finding the children of this thread without `/proc`, by asking for each number whether it is one.
-/// Children have been started after us, so most are found right behind our own number.
+/// Children have been started after us, so most are found right after our own number.
 #[derive(Default)]
 struct Scan {
     /// Those that were found before. Where they are still children, they could not be ended.

@@ -58,7 +58,7 @@ impl Session {
         self.handles.add(handle);
         self.spawns.insert(asked, name.clone());
         if let Some(stdin) = stdin {
-            // It takes effect behind the spawn, if that succeeds.
+            // It takes effect after the spawn, if that succeeds.
             self.ask(Request::WriteStdin(WriteStdinParams {
                 process_handle: name,
                 delta: Some(stdin.into_bytes()),

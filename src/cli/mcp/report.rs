@@ -107,7 +107,7 @@ pub(super) fn report(handle: &mut Handle, view: View, reason: Reason) -> Value {
     })
 }
 
-/// How it ended, as `process/exited` tells it; what says nothing is left out.
+/// How it ended, as `process/exited` reports it; what says nothing is left out.
 fn add_end(data: &mut Map<String, Value>, exited: &Exited) {
     let told: Value = serde_json::from_str(&exited.to_json()).unwrap_or_default();
     for name in [

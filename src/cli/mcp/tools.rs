@@ -131,7 +131,7 @@ const UNTIL_QUIET: Parameter = optional(
 const UNTIL_INPUT: Parameter = optional(
     "untilInput",
     Takes::Flag,
-    "answer once it waits for input, as the machine tells: at a prompt, whatever that says",
+    "answer once it waits for input, as the machine shows: at a prompt, whatever that says",
 );
 const UNTIL_EXIT: Parameter = optional("untilExit", Takes::Flag, "answer once it has ended");
 const WAIT: Parameter = optional(

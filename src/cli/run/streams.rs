@@ -80,7 +80,7 @@ fn wait_to_be_typed_at() {
             // A new size is told to the foreground alone.
             let _ = signal_hook::low_level::raise(SIGWINCH);
         }
-        // Fails only for an interruption, behind which we look again.
+        // Fails only for an interruption, after which we look again.
         let _ = poll(&mut [PollFd::new(&io::stdin(), PollFlags::IN)], None);
         if terminal::in_foreground() {
             return;

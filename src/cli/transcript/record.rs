@@ -279,7 +279,7 @@ impl Recorder {
         ended
     }
 
-    /// Forgets the request that a message answers and the process whose end it tells.
+    /// Forgets the request that a message answers and the process whose end it reports.
     fn hear(&mut self, message: &Value) {
         let refused = message.get("error").is_some();
         self.unanswered.retain(|(id, _)| !answers(message, id));

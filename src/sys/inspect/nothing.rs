@@ -1,4 +1,4 @@
-//! The same where no `/proc` tells it: nothing of what a process is and waits for.
+//! The same where no `/proc` shows it: nothing of what a process is and waits for.
 //!
 //! **Thread:** the caller's.
 //! **Owns:** nothing.

@@ -106,7 +106,7 @@ fn try_served<T: Send + 'static>(
     (Client::over(reader, Shut(ours)), server)
 }
 
-/// The same with the handshake behind it.
+/// The same with the handshake after it.
 fn served<T: Send + 'static>(serve: impl FnOnce(&mut Peer) -> T + Send + 'static) -> (Client, JoinHandle<T>) {
     let (client, server) = try_served(|peer| {
         peer.shake_hands();
@@ -341,7 +341,7 @@ fn a_server_that_answers_as_the_reference_does_serves() {
     join(server);
 }
 
-/// The reference refuses a spawn without one. A server that tells its limits does not want one.
+/// The reference refuses a spawn without one. A server that reports its limits does not want one.
 fn a_reference_that_was_launched_is_given_a_directory() {
     for (limits, given) in [
         ("", true),

@@ -125,7 +125,7 @@ pub struct Process {
 
 #[derive(Default)]
 struct Stream {
-    /// Its beginning, and what came behind a gap, with the place of that.
+    /// Its beginning, and what came after a gap, with the place of that.
     bytes: Vec<u8>,
     tail: Vec<u8>,
     tail_at: Option<u64>,
@@ -300,7 +300,7 @@ impl Ledger {
 
     // ---- what may be ----
 
-    /// The requests on `slot` that came behind the spawn of its `index`th process and before that of the next.
+    /// The requests on `slot` that came after the spawn of its `index`th process and before that of the next.
     fn requests(&self, slot: usize, index: usize) -> impl Iterator<Item = (usize, &Sent)> {
         let from = self.slots[slot][index].spawn;
         let to = self.slots[slot].get(index + 1).map_or(usize::MAX, |p| p.spawn);
@@ -822,7 +822,7 @@ impl Ledger {
             );
             ensure!(
                 !process.shape.is_streamed() || stream.capped == reported || cut_short,
-                "the last delta of {name} tells of the cap: {exited}"
+                "the last delta of {name} reports the cap: {exited}"
             );
             let end_at = match process.shape.is_streamed() {
                 true => stream.tail_at.unwrap_or(written),
@@ -947,7 +947,7 @@ impl Process {
         let capped = params["capReached"] == true;
         let stream = &mut self.streams[index];
         if params["eof"] == true {
-            // On a busy machine a process ends late behind its streams.
+            // On a busy machine a process ends late after its streams.
             ensure!(
                 bytes.is_empty() && !stream.closed && capped == stream.capped && !self.shape.tty,
                 "not the end of a stream: {params}"
