@@ -2233,7 +2233,7 @@ class _Input(io.RawIOBase):
                     left = left[self._send(left) :]
             self._finish()
         except OSError:
-            pass  # Whoever writes learns it from the close, as from a broken pipe.
+            pass  # The writer learns it from the close, as from a broken pipe.
         finally:
             pipe.close()
 

@@ -924,7 +924,7 @@ interface CheckedFile {
 interface Wiring {
   /** A number is the descriptor of a regular file of this program. */
   entry: "pipe" | "ignore" | "stdout" | number | CheckedFile | Readable | Writable;
-  /** Ignored by an option of ours: the process has a stream that has ended, and not null. */
+  /** Ignored by one of our options: the process has a stream that has ended, and not null. */
   ended: boolean;
 }
 

@@ -60,7 +60,7 @@ enum Outcome {
 
 /// Plays or records all sessions of all files; the exit code.
 pub fn check(check: &Check) -> Result<i32, Box<dyn std::error::Error>> {
-    // What loses its parent becomes a child of ours, and can be found.
+    // Orphans become children of this process, and can be found.
     Guarded::begin(None)?;
     let mut report = Report {
         check,

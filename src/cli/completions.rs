@@ -252,7 +252,7 @@ _procwire() {{
         ((CURRENT--))
     fi
     if [[ $subcommand == run ]]; then
-        # From the program on it is as if that stood alone, and there are no flags of ours.
+        # From the program on, the line is completed as if it stood alone, without flags of procwire.
         local -i i
         for ((i = 2; i <= CURRENT; i++)); do
             case $words[i] in

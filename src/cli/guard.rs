@@ -56,7 +56,7 @@ const SUBREAPER: &str = "prctl(PR_SET_CHILD_SUBREAPER)";
 
 /// The server's sweep, if there is a guard, whose sweep follows.
 const SERVER_SWEEP_TIMEOUT: Duration = Duration::from_millis(500);
-/// The last sweep, after an end that the server has brought about by itself.
+/// The last sweep, after a server that has exited by itself.
 const LAST_SWEEP_TIMEOUT: Duration = Duration::from_millis(700);
 /// How long the server may take to end once it has been told to: what it takes at most by itself, and
 /// some more. One that is stuck is killed then.
@@ -64,7 +64,7 @@ const SERVER_END_TIMEOUT: Duration = Duration::from_millis(2_300);
 /// The same for a guard, where another process waits for that.
 const GUARD_END_TIMEOUT: Duration = Duration::from_millis(3_500);
 
-/// Who waits for this process: the server's guard, or the process that has started the guard.
+/// The process that waits for this one: the server's guard, or the process that has started the guard.
 static GUARD: OnceLock<u32> = OnceLock::new();
 
 /// What this server has spawned with `detach`, and what was there before it.
@@ -89,7 +89,7 @@ pub struct Guarded {
 /// Where the server cannot be started this way, it has to do without a guard.
 pub fn run(drain: bool) -> io::Result<i32> {
     // With the terminal as input it must stay in the foreground; otherwise a signal to the client's
-    // whole group shall not reach both of us.
+    // whole group must not reach both of us.
     let own_group = !sys::is_terminal(io::stdin().as_fd());
     reap_adopted();
     if sys::has_children() {
@@ -107,7 +107,7 @@ pub fn run(drain: bool) -> io::Result<i32> {
         ));
     }
     sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
-    // As it was when we were started; the server shall not see what the guard does to itself.
+    // As it was when we were started; the server must not see what the guard changes for itself.
     let waited_for = signals_of_guard();
     let mask = sys::block_signals(&waited_for).map_err(sys::named("rt_sigprocmask"))?;
     let restore = |e| {
@@ -390,7 +390,7 @@ pub fn sweep() {
     continue_waiting_process();
 }
 
-/// Continues who waits for the end of this process, in case it was stopped: by one of the programs, for
+/// Continues the process that waits for the end of this one, in case it was stopped: by one of the programs, for
 /// example. Otherwise the client would wait for its end for ever.
 fn continue_waiting_process() {
     let parent = std::os::unix::process::parent_id();
@@ -431,7 +431,7 @@ pub fn stderr_has_room() -> bool {
 }
 
 /// Lets this process have as many descriptors as its hard limit allows, because a process of the
-/// server takes five; how many it could have before, which is what programs shall start with.
+/// server takes five; how many it could have before, which is the limit that programs start with.
 ///
 /// # Errors
 ///

@@ -107,7 +107,7 @@ fn exit(outcome: Result<i32, Box<dyn std::error::Error>>, failure: i32) -> ExitC
     }))
 }
 
-/// What is behind an error, in the order it came about.
+/// The causes of an error, the nearest first.
 fn reasons(error: &dyn std::error::Error) -> String {
     let reasons = std::iter::successors(error.source(), |error| error.source());
     reasons.map(|reason| format!(": {reason}")).collect()

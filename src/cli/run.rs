@@ -313,7 +313,7 @@ fn connect(run: &Run, state: &Mutex<RunState>) -> Result<Client, Error> {
         .as_ref()
         .map(|command| format!("trap '' INT QUIT TSTP\n{command}"));
     if run.server.is_some() {
-        // What loses its parent becomes a child of ours, and is found if all is given up.
+        // Orphans become children of this process, and are found if the server is given up.
         Guarded::begin(None)?;
         terminal::remember();
     }

@@ -28,7 +28,7 @@ pub(super) const SERVER_END_WAIT: Duration = Duration::from_secs(5);
 
 /// What one request writes at most.
 const MAX_WRITE_BYTES: usize = 256 * 1024;
-/// What the line of a write has beside its bytes: braces, names, an id, a handle of ours.
+/// What the line of a write has besides its bytes: braces, names, an id, a handle.
 const WRITE_OVERHEAD_BYTES: usize = 256;
 
 /// The sending half of the connection. Its end is the end of the server's input.
@@ -124,7 +124,7 @@ impl ClientConnection {
         bytes.clamp(1, MAX_WRITE_BYTES)
     }
 
-    /// What a spawn says of a directory that its command leaves out. The reference wants one; where it
+    /// The directory of a spawn whose command names none. The reference requires one; where it
     /// was launched here, it is the one it has.
     pub(super) fn default_directory(&self) -> Option<&Path> {
         match self.initialized.get() {

@@ -17,7 +17,7 @@ use crate::sys::{self, PollFd, lock};
 const KEPT_BUFFER_BYTES: usize = 1024 * 1024;
 /// What a pipe takes without waiting if it takes anything: POSIX's smallest `PIPE_BUF` is 512, Linux's 4096.
 const PIPE_ROOM_BYTES: usize = 4096;
-/// What may be posted and not written, beside what drops post: that is bounded by the processes.
+/// What may be posted and not written, besides what drops post: that is bounded by the processes.
 const MAX_POSTED_BYTES: usize = 1024 * 1024;
 
 /// The way of requests to a server that reads lines.

@@ -442,8 +442,8 @@ impl Client {
             .map(|list| list.processes)
     }
 
-    /// What the server enforces where it runs, for a program that shall not run without one of these. What a
-    /// server does not tell, as codex app-server does not, is not guaranteed.
+    /// What the server enforces where it runs, for a program that must not run without one of these. What a
+    /// server does not report, as codex app-server does not, is not guaranteed.
     ///
     /// ```
     /// # use procwire::client::Client;

@@ -19,7 +19,7 @@ use crate::wire::protocol::{Exited, OutputDelta, Stream};
 
 /// Deltas that follow each other are kept as one chunk up to this.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// What a chunk costs beside its bytes, so that many tiny ones are bounded too.
+/// What a chunk costs besides its bytes, so that many tiny ones are bounded too.
 const CHUNK_COST_BYTES: usize = 64;
 /// What every process may keep, however much the others keep.
 const FREE_BYTES: usize = 1024 * 1024;

@@ -34,7 +34,7 @@ const PROCESS_CREDIT_BYTES: usize = 128 * 1024;
 const POOL_CREDIT_BYTES: usize = 8 * 1024 * 1024;
 /// What a process may send when the pool is used up.
 const SMALL_CHUNK_BYTES: usize = 4 * 1024;
-/// What a message costs beside its bytes, so that many tiny ones are bounded too.
+/// What a message costs besides its bytes, so that many tiny ones are bounded too.
 const MESSAGE_COST: usize = 256;
 /// Requests and live processes, together, past which no request is let in.
 pub(crate) const MAX_IN_FLIGHT: usize = 65_536;

@@ -259,7 +259,7 @@ impl Shared {
     }
 }
 
-/// Tells the end of a look, however it comes about.
+/// Reports the end of a look, however it ends.
 struct TellEnd(Arc<Shared>, Arc<EventFd>);
 
 impl Drop for TellEnd {

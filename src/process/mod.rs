@@ -390,7 +390,7 @@ impl Process {
             let deadline = self.next_deadline(now);
             let timeout = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             if let Err(e) = sys::poll(&mut interests, timeout) {
-                // Cannot happen with descriptors of our own; without poll there is no way on.
+                // Cannot happen with our own descriptors; without poll the thread cannot go on.
                 log::error!("poll failed, killing process {}: {e}", self.pid);
                 self.kill_unasked();
                 return;

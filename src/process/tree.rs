@@ -35,11 +35,11 @@ const RETRY_WAIT: Duration = Duration::from_millis(1);
 /// The stack of the thread that does what there are no descriptors for.
 const TREE_STACK_BYTES: usize = 128 * 1024;
 
-/// Takes snapshots, one for all who ask at the same time.
+/// Takes snapshots, one for all threads that ask at the same time.
 #[derive(Default)]
 pub(crate) struct SnapshotCache {
     state: Mutex<CacheState>,
-    /// Wakes all who wait at once. One after the other, as a lock lets them in, a thousand would take
+    /// Wakes all threads that wait at once. One after the other, as a lock lets them in, a thousand would take
     /// seconds on a busy machine.
     taken: Condvar,
     /// Set once everything below this process is killed at once, which finds all that a kill of one tree
@@ -284,7 +284,7 @@ fn freeze(
 }
 
 /// Sends SIGKILL to all of `held`, and keeps those that got it. The death of another user's process is
-/// not waited for: it has not been brought about.
+/// not waited for: it was not signalled.
 pub(crate) fn kill_all(held: &mut Vec<HeldProcess>) {
     held.retain(|process| process.signal(libc::SIGKILL).is_ok());
 }

@@ -20,7 +20,7 @@ use crate::wire::protocol::{Condition, Reply, RequestId, RpcError, Stream, WaitP
 const MAX_WAITS: usize = 64;
 /// Bytes of all waits of a connection, by what they cost.
 const MAX_WAITS_BYTES: usize = 64 * 1024 * 1024;
-/// What a wait costs beside its patterns and its id.
+/// What a wait costs besides its patterns and its id.
 const WAIT_COST_BYTES: usize = 256;
 /// The first pause between two looks at whether a process waits for input, and the longest.
 const FIRST_INPUT_PAUSE: Duration = Duration::from_millis(1);

@@ -46,7 +46,7 @@ use crate::wire::protocol::InheritEnv;
 /// further request. Nothing that is yet to be read ends that waiting: a spawn succeeds or fails by itself,
 /// or, if it is held back, once the client has read what earlier processes have left.
 const MAX_WAITING_BYTES: usize = 32 * 1024 * 1024;
-/// What a request that waits costs beside its bytes.
+/// What a request that waits costs besides its bytes.
 const WAITING_COST_BYTES: usize = 256;
 
 /// Serves one connection on the calling thread until it ends, and says why it did.

@@ -66,7 +66,7 @@ impl Dispatcher {
             outbox: self.outbox.clone(),
             events: self.event_sender.clone(),
         };
-        // A process is let in beside its request: it will have one more message, its exit.
+        // A process is let in in addition to its request: it will have one more message, its exit.
         self.outbox.admit();
         self.waiting += bytes;
         let entry = Entry {

@@ -1,4 +1,4 @@
-//! Closing what a child or a thread shall not have, and the ways to do so where `close_range` is refused.
+//! Closing what a child or a thread must not inherit, and the ways to do so where `close_range` is refused.
 //!
 //! **Thread:** the caller's, or a child before its exec.
 //! **Owns:** nothing.

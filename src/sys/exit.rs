@@ -65,7 +65,7 @@ impl Status {
     }
 }
 
-/// Reaps a child of ours, blocking until it has ended: for one that has not executed a program, or was
+/// Reaps a child of this process, blocking until it has ended: for one that has not executed a program, or was
 /// killed.
 pub(crate) fn reap(pid: Pid) -> io::Result<Status> {
     wait(pid, 0).map(|(_, status, _)| status)
@@ -82,7 +82,7 @@ pub(crate) struct Usage {
 /// What a resident size is counted in.
 const RSS_UNIT_BYTES: u64 = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
 
-/// Reaps a child of ours; `None` while it lives, or while a tracer holds it, which gets the end of a
+/// Reaps a child of this process; `None` while it lives, or while a tracer holds it, which gets the end of a
 /// process before its parent does.
 pub(crate) fn try_reap(pid: Pid) -> io::Result<Option<(Status, Usage)>> {
     let (reaped, status, usage) = wait(pid, libc::WNOHANG)?;

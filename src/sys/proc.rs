@@ -109,7 +109,7 @@ pub(crate) fn is_stopped(pid: Pid) -> bool {
         .is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
 }
 
-/// Whether a process of ours has begun to exit: it has let go of its files, and may not be a zombie yet.
+/// Whether one of our processes has begun to exit: it has closed its files, and may not be a zombie yet.
 pub(crate) fn is_exiting(pid: Pid) -> bool {
     /// `PF_EXITING` of the kernel.
     const EXITING: u64 = 0x4;
@@ -121,13 +121,13 @@ pub(crate) fn is_exiting(pid: Pid) -> bool {
     flags.is_some_and(|flags| flags.parse::<u64>().is_ok_and(|flags| flags & EXITING != 0))
 }
 
-/// Whether `/proc` shows this thread's children, also those that it does not show otherwise.
+/// Whether `/proc` lists this thread's children, also those that it hides elsewhere.
 #[cfg(feature = "cli")]
 pub(crate) fn shows_own_children() -> bool {
     shows_own_numbers() && has_children_files()
 }
 
-/// Whether the kernel shows the children of a thread, which needs CONFIG_PROC_CHILDREN.
+/// Whether the kernel lists the children of a thread, which needs CONFIG_PROC_CHILDREN.
 #[cfg(feature = "cli")]
 fn has_children_files() -> bool {
     fs::exists(format!("/proc/self/task/{}/children", std::process::id())).unwrap_or(false)

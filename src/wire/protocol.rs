@@ -40,7 +40,7 @@ pub enum RequestId {
 }
 
 impl RequestId {
-    /// How many bytes it holds beside itself.
+    /// How many bytes it holds besides itself.
     pub(crate) fn len(&self) -> usize {
         match self {
             RequestId::Signed(_) | RequestId::Unsigned(_) => 0,
@@ -89,7 +89,7 @@ pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InitializeParams {
-    /// Who is calling.
+    /// The calling program.
     #[serde(deserialize_with = "crate::wire::members::object")]
     pub client_info: ClientInfo,
     /// What the client can do and does not want.
@@ -103,7 +103,7 @@ pub struct InitializeParams {
 
 impl Params for InitializeParams {}
 
-/// Who is calling: part of `initialize`.
+/// The calling program: part of `initialize`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClientInfo {
@@ -125,7 +125,7 @@ pub struct Capabilities {
     /// Accepted for compatibility; nothing depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experimental_api: Option<bool>,
-    /// Notification methods that shall not be sent on this connection: exact names, unknown ones are ignored.
+    /// Notification methods that are not sent on this connection: exact names, unknown ones are ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opt_out_notification_methods: Option<Vec<String>>,
 }

@@ -321,7 +321,7 @@ fn definitions(mut generator: SchemaGenerator) -> Map<String, Value> {
     definitions
 }
 
-/// A flag that may be left out is false then; that is what all of ours mean.
+/// A flag that is left out is false; all flags of the protocol are so.
 fn tell_defaults(definition: &mut Value) {
     let required = definition.get("required").cloned().unwrap_or_default();
     let is_required = |name: &str| required.as_array().is_some_and(|r| r.iter().any(|n| n == name));

@@ -74,7 +74,7 @@ impl Redirect {
         }
     }
 
-    /// How many bytes it holds beside itself.
+    /// How many bytes it holds besides itself.
     pub(crate) fn len(&self) -> usize {
         match self {
             Redirect::File(file) => size_of::<StreamFile>() + file.path.len(),

@@ -582,8 +582,8 @@ test("a timeout with a grace", async (server) => {
     const child = server.spawn("sh", ["-c", shrugs], { timeout: 300, timeoutGraceMs: 50, killSignal });
     const { signal, timedOut } = await child.exited;
     assert.deepEqual([signal, timedOut, child.killed], ["SIGKILL", true, true]);
-    const heeds = server.spawn(...NEVER, { timeout: 50, timeoutGraceMs: PATIENCE, killSignal });
-    assert.deepEqual([(await heeds.exited).signal, heeds.killed], [killSignal, true]);
+    const obedient = server.spawn(...NEVER, { timeout: 50, timeoutGraceMs: PATIENCE, killSignal });
+    assert.deepEqual([(await obedient.exited).signal, obedient.killed], [killSignal, true]);
   }
   assert.throws(() => server.spawn("true", { timeoutGraceMs: -1 }), { code: "ERR_OUT_OF_RANGE" });
 });
@@ -874,7 +874,7 @@ test("signals", async (server) => {
       assert.equal(child.killed, true);
       assert.deepEqual(await exit, [null, expected]);
       assert.deepEqual([child.exitCode, child.signalCode], [null, expected]);
-      assert.equal(await send(child), false, "nothing is left to be signalled, and that is no error");
+      assert.equal(await send(child), false, "nothing is left to be signalled, and that is not an error");
     }
   }
 });
@@ -1046,7 +1046,7 @@ test("'close' follows an error", async (server) => {
   assert.deepEqual(await told(server.spawn("true", [], { stdout: "ignore" })), ["ServerGone", null, null, null]);
 });
 
-test("what is piped into a program that fails is no second error", async (server) => {
+test("what is piped into a program that fails is not a second error", async (server) => {
   const fails = async (child: Process): Promise<string> => {
     // Written in part, and never ended.
     const source = new PassThrough();
@@ -1572,7 +1572,7 @@ nodeTest("the messages of a server are checked", { timeout: PATIENCE }, async ()
   await assert.rejects(failing.spawn("x").exited, { message: "spawn x UNKNOWN", code: "UNKNOWN", stage: shown });
   await failing.close();
 
-  // A line that is no message, and an error without an id, which end the connection.
+  // A line that is not a message, and an error without an id, which end the connection.
   for (const said of [`${esc.replace("\n", "")}`, JSON.stringify({ id: null, error: { code: 1, message: esc } })]) {
     const server = new Server(["sh", "-c", 'printf "%s\\n" "$1"; read end', "sh", said]);
     await assert.rejects(server.info, (error) => error instanceof ServerGone && !/[\p{C}]/u.test(error.message));

@@ -507,7 +507,7 @@ class Ends(TestCase):
                 number = getattr(signal, expected)
                 self.assertEqual(process.wait(PATIENCE), -number, expected)
                 self.assertEqual((process.exit.signal, process.exit.code), (expected, 128 + number))
-                send(process)  # Nothing is left to be signalled, and that is no error.
+                send(process)  # Nothing is left to be signalled, and that is not an error.
 
     def test_terminate_with_grace(self):
         process = self.popen(["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1000; done"])
@@ -763,7 +763,7 @@ class Shape(TestCase):
             process = start(["true"], stdin=PIPE)
             process.wait(PATIENCE)
             process.communicate(b"x")
-            # What was flushed, and was not read, is no error.
+            # What was flushed, and was not read, is not an error.
             with start(["sleep", "0.1"], stdin=PIPE) as process:
                 process.stdin.write(b"x")
                 process.stdin.flush()
@@ -1674,7 +1674,7 @@ class Starting(unittest.TestCase):
             self.assertIn("has not answered in 0.2 s", text)
             self.assertIn(command[0], text)
             self.assertLess(time.monotonic() - before, 9)
-        # An echo is no answer.
+        # An echo is not an answer.
         self.assertIn("cat sent a line that is not a message of the protocol", self.refused("cat"))
         default = inspect.signature(Server).parameters["handshake_timeout"].default
         self.assertEqual(default, 10.0)

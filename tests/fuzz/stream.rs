@@ -1,5 +1,5 @@
 //! Fuzzes a connection: whatever a client sends and however it is cut, the server answers every
-//! request once, says everything in the promised order, comes to its end in time, and leaves
+//! request once, says everything in the promised order, ends in time, and leaves
 //! nothing behind. Whatever is to be spawned is `cat` (see `src/fuzzing.rs`).
 //!
 //! The first byte of an input says how the rest is served: the size of a read (bits 0 to 4), whether

@@ -522,9 +522,7 @@ fn help_names_every_method_and_every_param() {
     let help = procwire(&["--help"]);
     let help = String::from_utf8(help.stdout).expect("the help is UTF-8");
     let document: Value = serde_json::from_slice(&procwire(&["schema", "--openrpc"]).stdout).expect("JSON");
-    let words: Vec<&str> = help
-        .split(|c: char| !c.is_alphanumeric() && c != '/')
-        .collect();
+    let words: Vec<&str> = help.split(|c: char| !c.is_alphanumeric() && c != '/').collect();
     for method in document["methods"].as_array().expect("methods") {
         let name = method["name"].as_str().expect("a name");
         assert!(words.contains(&name), "the help does not name {name}");

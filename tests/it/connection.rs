@@ -109,7 +109,7 @@ fn signal(pid: u32, signal: i32) {
     assert_eq!(result, 0, "the server was there to be signalled");
 }
 
-/// Fifty processes of every stubborn kind; waits until each runs as it shall.
+/// Fifty processes of every stubborn kind; waits until each runs as it should.
 fn stubborn_crowd(client: &mut Client) {
     for i in 0..10 {
         for (kind, mode, script) in [
@@ -269,7 +269,7 @@ pub(crate) fn must_come_to_rest(guard: u32) {
     let server = server_below(guard);
     let used = || Proc::of(server).expect("the server runs").ticks;
     let mut last = (0, Instant::now());
-    wait_until("the server has come to rest", || {
+    wait_until("the server is idle", || {
         let now = used();
         if now > last.0 + 1 {
             last = (now, Instant::now());

@@ -333,7 +333,7 @@ impl Drop for Scratch {
     }
 }
 
-/// A program whose exec does not come to an end while this lives, as on a disk that does not answer: the
+/// A program whose exec does not return while this lives, as on a disk that does not answer: the
 /// kernel asks this process whether it may be executed, and gets no answer.
 pub struct HungProgram {
     pub path: String,
@@ -395,7 +395,7 @@ pub fn can(what: &str, script: &str) -> bool {
     output.status.success()
 }
 
-/// The ways in which `/proc` can be unusable and that can be brought about here: what each is, and the line
+/// The ways in which `/proc` can be unusable and that a test can produce: what each is, and the line
 /// of a shell in a mount namespace of its own that does it.
 pub fn without_a_usable_proc(scratch: &Scratch) -> Vec<(&'static str, String)> {
     let other = scratch.directory("proc");
@@ -577,7 +577,7 @@ impl Client {
                     record("<--", &line);
                     // Purity: whatever the server prints must be one JSON object a line.
                     let value: Value = serde_json::from_slice(&line)
-                        .unwrap_or_else(|e| panic!("the server printed what is no JSON: {e}"));
+                        .unwrap_or_else(|e| panic!("the server printed a line that is not JSON: {e}"));
                     assert_eq!(line.last(), Some(&b'\n'), "a line ends in LF");
                     if sender.send(value).is_err() {
                         return;

@@ -180,7 +180,7 @@ fn bytes_go_both_ways_as_they_are() {
         drop(client);
         assert_eq!(ended(server), End::InputEnded);
     }
-    // Collected output is bytes as well, and what is no UTF-8 stays as it was.
+    // Collected output is bytes as well, and what is not UTF-8 stays as it was.
     let (mut client, server) = serve(Config::default());
     spawn(&mut client, params("a", &["printf", "\\377\\000x"]));
     let (_, exited) = collect(&mut client, "a", Stream::Stdout);

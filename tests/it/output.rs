@@ -229,7 +229,7 @@ fn closed_output_is_no_exit(mode: Mode) {
     client.finish();
 }
 
-/// Who writes byte by byte does not make us send them so.
+/// A program that writes byte by byte is not sent byte by byte.
 fn single_byte_writes_are_put_together(mode: Mode) {
     let bytes = times(100_000);
     let mut client = Client::in_process();

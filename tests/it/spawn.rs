@@ -142,7 +142,7 @@ fn missing_program_is_an_error_and_frees_the_handle(mode: Mode) {
     }
     let name = "no-program-has-this-name";
     let mut params = mode.params("a", &[name]);
-    // Of directories that everybody may search.
+    // Of directories that every user may search.
     params["env"] = json!({"PATH": "/bin:/usr/bin"});
     refused(&mut client, params, "lookup", libc::ENOENT, name);
     // A file is not a directory on the way to a program.

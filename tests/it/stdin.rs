@@ -134,7 +134,7 @@ fn a_long_stream_passes_with_bounded_memory() {
     client.finish();
 }
 
-/// The kill of a child with a full stdin works at once, meanwhile everybody else is served, and
+/// The kill of a child with a full stdin works at once, meanwhile all other processes are served, and
 /// every write is answered: taken, refused, or ended with its process.
 fn a_child_that_does_not_read_delays_no_other_and_is_killed(mode: Mode) {
     let mut client = Client::in_process();

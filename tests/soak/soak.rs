@@ -8,7 +8,7 @@
 //!
 //! Workers spawn with pipes and terminals, echo, feed, flood, collect, kill, time out, resize, list,
 //! ask for what there is not, and check every byte and every exit; now and then the client stops
-//! reading. At each interval they come to rest for a moment, so that a row shows what the server
+//! reading. At each interval they pause for a moment, so that a row shows what the server
 //! holds when it has nothing to do, beside the most it held since the row before.
 //!
 //! The exit code is 0 if the last quarter of the rows, warm-up left out, holds no more than the
@@ -37,7 +37,7 @@ use serde_json::{Value, json};
 const WORKERS: usize = 6;
 /// How long any one thing may take; what takes longer counts as lost.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a server that is left alone may take to come to rest.
+/// How long a server that is left alone may take to become idle.
 const REST: Duration = Duration::from_millis(500);
 /// Resident memory may differ by this much between two quarters: a share, and an amount.
 const SLACK: (f64, u64) = (0.10, 2 * 1024 * 1024);
@@ -136,7 +136,7 @@ struct Shared {
     stalled: AtomicBool,
     requests: AtomicU64,
     bytes: AtomicU64,
-    /// Lines that are no JSON, sent; and answers without an id, received.
+    /// Lines that are not JSON, sent; and answers without an id, received.
     nonsense: AtomicU64,
     nobodys: AtomicU64,
     lost: AtomicUsize,

@@ -72,7 +72,7 @@ pub(super) struct Watch {
     stuck: bool,
 }
 
-/// How that came about.
+/// How it ended.
 pub(super) struct Ended {
     pub(super) status: sys::Status,
     told: Option<(libc::c_int, Instant)>,

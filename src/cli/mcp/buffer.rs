@@ -110,7 +110,7 @@ impl Part {
 mod tests {
     use super::*;
 
-    /// Every byte reports where it is.
+    /// A byte that is different at each position.
     fn at(position: u64) -> u8 {
         (position.wrapping_mul(2_654_435_761) >> 13) as u8
     }

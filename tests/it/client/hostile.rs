@@ -341,7 +341,7 @@ fn a_server_that_answers_as_the_reference_does_serves() {
     join(server);
 }
 
-/// The reference refuses a spawn without one. A server that reports its limits does not want one.
+/// The reference refuses a spawn without one. A server that reports its limits does not need one.
 fn a_reference_that_was_launched_is_given_a_directory() {
     for (limits, given) in [
         ("", true),

@@ -278,7 +278,7 @@ impl Run {
             self.request(None, Ask::Fine, "initialize", params);
             self.send(json!({"method": "initialized"}));
         } else if plan.jsonrpc {
-            // The first message decides; it shall be one that is answered.
+            // The first message decides; it must be one that is answered.
             self.request(None, Ask::List, "process/list", json!({}));
         }
         for (number, step) in plan.steps.iter().enumerate() {

@@ -1003,7 +1003,7 @@ impl Process {
         Ok(())
     }
 
-    /// Whether it comes to an end with nothing being asked.
+    /// Whether it ends without being asked to.
     fn ends_alone(&self) -> bool {
         self.shape.timeout.is_some()
             || match self.program {
