@@ -56,7 +56,7 @@
 //! Every request is answered exactly once; every successful spawn has exactly one exit, after
 //! all output that was written before it; memory is bounded whatever the client and the processes
 //! do; and when [`serve`] returns, what was started is gone, as far as that can be known without
-//! changing anything process-wide: see [`serve`]. The binary does more: its guard ends what is left even
+//! changing anything process-wide: see [`serve`]. The binary does more: its guard kills what is left even
 //! after SIGKILL.
 
 #[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd")))]

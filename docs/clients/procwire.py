@@ -481,7 +481,7 @@ class Server:
                 self._lines.put(b'{"method":"initialized"}\n')
             self._cwd = os.path.abspath(cwd or os.curdir)
         except BaseException:
-            # Nothing has been started that would have to be ended, and it may not listen.
+            # Nothing has been started that would have to be killed, and it may not listen.
             self._process.kill()
             self._close(patience=1.0)
             raise
@@ -1364,7 +1364,7 @@ class Popen(Generic[AnyStr]):
                 if not copy.runs():
                     copy.give_back()
             if not isinstance(error, RpcError):
-                # It may run, or start yet, and then nothing else would end it.
+                # It may run, or start yet, and then nothing else would kill it.
                 server._post("process/kill", {"processHandle": process.handle})
                 raise
             # `from` keeps the server's own words.
@@ -2293,7 +2293,7 @@ def _same_file(one: Stream, other: Stream) -> bool:
         fds = [file if isinstance(file, int) else cast("IO[Any]", file).fileno() for file in (one, other)]
         about = [os.fstat(fd) for fd in fds]
     except (AttributeError, OSError, ValueError, OverflowError):
-        return False  # It is told where it is used.
+        return False  # It is reported where it is used.
     if fds[0] == fds[1]:
         return True
     if os.name != "posix" or not os.path.samestat(*about):

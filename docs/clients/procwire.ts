@@ -10,7 +10,7 @@
  *
  * `new Server()` starts `procwire`, or the command in the variable PROCWIRE;
  * `new Server(["ssh", "host", "procwire"])` starts programs on that host. One server carries any number
- * of programs. When it is closed, or this program ends, everything it started is ended.
+ * of programs. When it is closed, or this program ends, everything it started is killed.
  *
  * Names of `node:child_process` mean the same here, with these differences: `pid` is undefined until
  * "spawn", because the server has to answer first; a signal goes to the whole process group; "exit"
@@ -45,7 +45,7 @@ const MAX_QUOTED = 200;
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 /** How long a server gets to finish after it exits, closes its output or gets SIGTERM. */
 const SERVER_EXIT_WAIT_MS = 2_000;
-/** How long `close` waits before it kills the server, which needs three seconds at most to end everything. */
+/** How long `close` waits before it kills the server, which needs three seconds at most to kill everything. */
 const CLOSE_TIMEOUT_MS = 10_000;
 /** How long a program may go on writing after SIGPIPE before it is killed. */
 const SIGPIPE_WAIT_MS = 1_000;
@@ -246,7 +246,7 @@ export interface Size {
 
 /** How a program ended, and what it used. */
 export interface Exit {
-  /** null if a signal has ended it. */
+  /** null if a signal has killed it. */
   code: number | null;
   /** The name of that signal. */
   signal: string | null;
@@ -977,7 +977,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
   readonly exited: Promise<Exit>;
   /** Known from "spawn" on. */
   pid: number | undefined;
-  /** null while it runs, and if a signal has ended it; negative if it could not be started. */
+  /** null while it runs, and if a signal has killed it; negative if it could not be started. */
   exitCode: number | null = null;
   signalCode: string | null = null;
   /** Whether this client sent it a signal. */
@@ -2135,7 +2135,7 @@ function collect(server: Server, file: string, args: unknown[], given: ExecOptio
       if (length <= maxBuffer) return void kept[name].push(chunk);
       kept[name].push(chunk.slice(0, maxBuffer - (length - size)));
       const error = nodeError(RangeError, "ERR_CHILD_PROCESS_STDIO_MAXBUFFER", `${name} maxBuffer length exceeded`);
-      // What ignores that, and that it has no reader any more, is ended all the same.
+      // What ignores that, and that it has no reader any more, is killed all the same.
       void child.killTree(SIGPIPE_WAIT_MS, options.killSignal ?? "SIGTERM");
       fail(error);
     });

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts a server, waits until it has printed that it is ready, runs a test, and ends the server with all
+# Starts a server, waits until it has printed that it is ready, runs a test, and kills the server with all
 # it has started. Nothing but bash, lines of JSON and process/wait.
 #   docs/examples/server_ready.sh 'Serving HTTP' 'python3 -u -m http.server 8123' 'curl -s localhost:8123'
 set -euo pipefail

@@ -310,7 +310,7 @@ impl Guarded {
         })
     }
 
-    /// Whether another process ends everything if this one is killed.
+    /// Whether another process kills everything if this one is killed.
     #[must_use]
     pub fn has_guard(&self) -> bool {
         self.detached.is_some()
@@ -363,7 +363,7 @@ pub fn reap_adopted() {
     while sys::reap_any().is_some() {}
 }
 
-/// Whether [`sweep`] ends all that is left. Not where this process has children that it did not start, and
+/// Whether [`sweep`] kills all that is left. Not where this process has children that it did not start, and
 /// cannot tell which: then it is only what `/proc` shows.
 #[must_use]
 pub fn ends_daemons() -> bool {
@@ -404,7 +404,7 @@ fn tell(left: &[ProcStat]) {
     if !left.is_empty() {
         let names: Vec<String> = left.iter().map(sys::describe).collect();
         log::warn!(
-            "these processes could not be ended and are left: {}",
+            "these processes could not be killed and are left: {}",
             names.join(", ")
         );
     }

@@ -40,10 +40,10 @@ use conversation::Conversation;
 const ANY: &str = "{...}";
 /// Stands for any text.
 const SOME: &str = "[..]";
-/// How many differences of a session are told.
+/// How many differences of a session are reported.
 const MAX_DIFFERENCES: usize = 20;
 
-/// How many messages are told that a session does not show.
+/// How many messages are reported that a session does not show.
 const MAX_UNSHOWN: usize = 5;
 
 /// One conversation, from the start of a server to its end.

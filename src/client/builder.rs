@@ -189,7 +189,7 @@ impl Builder {
     }
 
     /// Starts the command as [`launch`](Self::launch) does, and does not wait for its answer: for a
-    /// program that may have to end it before it has answered.
+    /// program that may have to kill it before it has answered.
     ///
     /// ```
     /// # use procwire::client::Client;

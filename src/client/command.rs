@@ -490,7 +490,7 @@ impl Command {
     /// let daemon = client.spawn(Command::new("sleep").arg("1000").detach().kill_on_drop(false))?;
     /// let id = daemon.id().expect("this server reports it").to_string();
     /// client.close()?;
-    /// // It still runs, until something ends it.
+    /// // It still runs, until something kills it.
     /// assert!(std::process::Command::new("kill").arg(id).status()?.success());
     /// # Ok(())
     /// # }

@@ -1,7 +1,7 @@
 //! The server, as far as its end is ours to wait for.
 //!
 //! **Thread:** `client-read` waits for its end when its output has ended; the thread that starts or
-//! closes a client ends one that does not answer or does not end.
+//! closes a client kills one that does not answer or does not exit.
 //! **Owns:** the thread in this program, or the child that was launched.
 //! **Never:** waits longer than [`SERVER_END_WAIT`] for a child that has not been killed.
 

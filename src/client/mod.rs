@@ -51,7 +51,7 @@
 //! answers that were not asked for are dropped. Errors show at most 200 characters of what a server
 //! sent, and no control characters. Its first answer ([`Builder::handshake_timeout`]) and its end
 //! ([`Client::close`]) are waited for no longer than a time; any other answer is, so a server that stops
-//! answering has to be ended ([`Client::server_pid`]). What has no answer to wait for never waits for the
+//! answering has to be killed ([`Client::server_pid`]). What has no answer to wait for never waits for the
 //! server, also if that does not read: dropping anything, [`Process::wait_timeout`] and
 //! [`Process::post_signal`]. A server in this program is trusted.
 
@@ -449,7 +449,7 @@ impl Client {
     /// # use procwire::client::Client;
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let client = Client::in_process(procwire::Config::default())?;
-    /// // This program cannot end anything once it has been killed itself.
+    /// // This program cannot kill anything once it has been killed itself.
     /// assert!(!client.guarantees().survives_server_kill);
     /// # Ok(())
     /// # }

@@ -41,7 +41,7 @@ pub struct Process {
     /// Its output, and on a terminal everything it prints. `None` if the command sends it
     /// elsewhere, or it was taken.
     ///
-    /// Dropping it closes it, which a program that prints on is told by SIGPIPE. Output that is not wanted
+    /// Dropping it closes it, so that a program that prints on gets SIGPIPE. Output that is not wanted
     /// and must not end its program is not even sent with
     /// [`output_cap(0)`](super::Command::output_cap).
     pub stdout: Option<Stdout>,
@@ -437,7 +437,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It is killed, or it goes on; neither is told by its streams.
+        // It is killed, or it goes on; neither shows in its streams.
         if let Some(stdout) = &mut self.stdout {
             stdout.leave_open();
         }

@@ -194,7 +194,7 @@ impl Pending {
         }
     }
 
-    /// Nothing more will come: all that wait are told.
+    /// Nothing more will come: all waits end.
     fn end(&self, reason: Option<String>) {
         let mut table = lock(&self.0);
         table.ended = true;

@@ -13,7 +13,7 @@
 //! | running | time is up | the tree is killed, the exit will be 124; with a grace, SIGTERM comes first |
 //! | graced | nothing of the tree is left, or the grace has passed | what is left is killed; it is drained |
 //! | running | the pidfd is readable | draining begins: 2 s at most for what keeps an output open |
-//! | draining | outputs ended, or time is up and what was owed is delivered | the group is killed, the child reaped, its end told |
+//! | draining | outputs ended, or time is up and what was owed is delivered | the group is killed, the child reaped, its exit reported |
 //! | drained | a tracer holds the zombie | it is asked for at growing intervals, and commands are answered |
 //! | any | the connection ends | the tree is killed, and draining no longer waits for the client |
 
@@ -240,7 +240,7 @@ struct Process {
     pidfd: Option<std::os::fd::OwnedFd>,
     terminal: Option<Terminal>,
     outputs: [Option<Output>; 2],
-    /// The end of a stream is told, also of one that is not read.
+    /// The end of a stream is reported, also of one that is not read.
     tells_tails: bool,
     stdin: Stdin,
     inspections: Inspections,
@@ -271,7 +271,7 @@ struct Process {
     drain_timed_out: bool,
     /// When the connection began to end.
     ending: Option<Instant>,
-    /// When writes that wait are answered though the process has not ended: nothing ends one that we may
+    /// When writes that wait are answered though the process has not ended: nothing kills one that we may
     /// not signal, or that a tracer or the kernel holds.
     answer_writes_at: Option<Instant>,
     /// What was killed outside of the group.

@@ -1,4 +1,4 @@
-//! What is asked about the output of a process: that it be closed, and to be told what comes.
+//! What is asked about the output of a process: closing it, and waits.
 //!
 //! **Thread:** the process thread.
 //! **Owns:** nothing.

@@ -5,7 +5,7 @@
 //! **Never:** signals by a bare pid what is not a child or group of the server; any other process is
 //! verified and signalled through a pidfd, or by its pid and start time where pidfds are refused.
 //!
-//! A process group is ended by one call. What has left it, with `setsid` or as a shell's job, is
+//! A process group is killed by one call. What has left it, with `setsid` or as a shell's job, is
 //! found by its session or by its parents, and for that no process may die before the snapshot is taken:
 //! the children of the dead get another parent. So the tree is frozen first, looked at until
 //! nothing new turns up, and killed last.

@@ -1,4 +1,4 @@
-//! The waits of one process: what clients want to be told of it, once.
+//! The waits of one process: what clients wait for, each answered once.
 //!
 //! **Thread:** the process thread; the dispatcher counts a wait before it hands it over.
 //! **Owns:** the conditions that are waited for, and how much of each pattern the streams have begun with.

@@ -1,4 +1,4 @@
-//! What a server is told before it serves, and what it says when it has served.
+//! The configuration of a server, and why a connection ended.
 //!
 //! **Thread:** the caller's; plain data.
 //! **Owns:** the defaults that the protocol names.
@@ -96,10 +96,10 @@ pub(crate) struct Host {
     /// and has to spare it. The pid may be recycled later; what tells the two apart is the start time in
     /// `/proc`.
     pub(crate) on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
-    /// What the server reports in `guarantees.killsDaemonsAtEnd`: this process ends what is left of its
+    /// What the server reports in `guarantees.killsDaemonsAtEnd`: this process kills what is left of its
     /// descendants when [`serve`](crate::serve) has returned.
     pub(crate) kills_daemons_at_end: bool,
-    /// What the server reports in `guarantees.survivesServerKill`: another process ends everything if this
+    /// What the server reports in `guarantees.survivesServerKill`: another process kills everything if this
     /// one is killed.
     pub(crate) survives_server_kill: bool,
     /// Set once everything below this process is being killed: processes that have not ended leave it to

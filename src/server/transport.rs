@@ -227,7 +227,7 @@ impl Drop for Weight {
 }
 
 /// Reads messages for `inbox`, until the input ends or the inbox is gone.
-/// The end of input is told by dropping `inbox`.
+/// The end of input is signalled by dropping `inbox`.
 fn read_messages(input: Input, inbox: Sender<Inbound>, dialect: &Dialect, limit: usize) {
     sys::block_signals_for_this_thread();
     let gate = Gate::new(limit.saturating_mul(2));

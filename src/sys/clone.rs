@@ -146,7 +146,7 @@ pub(super) fn shares_memory() -> bool {
     let touched = AtomicI32::new(0);
     let mut stack = ChildStack::new();
     let mask = raw_signal_mask(u64::MAX);
-    // SAFETY: as in `start_child`. Its end is told by no signal, so that a handler of the embedding program
+    // SAFETY: as in `start_child`. Its end raises no signal, so that a handler of the embedding program
     // does not hear of it.
     let pid = check(unsafe {
         libc::clone(

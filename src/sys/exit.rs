@@ -1,4 +1,4 @@
-//! The end of a child: being told of it, and reaping.
+//! The end of a child: noticing it, and reaping.
 //!
 //! **Thread:** the caller's.
 //! **Owns:** nothing.

@@ -134,7 +134,7 @@ fn has_children_files() -> bool {
 }
 
 impl Snapshot {
-    /// Looks at `/proc` now. Without one there is nothing to see, and groups are all that is ended.
+    /// Looks at `/proc` now. Without one there is nothing to see, and groups are all that is killed.
     ///
     /// # Errors
     ///

@@ -130,7 +130,7 @@ pub struct Guarantees {
     pub kills_tree: bool,
     /// What has cut its ancestry ends with the connection, too.
     pub kills_daemons_at_end: bool,
-    /// If the server is killed, everything it has started is ended all the same.
+    /// If the server is killed, everything it has started is killed all the same.
     pub survives_server_kill: bool,
     /// `process/inspect` knows what the processes do.
     pub inspect: bool,

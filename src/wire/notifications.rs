@@ -2,7 +2,7 @@
 //! and `process/exited`.
 //!
 //! **Thread:** `rpc-write` and `client-read` use the forms; what they hold comes from any.
-//! **Owns:** how collected output is told as text, and what memory that takes.
+//! **Owns:** how collected output is written as text, and what memory that takes.
 //! **Never:** has a second form of a message: what the server writes is what a client reads.
 
 use std::borrow::Cow;
@@ -109,7 +109,7 @@ pub struct Exited {
     pub output_drain_timed_out: bool,
     /// The process id it had.
     pub pid: u32,
-    /// The name of the signal that ended it.
+    /// The name of the signal that killed it.
     pub signal: Option<String>,
     /// Whether it left a core dump.
     pub core_dumped: bool,
@@ -307,7 +307,7 @@ pub(crate) struct ExitedForm<'a> {
     /// The process id it had.
     #[serde(default)]
     pid: u32,
-    /// The name of the signal that ended it, or null.
+    /// The name of the signal that killed it, or null.
     #[serde(default)]
     signal: Option<Cow<'a, str>>,
     /// Whether it left a core dump.

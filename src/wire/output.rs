@@ -1,4 +1,4 @@
-//! What a client asks about the output of a process: what is kept of it, that it be closed, and to be told
+//! What a client asks about the output of a process: what is kept of it, that it be closed, and waits
 //! what comes.
 //!
 //! **Thread:** none of its own; plain data that travels between all of them.

@@ -197,10 +197,10 @@ impl<'de> Deserialize<'de> for InheritEnv {
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ResourceLimits {
-    /// Seconds of processor time of each process, after which SIGKILL ends it.
+    /// Seconds of processor time of each process, after which SIGKILL kills it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<u64>,
-    /// The size of a file that is written, at which SIGXFSZ ends the process.
+    /// The size of a file that is written, at which SIGXFSZ kills the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_bytes: Option<u64>,
     /// Private memory that is writable: heap, data and anonymous mappings.
@@ -222,7 +222,7 @@ pub struct ResourceLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(range(min = -20, max = 19)))]
     pub nice: Option<i32>,
-    /// How readily the kernel ends it where memory runs out.
+    /// How readily the kernel kills it when memory runs out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(range(min = -1000, max = 1000)))]
     pub oom_score_adj: Option<i32>,

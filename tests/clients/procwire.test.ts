@@ -1356,7 +1356,7 @@ test("exec and execFile collect", async (server) => {
     message: "stdout maxBuffer length exceeded",
     stdout: "y\ny\ny",
   });
-  // A program that shrugs off what it gets is ended all the same.
+  // A program that shrugs off what it gets is killed all the same.
   await assert.rejects(exec("trap '' TERM PIPE; while :; do echo x; done", { maxBuffer: 5 }), /maxBuffer/);
   const running = exec("exec sleep 1000", { signal: AbortSignal.timeout(50) });
   await assert.rejects(running, { name: "AbortError", code: "ABORT_ERR" });

@@ -156,7 +156,7 @@ fn still_there(
 /// Children have been started after us, so most are found right after our own number.
 #[derive(Default)]
 struct Scan {
-    /// Those that were found before. Where they are still children, they could not be ended.
+    /// Those that were found before. Where they are still children, they could not be killed.
     tried: BTreeSet<Pid>,
 }
 

@@ -1,4 +1,4 @@
-//! What an agent is told of a process: as data and as text, from the same facts.
+//! What a result says about a process: as data and as text, from the same facts.
 //!
 //! **Thread:** `mcp`.
 //! **Owns:** nothing.

@@ -21,7 +21,7 @@ const PROCESS: &str = r#"{
         "type": "integer",
         "description": "once it has ended: its exit code, 128 + n for signal n, 124 for timeoutMs"
     },
-    "signal": {"type": "string", "description": "the signal that ended it"},
+    "signal": {"type": "string", "description": "the signal that killed it"},
     "timedOut": {"type": "boolean", "description": "it was killed because of timeoutMs"},
     "coreDumped": {"type": "boolean", "description": "it left a core dump"},
     "durationMs": {"type": "integer", "description": "from its start to its end"},

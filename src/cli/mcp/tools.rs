@@ -15,7 +15,7 @@ use crate::wire::protocol::{ResourceLimits, SignalName, Stream};
 
 /// The most output of a stream that one result shows.
 pub(super) const MAX_RESULT_BYTES: i64 = 256 * 1024;
-/// What it shows unless it is told otherwise: half from the beginning, half from the end.
+/// What it shows by default: half from the beginning, half from the end.
 const RESULT_BYTES: i64 = 32 * 1024;
 /// The longest text that is waited for, and the longest handle.
 const MAX_TEXT_CHARS: usize = 1024;
@@ -105,7 +105,7 @@ const MERGE: Parameter = optional(
 const LIMITS: Parameter = optional(
     "limits",
     Takes::Limits,
-    "what each of its processes may use; what it cannot be given is told",
+    "what each of its processes may use; a limit that cannot be set is an error",
 );
 const TIMEOUT: Parameter = optional(
     "timeoutMs",

@@ -221,7 +221,7 @@ fn on_signal(signal: i32, state: &mut RunState) {
             let _ = program.try_send(Forward::Signal(SIGWINCH));
         }
         (SIGTSTP, _) => stop(),
-        // Asked twice: the server ends the program when we are gone.
+        // Asked twice: the server kills the program when we are gone.
         (SIGTERM | SIGHUP, Phase::Running(_)) if state.forwarded.contains(&signal) => {
             leave(Ending::Signal(signal));
         }

@@ -77,7 +77,7 @@ fn wait_to_be_typed_at() {
                 thread::sleep(FOREGROUND_PAUSE);
             }
             terminal::enter();
-            // A new size is told to the foreground alone.
+            // A new size is reported to the foreground alone.
             let _ = signal_hook::low_level::raise(SIGWINCH);
         }
         // Fails only for an interruption, after which we look again.

@@ -331,7 +331,7 @@ impl Call {
                 match String::from_utf8_lossy(&place) {
                     place if place.contains("poll") => self.wait_of_poll(entry, thread),
                     place if place.len() > 1 => Wait::Not,
-                    // It is not told where, which is written as 0.
+                    // Where is not shown, which is written as 0.
                     _ => Wait::Unknown,
                 }
             }
@@ -396,7 +396,7 @@ fn descriptors(set: &[u8], count: usize) -> BTreeSet<RawFd> {
 
 /// Memory of the process `entry`, which may wait as long as that holds it; `None` if it cannot be read, or
 /// is not there: a page of a file on a disk that does not answer would be waited for, and the wait for it
-/// cannot be ended, not even by SIGKILL.
+/// cannot be killed, not even by SIGKILL.
 fn memory(entry: Pid, thread: Pid, address: u64, count: usize, size: usize) -> Option<Vec<u8>> {
     if count > MAX_POLLED {
         return None;
