@@ -25,6 +25,7 @@ pub(crate) const STDERR_WORDS: [&str; 3] = ["pipe", "null", "stdout"];
 
 /// Where a stream of a process comes from or goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Redirect {
     /// Output goes through a pipe to the client, as it does where the member is left out.
     Pipe,
@@ -119,6 +120,7 @@ impl<'de> Deserialize<'de> for Redirect {
 
 /// Which of the server's variables a process inherits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum InheritEnv {
     /// All of them.
     #[default]
