@@ -37,6 +37,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -249,6 +251,21 @@ pub fn own_command() -> (OsString, Vec<OsString>) {
         _ => own.into_iter().take(1).collect(),
     };
     (file, command)
+}
+
+/// This program itself.
+pub fn own_program() -> Command {
+    let (file, command) = own_command();
+    let mut own = Command::new(file);
+    if let Some((name, loader)) = command.split_first() {
+        own.arg0(if loader.is_empty() {
+            OsStr::new("procwire")
+        } else {
+            name
+        });
+        own.args(loader);
+    }
+    own
 }
 
 /// What a program may start here that is not found when it is to be killed, and why; `None` if all is.

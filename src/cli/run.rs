@@ -12,7 +12,6 @@ mod life;
 mod recording;
 mod streams;
 
-use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -139,26 +138,11 @@ pub fn server(command: Option<&str>) -> Command {
             shell
         }
         None => {
-            let mut own = own_program();
+            let mut own = guard::own_program();
             own.arg("serve").process_group(0);
             own
         }
     }
-}
-
-/// This program itself.
-pub fn own_program() -> Command {
-    let (file, command) = guard::own_command();
-    let mut own = Command::new(file);
-    if let Some((name, loader)) = command.split_first() {
-        own.arg0(if loader.is_empty() {
-            OsStr::new("procwire")
-        } else {
-            name
-        });
-        own.args(loader);
-    }
-    own
 }
 
 /// Runs it, and dies of the signal that killed the program, if one did; otherwise the exit code to

@@ -13,8 +13,6 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub(super) use self::params::text;
-
 use self::params::milliseconds;
 use super::stdio::Stdio;
 use crate::wire::modes;

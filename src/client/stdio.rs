@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use super::command::text;
+use super::error::text;
 use crate::wire::protocol::Redirect;
 
 /// Where a stream of a process comes from or goes to, with the shape of [`std::process::Stdio`]. Files are

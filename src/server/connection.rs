@@ -11,12 +11,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::outbox::{NoMessage, Notice, Outbox, OutboxReceiver, outbox};
-use crate::server::transport::{Inbound, Stdio};
+use crate::server::transport::{INBOX_MESSAGES, Inbound, Io};
 use crate::wire::message::ClientMessage;
 use crate::wire::protocol::{Request, RequestId, ServerMessage};
-
-/// Messages that may wait for the dispatcher.
-pub(crate) const INBOX_MESSAGES: usize = 64;
 
 /// One client's connection, to be given to [`serve`](crate::serve).
 pub struct Connection {
@@ -128,35 +125,6 @@ impl Connection {
     /// ```
     pub fn stopper(&self) -> Stopper {
         Stopper(self.notify.clone())
-    }
-}
-
-/// Where bytes come from and go to.
-pub(crate) enum Io {
-    Any {
-        reader: Box<dyn Read + Send>,
-        writer: Box<dyn Write + Send>,
-    },
-    Stdio,
-}
-
-impl Io {
-    /// Its reader and its writer, and what ends the reader's waiting where anything can.
-    #[allow(clippy::type_complexity)]
-    pub(crate) fn open(
-        self,
-    ) -> std::io::Result<(
-        Box<dyn Read + Send>,
-        Box<dyn Write + Send>,
-        Option<crate::server::transport::Wake>,
-    )> {
-        match self {
-            Io::Any { reader, writer } => Ok((reader, writer, None)),
-            Io::Stdio => {
-                let (reader, writer, wake) = Stdio::open()?;
-                Ok((Box::new(reader), Box::new(writer), Some(wake)))
-            }
-        }
     }
 }
 

@@ -14,18 +14,42 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
 use crate::outbox::{NoMessage, Notice, Outbox, OutboxReceiver, outbox};
-use crate::server::connection::{INBOX_MESSAGES, Io};
 use crate::server::error::Error;
 use crate::server::spin::Spin;
 use crate::sys::{self, EventFd, PollFd};
 use crate::wire::framing::{self, Frame, Frames};
 use crate::wire::message::{self, ClientMessage};
 
+/// Messages that may wait for the dispatcher.
+pub(crate) const INBOX_MESSAGES: usize = 64;
 /// The encode buffer is written out when it holds this much, or when there is nothing to add.
 const BATCH_BYTES: usize = 64 * 1024;
 /// The pipe from the client, and the one to it, is asked to hold this much once it has carried [`BUSY_AFTER_BYTES`].
 const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
 const BUSY_AFTER_BYTES: u64 = 1024 * 1024;
+
+/// Where bytes come from and go to.
+pub(crate) enum Io {
+    Any {
+        reader: Box<dyn Read + Send>,
+        writer: Box<dyn Write + Send>,
+    },
+    Stdio,
+}
+
+impl Io {
+    /// Its reader and its writer, and what ends the reader's waiting where anything can.
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn open(self) -> io::Result<(Box<dyn Read + Send>, Box<dyn Write + Send>, Option<Wake>)> {
+        match self {
+            Io::Any { reader, writer } => Ok((reader, writer, None)),
+            Io::Stdio => {
+                let (reader, writer, wake) = Stdio::open()?;
+                Ok((Box::new(reader), Box::new(writer), Some(wake)))
+            }
+        }
+    }
+}
 
 /// What comes from the client.
 // There is one OutputGone a connection, so its size does not matter.

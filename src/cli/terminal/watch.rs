@@ -18,8 +18,6 @@ use std::process::{Child, Stdio};
 use crate::cli::guard;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
-use crate::cli::run::own_program;
-
 /// The argument that makes this program the watcher.
 pub const WATCH_TERMINAL: &str = "--watch-terminal";
 
@@ -46,7 +44,7 @@ impl Watcher {
             true => stdout.as_fd().try_clone_to_owned()?,
             false => stdin.try_clone()?,
         };
-        let child = own_program()
+        let child = guard::own_program()
             .arg(WATCH_TERMINAL)
             // A signal to the whole group must not reach both of us.
             .process_group(0)
