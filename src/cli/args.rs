@@ -23,6 +23,7 @@ use crate::cli::documents;
 use crate::cli::mcp::Mcp;
 use crate::cli::quote::quoted;
 use crate::cli::run::{Run, Tty};
+use crate::cli::serve::Serve;
 use finish::{check, mcp, run, serve, tty};
 use help::{CHECK, COMPLETIONS, MAN, MCP, RUN, SCHEMA, SERVE, help};
 pub use parse::parse;
@@ -497,16 +498,6 @@ pub enum Command {
     Print(String),
     /// Write the manual pages into this folder.
     WriteManPages(PathBuf),
-}
-
-/// How to serve.
-#[derive(Debug)]
-pub struct Serve {
-    pub config: Config,
-    /// Who guards us; only a guard sets it.
-    pub guarded_by: Option<String>,
-    /// Whether `serve` was asked for by name, and not by leaving out the command.
-    pub named: bool,
 }
 
 /// What the flags and arguments have set so far, of whichever command.

@@ -10,9 +10,18 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 
 use signal_hook::consts::SIGCHLD;
 
-use crate::cli::args::Serve;
 use crate::cli::guard::{self, Guarded, Signals};
 use crate::{Config, Connection, End, Stopper};
+
+/// How to serve.
+#[derive(Debug)]
+pub struct Serve {
+    pub config: Config,
+    /// Who guards us; only a guard sets it.
+    pub guarded_by: Option<String>,
+    /// Whether `serve` was asked for by name, and not by leaving out the command.
+    pub named: bool,
+}
 
 /// Serves stdio until the connection ends or a signal says so; the exit code.
 pub(super) fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {

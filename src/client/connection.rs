@@ -8,12 +8,12 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::error::{Error, excerpt};
-use super::launched::Server;
+use super::launched::{SERVER_END_WAIT, Server};
 use super::lines::Lines;
 use super::receive::{self, Answer, Pending};
 use super::unread::Total;
@@ -22,9 +22,6 @@ use crate::sys::lock;
 use crate::wire::client;
 use crate::wire::methods::Method;
 use crate::wire::protocol::{InitializeReply, Request, RequestId};
-
-/// How long a server that reads no more requests, or whose output has ended, may take to end.
-pub(super) const SERVER_END_WAIT: Duration = Duration::from_secs(5);
 
 /// What one request writes at most.
 const MAX_WRITE_BYTES: usize = 256 * 1024;

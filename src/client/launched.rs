@@ -8,11 +8,13 @@
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::connection::SERVER_END_WAIT;
 use super::error::excerpt;
 use crate::sys::{self, Thread, lock};
+
+/// How long a server that reads no more requests, or whose output has ended, may take to end.
+pub(super) const SERVER_END_WAIT: Duration = Duration::from_secs(5);
 
 pub(super) struct Server {
     kind: Mutex<Option<Kind>>,

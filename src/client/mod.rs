@@ -91,8 +91,8 @@ pub use error::Error;
 pub use process::Process;
 pub use status::{ExitStatus, Output};
 pub use stdio::Stdio;
-pub use streams::{Event, Events, Stderr, Stdin, Stdout};
-pub use unread::OutputLost;
+pub use streams::{Events, Stderr, Stdin, Stdout};
+pub use unread::{Event, OutputLost};
 
 pub use crate::wire::protocol::{Condition, OutputKeep as Keep, WaitReply};
 

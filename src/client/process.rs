@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::Error;
 use super::control::Control;
 use super::status::{ExitStatus, Output};
-use super::streams::{Event, Events, Stderr, Stdin, Stdout};
+use super::streams::{Events, Stderr, Stdin, Stdout};
+use super::unread::Event;
 use super::unread::Gap;
 use crate::wire::protocol::{Condition, Inspection, SignalName, Stream, WaitReply};
 

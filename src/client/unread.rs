@@ -13,7 +13,6 @@ use std::time::Instant;
 
 use super::Error;
 use super::status::ExitStatus;
-use super::streams::Event;
 use crate::sys::{self, lock};
 use crate::wire::protocol::{Exited, OutputDelta, Stream};
 
@@ -390,6 +389,16 @@ impl Drop for State {
     fn drop(&mut self) {
         self.leave_total();
     }
+}
+
+/// Output of one of the two streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The next bytes of stdout; never empty.
+    Stdout(Vec<u8>),
+    /// The next bytes of stderr; never empty.
+    Stderr(Vec<u8>),
 }
 
 /// Inside the [`io::Error`] of a read: output beyond
