@@ -45,7 +45,7 @@ const ALIVE: Duration = Duration::from_secs(2);
 /// Nor the server itself: three seconds, and what it takes to see that.
 const SERVER: Duration = Duration::from_millis(3_200);
 /// How long anything may take that a server is asked to do; a first start from a cold disk is slow.
-const PATIENCE: Duration = Duration::from_secs(20);
+const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 /// The timeout of a process that should time out: long enough for its trick to be done by then.
 const TIMEOUT_MS: u64 = 1_500;
 /// The argument that makes this program the one of a trick.
@@ -705,7 +705,7 @@ impl Server {
         if self.exited != trick.leader_ends {
             return Err("the trick has ended too early".to_owned());
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + STEP_TIMEOUT;
         loop {
             let seen = Seen::take(&case.marker);
             let count = |is: fn(&TrickProcess) -> bool| seen.tricks.iter().filter(|p| is(p)).count();
@@ -833,7 +833,7 @@ impl Server {
     }
 
     fn read_until(&mut self, what: &str, condition: impl Fn(&Server) -> bool) -> Result<(), String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + STEP_TIMEOUT;
         while !condition(self) {
             if Instant::now() > deadline {
                 return Err(format!("waited in vain for {what}"));

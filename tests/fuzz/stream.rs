@@ -27,7 +27,7 @@ const LONGEST: usize = 1024;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// An end that took so long may have been cut short by the server's own deadline. That is for a
 /// machine that is too busy; what is told then is not checked.
-const BUSY: Duration = Duration::from_secs(2);
+const BUSY_TIME: Duration = Duration::from_secs(2);
 /// What an empty line lets pass.
 const PAUSE: Duration = Duration::from_millis(2);
 /// How many of them do.
@@ -53,7 +53,7 @@ fuzz_target!(|data: &[u8]| {
     let bytes = Arc::clone(&output.bytes);
     let began = Instant::now();
     let end = run(reader, output);
-    let busy = began.elapsed() > BUSY;
+    let busy = began.elapsed() > BUSY_TIME;
     if busy {
         eprintln!("busy: the connection took {:?}", began.elapsed());
     }

@@ -13,7 +13,7 @@ use super::plan::{Fault, Keep, Program, SLOTS, STREAMS, Shape, Signal, Until};
 use crate::harness::{decoded, is_alive};
 
 /// What a client may have pending and still be answered at once.
-const FREE: u64 = 1024 * 1024;
+const FREE_STDIN_BYTES: u64 = 1024 * 1024;
 /// More pending than this is refused.
 const PENDING: u64 = 8 * 1024 * 1024;
 /// More than the kernel takes of what a program does not read.
@@ -607,8 +607,8 @@ impl Ledger {
                             return why("the program has closed its stdin");
                         }
                         Ok(_) => {
-                            let starved =
-                                process.program == Program::Sleep && written + length > FREE + KERNEL;
+                            let starved = process.program == Program::Sleep
+                                && written + length > FREE_STDIN_BYTES + KERNEL;
                             if starved {
                                 return why("too much is pending for an answer");
                             }
@@ -617,7 +617,7 @@ impl Ledger {
                         Err(-32600) if deaf => {}
                         // It may close its stdin, or end, with some of these bytes still on their way.
                         Err(-32600) if process.may_end_by(sent) => {}
-                        Err(-32600) if live && written + length <= FREE => {
+                        Err(-32600) if live && written + length <= FREE_STDIN_BYTES => {
                             return why("there was room, and the process was alive");
                         }
                         Err(-32600) => {}
