@@ -1007,7 +1007,7 @@ class Server:
         how = f"has ended with exit status {status}"
         if status < 0:
             names = {int(number): number.name for number in signals.Signals}
-            how = f"has been ended by signal {names.get(-status, -status)}"
+            how = f"was killed by signal {names.get(-status, -status)}"
         return f"{how}: {_quoted(said[-1].strip())}" if said else how
 
     def _pause(self) -> int:

@@ -140,7 +140,7 @@ pub fn run(drain: bool) -> io::Result<i32> {
     if ended.stuck {
         log::warn!("the server did not end, and was killed");
     } else if ended.status.signal.is_some() {
-        log::warn!("the server was killed; what it had started has been ended");
+        log::warn!("the server was killed; what it had started has been killed");
     }
     tell(&left);
     continue_waiting_process();

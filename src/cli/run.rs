@@ -426,7 +426,7 @@ fn last_words(run: &Run, status: &ExitStatus, timed_out: bool) -> String {
     let mut how = match (&status.signal, timed_out) {
         (Some(signal), _) => format!("killed by {signal}"),
         (None, false) => format!("exit code {}", status.exit_code),
-        (None, true) => format!("ended by itself with exit code {}", status.exit_code),
+        (None, true) => format!("exited with code {}", status.exit_code),
     };
     if status.core_dumped {
         how.push_str(" (core dumped)");

@@ -81,7 +81,7 @@ where
         let signal = match signals.next_signal() {
             Ok(signal) => signal,
             Err(e) => {
-                log::error!("signals are not heard: {e}");
+                log::error!("cannot wait for signals: {e}");
                 break;
             }
         };

@@ -123,7 +123,7 @@ pub fn take(is_read: bool) -> io::Result<()> {
 /// Makes it raw if it is to be and this process has come to the foreground.
 pub fn enter() {
     if let Err(e) = taken().enter() {
-        log::debug!("the terminal stays as it is: {e}");
+        log::debug!("the modes of the terminal were not changed: {e}");
     }
 }
 

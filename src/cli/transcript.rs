@@ -228,7 +228,7 @@ fn line(text: &str, bare: bool) -> Result<Line, String> {
         }
     } else if let Some(wanted) = text.strip_prefix("<~") {
         match wanted.strip_prefix(' ').unwrap_or(wanted) {
-            "" => Err("3: '<~' waits for text in the output, and there is none behind it".to_owned()),
+            "" => Err("3: '<~' needs the text that it waits for".to_owned()),
             wanted => Ok(Line::Wait(wanted.to_owned())),
         }
     } else if text.trim().is_empty() || text.starts_with('#') {

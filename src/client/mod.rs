@@ -348,7 +348,7 @@ impl Client {
     ) -> Result<Output, Error> {
         let command = command.borrow();
         if !command.takes_input() {
-            let error = "a command with a stdin of its own takes no input".to_owned();
+            let error = "the command already has a stdin, and takes no input".to_owned();
             return Err(Error::Invalid(error));
         }
         let mut process = self.start(command, Shared::without_limit(), |params| {

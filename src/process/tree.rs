@@ -110,7 +110,7 @@ fn on_own_table<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Res
         work()
     });
     done.and_then(|done| done.map_err(|_| io::Error::other("its thread has panicked"))?)
-        .inspect_err(|e| log::warn!("what has left its process group is not found: {e}"))
+        .inspect_err(|e| log::warn!("processes that left their group cannot be found: {e}"))
 }
 
 /// A process that is held by a pidfd, so that a signal never hits a recycled pid. Where the system has

@@ -188,7 +188,7 @@ impl<R: Read> Frames<R> {
                     self.skip(there);
                     self.expected = Expected::Header;
                     return Ok(invalid(format!(
-                        "the input ended behind {there} of the {length} bytes that were announced"
+                        "the input ended after {there} of the announced {length} bytes"
                     )));
                 }
                 Expected::Body(_) => self.fill()?,

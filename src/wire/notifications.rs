@@ -246,7 +246,7 @@ pub(crate) fn encode_delta(out: &mut Vec<u8>, delta: &OutputDelta) {
     out.extend_from_slice(if delta.eof { b",\"eof\":true}" } else { b"}" });
 }
 
-/// The last word on a handle: how its process ended.
+/// The last message on a handle: how its process exited.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "Exited"))]

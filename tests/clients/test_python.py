@@ -1641,7 +1641,7 @@ class Starting(unittest.TestCase):
             (["sh", "-c", "exit 3"], {}, "sh -c 'exit 3' has ended with exit status 3"),
             ("false", {}, "false has ended with exit status 1"),
             ("true --flag", {}, "true --flag has ended with exit status 0"),
-            (["sh", "-c", "kill -9 $$"], {}, "sh -c 'kill -9 $$' has been ended by signal SIGKILL"),
+            (["sh", "-c", "kill -9 $$"], {}, "sh -c 'kill -9 $$' was killed by signal SIGKILL"),
             (["printf", "no line"], {}, "printf 'no line' has ended with exit status 0"),
             (
                 ["sh", "-c", r"echo first >&2; printf 'host: \033[31mno route\n\n' >&2; exit 255"],

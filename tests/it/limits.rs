@@ -332,7 +332,7 @@ fn the_rust_client_sets_limits() {
     let Err(Error::Refused(error)) = client.output(&show) else {
         panic!("no machine has so many descriptors");
     };
-    let data = error.data.expect("the machine refused");
+    let data = error.data.expect("the operating system refused");
     assert_eq!(
         (data.stage, data.limit),
         (Stage::Limits, Some(LimitName::OpenFiles))

@@ -451,7 +451,7 @@ fn a_timeout_asks_before_it_kills() {
             let (stdout, stderr) = timed(&[], asked);
             assert_eq!(stdout, "ready\nasked\n");
             // The shell may say that its sleep was terminated.
-            let line = "procwire: sh: timed out after 3s, ended by itself with exit code 5\n";
+            let line = "procwire: sh: timed out after 3s, exited with code 5\n";
             assert!(stderr.ends_with(line), "{stderr}");
         });
         scope.spawn(|| {

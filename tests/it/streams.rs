@@ -826,7 +826,7 @@ fn the_rust_client_has_no_end_of_what_is_not_a_pipe() {
     let Err(client::Error::Refused(error)) = refused else {
         panic!("{refused:?}");
     };
-    let data = error.data.expect("the machine refused");
+    let data = error.data.expect("the operating system refused");
     assert_eq!(
         (data.stage, data.errno),
         (procwire::protocol::Stage::Stdout, libc::ENOENT)

@@ -120,9 +120,9 @@ pub(super) fn limit(limits: &mut ResourceLimits, text: &str) -> Result<(), Strin
         _ => {
             let names = LIMITS.iter().map(|name| name.trim_end_matches('='));
             return Err(match nearest(name, names.clone()) {
-                Some(meant) => format!("no limit {}; did you mean {meant}?", quoted(name)),
+                Some(meant) => format!("unknown limit {}; did you mean {meant}?", quoted(name)),
                 None => format!(
-                    "no limit {}: expected {}",
+                    "unknown limit {}: expected {}",
                     quoted(name),
                     names.collect::<Vec<_>>().join(", ")
                 ),

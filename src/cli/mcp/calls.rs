@@ -147,7 +147,7 @@ impl Session {
             };
             view.from = From::Offset(stream, from);
         } else if arguments.stream.is_some() {
-            return Err("stream says what offset means: give offset as well".to_owned());
+            return Err("stream requires offset".to_owned());
         }
         let style = view.style(handle.tty);
         let mut wait = Wait::of(arguments, style, now).unwrap_or_else(|| Wait::for_output(now));

@@ -133,7 +133,7 @@ fn sentence(handle: &Handle, reason: Reason) -> String {
             (Some(pid), Reason::Started) => format!("started, pid {pid}"),
             (_, Reason::Done) => "done".to_owned(),
             (_, Reason::Text) => "running; the text has been printed".to_owned(),
-            (_, Reason::Quiet) => "running; it has been quiet for so long".to_owned(),
+            (_, Reason::Quiet) => "running; nothing was printed for untilQuietMs".to_owned(),
             (_, Reason::Input) => "running; it waits for input".to_owned(),
             (_, Reason::Blind) => "still running; whether it waits for input cannot be known, so wait with \
                                    untilText or untilQuietMs"

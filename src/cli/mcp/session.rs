@@ -416,7 +416,7 @@ impl Session {
         let late = (now >= call.deadline).then_some(Reason::Time);
         let unanswered = (now >= call.answer_deadline).then_some(Reason::Time);
         if call.kind == Kind::Inspect && unanswered.is_some() {
-            let why = format!("{} cannot be inspected: the machine does not answer", call.handle);
+            let why = format!("{} cannot be inspected: the system does not answer", call.handle);
             return self.finish(number, report::failure(&why));
         }
         let reason = match (call.asked, &mut call.wait) {

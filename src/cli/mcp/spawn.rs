@@ -82,7 +82,7 @@ pub(super) fn params(arguments: Arguments, base: Option<&Path>) -> Result<SpawnP
 
 fn no_nul(what: &str, text: &str) -> Result<(), String> {
     match text.contains('\0') {
-        true => Err(format!("{what} has a NUL in it, which no program can be given")),
+        true => Err(format!("{what} contains a NUL")),
         false => Ok(()),
     }
 }

@@ -110,7 +110,7 @@ const LIMITS: Parameter = optional(
 const TIMEOUT: Parameter = optional(
     "timeoutMs",
     Takes::Integer(1, MAX_MS),
-    "kill it, with all it has started, after so long [never]",
+    "kill it, with everything it has started, after this many milliseconds [never]",
 );
 const NAME: Parameter = optional(
     "handle",
@@ -126,12 +126,12 @@ const UNTIL_TEXT: Parameter = optional(
 const UNTIL_QUIET: Parameter = optional(
     "untilQuietMs",
     DURATION,
-    "answer once nothing has been printed for so long",
+    "answer once nothing has been printed for this many milliseconds",
 );
 const UNTIL_INPUT: Parameter = optional(
     "untilInput",
     Takes::Flag,
-    "answer once it waits for input, as the machine shows: at a prompt, whatever that says",
+    "answer once it waits for input: at a prompt, whatever its text. Read from its system calls",
 );
 const UNTIL_EXIT: Parameter = optional("untilExit", Takes::Flag, "answer once it has ended");
 const WAIT: Parameter = optional(
@@ -222,7 +222,7 @@ pub(super) const TOOLS: &[Tool] = &[
             optional(
                 "eof",
                 Takes::Flag,
-                "end its input behind that; on a terminal, type end-of-file",
+                "then close its stdin; on a terminal, type end-of-file",
             ),
             UNTIL_TEXT,
             UNTIL_QUIET,

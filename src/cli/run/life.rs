@@ -390,9 +390,7 @@ pub fn watch_clock(run: &Run, state: &Arc<Mutex<RunState>>) -> io::Result<()> {
             Phase::Over(ending) => leave(ending),
             _ => fail(
                 &state,
-                format!(
-                    "timed out after {timeout:?}: waited in vain for {server} or for its output to be read"
-                ),
+                format!("timed out after {timeout:?}: {server} did not answer, or the output was not read"),
                 TIMED_OUT,
             ),
         }

@@ -362,7 +362,7 @@ impl Conversation {
             Some(Ok(())) => "did not come: the server's output has ended".to_owned(),
             Some(Err(why)) => format!("did not come: {why}"),
             None if self.kept >= MAX_KEPT_BYTES => {
-                "did not come: the server says too much that is not expected".to_owned()
+                "did not come: the server sent too much that is not expected".to_owned()
             }
             None => match self.step(&mut &[][..], deadline) {
                 // What was before it may have been forgotten meanwhile.

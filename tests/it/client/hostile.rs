@@ -164,10 +164,7 @@ fn the_handshake_comes_first() {
 
 fn what_is_not_a_server_is_named_with_what_it_did() {
     for (command, expected) in [
-        (
-            &["cat"][..],
-            "\"cat\" is not a server: it sends back what it is sent",
-        ),
+        (&["cat"][..], "\"cat\" is not a server: it echoes its input"),
         (&["true"], "\"true\" ended before it answered"),
         (
             &["sh", "-c", "exit 7"],
@@ -185,7 +182,7 @@ fn what_is_not_a_server_is_named_with_what_it_did() {
         (&["echo", "[1]"], "\"[1]\""),
         (
             &["cat", "/dev/zero"],
-            "\"cat /dev/zero\" sent what cannot be read: a line is longer than the limit",
+            "\"cat /dev/zero\" sent a message that cannot be read: a line is longer than the limit",
         ),
         (&["sh", "-c", "exec sleep 1000 >&-"], "closed its output"),
     ] {
