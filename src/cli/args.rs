@@ -1,4 +1,4 @@
-//! The command line: flags to settings, and the text that teaches them.
+//! The command line: flags to settings, and their help.
 //!
 //! **Thread:** main, before there is any other.
 //! **Owns:** the help, and the one table of commands and flags: parsing, help, manual pages and

@@ -1,4 +1,4 @@
-//! `procwire check`: whether a server holds sessions as their transcripts say; and recording them.
+//! `procwire check`: replays sessions and reports differences, or records them.
 //!
 //! **Thread:** main.
 //! **Owns:** the report, and files while it records.

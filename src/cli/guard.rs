@@ -1,6 +1,6 @@
-//! The guard: what makes sure that nothing outlives a server, even one that is killed with SIGKILL.
+//! The guard: a process that kills what a server has started, even if the server gets SIGKILL.
 //!
-//! For the binary only: everything here is process-wide, which a library must not be.
+//! For the binary only: everything here changes the whole process, which a library must not do.
 //!
 //! **Thread:** the main thread of the guard, and the main thread of the server below it.
 //! **Owns:** the server as a child; the orphans of both.
@@ -21,7 +21,7 @@
 //! | the guard is stopped, and the connection ends | the server | it continues the guard when it has swept |
 //!
 //! Processes that were spawned with `detach` are spared with all that is below them. The server
-//! tells the guard who they are through a pipe: pid and start time, because pids are used again.
+//! names them to the guard through a pipe: pid and start time, because pids are reused.
 //!
 //! A process that has children already when it becomes procwire, as a shell that starts something and
 //! then execs it, does not become the guard: it starts the guard as one more child and waits for it.

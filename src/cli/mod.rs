@@ -1,7 +1,7 @@
 //! The program `procwire`: its commands, logger, guard and exit codes.
 //!
 //! **Thread:** main.
-//! **Owns:** everything that is process-wide, which the rest of the library leaves alone.
+//! **Owns:** everything that changes the whole process, which the rest of the library does not do.
 //! **Never:** used by the layers below it.
 
 mod args;

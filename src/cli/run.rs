@@ -3,7 +3,7 @@
 //! **Thread:** main; the streams and what ends a run early have threads of their own, in `streams.rs`
 //! and `life.rs`.
 //! **Owns:** the client, the process, and the terminal while the program has one.
-//! **Never:** holds back output that is being read, and never leaves a program after: it ends with
+//! **Never:** holds back output that is being read, and never leaves a program running: it ends with
 //! the connection, and the connection with this process, whatever ends that. The exception is a
 //! program that was started with `--detach`.
 

@@ -1,4 +1,4 @@
-//! Transcripts of conversations with a server, and whether one holds them the same way.
+//! Transcripts of conversations with a server, and replaying them.
 //!
 //! For the binary's `check` and for this project's tests. [`Session::play`] compares, and
 //! [`Session::record`] writes down what the server sends.
@@ -19,8 +19,8 @@
 //!
 //! **Thread:** the caller's.
 //! **Owns:** the notation; the server, while a session is played or recorded.
-//! **Never:** waits longer than it was told to, whatever the server does, or keeps all that one says
-//! that says too much.
+//! **Never:** waits longer than it was told to, whatever the server does, or keeps everything that
+//! a server sends without end.
 
 mod compare;
 mod conversation;

@@ -296,7 +296,7 @@ impl Scratch {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        // One that failed has left its own after, and its pid may have come round.
+        // One that failed has left its own behind, and its pid may have come round.
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir(&path).expect("a directory for the test");
         // As `pwd -P` prints it.

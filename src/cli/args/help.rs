@@ -1,4 +1,4 @@
-//! What the help says and how it is laid out: 80 columns, whatever the terminal.
+//! The texts of the help and their layout: 80 columns, whatever the terminal.
 //!
 //! **Thread:** main.
 //! **Owns:** the texts.

@@ -1,4 +1,4 @@
-//! What people type: durations, sizes, and words with a typing error.
+//! Values of flags: durations, sizes, limits; and suggestions for a misspelt word.
 //!
 //! **Thread:** main.
 //! **Owns:** nothing.

@@ -1,8 +1,8 @@
-//! What each tool begins: what is asked of the engine, and what is waited for.
+//! What each tool starts: the requests to the engine, and what the call waits for.
 //!
 //! **Thread:** `mcp`.
-//! **Owns:** nothing; the session has what these begin.
-//! **Never:** waits, or asks the engine before all else is known to be right.
+//! **Owns:** nothing; the session has what these start.
+//! **Never:** waits, or sends a request before all arguments are checked.
 
 use std::time::{Duration, Instant, SystemTime};
 

@@ -1,8 +1,8 @@
 //! What the results of the tools look like, as JSON Schema.
 //!
 //! **Thread:** `mcp`.
-//! **Owns:** what an agent reads of each member.
-//! **Never:** describes what no result has.
+//! **Owns:** the description of each member.
+//! **Never:** describes a member that no result has.
 //!
 //! The schemas are text and not `json!`, which makes code for every member.
 

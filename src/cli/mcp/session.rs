@@ -2,8 +2,8 @@
 //!
 //! **Thread:** `mcp`.
 //! **Owns:** the calls that are not answered yet, the table of handles, the way to the engine.
-//! **Never:** waits for anything: it is told what has come and what time it is, and says until when it
-//! need not be told again.
+//! **Never:** waits for anything: it is given each event and the time, and returns until when it need
+//! not be called again.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
-//! What an agent wants started, as the engine takes it.
+//! The arguments of an agent's spawn, as params for the engine.
 //!
 //! **Thread:** `mcp`.
 //! **Owns:** nothing.
-//! **Never:** starts anything, or lets through what no program can be given.
+//! **Never:** starts anything, or accepts a string that no program can be given.
 
 use std::path::Path;
 

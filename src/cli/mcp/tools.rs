@@ -1,7 +1,7 @@
-//! The tools: the one table of them, from which follow their schemas and what is accepted.
+//! The one table of tools, from which their schemas and the checks of arguments follow.
 //!
 //! **Thread:** `mcp`.
-//! **Owns:** what an agent reads of each tool.
+//! **Owns:** the description of each tool.
 //! **Never:** does what a tool does.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What a call waits for, and whether it has come.
+//! What a call waits for, and whether it has happened.
 //!
 //! **Thread:** `mcp`.
 //! **Owns:** how far the output has been searched.

@@ -1,4 +1,4 @@
-//! The program's streams: it is fed what is typed here, and what it prints is printed here.
+//! The program's streams: its input is read here, and its output is printed here.
 //!
 //! **Thread:** `stdin` feeds the program; main prints.
 //! **Owns:** the loops that read and write the standard streams of this process.

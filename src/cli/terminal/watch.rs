@@ -1,9 +1,9 @@
-//! A small process beside `procwire run` that gives the terminal its modes back if `run` is killed
-//! with SIGKILL, and only then.
+//! A small process next to `procwire run` that restores the terminal's modes if `run` is killed with
+//! SIGKILL, and only then.
 //!
 //! **Thread:** main, of the process that watches; in `run`, the thread that changes the terminal.
 //! **Owns:** the terminal's modes as they were, and what switches off what the program switched on.
-//! **Never:** touches a terminal whose modes another process has set meanwhile, as a shell does that
+//! **Never:** touches a terminal whose modes another process has set since, as a shell does that
 //! shows its prompt.
 //!
 //! `run` and the watcher share a socket. `run` says each change, and at last that all is in order; if

@@ -1,9 +1,9 @@
-//! A conversation that is being held: a server, what has been sent to it and what has come.
+//! A conversation in progress: the server, what was sent to it and what it sent.
 //!
 //! **Thread:** the caller's.
 //! **Owns:** the server, from its start to its end.
-//! **Never:** waits longer than it was told to, whatever the server does, or keeps all that one says
-//! that says too much.
+//! **Never:** waits longer than it was told to, whatever the server does, or keeps everything that
+//! a server sends without end.
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! Writing down what a server sends: a transcript with the answers it has got.
+//! Recording: a transcript with what the server sends.
 //!
 //! **Thread:** the caller's.
 //! **Owns:** what is known to change from run to run, and how long a recording waits.
