@@ -335,6 +335,17 @@ impl Command {
 
     /// Where its stdin comes from. If that is not a pipe, [`Process::stdin`](super::Process::stdin) is
     /// `None`.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command, Stdio};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut count = Command::new("wc");
+    /// let output = client.output(count.arg("-c").stdin(Stdio::null()))?;
+    /// assert_eq!(output.stdout.trim_ascii(), b"0");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stdin(&mut self, stdin: Stdio) -> &mut Command {
         self.stdin = stdin;
         self
@@ -360,6 +371,17 @@ impl Command {
     }
 
     /// Where its stderr goes, as [`stdout`](Self::stdout).
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command, Stdio};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut noise = Command::shell("echo result; echo noise >&2");
+    /// let output = client.output(noise.stderr(Stdio::null()))?;
+    /// assert_eq!((output.stdout, output.stderr), (b"result\n".to_vec(), Vec::new()));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stderr(&mut self, stderr: Stdio) -> &mut Command {
         self.stderr = stderr;
         self.stderr_merged = false;

@@ -267,7 +267,20 @@ impl Control {
         self.connection.call::<method::ResizePty>(params).map(drop)
     }
 
-    /// What the machine shows of it now: its processes, its terminal, and whether it waits for input.
+    /// What the system shows of it now: its processes, its terminal, and whether it waits for input.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command, Condition};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(Command::new("cat").tty(24, 80))?;
+    /// process.wait_until([Condition::Input], None)?;
+    /// let inspection = process.control().inspect()?;
+    /// assert_eq!(inspection.waits_for_input, Some(true));
+    /// assert_eq!(inspection.processes.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -392,8 +405,22 @@ impl Control {
         self.wait_until(until, None).map(place)
     }
 
-    /// As [`expect`](Self::expect), of what comes once the wait has begun, and then calls `provoke`: for
-    /// a write that is answered at once.
+    /// As [`expect`](Self::expect), but of output after the wait has begun, which is before `provoke` is
+    /// called: for a write that is answered at once.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// use std::io::Write;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut process = client.spawn(Command::new("cat"))?;
+    /// let mut stdin = process.stdin.take().expect("not taken yet");
+    /// let found = process.control().expect_after(&["error", "pong"], || stdin.write_all(b"pong\n"))?;
+    /// assert_eq!(found, Some(1));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

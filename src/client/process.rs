@@ -239,6 +239,18 @@ impl Process {
 
     /// As [`Control::wait_until`].
     ///
+    /// ```
+    /// # use procwire::client::{Client, Command, Condition};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(&Command::new("cat"))?;
+    /// let reply = process.wait_until([Condition::Input, Condition::Exit], Duration::from_secs(10))?;
+    /// assert_eq!(reply.index, Some(0), "it waits for input");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As there.
@@ -251,6 +263,16 @@ impl Process {
     }
 
     /// As [`Control::expect`].
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(&Command::shell("echo listening on port 80; exec sleep 1000"))?;
+    /// assert_eq!(process.expect(&["port"])?, Some(0));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

@@ -40,12 +40,24 @@ enum Kind {
 
 impl Stdio {
     /// A pipe, whose other end is in [`Process`](super::Process). The default.
+    ///
+    /// ```
+    /// # use procwire::client::{Command, Stdio};
+    /// let mut command = Command::new("cat");
+    /// command.stdout(Stdio::null()).stdout(Stdio::pipe()); // as it was
+    /// ```
     #[must_use]
     pub fn pipe() -> Stdio {
         Stdio(Kind::Pipe)
     }
 
-    /// `/dev/null`.
+    /// `/dev/null`: an input without bytes, or an output that is discarded.
+    ///
+    /// ```
+    /// # use procwire::client::{Command, Stdio};
+    /// let mut command = Command::new("make");
+    /// command.stdin(Stdio::null()).stdout(Stdio::null());
+    /// ```
     #[must_use]
     pub fn null() -> Stdio {
         Stdio(Kind::Null)

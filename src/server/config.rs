@@ -28,6 +28,11 @@ pub struct Config {
 impl Config {
     /// The longest line a client may send, in bytes (16 MiB). A longer one is refused and skipped.
     /// Connections in memory have no lines.
+    ///
+    /// ```
+    /// # use procwire::Config;
+    /// let config = Config::default().max_message_bytes(1024 * 1024);
+    /// ```
     #[must_use]
     pub fn max_message_bytes(mut self, bytes: usize) -> Config {
         self.max_message_bytes = bytes;
@@ -35,20 +40,38 @@ impl Config {
     }
 
     /// `timeoutMs` where a spawn leaves it out, in whole milliseconds (10 s); `None`: no timeout.
+    ///
+    /// ```
+    /// # use procwire::Config;
+    /// # use std::time::Duration;
+    /// let config = Config::default().default_timeout(Duration::from_secs(60));
+    /// let config = config.default_timeout(None);
+    /// ```
     #[must_use]
     pub fn default_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Config {
         self.default_timeout = timeout.into();
         self
     }
 
-    /// `outputBytesCap` where a spawn leaves it out (1 MiB); `None`: no cap.
+    /// `outputBytesCap` where a spawn leaves it out, in bytes of each stream (1 MiB); `None`: no cap.
+    ///
+    /// ```
+    /// # use procwire::Config;
+    /// let config = Config::default().default_output_cap(64 * 1024);
+    /// let config = config.default_output_cap(None);
+    /// ```
     #[must_use]
     pub fn default_output_cap(mut self, bytes: impl Into<Option<u64>>) -> Config {
         self.default_output_cap = bytes.into();
         self
     }
 
-    /// Pending stdin of a process above which a write is refused (8 MiB).
+    /// Bytes of pending stdin of a process above which a write is refused (8 MiB).
+    ///
+    /// ```
+    /// # use procwire::Config;
+    /// let config = Config::default().max_pending_stdin_bytes(1024 * 1024);
+    /// ```
     #[must_use]
     pub fn max_pending_stdin_bytes(mut self, bytes: u64) -> Config {
         self.max_pending_stdin_bytes = bytes;
@@ -57,6 +80,11 @@ impl Config {
 
     /// Whether the end of input means "no more requests": the server then waits until every process has
     /// exited (no).
+    ///
+    /// ```
+    /// # use procwire::Config;
+    /// let config = Config::default().drain(true);
+    /// ```
     #[must_use]
     pub fn drain(mut self, drain: bool) -> Config {
         self.drain = drain;

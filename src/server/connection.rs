@@ -187,6 +187,10 @@ impl ClientEnd {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionEnded`] if the server has ended the connection.
     pub fn send(&self, id: impl Into<RequestId>, request: Request) -> Result<(), ConnectionEnded> {
         self.sender.send(id, request)
     }
@@ -205,6 +209,10 @@ impl ClientEnd {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionEnded`] if the server has ended the connection.
     pub fn recv(&mut self) -> Result<ServerMessage, ConnectionEnded> {
         self.receiver.recv()
     }
@@ -221,6 +229,10 @@ impl ClientEnd {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionEnded`] if the server has ended the connection.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<ServerMessage>, ConnectionEnded> {
         self.receiver.recv_timeout(timeout)
     }
@@ -268,6 +280,10 @@ impl ClientSender {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionEnded`] if the server has ended the connection.
     pub fn send(&self, id: impl Into<RequestId>, request: Request) -> Result<(), ConnectionEnded> {
         let message = ClientMessage::Request {
             id: id.into(),
@@ -299,6 +315,10 @@ impl ClientReceiver {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionEnded`] if the server has ended the connection.
     pub fn recv(&mut self) -> Result<ServerMessage, ConnectionEnded> {
         match self.0.next(None) {
             Ok(taken) => Ok(taken.into_message()),
@@ -321,6 +341,10 @@ impl ClientReceiver {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionEnded`] if the server has ended the connection.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<ServerMessage>, ConnectionEnded> {
         let deadline = Instant::now().checked_add(timeout);
         match self.0.next(deadline) {

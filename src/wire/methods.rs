@@ -113,6 +113,11 @@ macro_rules! methods {
             }
 
             /// The name of its method.
+            ///
+            /// ```
+            /// # use procwire::protocol::Request;
+            /// assert_eq!(Request::List.method(), "process/list");
+            /// ```
             #[must_use]
             pub fn method(&self) -> &'static str {
                 match self {

@@ -1,10 +1,61 @@
-//! The vocabulary of the protocol: methods, params, results, notifications and error codes. What a client
-//! sends is here, the rest in the files that this one names.
+//! The vocabulary of the protocol: methods, params, results, notifications and error codes.
 //!
-//! **Thread:** none of its own; plain data that travels between all of them.
-//! **Owns:** the meaning of every member of the params; docs/protocol.md says the same in prose.
-//! **Never:** knows which method they belong to, which `methods.rs` says, or how a message looks on a line,
-//! which `message.rs` does; bytes are bytes here.
+//! `docs/protocol.md` says what each means. Times are in milliseconds and sizes in bytes, as the names of
+//! the members say; bytes are bytes here, and base64 only on a line.
+//!
+//! Params have [`Default`], and a literal ends in `..Default::default()`, so that it compiles when the
+//! protocol has grown:
+//!
+//! ```
+//! use procwire::protocol::{
+//!     Condition, InheritEnv, KillParams, Limit, OutputKeep, PtySize, Redirect, Request, ResourceLimits,
+//!     SpawnParams, WaitParams, WriteStdinParams,
+//! };
+//!
+//! let build = Request::Spawn(SpawnParams {
+//!     command: vec!["make".into(), "-j8".into()],
+//!     process_handle: "build".into(),
+//!     inherit_env: InheritEnv::Only(vec!["PATH".into(), "LC_*".into()]),
+//!     stderr: Some(Redirect::Stdout),
+//!     output_keep: Some(OutputKeep::HeadTail { head: 64 * 1024, tail: 64 * 1024 }),
+//!     timeout_ms: Limit::Of(600_000),
+//!     limits: Some(Box::new(ResourceLimits {
+//!         open_files: Some(1024),
+//!         ..ResourceLimits::default()
+//!     })),
+//!     ..SpawnParams::default()
+//! });
+//! let shell = Request::Spawn(SpawnParams {
+//!     command: vec!["sh".into()],
+//!     process_handle: "shell".into(),
+//!     tty: true,
+//!     size: Some(PtySize { rows: 30, cols: 100 }),
+//!     timeout_ms: Limit::Unlimited,
+//!     ..SpawnParams::default()
+//! });
+//! let prompt = Request::Wait(WaitParams {
+//!     process_handle: "shell".into(),
+//!     until: vec![Condition::Input, Condition::Exit],
+//!     ..WaitParams::default()
+//! });
+//! let line = Request::WriteStdin(WriteStdinParams {
+//!     process_handle: "shell".into(),
+//!     delta: Some(b"stty size\n".to_vec()),
+//!     ..WriteStdinParams::default()
+//! });
+//! let interrupt = Request::Kill(KillParams {
+//!     process_handle: "build".into(),
+//!     signal: Some("INT".into()),
+//!     grace_ms: Some(2_000),
+//! });
+//! # for request in [build, shell, prompt, line, interrupt] { assert!(request.method().starts_with("process/")); }
+//! ```
+
+// **Thread:** none of its own; plain data that travels between all of them.
+// **Owns:** the meaning of every member of the params; what a client sends is here, the rest in the files
+// that this one names.
+// **Never:** knows which method they belong to, which `methods.rs` says, or how a message looks on a line,
+// which `message.rs` does.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -51,14 +51,32 @@ pub struct StreamFile {
 }
 
 impl Redirect {
-    /// The file of this path, which output replaces.
+    /// The file at this path, whose content output replaces.
+    ///
+    /// ```
+    /// # use procwire::protocol::{Redirect, SpawnParams};
+    /// let params = SpawnParams {
+    ///     stdin: Some(Redirect::file("/etc/passwd")),
+    ///     stdout: Some(Redirect::file("/tmp/log")),
+    ///     stderr: Some(Redirect::Stdout),
+    ///     ..SpawnParams::default()
+    /// };
+    /// ```
     pub fn file(path: impl Into<String>) -> Redirect {
         let append = false;
         let path = path.into();
         Redirect::File(Box::new(StreamFile { path, append }))
     }
 
-    /// The file of this path, after whose end output goes.
+    /// The file at this path, to which output is appended.
+    ///
+    /// ```
+    /// # use procwire::protocol::{Redirect, SpawnParams};
+    /// let params = SpawnParams {
+    ///     stdout: Some(Redirect::append("/tmp/log")),
+    ///     ..SpawnParams::default()
+    /// };
+    /// ```
     pub fn append(path: impl Into<String>) -> Redirect {
         let append = true;
         let path = path.into();
@@ -271,6 +289,11 @@ impl LimitName {
     ];
 
     /// The name on the wire.
+    ///
+    /// ```
+    /// # use procwire::protocol::LimitName;
+    /// assert_eq!(LimitName::OpenFiles.name(), "openFiles");
+    /// ```
     pub fn name(self) -> &'static str {
         match self {
             LimitName::CpuSeconds => "cpuSeconds",
