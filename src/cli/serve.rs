@@ -47,7 +47,7 @@ where
     let guarded = Guarded::begin(guarded_by)?;
     if let Some(why) = guard::blindness() {
         log::warn!(
-            "{why}: what leaves the process group of its program may outlive a kill, until the connection ends"
+            "{why}: processes that leave the group of their program may outlive a kill, until the connection ends"
         );
     }
     let mut signals = Signals::hear(&[&[SIGCHLD][..], &guard::ending_signals()].concat())?;
