@@ -18,7 +18,6 @@ use std::path::PathBuf;
 
 use crate::Config;
 use crate::cli::check::Check;
-use crate::cli::completions;
 use crate::cli::documents;
 use crate::cli::mcp::Mcp;
 use crate::cli::quote::quoted;
@@ -131,6 +130,9 @@ const SERVER: Flag = flag(
     "shell command that starts the server, e.g. 'ssh host procwire' [default: this binary]",
     |s, given| given.not_empty_text().map(|command| s.server = Some(command)),
 );
+
+/// The shells for which there are completions.
+pub const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 
 /// Every command with every flag: what is parsed, what the help prints and what completions know.
 pub const COMMANDS: &[Subcommand] = &[
@@ -451,7 +453,7 @@ pub const COMMANDS: &[Subcommand] = &[
     Subcommand {
         name: "completions",
         arguments: "bash|zsh|fish",
-        operands: Completes::OneOf(&completions::SHELLS),
+        operands: Completes::OneOf(&SHELLS),
         about: "print a shell completion script",
         teaches: COMPLETIONS,
         flags: &[HELP, VERSION],
@@ -496,6 +498,8 @@ pub enum Command {
     Mcp(Mcp),
     /// Print this and succeed.
     Print(String),
+    /// Print the completions for this one of [`SHELLS`].
+    PrintCompletions(&'static str),
     /// Write the manual pages into this folder.
     WriteManPages(PathBuf),
 }
@@ -538,8 +542,8 @@ fn completions(settings: Settings) -> Result<Command, String> {
         .split_first()
         .ok_or("missing the name of a shell: bash, zsh or fish")?;
     no_more(rest)?;
-    let script = shell.to_str().and_then(completions::script);
-    script.map(Command::Print).ok_or_else(|| {
+    let known = SHELLS.into_iter().find(|known| shell == known);
+    known.map(Command::PrintCompletions).ok_or_else(|| {
         let shell = quoted(&shell.to_string_lossy());
         format!("no completions for the shell {shell}: expected bash, zsh or fish")
     })

@@ -52,10 +52,8 @@ pub fn main() -> ExitCode {
         }
         Ok(Command::Run(run)) => exit_code(run::run(&run)),
         Ok(Command::Check(check)) => exit(check::check(&check), 2),
-        Ok(Command::Print(text)) => {
-            let printed = io::stdout().write_all(text.as_bytes());
-            exit(printed.map(|()| 0).map_err(Into::into), 1)
-        }
+        Ok(Command::Print(text)) => print(&text),
+        Ok(Command::PrintCompletions(shell)) => print(&completions::script(shell)),
         Ok(Command::WriteManPages(folder)) => {
             let written = args::man::write_pages(&folder).map(|()| 0);
             let failed = |e| format!("--dir {}: {e}", quote::quoted(&folder.to_string_lossy())).into();
@@ -63,6 +61,11 @@ pub fn main() -> ExitCode {
         }
         Err(error) => exit(Err(error.into()), 2),
     }
+}
+
+fn print(text: &str) -> ExitCode {
+    let printed = io::stdout().write_all(text.as_bytes());
+    exit(printed.map(|()| 0).map_err(Into::into), 1)
 }
 
 /// Serves below a guard, which this process becomes; with one, or where there can be none, serves here.

@@ -616,7 +616,7 @@ fn keeps_little_of_a_flood() {
     // The deadline is not what ends it.
     let printed = differs(
         &["--deadline", "60s", "--server", flood, &file],
-        "the server says too much that is not expected",
+        "the server sent too much that is not expected",
     );
     assert!(printed.lines().count() < 40, "{} lines", printed.lines().count());
 }

@@ -25,7 +25,8 @@ Methods:
                        streamStdoutStderr, stdin, stdout, stderr,
                        outputBytesCap, outputKeep, timeoutMs, timeoutGraceMs,
                        limits, detach
-  process/writeStdin   write to its stdin: processHandle, deltaBase64, closeStdin
+  process/writeStdin   write to its stdin, and close it: processHandle,
+                       deltaBase64, closeStdin
   process/resizePty    resize its terminal: processHandle, size
   process/wait         wait for text, silence, its exit or until it waits for
                        input: processHandle, until, stream, timeoutMs
