@@ -1,10 +1,29 @@
-//! Starts and controls programs: spawn them, stream what they print, feed their stdin, resize their
-//! terminals, kill them, and learn how they ended, over lines of JSON-RPC or inside one program.
+//! Starts and controls programs: runs them, streams their output, writes to their stdin, resizes their
+//! terminals, kills them with everything they started, and reports how they exited. It uses threads, and
+//! no async runtime.
 //!
-//! A program that starts others has to get a hundred things right: output that is read before it
-//! fills a pipe, a stdin that is not read, grandchildren that keep a pipe open, kills that reach
-//! everything, exits that come after the last byte. This crate does that on threads, without an
-//! async runtime, behind one function, [`serve`], and a [`Connection`]:
+//! # Run programs
+//!
+//! [`client`] has the shape of [`std::process`]. Here the server runs in this program;
+//! [`Client::launch`](client::Client::launch) starts one elsewhere, such as `ssh host procwire`.
+//!
+//! ```
+//! use procwire::client::{Client, Command};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::in_process(procwire::Config::default())?;
+//! let output = client.output(Command::new("echo").arg("hi"))?;
+//! assert_eq!(output.stdout, b"hi\n");
+//! assert_eq!(client.status(Command::shell("exit 3"))?.code(), Some(3));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Serve a client
+//!
+//! [`serve`] serves one [`Connection`]: over stdin and stdout ([`Connection::stdio`]), over any reader and
+//! writer ([`Connection::from_io`]), or in memory with typed messages, as here. `docs/protocol.md` has the
+//! wire form of every message, and [`protocol`] its types.
 //!
 //! ```
 //! use procwire::protocol::{Request, ServerMessage, SpawnParams};
@@ -32,36 +51,38 @@
 //! # }
 //! ```
 //!
-//! For a client that looks like [`std::process`], see [`client`]. Over lines, the same is
-//! [`Connection::stdio`] or [`Connection::from_io`]; the wire form of every message is in
-//! `docs/protocol.md`, and its vocabulary is [`protocol`].
+//! # What it guarantees
+//!
+//! Every request is answered exactly once. Every successful spawn has exactly one exit, after all output
+//! that was written before it. Memory is bounded whatever the client and the processes do. When [`serve`]
+//! returns, the processes that were started are gone, as far as they can be found without changing
+//! anything process-wide: see [`serve`]. The binary does more: its guard kills what is left even after
+//! SIGKILL.
+//!
+//! # What it does to your program
+//!
+//! It changes nothing process-wide: it installs no signal handler, waits for no pid it did not start,
+//! leaves the environment, the working directory and limits alone, never prints and never exits. Its
+//! threads block all signals for themselves. SIGCHLD must not be ignored: [`serve`] returns an error then.
 //!
 //! # Threads
 //!
 //! | thread | what it does | ends |
 //! | --- | --- | --- |
 //! | the caller of [`serve`] | takes requests, owns the table of handles | with the connection |
-//! | `proc-N`, one a process | starts it, reads, feeds, signals and reaps it | with its process |
+//! | `proc-N`, one for each process | starts it, reads, writes, signals and reaps it | with its process |
 //! | `tree`, `exit`, rarely | a kill without free descriptors; an exit without pidfds | with that kill or exit |
+//! | `inspect`, one for each process that is inspected | reads what the system shows of it | with that look |
 //! | `rpc-read`, `rpc-write` | bytes to messages and back; not for a connection in memory | with the reader and the writer |
 //!
-//! # What it does to your program
+//! # Features
 //!
-//! Nothing process-wide: no signal handler, no `waitpid` for a pid it did not start, no change to
-//! the environment, the working directory or limits, nothing printed, no exit. Its threads block all
-//! signals for themselves. It needs SIGCHLD not to be ignored, and says so if it is.
-//!
-//! # What it guarantees
-//!
-//! Every request is answered exactly once; every successful spawn has exactly one exit, after
-//! all output that was written before it; memory is bounded whatever the client and the processes
-//! do; and when [`serve`] returns, what was started is gone, as far as that can be known without
-//! changing anything process-wide: see [`serve`]. The binary does more: its guard ends what is left even
-//! after SIGKILL.
+//! `cli` is the binary, and `schema` the module of that name, which describes the protocol as JSON Schema
+//! and OpenRPC. Both are on by default; a library needs neither: `default-features = false`.
 
 #[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd")))]
 compile_error!(
-    "procwire runs on Linux; on macOS and FreeBSD it compiles; there is no code for other systems"
+    "procwire runs on Linux, and compiles on macOS and FreeBSD; it does not support other systems"
 );
 
 #[cfg(feature = "cli")]
@@ -85,7 +106,7 @@ pub use wire::protocol;
 #[cfg(feature = "schema")]
 pub use wire::schema;
 
-/// The example of the README, so that it is compiled and run.
+/// The examples of the README, so that they are compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -5,7 +5,7 @@
 //! **Never:** does anything else; `cli/mod.rs` does.
 
 /// Nothing but a thread that is to be started is refused for want of memory: everything else is needed
-/// to answer, and to end what runs.
+/// to answer, and to kill what runs.
 #[global_allocator]
 static ALLOCATOR: procwire::cli::Allocator = procwire::cli::Allocator;
 

@@ -328,7 +328,7 @@ class Waited:
 
     condition: str  # "text", "quiet", "eof", "exit" or "input"
     text: Union[None, str, bytes] = None  # the one that came
-    stream: Optional[str] = None  # where it came, and the position in the stream behind it
+    stream: Optional[str] = None  # where it came, and the position in the stream after it
     offset: Optional[int] = None
 
 
@@ -470,7 +470,7 @@ class Server:
             #: What the server says about itself; its defaults and limits are in `info["limits"]`, and
             #: what it is able to enforce in `info["guarantees"]`.
             self.info: Mapping[str, Any] = self._call("initialize", hello, handshake_timeout)
-            # Another server of the protocol's base, such as `codex app-server`, tells no limits.
+            # Another server of the protocol's base, such as `codex app-server`, reports no limits.
             self._is_other = "limits" not in self.info and isinstance(self.info.get("userAgent"), str)
             limits = {} if self._is_other else self._member(self.info, "limits", dict)
             if not self._is_other and self._member(limits, "maxMessageBytes", int) < 1:
@@ -481,7 +481,7 @@ class Server:
                 self._lines.put(b'{"method":"initialized"}\n')
             self._cwd = os.path.abspath(cwd or os.curdir)
         except BaseException:
-            # Nothing has been started that would have to be ended, and it may not listen.
+            # Nothing has been started that would have to be killed, and it may not listen.
             self._process.kill()
             self._close(patience=1.0)
             raise
@@ -756,7 +756,7 @@ class Server:
         return self.getstatusoutput(command, encoding=encoding, errors=errors)[1]
 
     def list(self) -> List[Mapping[str, Any]]:
-        """What is running, oldest first, as `process/list` tells it."""
+        """What is running, oldest first, as `process/list` reports it."""
         self._needs(not self._is_other, "list what runs")
         answer = self._call("process/list", {})
         return cast("List[Mapping[str, Any]]", self._member(answer, "processes", list))
@@ -1007,7 +1007,7 @@ class Server:
         how = f"has ended with exit status {status}"
         if status < 0:
             names = {int(number): number.name for number in signals.Signals}
-            how = f"has been ended by signal {names.get(-status, -status)}"
+            how = f"was killed by signal {names.get(-status, -status)}"
         return f"{how}: {_quoted(said[-1].strip())}" if said else how
 
     def _pause(self) -> int:
@@ -1104,7 +1104,7 @@ class Server:
             # What is left to be read grows no more, so it does not count any more.
             self._live.pop(process.handle, None)
             if self._is_other:
-                # One that tells no more than this; what it delivers it has not counted.
+                # One that reports no more than this; what it delivers it has not counted.
                 params = {**_UNTOLD, **params}
             usage, delivered = params["usage"], process.delivered
             if not isinstance(params["exitCode"], int) or not isinstance(params["signal"], (str, type(None))):
@@ -1169,7 +1169,7 @@ class Popen(Generic[AnyStr]):
       more; `output_cap` drops what is more than so many bytes of a stream, from its end or with
       `keep="tail"` from its beginning, and `keep=(head, tail)` what is between so many bytes of both;
       `limits` has the names of `Limits`; `detach` lets it outlive the connection.
-    - `exit` tells more than `returncode`, and at any time.
+    - `exit` reports more than `returncode`, and at any time.
     - `expect` is pexpect's; `wait_for` and `inspect` ask the server.
     - What an older server, or `codex app-server`, does not know is a NotImplementedError.
     """
@@ -1285,7 +1285,7 @@ class Popen(Generic[AnyStr]):
         if cwd is not None:
             names["cwd"] = cwd
         else:
-            names[""] = program  # A server that tells no stage had nothing else to find.
+            names[""] = program  # A server that reports no stage had nothing else to find.
         for name, file in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
             if isinstance(file, File):
                 server._needs(server._is_current, f"open a file as {name}")
@@ -1364,7 +1364,7 @@ class Popen(Generic[AnyStr]):
                 if not copy.runs():
                     copy.give_back()
             if not isinstance(error, RpcError):
-                # It may run, or start yet, and then nothing else would end it.
+                # It may run, or start yet, and then nothing else would kill it.
                 server._post("process/kill", {"processHandle": process.handle})
                 raise
             # `from` keeps the server's own words.
@@ -1538,7 +1538,7 @@ class Popen(Generic[AnyStr]):
         finally:
             raw.impatient = None
         ahead = stream.ahead.encode(stream.encoding, stream.errors) if self._text else b""
-        # What is in its pipe cannot be looked at without being read, and what comes behind that is left out.
+        # What is in its pipe cannot be looked at without being read, and what comes after that is left out.
         return b"".join([ahead, begun, *(list(raw.chunks) if raw.pipe is None else [])]) or None
 
     def _feed(self, stdin: IO[bytes], left: memoryview) -> None:
@@ -1547,7 +1547,7 @@ class Popen(Generic[AnyStr]):
                 try:
                     stdin.flush()  # What was written before.
                 except ValueError:
-                    pass  # It is closed, which a write tells.
+                    pass  # It is closed, which a write reports.
                 while left:
                     left = left[stdin.write(left) :]  # Without a buffer, a part is written.
             finally:
@@ -1734,7 +1734,7 @@ class Popen(Generic[AnyStr]):
         self.send(text + end)
 
     def inspect(self) -> Inspection:
-        """What it does now, as `process/inspect` tells it: whether it waits for input, its terminal, and
+        """What it does now, as `process/inspect` shows it: whether it waits for input, its terminal, and
         the processes it consists of."""
         self._server._needs(self._server._is_current, "look at a program")
         return self._inspection(self._request("process/inspect", {}))
@@ -2233,7 +2233,7 @@ class _Input(io.RawIOBase):
                     left = left[self._send(left) :]
             self._finish()
         except OSError:
-            pass  # Whoever writes learns it from the close, as from a broken pipe.
+            pass  # The writer learns it from the close, as from a broken pipe.
         finally:
             pipe.close()
 
@@ -2293,7 +2293,7 @@ def _same_file(one: Stream, other: Stream) -> bool:
         fds = [file if isinstance(file, int) else cast("IO[Any]", file).fileno() for file in (one, other)]
         about = [os.fstat(fd) for fd in fds]
     except (AttributeError, OSError, ValueError, OverflowError):
-        return False  # It is told where it is used.
+        return False  # It is reported where it is used.
     if fds[0] == fds[1]:
         return True
     if os.name != "posix" or not os.path.samestat(*about):

@@ -10,7 +10,7 @@
  *
  * `new Server()` starts `procwire`, or the command in the variable PROCWIRE;
  * `new Server(["ssh", "host", "procwire"])` starts programs on that host. One server carries any number
- * of programs. When it is closed, or this program ends, everything it started is ended.
+ * of programs. When it is closed, or this program ends, everything it started is killed.
  *
  * Names of `node:child_process` mean the same here, with these differences: `pid` is undefined until
  * "spawn", because the server has to answer first; a signal goes to the whole process group; "exit"
@@ -45,7 +45,7 @@ const MAX_QUOTED = 200;
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 /** How long a server gets to finish after it exits, closes its output or gets SIGTERM. */
 const SERVER_EXIT_WAIT_MS = 2_000;
-/** How long `close` waits before it kills the server, which needs three seconds at most to end everything. */
+/** How long `close` waits before it kills the server, which needs three seconds at most to kill everything. */
 const CLOSE_TIMEOUT_MS = 10_000;
 /** How long a program may go on writing after SIGPIPE before it is killed. */
 const SIGPIPE_WAIT_MS = 1_000;
@@ -246,7 +246,7 @@ export interface Size {
 
 /** How a program ended, and what it used. */
 export interface Exit {
-  /** null if a signal has ended it. */
+  /** null if a signal has killed it. */
   code: number | null;
   /** The name of that signal. */
   signal: string | null;
@@ -266,7 +266,7 @@ export interface Exit {
   drainTimedOut: boolean;
 }
 
-/** What `list` tells of a program. */
+/** What `list` shows of a program. */
 export interface Listed {
   processHandle: string;
   pid: number;
@@ -323,7 +323,7 @@ export type Condition =
 export interface Waited {
   /** Which of the conditions it was. */
   index: number;
-  /** Where the text came, and the position in that stream behind it. */
+  /** Where the text came, and the position in that stream after it. */
   stream?: StreamName;
   offset?: number;
 }
@@ -746,7 +746,7 @@ export class Server {
     return new Promise((resolve, reject) => this.#request(method, params, { resolve, reject }));
   }
 
-  /** For a method that only a server has that is current. It is sent at once, because it may have to come right behind a spawn. */
+  /** For a method that only a server has that is current. It is sent at once, because it may have to come right after a spawn. */
   async #callCurrent(what: string, method: string, params: Record<string, unknown>): Promise<unknown> {
     const refusal = new NotSupported(`${this.#name} cannot ${what}`);
     if (this.#isCurrent === false) throw refusal;
@@ -924,7 +924,7 @@ interface CheckedFile {
 interface Wiring {
   /** A number is the descriptor of a regular file of this program. */
   entry: "pipe" | "ignore" | "stdout" | number | CheckedFile | Readable | Writable;
-  /** Ignored by an option of ours: the process has a stream that has ended, and not null. */
+  /** Ignored by one of our options: the process has a stream that has ended, and not null. */
   ended: boolean;
 }
 
@@ -977,7 +977,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
   readonly exited: Promise<Exit>;
   /** Known from "spawn" on. */
   pid: number | undefined;
-  /** null while it runs, and if a signal has ended it; negative if it could not be started. */
+  /** null while it runs, and if a signal has killed it; negative if it could not be started. */
   exitCode: number | null = null;
   signalCode: string | null = null;
   /** Whether this client sent it a signal. */
@@ -1072,7 +1072,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
 
   /**
    * Waits until its output has one of the patterns, and returns which it was, the match, and what came before
-   * it. Output is searched from the start, or from behind the last match, and is taken from the stream up to
+   * it. Output is searched from the start, or from after the last match, and is taken from the stream up to
    * the end of the match: what follows is left for the next reader. A listener for "data" or a pipe gets all
    * of the output nevertheless, and what it got before the first `expect` is not searched. A pattern is tried
    * whenever output comes, so one that ends in `.*` or `$` may match a part of a line. Rejects with a
@@ -1095,7 +1095,7 @@ export class Process<Missing extends null = never> extends EventEmitter {
 
   /**
    * Waits for the first of the conditions to hold, as the server sees it: what was written before it got this
-   * request is not looked at, and right behind `spawn` that is nothing. A string is a text that the program
+   * request is not looked at, and right after `spawn` that is nothing. A string is a text that the program
    * writes. Takes nothing from the streams. Rejects with a `WaitError` if the time is up, or if the program
    * ends and none of them can hold any more.
    */
@@ -1514,7 +1514,7 @@ class Search {
   readonly #stream: Readable;
   /** The `expect` before. */
   #turn: Promise<unknown> = Promise.resolve();
-  /** What came behind the last match, where another reader takes the output; undefined where none does. */
+  /** What came after the last match, where another reader takes the output; undefined where none does. */
   #seen: Searched | undefined;
   #onSeen: () => void = () => {};
 
@@ -1523,7 +1523,7 @@ class Search {
     this.#stream = stream;
   }
 
-  /** Those that wait together find one match behind the other. */
+  /** Those that wait together find one match after the other. */
   find(patterns: (string | RegExp)[], timeoutMs: number): Promise<Found> {
     const found = this.#turn.then(() => this.#find(patterns, timeoutMs));
     this.#turn = found.catch(() => {});
@@ -1634,7 +1634,7 @@ class Searched {
     return found;
   }
 
-  /** Forgets everything, and returns what is behind so many characters. */
+  /** Forgets everything, and returns what is after so many characters. */
   takeTo(characters: number): (Buffer | string)[] {
     const left: (Buffer | string)[] = [];
     let before = 0;
@@ -2004,7 +2004,7 @@ function toCondition(condition: string | Condition): Record<string, unknown> {
   return quietMs == null ? others : { ...others, quietMs: readUnsigned("condition.quiet", quietMs) };
 }
 
-/** How many bytes at the end of a chunk begin a UTF-8 character that goes on behind it. */
+/** How many bytes at the end of a chunk begin a UTF-8 character that goes on after it. */
 function unfinishedBytes(chunk: Buffer): number {
   for (let back = 1; back <= Math.min(3, chunk.length); back += 1) {
     const byte = chunk[chunk.length - back]!;
@@ -2135,7 +2135,7 @@ function collect(server: Server, file: string, args: unknown[], given: ExecOptio
       if (length <= maxBuffer) return void kept[name].push(chunk);
       kept[name].push(chunk.slice(0, maxBuffer - (length - size)));
       const error = nodeError(RangeError, "ERR_CHILD_PROCESS_STDIO_MAXBUFFER", `${name} maxBuffer length exceeded`);
-      // What ignores that, and that it has no reader any more, is ended all the same.
+      // What ignores that, and that it has no reader any more, is killed all the same.
       void child.killTree(SIGPIPE_WAIT_MS, options.killSignal ?? "SIGTERM");
       fail(error);
     });

@@ -181,7 +181,7 @@ class AsyncServer:
         return completed
 
     async def list(self) -> List[Mapping[str, Any]]:
-        """What is running, oldest first, as `process/list` tells it."""
+        """What is running, oldest first, as `process/list` reports it."""
         self.server._needs(not self.server._is_other, "list what runs")
         answer = await _call(self.server, "process/list", {})
         return cast("List[Mapping[str, Any]]", self.server._member(answer, "processes", list))

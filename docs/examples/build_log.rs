@@ -8,7 +8,7 @@ use std::time::Instant;
 use procwire::client::{Client, Command, Event};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // The binary, and not a server in this program: Ctrl-C ends the build and all it has started.
+    // The binary, and not a server in this program: Ctrl-C kills the build and all it has started.
     let server = std::env::var_os("PROCWIRE").unwrap_or_else(|| "procwire".into());
     let client = Client::launch([server])?;
     let begun = Instant::now();
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Event::Stderr(bytes) => (bytes, &mut unfinished[1]),
             _ => continue,
         };
-        // Output is cut anywhere, so what is behind the last line end waits for the rest of its line.
+        // Output is cut anywhere, so what is after the last line end waits for the rest of its line.
         line.extend_from_slice(&bytes);
         while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
             show(name, &line[..end]);

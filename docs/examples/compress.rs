@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         unreachable!("both are connected unless the command says otherwise");
     };
 
-    // Dropped at its end, which is what tells the compressor that there is no more.
+    // Dropped at its end, which closes the stdin of the compressor.
     let feeder = std::thread::spawn(move || io::copy(&mut io::stdin().lock(), &mut input));
     let mut stdout = io::stdout().lock();
     let written = io::copy(&mut output, &mut stdout)?;

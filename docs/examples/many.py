@@ -1,5 +1,5 @@
 """Runs many commands, a few at a time, over one server: as `xargs -P`, with everything each of them
-printed and used. A timeout ends a command with all it has started, and Ctrl-C ends all of them.
+printed and used. A timeout kills a command with all it has started, and Ctrl-C kills all of them.
 
     PYTHONPATH=docs/clients python3 docs/examples/many.py 4 'sleep 1; echo a' 'echo b' 'exit 3'
 """

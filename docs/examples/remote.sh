@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs one command on many hosts at the same time, and tells which of them failed. When this script
+# Runs one command on many hosts at the same time, and reports which of them failed. When this script
 # ends, however it ends, so does what it started over there.
 #   docs/examples/remote.sh 'web1 web2 web3' systemctl is-active nginx
 # The variable VIA says how a host is reached: VIA='docker exec -i %s procwire' for containers.

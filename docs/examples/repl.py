@@ -20,7 +20,7 @@ with Server() as server:
         for line in sys.argv[1:]:
             repl.sendline(line)
             repl.expect_exact(PROMPT)
-            # A terminal echoes what is typed; the answer is what comes behind that.
+            # A terminal echoes what is typed; the answer is what comes after that.
             echo, _, printed = (repl.before or "").partition("\n")
             print(f"{line} -> {printed.strip()}")
         if repl.stdin:

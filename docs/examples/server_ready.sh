@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts a server, waits until it has printed that it is ready, runs a test, and ends the server with all
+# Starts a server, waits until it has printed that it is ready, runs a test, and kills the server with all
 # it has started. Nothing but bash, lines of JSON and process/wait.
 #   docs/examples/server_ready.sh 'Serving HTTP' 'python3 -u -m http.server 8123' 'curl -s localhost:8123'
 set -euo pipefail
@@ -12,7 +12,7 @@ say() { printf '%s\n' "$1" >&"$input"; }
 quote() { local text=${1//\\/\\\\}; printf '"%s"' "${text//\"/\\\"}"; }
 
 say '{"id":1,"method":"process/spawn","params":{"processHandle":"server","command":["sh","-c",'"$(quote "$2")"'],"stderr":"stdout","outputKeep":"tail","timeoutMs":null}}'
-# Right behind the spawn it sees all output; it is answered, too, if the server ends or 60 s are over.
+# Right after the spawn it sees all output; it is answered, too, if the server ends or 60 s are over.
 say '{"id":2,"method":"process/wait","params":{"processHandle":"server","until":[{"text":'"$(quote "$1")"'}],"timeoutMs":60000}}'
 while IFS= read -r line <&"$output"; do
     case $line in

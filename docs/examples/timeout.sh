@@ -13,7 +13,7 @@ for attempt in 1 2 3; do
     case $code in
         124) echo "attempt $attempt of 3 is over" >&2 ;; # procwire has said why
         125) echo "the server failed" >&2; exit 125 ;;
-        *) exit $code ;; # its own exit code, or 128 + n if signal n ended it
+        *) exit $code ;; # its own exit code, or 128 + n if signal n killed it
     esac
 done
 exit 124

@@ -1,4 +1,4 @@
-//! The command line: flags to settings, and the text that teaches them.
+//! The command line: flags to settings, and their help.
 //!
 //! **Thread:** main, before there is any other.
 //! **Owns:** the help, and the one table of commands and flags: parsing, help, manual pages and
@@ -18,11 +18,11 @@ use std::path::PathBuf;
 
 use crate::Config;
 use crate::cli::check::Check;
-use crate::cli::completions;
 use crate::cli::documents;
 use crate::cli::mcp::Mcp;
 use crate::cli::quote::quoted;
 use crate::cli::run::{Run, Tty};
+use crate::cli::serve::Serve;
 use finish::{check, mcp, run, serve, tty};
 use help::{CHECK, COMPLETIONS, MAN, MCP, RUN, SCHEMA, SERVE, help};
 pub use parse::parse;
@@ -130,6 +130,9 @@ const SERVER: Flag = flag(
     "shell command that starts the server, e.g. 'ssh host procwire' [default: this binary]",
     |s, given| given.not_empty_text().map(|command| s.server = Some(command)),
 );
+
+/// The shells for which there are completions.
+pub const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 
 /// Every command with every flag: what is parsed, what the help prints and what completions know.
 pub const COMMANDS: &[Subcommand] = &[
@@ -268,7 +271,7 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "limit",
                 Takes::Value("NAME=VALUE", Completes::OneOf(values::LIMITS)),
-                "limit what the program may use, more than once if need be: cpu-seconds, file-bytes, \
+                "limit what the program may use; may be repeated: cpu-seconds, file-bytes, \
                  data-bytes, core-bytes, open-files, processes, stack-bytes, nice or oom-score-adj; bytes \
                  may have units, as in 'data-bytes=512M'",
                 |s, given| values::limit(&mut s.run.limits, given.text()?),
@@ -283,15 +286,15 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "keep",
                 Takes::Value("HEAD,TAIL", Completes::Nothing),
-                "of each stream, print the first HEAD and the last TAIL bytes, as in '64K,64K', and say how \
-                 much is left out between them",
+                "of each stream, print only the first HEAD and the last TAIL bytes, as in '64K,64K', and \
+                 report how many were left out",
                 |s, given| values::head_and_tail(given.text()?).map(|keep| s.run.keep = Some(keep)),
             ),
             flag(
                 None,
                 "timeout",
                 Takes::Value("DURATION", Completes::Nothing),
-                "end the program after DURATION and exit with 124: 500ms, 1.5s, 2m, 1h30m or 1d; \
+                "kill the program after DURATION and exit with 124: 500ms, 1.5s, 2m, 1h30m or 1d; \
                  a bare number is seconds, and 0 is no timeout [default: 0]",
                 |s, given| duration(given.text()?, "s").map(|timeout| s.run.timeout = Some(timeout)),
             ),
@@ -299,7 +302,7 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "grace",
                 Takes::Value("DURATION", Completes::Nothing),
-                "a timeout sends SIGTERM, and after DURATION SIGKILL to what is left [default: 2s]",
+                "at a timeout, send SIGTERM first, and SIGKILL DURATION later [default: 2s]",
                 |s, given| duration(given.text()?, "s").map(|grace| s.run.grace = grace),
             ),
             switch(
@@ -319,21 +322,21 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "record",
                 Takes::Value("FILE", Completes::Files),
-                "record what is shown, with its times, as an asciicast, which 'asciinema play' shows again; \
-                 what is typed is not in it unless it is echoed",
+                "record the output with its times as an asciicast, for 'asciinema play'; keys are recorded \
+                 only as far as they are echoed",
                 |s, given| given.path().map(|path| s.run.record = Some(path)),
             ),
             switch(
                 None,
                 "detach",
-                "start the program, print its pid and leave; it has no input, and its output is discarded",
+                "start the program, print its pid and exit; it has no input, and its output is discarded",
                 |s| s.run.detach = true,
             ),
             flag(
                 None,
                 "connect-timeout",
                 Takes::Value("DURATION", Completes::Nothing),
-                "how long the server may take to answer at all; 0 is no limit [default: 10s; 2m where a \
+                "how long to wait for the server's first answer; 0 is no limit [default: 10s; 2m where a \
                  --server may ask for a password]",
                 |s, given| duration(given.text()?, "s").map(|timeout| s.run.connect_timeout = Some(timeout)),
             ),
@@ -353,7 +356,7 @@ pub const COMMANDS: &[Subcommand] = &[
             switch(
                 None,
                 "record",
-                "write what the server sent into the files, in place of what they expect; \
+                "write what the server sent into the files, replacing what they expect; \
                  for the file '-', print it",
                 |s| s.check.record = true,
             ),
@@ -375,7 +378,7 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "junit",
                 Takes::Value("FILE", Completes::Files),
-                "write a JUnit report, as continuous integration reads it",
+                "write a JUnit report",
                 |s, given| {
                     s.check.junit = Some(given.path()?);
                     Ok(())
@@ -397,15 +400,15 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "patience",
                 Takes::Value("DURATION", Completes::Nothing),
-                "how long a call waits that does not say so itself; less than the client waits for its \
-                 answer [default: 45s]",
+                "how long a call without waitMs waits; less than the client waits for its answer \
+                 [default: 45s]",
                 |s, given| duration(given.text()?, "s").map(|patience| s.mcp.patience = patience),
             ),
             flag(
                 None,
                 "max-handles",
                 Takes::Value("N", Completes::Nothing),
-                "how many processes may run at once, and of how many that have ended the output is kept \
+                "how many processes may run at once, and how many ended ones keep their output \
                  [default: 64]",
                 |s, given| {
                     let number = given
@@ -450,7 +453,7 @@ pub const COMMANDS: &[Subcommand] = &[
     Subcommand {
         name: "completions",
         arguments: "bash|zsh|fish",
-        operands: Completes::OneOf(&completions::SHELLS),
+        operands: Completes::OneOf(&SHELLS),
         about: "print a shell completion script",
         teaches: COMPLETIONS,
         flags: &[HELP, VERSION],
@@ -467,7 +470,7 @@ pub const COMMANDS: &[Subcommand] = &[
                 None,
                 "dir",
                 Takes::Value("DIR", Completes::Directories),
-                "write every page into DIR, which is made if it is not there",
+                "write every page into DIR, which is created if it does not exist",
                 |s, given| given.path().map(|folder| s.man_dir = Some(folder)),
             ),
             HELP,
@@ -495,18 +498,10 @@ pub enum Command {
     Mcp(Mcp),
     /// Print this and succeed.
     Print(String),
+    /// Print the completions for this one of [`SHELLS`].
+    PrintCompletions(&'static str),
     /// Write the manual pages into this folder.
     WriteManPages(PathBuf),
-}
-
-/// How to serve.
-#[derive(Debug)]
-pub struct Serve {
-    pub config: Config,
-    /// Who guards us; only a guard sets it.
-    pub guarded_by: Option<String>,
-    /// Whether `serve` was asked for by name, and not by leaving out the command.
-    pub named: bool,
 }
 
 /// What the flags and arguments have set so far, of whichever command.
@@ -547,8 +542,8 @@ fn completions(settings: Settings) -> Result<Command, String> {
         .split_first()
         .ok_or("missing the name of a shell: bash, zsh or fish")?;
     no_more(rest)?;
-    let script = shell.to_str().and_then(completions::script);
-    script.map(Command::Print).ok_or_else(|| {
+    let known = SHELLS.into_iter().find(|known| shell == known);
+    known.map(Command::PrintCompletions).ok_or_else(|| {
         let shell = quoted(&shell.to_string_lossy());
         format!("no completions for the shell {shell}: expected bash, zsh or fish")
     })

@@ -1,4 +1,4 @@
-//! `procwire check`: whether a server holds sessions as their transcripts say; and recording them.
+//! `procwire check`: replays sessions and reports differences, or records them.
 //!
 //! **Thread:** main.
 //! **Owns:** the report, and files while it records.
@@ -61,7 +61,7 @@ enum Outcome {
 
 /// Plays or records all sessions of all files; the exit code.
 pub fn check(check: &Check) -> Result<i32, Box<dyn std::error::Error>> {
-    // What loses its parent becomes a child of ours, and can be found.
+    // Orphans become children of this process, and can be found.
     Guarded::begin(None)?;
     let mut report = Report {
         check,

@@ -1,6 +1,6 @@
-//! The guard: what makes sure that nothing outlives a server, even one that is killed with SIGKILL.
+//! The guard: a process that kills what a server has started, even if the server gets SIGKILL.
 //!
-//! For the binary only: everything here is process-wide, which a library must not be.
+//! For the binary only: everything here changes the whole process, which a library must not do.
 //!
 //! **Thread:** the main thread of the guard, and the main thread of the server below it.
 //! **Owns:** the server as a child; the orphans of both.
@@ -21,7 +21,7 @@
 //! | the guard is stopped, and the connection ends | the server | it continues the guard when it has swept |
 //!
 //! Processes that were spawned with `detach` are spared with all that is below them. The server
-//! tells the guard who they are through a pipe: pid and start time, because pids are used again.
+//! names them to the guard through a pipe: pid and start time, because pids are reused.
 //!
 //! A process that has children already when it becomes procwire, as a shell that starts something and
 //! then execs it, does not become the guard: it starts the guard as one more child and waits for it.
@@ -37,6 +37,8 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -56,7 +58,7 @@ const SUBREAPER: &str = "prctl(PR_SET_CHILD_SUBREAPER)";
 
 /// The server's sweep, if there is a guard, whose sweep follows.
 const SERVER_SWEEP_TIMEOUT: Duration = Duration::from_millis(500);
-/// The last sweep, behind an end that the server has brought about by itself.
+/// The last sweep, after a server that has exited by itself.
 const LAST_SWEEP_TIMEOUT: Duration = Duration::from_millis(700);
 /// How long the server may take to end once it has been told to: what it takes at most by itself, and
 /// some more. One that is stuck is killed then.
@@ -64,7 +66,7 @@ const SERVER_END_TIMEOUT: Duration = Duration::from_millis(2_300);
 /// The same for a guard, where another process waits for that.
 const GUARD_END_TIMEOUT: Duration = Duration::from_millis(3_500);
 
-/// Who waits for this process: the server's guard, or the process that has started the guard.
+/// The process that waits for this one: the server's guard, or the process that has started the guard.
 static GUARD: OnceLock<u32> = OnceLock::new();
 
 /// What this server has spawned with `detach`, and what was there before it.
@@ -89,7 +91,7 @@ pub struct Guarded {
 /// Where the server cannot be started this way, it has to do without a guard.
 pub fn run(drain: bool) -> io::Result<i32> {
     // With the terminal as input it must stay in the foreground; otherwise a signal to the client's
-    // whole group shall not reach both of us.
+    // whole group must not reach both of us.
     let own_group = !io::stdin().is_terminal();
     reap_adopted();
     if sys::has_children() {
@@ -107,7 +109,7 @@ pub fn run(drain: bool) -> io::Result<i32> {
         ));
     }
     sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
-    // As it was when we were started; the server shall not see what the guard does to itself.
+    // As it was when we were started; the server must not see what the guard changes for itself.
     let waited_for = signals_of_guard();
     let mask = sys::block_signals(&waited_for).map_err(sys::named("rt_sigprocmask"))?;
     let restore = |e| {
@@ -136,7 +138,7 @@ pub fn run(drain: bool) -> io::Result<i32> {
     if ended.stuck {
         log::warn!("the server did not end, and was killed");
     } else if ended.status.signal.is_some() {
-        log::warn!("the server was killed; what it had started has been ended");
+        log::warn!("the server was killed; what it had started has been killed");
     }
     tell(&left);
     continue_waiting_process();
@@ -156,7 +158,7 @@ fn start_guard(own_group: bool) -> io::Result<Option<(Pid, OwnedFd)>> {
         .map_err(sys::named("signalfd4"))
         .map_err(restore)?;
     let this = std::process::id();
-    // Nothing has started a thread so far: serving begins behind the guard.
+    // Nothing has started a thread so far: serving begins after the guard.
     if let Some(guard) = sys::fork().map_err(restore)? {
         let _ = sys::let_go_of_stdio();
         return Ok(Some((guard, signals)));
@@ -174,7 +176,7 @@ fn start_guard(own_group: bool) -> io::Result<Option<(Pid, OwnedFd)>> {
     Ok(None)
 }
 
-/// Makes this process and all it starts survive a write behind the limit of a file's size, which is an
+/// Makes this process and all it starts survive a write after the limit of a file's size, which is an
 /// error then and not a deadly signal. Spawned programs start with all signals at their defaults.
 pub fn survive_file_size_limit() {
     sys::ignore_signal(libc::SIGXFSZ);
@@ -248,6 +250,21 @@ pub fn own_command() -> (OsString, Vec<OsString>) {
     (file, command)
 }
 
+/// This program itself.
+pub fn own_program() -> Command {
+    let (file, command) = own_command();
+    let mut own = Command::new(file);
+    if let Some((name, loader)) = command.split_first() {
+        own.arg0(if loader.is_empty() {
+            OsStr::new("procwire")
+        } else {
+            name
+        });
+        own.args(loader);
+    }
+    own
+}
+
 /// What a program may start here that is not found when it is to be killed, and why; `None` if all is.
 #[must_use]
 pub fn blindness() -> Option<String> {
@@ -307,7 +324,7 @@ impl Guarded {
         })
     }
 
-    /// Whether another process ends everything if this one is killed.
+    /// Whether another process kills everything if this one is killed.
     #[must_use]
     pub fn has_guard(&self) -> bool {
         self.detached.is_some()
@@ -360,7 +377,7 @@ pub fn reap_adopted() {
     while sys::reap_any().is_some() {}
 }
 
-/// Whether [`sweep`] ends all that is left. Not where this process has children that it did not start, and
+/// Whether [`sweep`] kills all that is left. Not where this process has children that it did not start, and
 /// cannot tell which: then it is only what `/proc` shows.
 #[must_use]
 pub fn ends_daemons() -> bool {
@@ -375,7 +392,7 @@ pub fn sweep() {
     let detached = sys::lock(&DETACHED).clone();
     let now = Instant::now();
     if guarded {
-        // What is left is left to the guard, which also tells of it.
+        // What is left is left to the guard, which also names it.
         sweep_until(now + SERVER_SWEEP_TIMEOUT, &detached, false);
     } else {
         tell(&sweep_until(
@@ -387,7 +404,7 @@ pub fn sweep() {
     continue_waiting_process();
 }
 
-/// Continues who waits for the end of this process, in case it was stopped: by one of the programs, for
+/// Continues the process that waits for the end of this one, in case it was stopped: by one of the programs, for
 /// example. Otherwise the client would wait for its end for ever.
 fn continue_waiting_process() {
     let parent = std::os::unix::process::parent_id();
@@ -401,7 +418,7 @@ fn tell(left: &[ProcStat]) {
     if !left.is_empty() {
         let names: Vec<String> = left.iter().map(sys::describe).collect();
         log::warn!(
-            "these processes could not be ended and are left: {}",
+            "these processes could not be killed and are left: {}",
             names.join(", ")
         );
     }
@@ -428,7 +445,7 @@ pub fn stderr_has_room() -> bool {
 }
 
 /// Lets this process have as many descriptors as its hard limit allows, because a process of the
-/// server takes five; how many it could have before, which is what programs shall start with.
+/// server takes five; how many it could have before, which is the limit that programs start with.
 ///
 /// # Errors
 ///

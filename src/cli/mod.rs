@@ -1,7 +1,7 @@
 //! The program `procwire`: its commands, logger, guard and exit codes.
 //!
 //! **Thread:** main.
-//! **Owns:** everything that is process-wide, which the rest of the library leaves alone.
+//! **Owns:** everything that changes the whole process, which the rest of the library does not do.
 //! **Never:** used by the layers below it.
 
 mod args;
@@ -59,10 +59,8 @@ pub fn main() -> ExitCode {
         }
         Ok(Command::Run(run)) => exit_code(run::run(&run)),
         Ok(Command::Check(check)) => exit(check::check(&check), 2),
-        Ok(Command::Print(text)) => {
-            let printed = io::stdout().write_all(text.as_bytes());
-            exit(printed.map(|()| 0).map_err(Into::into), 1)
-        }
+        Ok(Command::Print(text)) => print(&text),
+        Ok(Command::PrintCompletions(shell)) => print(&completions::script(shell)),
         Ok(Command::WriteManPages(folder)) => {
             let written = args::man::write_pages(&folder).map(|()| 0);
             let failed = |e| format!("--dir {}: {e}", quote::quoted(&folder.to_string_lossy())).into();
@@ -70,6 +68,11 @@ pub fn main() -> ExitCode {
         }
         Err(error) => exit(Err(error.into()), 2),
     }
+}
+
+fn print(text: &str) -> ExitCode {
+    let printed = io::stdout().write_all(text.as_bytes());
+    exit(printed.map(|()| 0).map_err(Into::into), 1)
 }
 
 /// Serves below a guard, which this process becomes; with one, or where there can be none, serves here.
@@ -114,7 +117,7 @@ fn exit(outcome: Result<i32, Box<dyn std::error::Error>>, failure: i32) -> ExitC
     }))
 }
 
-/// What is behind an error, in the order it came about.
+/// The causes of an error, the nearest first.
 fn reasons(error: &dyn std::error::Error) -> String {
     let reasons = std::iter::successors(error.source(), |error| error.source());
     reasons.map(|reason| format!(": {reason}")).collect()

@@ -3,7 +3,7 @@
 //! **Thread:** main; the streams and what ends a run early have threads of their own, in `streams.rs`
 //! and `life.rs`.
 //! **Owns:** the client, the process, and the terminal while the program has one.
-//! **Never:** holds back output that is being read, and never leaves a program behind: it ends with
+//! **Never:** holds back output that is being read, and never leaves a program running: it ends with
 //! the connection, and the connection with this process, whatever ends that. The exception is a
 //! program that was started with `--detach`.
 
@@ -12,7 +12,6 @@ mod life;
 mod recording;
 mod streams;
 
-use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -139,26 +138,11 @@ pub fn server(command: Option<&str>) -> Command {
             shell
         }
         None => {
-            let mut own = own_program();
+            let mut own = guard::own_program();
             own.arg("serve").process_group(0);
             own
         }
     }
-}
-
-/// This program itself.
-pub fn own_program() -> Command {
-    let (file, command) = guard::own_command();
-    let mut own = Command::new(file);
-    if let Some((name, loader)) = command.split_first() {
-        own.arg0(if loader.is_empty() {
-            OsStr::new("procwire")
-        } else {
-            name
-        });
-        own.args(loader);
-    }
-    own
 }
 
 /// Runs it, and dies of the signal that killed the program, if one did; otherwise the exit code to
@@ -313,7 +297,7 @@ fn connect(run: &Run, state: &Mutex<RunState>) -> Result<Client, Error> {
         .as_ref()
         .map(|command| format!("trap '' INT QUIT TSTP\n{command}"));
     if run.server.is_some() {
-        // What loses its parent becomes a child of ours, and is found if all is given up.
+        // Orphans become children of this process, and are found if the server is given up.
         Guarded::begin(None)?;
         terminal::remember();
     }
@@ -442,7 +426,7 @@ fn last_words(run: &Run, status: &ExitStatus, timed_out: bool) -> String {
     let mut how = match (&status.signal, timed_out) {
         (Some(signal), _) => format!("killed by {signal}"),
         (None, false) => format!("exit code {}", status.exit_code),
-        (None, true) => format!("ended by itself with exit code {}", status.exit_code),
+        (None, true) => format!("exited with code {}", status.exit_code),
     };
     if status.core_dumped {
         how.push_str(" (core dumped)");

@@ -10,9 +10,18 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 
 use signal_hook::consts::SIGCHLD;
 
-use crate::cli::args::Serve;
 use crate::cli::guard::{self, Guarded, Signals};
 use crate::{Config, Connection, End, Stopper};
+
+/// How to serve.
+#[derive(Debug)]
+pub struct Serve {
+    pub config: Config,
+    /// Who guards us; only a guard sets it.
+    pub guarded_by: Option<String>,
+    /// Whether `serve` was asked for by name, and not by leaving out the command.
+    pub named: bool,
+}
 
 /// Serves stdio until the connection ends or a signal says so; the exit code.
 pub(super) fn serve_stdio(serve: Serve) -> Result<i32, Box<dyn std::error::Error>> {
@@ -38,7 +47,7 @@ where
     let guarded = Guarded::begin(guarded_by)?;
     if let Some(why) = guard::blindness() {
         log::warn!(
-            "{why}: what leaves the process group of its program may outlive a kill, until the connection ends"
+            "{why}: processes that leave the group of their program may outlive a kill, until the connection ends"
         );
     }
     let mut signals = Signals::hear(&[&[SIGCHLD][..], &guard::ending_signals()].concat())?;
@@ -70,7 +79,7 @@ where
         let signal = match signals.next_signal() {
             Ok(signal) => signal,
             Err(e) => {
-                log::error!("signals are not heard: {e}");
+                log::error!("cannot wait for signals: {e}");
                 break;
             }
         };

@@ -121,7 +121,7 @@ pub fn take(is_read: bool) -> io::Result<()> {
 /// Makes it raw if it is to be and this process has come to the foreground.
 pub fn enter() {
     if let Err(e) = taken().enter() {
-        log::debug!("the terminal stays as it is: {e}");
+        log::debug!("the modes of the terminal were not changed: {e}");
     }
 }
 
@@ -136,7 +136,7 @@ pub fn release() {
     }
 }
 
-/// As [`release`], behind a program that could not clean up: what it has switched on is switched off.
+/// As [`release`], after a program that could not clean up: what it has switched on is switched off.
 pub fn clean_up() {
     let mut own = taken();
     let reset = own.screen.take().map(|screen| screen.reset()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Transcripts of conversations with a server, and whether one holds them the same way.
+//! Transcripts of conversations with a server, and replaying them.
 //!
 //! For the binary's `check` and for this project's tests. [`Session::play`] compares, and
 //! [`Session::record`] writes down what the server sends.
@@ -19,8 +19,8 @@
 //!
 //! **Thread:** the caller's.
 //! **Owns:** the notation; the server, while a session is played or recorded.
-//! **Never:** waits longer than it was told to, whatever the server does, or keeps all that one says
-//! that says too much.
+//! **Never:** waits longer than it was told to, whatever the server does, or keeps everything that
+//! a server sends without end.
 
 mod compare;
 mod conversation;
@@ -40,10 +40,10 @@ use conversation::Conversation;
 const ANY: &str = "{...}";
 /// Stands for any text.
 const SOME: &str = "[..]";
-/// How many differences of a session are told.
+/// How many differences of a session are reported.
 const MAX_DIFFERENCES: usize = 20;
 
-/// How many messages are told that a session does not show.
+/// How many messages are reported that a session does not show.
 const MAX_UNSHOWN: usize = 5;
 
 /// One conversation, from the start of a server to its end.
@@ -198,7 +198,7 @@ impl Fence<'_> {
         })
     }
 
-    /// What has backticks behind it is code inside of a line.
+    /// What has backticks after it is code inside of a line.
     fn opens(&self) -> bool {
         self.character == '~' || !self.info.contains('`')
     }
@@ -228,7 +228,7 @@ fn line(text: &str, bare: bool) -> Result<Line, String> {
         }
     } else if let Some(wanted) = text.strip_prefix("<~") {
         match wanted.strip_prefix(' ').unwrap_or(wanted) {
-            "" => Err("3: '<~' waits for text in the output, and there is none behind it".to_owned()),
+            "" => Err("3: '<~' needs the text that it waits for".to_owned()),
             wanted => Ok(Line::Wait(wanted.to_owned())),
         }
     } else if text.trim().is_empty() || text.starts_with('#') {

@@ -26,9 +26,9 @@ use crate::wire::protocol::{Capabilities, ClientInfo, InitializeParams, Initiali
 
 /// The longest message that is taken from a server. Only a list of very many processes is long.
 const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
-/// How long a server may take to answer `initialize`, unless the client says otherwise.
+/// The default time for a server's answer to `initialize`.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
-/// Unread output of all processes that is kept, unless the client says otherwise.
+/// The default limit on unread output of all processes.
 const MAX_UNREAD_BYTES: usize = 256 * 1024 * 1024;
 
 /// A command that serves its stdin and stdout: an array, a `Vec` or a slice of the program and its
@@ -88,8 +88,8 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// How long the server may take until it has answered `initialize` (10 s); `None`: as long as it
-    /// likes, for a command that asks a person for a password before it serves.
+    /// How long the server may take to answer `initialize` (10 s); `None`: without limit, for a command
+    /// that asks a person for a password first.
     ///
     /// ```
     /// # use procwire::client::Client;
@@ -97,7 +97,7 @@ impl Builder {
     /// let error = Client::builder()
     ///     .handshake_timeout(Duration::from_millis(10))
     ///     .launch(["cat"])
-    ///     .expect_err("it says what was said to it, which is not an answer");
+    ///     .expect_err("an echo is not an answer");
     /// assert!(error.to_string().contains("cat"), "{error}");
     /// ```
     pub fn handshake_timeout(&mut self, timeout: impl Into<Option<Duration>>) -> &mut Builder {
@@ -105,7 +105,7 @@ impl Builder {
         self
     }
 
-    /// What errors call the server, in place of the command that was launched.
+    /// The server's name in errors, instead of the command that was launched.
     ///
     /// ```
     /// # use procwire::client::Client;
@@ -121,8 +121,8 @@ impl Builder {
     }
 
     /// Bytes of unread output of all processes together (256 MiB), or as many as one of them may have
-    /// if that is more. Each may have 1 MiB all the same, so that no process loses a little because
-    /// others print much. What is beyond is lost, as with
+    /// if that is more. Each may have 1 MiB in any case, so that no process loses a little because others
+    /// print much. Output beyond that is lost, as with
     /// [`Command::unread_limit`](super::Command::unread_limit).
     ///
     /// ```
@@ -189,7 +189,7 @@ impl Builder {
     }
 
     /// Starts the command as [`launch`](Self::launch) does, and does not wait for its answer: for a
-    /// program that may have to end it before it has answered.
+    /// program that may have to kill it before it has answered.
     ///
     /// ```
     /// # use procwire::client::Client;

@@ -13,28 +13,26 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub(super) use self::params::text;
-
 use self::params::milliseconds;
 use super::stdio::Stdio;
 use crate::wire::modes;
 use crate::wire::protocol::{InheritEnv, Limit, OutputKeep, PtySize, ResourceLimits};
 
-/// Unread output of a process that is kept, unless the command says otherwise.
+/// The default limit on unread output of a process.
 const MAX_UNREAD_BYTES: usize = 64 * 1024 * 1024;
 
 /// A program to start, with the shape of [`std::process::Command`].
 ///
-/// What starts it is on the client: [`spawn`](super::Client::spawn), [`status`](super::Client::status),
+/// A client starts it: [`spawn`](super::Client::spawn), [`status`](super::Client::status),
 /// [`output`](super::Client::output), [`output_with_input`](super::Client::output_with_input). A
 /// command can be started any number of times.
 ///
-/// Unless told otherwise, a process has stdin, stdout and stderr of its own, connected to
+/// By default, a process has its stdin, stdout and stderr connected to
 /// [`Process`](super::Process) (std inherits them); the environment and working directory
 /// that the server had when it started; no timeout, and no cap on its output.
 ///
-/// Text is UTF-8 on the wire. A program, an argument, a variable or a directory that is not, or has a
-/// NUL in it, is taken here, and refused with [`Error::Invalid`](super::Error::Invalid) where the command is started.
+/// Text is UTF-8 on the wire. A program, an argument, a variable or a directory that is not UTF-8, or
+/// contains a NUL, is accepted here, and refused with [`Error::Invalid`](super::Error::Invalid) where the command is started.
 ///
 /// # What differs from std
 ///
@@ -78,8 +76,8 @@ pub struct Command {
 }
 
 impl Command {
-    /// A program without arguments. One without a slash in its name is looked up on the `PATH` of the
-    /// environment it gets. There is no shell.
+    /// A program without arguments, run without a shell. A name without a slash is looked up on the `PATH`
+    /// of the environment that the program gets.
     ///
     /// ```
     /// # use procwire::client::{Client, Command};
@@ -224,7 +222,7 @@ impl Command {
         self
     }
 
-    /// Starts from an empty environment, in which only what the command sets from here on is, as with
+    /// Starts from an empty environment, with only the variables that the command sets after this, as with
     /// [`std::process::Command::env_clear`].
     ///
     /// ```
@@ -243,8 +241,8 @@ impl Command {
         self
     }
 
-    /// Inherits these of the server's variables and no others. A name that ends in `*` stands for all
-    /// that begin so.
+    /// Inherits these of the server's variables and no others. A name that ends in `*` stands for all names
+    /// with that beginning.
     ///
     /// ```
     /// # use procwire::client::{Client, Command};
@@ -318,7 +316,7 @@ impl Command {
         Ok(self)
     }
 
-    /// Gives it `/dev/null` as stdin. A process with a terminal can be typed at all the same.
+    /// Gives it `/dev/null` as stdin. A process with a terminal still has the terminal as stdin.
     ///
     /// ```
     /// # use procwire::client::{Client, Command};
@@ -337,13 +335,24 @@ impl Command {
 
     /// Where its stdin comes from. If that is not a pipe, [`Process::stdin`](super::Process::stdin) is
     /// `None`.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command, Stdio};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut count = Command::new("wc");
+    /// let output = client.output(count.arg("-c").stdin(Stdio::null()))?;
+    /// assert_eq!(output.stdout.trim_ascii(), b"0");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stdin(&mut self, stdin: Stdio) -> &mut Command {
         self.stdin = stdin;
         self
     }
 
     /// Where its stdout goes. If that is not a pipe, [`Process::stdout`](super::Process::stdout) is
-    /// `None`. Not with [`tty`](Self::tty), like all that is not a pipe but a stdin of `/dev/null`.
+    /// `None`. Not with [`tty`](Self::tty), which allows no redirection but a stdin of `/dev/null`.
     ///
     /// ```
     /// # use procwire::client::{Client, Command, Stdio};
@@ -362,6 +371,17 @@ impl Command {
     }
 
     /// Where its stderr goes, as [`stdout`](Self::stdout).
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command, Stdio};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut noise = Command::shell("echo result; echo noise >&2");
+    /// let output = client.output(noise.stderr(Stdio::null()))?;
+    /// assert_eq!((output.stdout, output.stderr), (b"result\n".to_vec(), Vec::new()));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stderr(&mut self, stderr: Stdio) -> &mut Command {
         self.stderr = stderr;
         self.stderr_merged = false;
@@ -385,7 +405,7 @@ impl Command {
         self
     }
 
-    /// What it may use. `None` in a member leaves it as the server has it.
+    /// Limits of what it may use. A member that is `None` stays as the server has it.
     ///
     /// ```
     /// # use procwire::client::{Client, Command};
@@ -422,8 +442,8 @@ impl Command {
         self
     }
 
-    /// Ends it gently when its [`timeout`](Self::timeout) strikes: SIGTERM goes to its group, and what is
-    /// left after this long is killed.
+    /// At its [`timeout`](Self::timeout), sends SIGTERM to its group first, and kills what is left after
+    /// this long.
     ///
     /// ```
     /// # use procwire::client::{Client, Command};
@@ -443,7 +463,7 @@ impl Command {
         self
     }
 
-    /// Bytes of each stream after which the server drops what it prints. The program runs on.
+    /// Bytes of each stream after which the server drops its output. The program runs on.
     ///
     /// ```
     /// # use procwire::client::{Client, Command};
@@ -460,8 +480,8 @@ impl Command {
         self
     }
 
-    /// What the server keeps of a stream that outgrows its [cap](Self::output_cap): its beginning, as
-    /// without this, its end, or so many bytes of both, and then there is no other cap. The end is sent when
+    /// The part that the server keeps of a stream that outgrows its [cap](Self::output_cap): its beginning,
+    /// which is the default, its end, or so many bytes of both, which replace the cap. The end is sent when
     /// the stream has ended.
     ///
     /// ```
@@ -488,9 +508,9 @@ impl Command {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let client = Client::in_process(procwire::Config::default())?;
     /// let daemon = client.spawn(Command::new("sleep").arg("1000").detach().kill_on_drop(false))?;
-    /// let id = daemon.id().expect("this server tells it").to_string();
+    /// let id = daemon.id().expect("this server reports it").to_string();
     /// client.close()?;
-    /// // It still runs, until something ends it.
+    /// // It still runs, until something kills it.
     /// assert!(std::process::Command::new("kill").arg(id).status()?.success());
     /// # Ok(())
     /// # }
@@ -517,8 +537,8 @@ impl Command {
         self
     }
 
-    /// Bytes of its output, both streams together, that may wait here to be read (64 MiB). What it
-    /// prints beyond that is lost, which reading reports as [`OutputLost`](super::OutputLost).
+    /// Bytes of its output, both streams together, that may wait here to be read (64 MiB). Output
+    /// beyond that is lost, which reading reports as [`OutputLost`](super::OutputLost).
     ///
     /// ```
     /// # use procwire::client::{Client, Command, OutputLost};

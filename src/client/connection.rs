@@ -8,12 +8,12 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::error::{Error, excerpt};
-use super::launched::Server;
+use super::launched::{SERVER_END_WAIT, Server};
 use super::lines::Lines;
 use super::receive::{self, Answer, Pending};
 use super::unread::Total;
@@ -23,12 +23,9 @@ use crate::wire::client;
 use crate::wire::methods::Method;
 use crate::wire::protocol::{InitializeReply, Request, RequestId};
 
-/// How long a server that reads no more requests, or whose output has ended, may take to end.
-pub(super) const SERVER_END_WAIT: Duration = Duration::from_secs(5);
-
 /// What one request writes at most.
 const MAX_WRITE_BYTES: usize = 256 * 1024;
-/// What the line of a write has beside its bytes: braces, names, an id, a handle of ours.
+/// What the line of a write has besides its bytes: braces, names, an id, a handle.
 const WRITE_OVERHEAD_BYTES: usize = 256;
 
 /// The sending half of the connection. Its end is the end of the server's input.
@@ -124,7 +121,7 @@ impl ClientConnection {
         bytes.clamp(1, MAX_WRITE_BYTES)
     }
 
-    /// What a spawn says of a directory that its command leaves out. The reference wants one; where it
+    /// The directory of a spawn whose command names none. The reference requires one; where it
     /// was launched here, it is the one it has.
     pub(super) fn default_directory(&self) -> Option<&Path> {
         match self.initialized.get() {
@@ -248,7 +245,7 @@ impl Writer {
     }
 }
 
-/// The reference tells no limits.
+/// The reference reports no limits.
 fn tells_limits(server: &InitializeReply) -> bool {
     server.limits.max_message_bytes > 0
 }

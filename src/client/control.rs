@@ -18,12 +18,12 @@ use crate::wire::protocol::{
     SignalName, Stream, WaitParams, WaitReply, code,
 };
 
-/// How long the end of a process may take to come whose handle is free already.
+/// How long the exit of a process may take to arrive after its handle is free.
 const END_WAIT: Duration = Duration::from_secs(1);
 
-/// Something to wait for, kill, signal and resize a process with, from any number of threads: see
-/// [`Process::control`](super::Process::control). It keeps the connection, and not the process: that is
-/// killed when its [`Process`](super::Process) is dropped.
+/// Waits for, kills, signals and resizes a process from any number of threads: see
+/// [`Process::control`](super::Process::control). It keeps the connection open, but not the process alive:
+/// that is killed when its [`Process`](super::Process) is dropped.
 ///
 /// ```
 /// # use procwire::client::{Client, Command};
@@ -81,7 +81,7 @@ impl Control {
         self.shared.has_ended()
     }
 
-    /// Its process id on the server's machine; `None` if the server did not tell it, as codex
+    /// Its process id on the server's machine; `None` if the server did not report it, as codex
     /// app-server does not. As with [`std::process::Child::id`], another process may have it once this
     /// one has ended.
     ///
@@ -267,7 +267,20 @@ impl Control {
         self.connection.call::<method::ResizePty>(params).map(drop)
     }
 
-    /// What the machine shows of it now: its processes, its terminal, and whether it waits for input.
+    /// What the system shows of it now: its processes, its terminal, and whether it waits for input.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command, Condition};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(Command::new("cat").tty(24, 80))?;
+    /// process.wait_until([Condition::Input], None)?;
+    /// let inspection = process.control().inspect()?;
+    /// assert_eq!(inspection.waits_for_input, Some(true));
+    /// assert_eq!(inspection.processes.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -328,12 +341,12 @@ impl Control {
         }
     }
 
-    /// Waits until one of these conditions holds, about what comes from now on: bytes in its output,
-    /// silence, the end of its output, its exit. Its output can be read before, meanwhile and after, by
-    /// any thread, and what holds a match has arrived when this returns.
+    /// Waits until one of these conditions holds, from now on: bytes in its output, silence, the end of its
+    /// output, its exit. Its output can be read before, during and after the wait, by any thread, and the
+    /// output that holds a match has arrived when this returns.
     ///
-    /// If the process ends first, or had ended before, or `timeout` is over, [`WaitReply::index`] is `None`,
-    /// but for [`Condition::Exit`], which holds then. Any number of threads may wait, up to 64 at a time.
+    /// If the process exits first, or had exited before, or `timeout` is over, [`WaitReply::index`] is `None`,
+    /// except that [`Condition::Exit`] holds after an exit. Any number of threads may wait, up to 64 at a time.
     ///
     /// ```
     /// # use procwire::client::{Client, Command, Condition};
@@ -392,8 +405,22 @@ impl Control {
         self.wait_until(until, None).map(place)
     }
 
-    /// As [`expect`](Self::expect), of what comes once the wait has begun, and then calls `provoke`: for
-    /// a write that is answered at once.
+    /// As [`expect`](Self::expect), but of output after the wait has begun, which is before `provoke` is
+    /// called: for a write that is answered at once.
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// use std::io::Write;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let mut process = client.spawn(Command::new("cat"))?;
+    /// let mut stdin = process.stdin.take().expect("not taken yet");
+    /// let found = process.control().expect_after(&["error", "pong"], || stdin.write_all(b"pong\n"))?;
+    /// assert_eq!(found, Some(1));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -408,7 +435,7 @@ impl Control {
         self.finish_wait(call, None).map(place)
     }
 
-    /// What a wait has led to; `exit` is the place of the condition that it exits.
+    /// The result of a wait; `exit` is the place of the condition that it exits.
     fn finish_wait(&self, call: Call<method::Wait>, exit: Option<usize>) -> Result<WaitReply, Error> {
         match call.wait(&self.connection) {
             // Its handle was free by then, and its end is on its way.

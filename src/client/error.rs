@@ -1,9 +1,10 @@
-//! What a call of the client can fail with, and how text of the other side is quoted.
+//! What a call of the client can fail with, how text of the other side is quoted, and what is text.
 //!
 //! **Thread:** whichever calls.
 //! **Owns:** nothing.
 //! **Never:** shows a control character that a server sent, or more than 200 characters of its text.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 
@@ -182,6 +183,19 @@ fn changes_more_than_itself(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// What of a command is text on the wire, and can be given to a program.
+pub(super) fn text(what: impl fmt::Display, value: &OsStr) -> Result<String, Error> {
+    let wrong = match value.to_str() {
+        Some(text) if !text.contains('\0') => return Ok(text.to_owned()),
+        Some(_) => "has a NUL in it",
+        None => "is not UTF-8",
+    };
+    Err(Error::Invalid(format!(
+        "{what} {wrong}: {}",
+        quoted(value.as_encoded_bytes())
+    )))
 }
 
 #[cfg(test)]

@@ -1,18 +1,20 @@
 //! The server, as far as its end is ours to wait for.
 //!
 //! **Thread:** `client-read` waits for its end when its output has ended; the thread that starts or
-//! closes a client ends one that does not answer or does not end.
+//! closes a client kills one that does not answer or does not exit.
 //! **Owns:** the thread in this program, or the child that was launched.
 //! **Never:** waits longer than [`SERVER_END_WAIT`] for a child that has not been killed.
 
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::connection::SERVER_END_WAIT;
 use super::error::excerpt;
 use crate::sys::{self, Thread, lock};
+
+/// How long a server that reads no more requests, or whose output has ended, may take to end.
+pub(super) const SERVER_END_WAIT: Duration = Duration::from_secs(5);
 
 pub(super) struct Server {
     kind: Mutex<Option<Kind>>,

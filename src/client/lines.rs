@@ -17,7 +17,7 @@ use crate::sys::{self, PollFd, lock};
 const KEPT_BUFFER_BYTES: usize = 1024 * 1024;
 /// What a pipe takes without waiting if it takes anything: POSIX's smallest `PIPE_BUF` is 512, Linux's 4096.
 const PIPE_ROOM_BYTES: usize = 4096;
-/// What may be posted and not written, beside what drops post: that is bounded by the processes.
+/// What may be posted and not written, besides what drops post: that is bounded by the processes.
 const MAX_POSTED_BYTES: usize = 1024 * 1024;
 
 /// The way of requests to a server that reads lines.
@@ -63,7 +63,7 @@ impl Lines {
         }
     }
 
-    /// Writes a line behind those that were posted. Waits while the server does not read.
+    /// Writes a line after those that were posted. Waits while the server does not read.
     pub(super) fn write(
         &self,
         max_bytes: usize,
@@ -109,7 +109,7 @@ impl Lines {
         lock(&self.posted).lines.len() < MAX_POSTED_BYTES
     }
 
-    /// Ends the server's input behind what was posted. Waits while the server does not read.
+    /// Ends the server's input after what was posted. Waits while the server does not read.
     pub(super) fn end(&self) {
         let mut writer = lock(&self.writer);
         self.write_posted(&mut writer);

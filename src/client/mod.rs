@@ -33,15 +33,14 @@
 //!
 //! # Output that is not read
 //!
-//! All processes share one connection, on which one of them cannot be paused: what is there is read,
-//! or nothing is. So everything is read at once, and each process's output waits for its reader in
-//! memory. A process whose output is not read delays nothing, its own exit included, and holds at most
-//! its limit, [`Command::unread_limit`] (64 MiB; for all together, [`Builder::unread_limit`]): what it
-//! prints beyond that is lost, and reading fails after the last byte that is kept, once, so that the
-//! loss cannot be overlooked. What was read before is an unbroken beginning of the stream, as with an
-//! output cap. Output whose reading end was dropped is not kept at all.
+//! All processes share one connection, on which one of them cannot be paused. So everything is read
+//! at once, and each process's output waits for its reader in memory. A process whose output is not read delays nothing, its own exit included, and holds at most
+//! its limit, [`Command::unread_limit`] (64 MiB; for all together, [`Builder::unread_limit`]): output
+//! beyond that is lost, and reading fails once, after the last byte that is kept, so that the loss is
+//! noticed. The bytes read before are an unbroken beginning of the stream, as with an output cap.
+//! Output whose reading end was dropped is not kept at all.
 //!
-//! A client with one process can have the other bargain, [`Command::wait_when_unread`]: at the limit
+//! A client with one process can choose the opposite, [`Command::wait_when_unread`]: at the limit
 //! nothing more is read from the server, which then holds back the process. Nothing is lost, and
 //! everything else on the connection waits, answers and exits included.
 //!
@@ -50,9 +49,9 @@
 //! A message of a server is 32 MiB at most, and a longer one ends the connection. Output, exits and
 //! answers that were not asked for are dropped. Errors show at most 200 characters of what a server
 //! sent, and no control characters. Its first answer ([`Builder::handshake_timeout`]) and its end
-//! ([`Client::close`]) are waited for no longer than a time; any other answer is, so a server that stops
-//! answering has to be ended ([`Client::server_pid`]). What has no answer to wait for never waits for the
-//! server, also if that does not read: dropping anything, [`Process::wait_timeout`] and
+//! ([`Client::close`]) are waited for with a timeout; any other answer is waited for without one, so a
+//! server that stops answering has to be killed ([`Client::server_pid`]). Calls without an answer never
+//! wait for the server, even if it does not read: dropping anything, [`Process::wait_timeout`] and
 //! [`Process::post_signal`]. A server in this program is trusted.
 
 // **Thread:** whichever calls; `client-read`, one a client, takes what the server sends to where it
@@ -91,8 +90,8 @@ pub use error::Error;
 pub use process::Process;
 pub use status::{ExitStatus, Output};
 pub use stdio::Stdio;
-pub use streams::{Event, Events, Stderr, Stdin, Stdout};
-pub use unread::OutputLost;
+pub use streams::{Events, Stderr, Stdin, Stdout};
+pub use unread::{Event, OutputLost};
 
 pub use crate::wire::protocol::{Condition, OutputKeep as Keep, WaitReply};
 
@@ -222,8 +221,7 @@ impl Client {
         Builder::default()
     }
 
-    /// The process id of the command that was [launched](Self::launch), for ending one that does not
-    /// answer. As with [`std::process::Child::id`], another process may have it once that has ended.
+    /// The process id of the command that was [launched](Self::launch), to kill one that does not answer. As with [`std::process::Child::id`], another process may have it once that has ended.
     ///
     /// ```
     /// # use procwire::client::Client;
@@ -271,7 +269,7 @@ impl Client {
         self.start(command, shared, |_| ())
     }
 
-    /// Runs a program to its end without input, drops all it prints, and says how it ended. std's
+    /// Runs a program to its end without input, drops its output, and returns how it exited. std's
     /// [`status`](std::process::Command::status) passes its own streams on; a server's streams are not
     /// those of this program.
     ///
@@ -299,7 +297,7 @@ impl Client {
         process.wait()
     }
 
-    /// Runs a program to its end with no input, and gives how it ended and all it printed, as
+    /// Runs a program to its end without input, and returns how it exited and its output, as
     /// [`std::process::Command::output`] does.
     ///
     /// ```
@@ -323,8 +321,8 @@ impl Client {
         process.wait_with_output()
     }
 
-    /// Runs a program to its end with this input, and gives how it ended and all it printed. Writes
-    /// while it reads, so neither side has to fit anywhere. A program that does not read all of its
+    /// Runs a program to its end with this input, and returns how it exited and its output. Writes while it
+    /// reads, so neither has to fit into a pipe. A program that does not read all of its
     /// input is not an error.
     ///
     /// ```
@@ -348,7 +346,7 @@ impl Client {
     ) -> Result<Output, Error> {
         let command = command.borrow();
         if !command.takes_input() {
-            let error = "a command with a stdin of its own takes no input".to_owned();
+            let error = "the command already has a stdin, and takes no input".to_owned();
             return Err(Error::Invalid(error));
         }
         let mut process = self.start(command, Shared::without_limit(), |params| {
@@ -442,14 +440,14 @@ impl Client {
             .map(|list| list.processes)
     }
 
-    /// What the server enforces where it runs, for a program that shall not run without one of these. What a
-    /// server does not tell, as codex app-server does not, is not guaranteed.
+    /// What the server enforces where it runs, for a program that must not run without one of these. What a
+    /// server does not report, as codex app-server does not, is not guaranteed.
     ///
     /// ```
     /// # use procwire::client::Client;
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let client = Client::in_process(procwire::Config::default())?;
-    /// // This program cannot end anything once it has been killed itself.
+    /// // This program cannot kill anything once it has been killed itself.
     /// assert!(!client.guarantees().survives_server_kill);
     /// # Ok(())
     /// # }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::Error;
 use super::control::Control;
 use super::status::{ExitStatus, Output};
-use super::streams::{Event, Events, Stderr, Stdin, Stdout};
+use super::streams::{Events, Stderr, Stdin, Stdout};
+use super::unread::Event;
 use super::unread::Gap;
 use crate::wire::protocol::{Condition, Inspection, SignalName, Stream, WaitReply};
 
@@ -36,16 +37,15 @@ use crate::wire::protocol::{Condition, Inspection, SignalName, Stream, WaitReply
 /// ```
 #[derive(Debug)]
 pub struct Process {
-    /// Its input. `None` if the command has it elsewhere, or it was taken.
+    /// Its input. `None` if the command redirects it, or it was taken.
     pub stdin: Option<Stdin>,
-    /// Its output, and on a terminal everything it prints. `None` if the command sends it
-    /// elsewhere, or it was taken.
+    /// Its output, and on a terminal everything it prints. `None` if the command redirects it, or it was
+    /// taken.
     ///
-    /// Dropping it closes it, which a program that prints on is told by SIGPIPE. Output that is not wanted
-    /// and must not end its program is not even sent with
-    /// [`output_cap(0)`](super::Command::output_cap).
+    /// Dropping it closes it, so that a program that prints on gets SIGPIPE. To discard output without
+    /// killing its program, use [`output_cap(0)`](super::Command::output_cap), with which it is not sent.
     pub stdout: Option<Stdout>,
-    /// Its error output; on a terminal there is never any. `None` as with `stdout`.
+    /// Its error output; always empty on a terminal. `None` as with `stdout`.
     pub stderr: Option<Stderr>,
     control: Control,
     kill_on_drop: bool,
@@ -69,7 +69,7 @@ impl Process {
         }
     }
 
-    /// Something to wait for, kill, signal and resize it with from other threads.
+    /// A handle that waits for, kills, signals and resizes it from other threads.
     ///
     /// ```
     /// # use procwire::client::{Client, Command};
@@ -114,14 +114,14 @@ impl Process {
 
     /// Closes its stdin and waits for its end. Its output can be read before and after, and need not be
     /// read, except with [`Command::wait_when_unread`](super::Command::wait_when_unread). A program that
-    /// prints without end has no end, unless its output was dropped.
+    /// prints without end does not exit, unless its output was dropped.
     ///
     /// ```
     /// # use procwire::client::{Client, Command};
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let client = Client::in_process(procwire::Config::default())?;
     /// let mut yes = client.spawn(Command::new("yes"))?;
-    /// drop(yes.stdout.take()); // it is told at its next write
+    /// drop(yes.stdout.take()); // its next write fails
     /// assert_eq!(yes.wait()?.signal(), Some("SIGPIPE"));
     /// # Ok(())
     /// # }
@@ -182,8 +182,8 @@ impl Process {
     }
 
     /// Closes its stdin, reads all that is left of its output, and waits for its end. The output is
-    /// kept whole, whatever [`Command::unread_limit`](super::Command::unread_limit) says; what bounds
-    /// it is [`Command::output_cap`](super::Command::output_cap).
+    /// kept whole, regardless of [`Command::unread_limit`](super::Command::unread_limit); only
+    /// [`Command::output_cap`](super::Command::output_cap) bounds it.
     ///
     /// ```
     /// # use procwire::client::{Client, Command};
@@ -238,6 +238,18 @@ impl Process {
 
     /// As [`Control::wait_until`].
     ///
+    /// ```
+    /// # use procwire::client::{Client, Command, Condition};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(&Command::new("cat"))?;
+    /// let reply = process.wait_until([Condition::Input, Condition::Exit], Duration::from_secs(10))?;
+    /// assert_eq!(reply.index, Some(0), "it waits for input");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As there.
@@ -250,6 +262,16 @@ impl Process {
     }
 
     /// As [`Control::expect`].
+    ///
+    /// ```
+    /// # use procwire::client::{Client, Command};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::in_process(procwire::Config::default())?;
+    /// let process = client.spawn(&Command::shell("echo listening on port 80; exec sleep 1000"))?;
+    /// assert_eq!(process.expect(&["port"])?, Some(0));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -265,7 +287,7 @@ impl Process {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let client = Client::in_process(procwire::Config::default())?;
     /// let process = client.spawn(Command::shell("echo $$"))?;
-    /// let id = process.id().expect("this server tells it");
+    /// let id = process.id().expect("this server reports it");
     /// assert_eq!(process.wait_with_output()?.stdout, format!("{id}\n").into_bytes());
     /// # Ok(())
     /// # }
@@ -437,7 +459,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It is killed, or it goes on; neither is told by its streams.
+        // It is killed, or it goes on; neither shows in its streams.
         if let Some(stdout) = &mut self.stdout {
             stdout.leave_open();
         }

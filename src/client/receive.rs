@@ -66,7 +66,10 @@ fn from_frames(mut frames: Frames<Box<dyn Read + Send>>, pending: &Pending) -> R
             Ok(Frame::Message(text)) => text,
             Ok(Frame::Headers) => continue,
             Ok(Frame::Invalid(error)) => {
-                return Err(format!("sent what cannot be read: {}", excerpt(&error.message)));
+                return Err(format!(
+                    "sent a message that cannot be read: {}",
+                    excerpt(&error.message)
+                ));
             }
             Ok(Frame::End) => return Ok(()),
             Err(e) => return Err(format!("cannot be read from: {e}")),
@@ -83,7 +86,7 @@ fn from_frames(mut frames: Frames<Box<dyn Read + Send>>, pending: &Pending) -> R
             Ok(FromServer::Notification) => {}
             Ok(FromServer::Request(method)) => match &*method {
                 "initialize" => {
-                    return Err("is not a server: it sends back what it is sent".to_owned());
+                    return Err("is not a server: it echoes its input".to_owned());
                 }
                 _ => log::debug!("ignored a request of the server: {}", excerpt(&method)),
             },
@@ -194,7 +197,7 @@ impl Pending {
         }
     }
 
-    /// Nothing more will come: all that wait are told.
+    /// Nothing more will come: all waits end.
     fn end(&self, reason: Option<String>) {
         let mut table = lock(&self.0);
         table.ended = true;

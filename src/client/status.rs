@@ -72,7 +72,7 @@ impl ExitStatus {
         (self.0.signal.is_none() && !self.0.timed_out).then_some(self.0.exit_code)
     }
 
-    /// The name of the signal that ended it, such as `"SIGKILL"`, if one did. (In std it is the number.)
+    /// The name of the signal that killed it, such as `"SIGKILL"`, if one did. (In std it is the number.)
     /// A server that does not name signals, such as codex app-server, gives an exit code of 128 and
     /// the number instead.
     ///

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use super::command::text;
+use super::error::text;
 use crate::wire::protocol::Redirect;
 
 /// Where a stream of a process comes from or goes to, with the shape of [`std::process::Stdio`]. Files are
@@ -40,12 +40,24 @@ enum Kind {
 
 impl Stdio {
     /// A pipe, whose other end is in [`Process`](super::Process). The default.
+    ///
+    /// ```
+    /// # use procwire::client::{Command, Stdio};
+    /// let mut command = Command::new("cat");
+    /// command.stdout(Stdio::null()).stdout(Stdio::pipe()); // as it was
+    /// ```
     #[must_use]
     pub fn pipe() -> Stdio {
         Stdio(Kind::Pipe)
     }
 
-    /// `/dev/null`.
+    /// `/dev/null`: an input without bytes, or an output that is discarded.
+    ///
+    /// ```
+    /// # use procwire::client::{Command, Stdio};
+    /// let mut command = Command::new("make");
+    /// command.stdin(Stdio::null()).stdout(Stdio::null());
+    /// ```
     #[must_use]
     pub fn null() -> Stdio {
         Stdio(Kind::Null)
@@ -60,7 +72,7 @@ impl Stdio {
         Stdio(Kind::File { path, append })
     }
 
-    /// The file at this path, behind whose end output goes. It is made where there is none.
+    /// The file at this path, after whose end output goes. It is made where there is none.
     #[must_use]
     pub fn append(path: impl AsRef<Path>) -> Stdio {
         let path = path.as_ref().to_owned();

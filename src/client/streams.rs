@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::Error;
 use super::control::Control;
-use super::unread::{OutputLost, Shared};
+use super::unread::{Event, OutputLost, Shared};
 use crate::wire::methods::method;
 use crate::wire::protocol::{Stream, WriteStdinParams, code};
 
@@ -165,16 +165,6 @@ impl Read for Stderr {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.read(buffer)
     }
-}
-
-/// Output of one of the two streams.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// The next bytes of stdout; never empty.
-    Stdout(Vec<u8>),
-    /// The next bytes of stderr; never empty.
-    Stderr(Vec<u8>),
 }
 
 /// What a process prints on both streams, in order: see [`Process::events`](super::Process::events).

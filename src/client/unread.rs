@@ -13,13 +13,12 @@ use std::time::Instant;
 
 use super::Error;
 use super::status::ExitStatus;
-use super::streams::Event;
 use crate::sys::{self, lock};
 use crate::wire::protocol::{Exited, OutputDelta, Stream};
 
 /// Deltas that follow each other are kept as one chunk up to this.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// What a chunk costs beside its bytes, so that many tiny ones are bounded too.
+/// What a chunk costs besides its bytes, so that many tiny ones are bounded too.
 const CHUNK_COST_BYTES: usize = 64;
 /// What every process may keep, however much the others keep.
 const FREE_BYTES: usize = 1024 * 1024;
@@ -73,7 +72,7 @@ struct Unread {
     closed: bool,
     /// The server has said that it has ended, and its process lives on.
     ended: bool,
-    /// The position behind what has come.
+    /// The position after what has come.
     position: u64,
     /// What the server has dropped in the middle.
     gap: Option<Gap>,
@@ -87,7 +86,7 @@ struct Unread {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Gap {
     pub(super) omitted_bytes: u64,
-    /// Bytes that came behind it.
+    /// Bytes that came after it.
     pub(super) tail_bytes: usize,
 }
 
@@ -390,6 +389,16 @@ impl Drop for State {
     fn drop(&mut self) {
         self.leave_total();
     }
+}
+
+/// Output of one of the two streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The next bytes of stdout; never empty.
+    Stdout(Vec<u8>),
+    /// The next bytes of stderr; never empty.
+    Stderr(Vec<u8>),
 }
 
 /// Inside the [`io::Error`] of a read: output beyond

@@ -135,8 +135,8 @@ impl Outbox {
         let _ = self.output.send(None);
     }
 
-    /// Answers a request behind all earlier output, an exit included.
-    pub(crate) fn answer_behind_output(&self, ticket: Ticket, outcome: Result<Reply, RpcError>) {
+    /// Answers a request after all earlier output, an exit included.
+    pub(crate) fn answer_after_output(&self, ticket: Ticket, outcome: Result<Reply, RpcError>) {
         let answer = self.response(ticket, outcome);
         let _ = self.output.send(Some(answer));
     }
@@ -151,7 +151,7 @@ impl Outbox {
         }
     }
 
-    /// Sends a delta behind all earlier output. The permit says that there was credit for it.
+    /// Sends a delta after all earlier output. The permit says that there was credit for it.
     pub(crate) fn delta(&self, delta: OutputDelta, permit: Option<OutputPermit>) {
         if self.shared.no_deltas.load(Relaxed) {
             return;
@@ -162,7 +162,7 @@ impl Outbox {
         }));
     }
 
-    /// Sends the last word on a process behind all its output.
+    /// Sends the last word on a process after all its output.
     pub(crate) fn exited(&self, exited: Box<Exited>, mut permit: Permit) {
         if self.shared.no_exits.load(Relaxed) {
             return;

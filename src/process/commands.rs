@@ -46,8 +46,8 @@ impl Process {
                 }
                 Action::CloseOutput(stream) => {
                     let outcome = self.close_output(stream);
-                    // No delta of the stream comes behind it.
-                    self.sink.outbox.answer_behind_output(ticket, outcome);
+                    // No delta of the stream comes after it.
+                    self.sink.outbox.answer_after_output(ticket, outcome);
                     continue;
                 }
                 Action::Resize(size) => self.resize(size),

@@ -1,4 +1,4 @@
-//! The end of a process: it is reaped, and what is told of it.
+//! The end of a process: it is reaped, and its exit is reported.
 //!
 //! **Thread:** the process thread.
 //! **Owns:** the last look at the child.

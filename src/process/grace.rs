@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::process::tree::{self, HeldProcess, SnapshotCache};
 use crate::sys::{self, Pid};
 
-/// How often it is looked whether anything is left, where nothing tells the end of what was found.
+/// How often it is looked whether anything is left, where nothing reports the end of what was found.
 const RETRY_WAIT: Duration = Duration::from_millis(50);
 
 /// A grace that has begun.
@@ -49,7 +49,7 @@ impl Grace {
         [self.until, self.retry_at].into_iter().flatten().min()
     }
 
-    /// What tells that another of those that are left has ended.
+    /// What reports that another of those that are left has ended.
     pub(crate) fn awaited(&self) -> Option<RawFd> {
         let pidfd = self.held.first()?.pidfd()?;
         Some(pidfd.as_raw_fd())

@@ -130,7 +130,7 @@ impl Member {
 
     fn command(&self) -> Option<Vec<String>> {
         let facts = self.facts.as_ref()?;
-        // One byte more tells whether that is all.
+        // One byte more shows whether that is all.
         let mut bytes = shown::arguments(self.stat.entry, MAX_COMMAND_BYTES + 1);
         let cut = bytes.len() as u64 > MAX_COMMAND_BYTES;
         bytes.truncate(MAX_COMMAND_BYTES as usize);
@@ -257,7 +257,7 @@ impl Shared {
     }
 }
 
-/// Tells the end of a look, however it comes about.
+/// Reports the end of a look, however it ends.
 struct TellEnd(Arc<Shared>, Arc<EventFd>);
 
 impl Drop for TellEnd {
@@ -396,7 +396,7 @@ impl Inspections {
 }
 
 impl Process {
-    /// Takes a request to inspect it. What comes behind it does not wait for the answer.
+    /// Takes a request to inspect it. What comes after it does not wait for the answer.
     pub(super) fn inspect(&mut self, ticket: Ticket) {
         self.inspections.waiting.push(ticket);
         self.tend_inspections(Instant::now());

@@ -13,7 +13,7 @@
 //! | running | time is up | the tree is killed, the exit will be 124; with a grace, SIGTERM comes first |
 //! | graced | nothing of the tree is left, or the grace has passed | what is left is killed; it is drained |
 //! | running | the pidfd is readable | draining begins: 2 s at most for what keeps an output open |
-//! | draining | outputs ended, or time is up and what was owed is delivered | the group is killed, the child reaped, its end told |
+//! | draining | outputs ended, or time is up and what was owed is delivered | the group is killed, the child reaped, its exit reported |
 //! | drained | a tracer holds the zombie | it is asked for at growing intervals, and commands are answered |
 //! | any | the connection ends | the tree is killed, and draining no longer waits for the client |
 
@@ -118,8 +118,8 @@ pub(crate) struct Stats {
     pub(crate) handover: Handover,
 }
 
-/// Whether the dispatcher has handed over what came behind the spawn while the process was being started.
-/// Output is not read before: a wait that was sent right behind the spawn is about all of it.
+/// Whether the dispatcher has handed over what came after the spawn while the process was being started.
+/// Output is not read before: a wait that was sent right after the spawn is about all of it.
 #[derive(Default)]
 pub(crate) struct Handover(AtomicUsize);
 
@@ -218,7 +218,7 @@ pub(crate) fn run(ticket: Ticket, request: SpawnRequest) {
     let reply = Ok(Reply::Spawn(SpawnReply { pid }));
     if request.reused {
         // Otherwise a client takes the last process's output and exit for this one's.
-        request.outbox.answer_behind_output(ticket, reply);
+        request.outbox.answer_after_output(ticket, reply);
     } else {
         request.outbox.answer(ticket, reply);
     }
@@ -240,7 +240,7 @@ struct Process {
     pidfd: Option<std::os::fd::OwnedFd>,
     terminal: Option<Terminal>,
     outputs: [Option<Output>; 2],
-    /// The end of a stream is told, also of one that is not read.
+    /// The end of a stream is reported, also of one that is not read.
     tells_tails: bool,
     stdin: Stdin,
     inspections: Inspections,
@@ -273,7 +273,7 @@ struct Process {
     drain_timed_out: bool,
     /// When the connection began to end.
     ending: Option<Instant>,
-    /// When writes that wait are answered though the process has not ended: nothing ends one that we may
+    /// When writes that wait are answered though the process has not ended: nothing kills one that we may
     /// not signal, or that a tracer or the kernel holds.
     answer_writes_at: Option<Instant>,
     /// What was killed outside of the group.
@@ -392,7 +392,7 @@ impl Process {
             let deadline = self.next_deadline(now);
             let timeout = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             if let Err(e) = sys::poll(&mut interests, timeout) {
-                // Cannot happen with descriptors of our own; without poll there is no way on.
+                // Cannot happen with our own descriptors; without poll the thread cannot go on.
                 log::error!("poll failed, killing process {}: {e}", self.pid);
                 self.kill_unasked();
                 return;

@@ -23,7 +23,7 @@ use crate::wire::protocol::{Collected, CollectedTail, OutputDelta, Stream};
 /// How often a terminal that no process has open is looked at, while its process lives and may open it
 /// again. The kernel reports the hang-up without end and the reopening not at all.
 pub(crate) const RETRY_WAIT: Duration = Duration::from_millis(50);
-/// How long a process may live on behind the end of a stream before that is told: the end of most comes
+/// How long a process may live on after the end of a stream before that is reported: the end of most comes
 /// with that of their process, which says it all.
 const EOF_WAIT: Duration = Duration::from_millis(20);
 /// For how long that is put off while the process is exiting, on a machine that has no time for it.
@@ -59,7 +59,7 @@ pub(crate) struct Output {
     state: State,
     /// Reads in a row that filled a whole chunk.
     full_reads: u8,
-    /// When its end is to be told, if its process lives on until then.
+    /// When its end is to be reported, if its process lives on until then.
     eof_at: Option<Instant>,
     /// Until when that may be put off.
     eof_until: Option<Instant>,
@@ -146,7 +146,7 @@ impl Output {
     fn needs_credit(&self) -> bool {
         self.streamed
             && match self.keep {
-                // As long as the byte that tells of the cap has not come.
+                // As long as the byte that reports the cap has not come.
                 Keep { tail: 0, .. } => !self.collected.cap_reached,
                 Keep { head, .. } => head.is_none_or(|head| self.total().load(Relaxed) < head),
             }
@@ -245,7 +245,7 @@ impl Output {
         self.state = State::Ended;
     }
 
-    /// When its end is to be told, if its process lives on until then.
+    /// When its end is to be reported, if its process lives on until then.
     pub(crate) fn eof_at(&self) -> Option<Instant> {
         self.eof_at
     }

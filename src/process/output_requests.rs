@@ -1,4 +1,4 @@
-//! What is asked about the output of a process: that it be closed, and to be told what comes.
+//! What is asked about the output of a process: closing it, and waits.
 //!
 //! **Thread:** the process thread.
 //! **Owns:** nothing.
@@ -92,7 +92,7 @@ impl Process {
         }
     }
 
-    /// There is output: reads none before all that came behind the spawn was taken.
+    /// There is output: reads none before all that came after the spawn was taken.
     pub(super) fn hold_back_or_not(&mut self) {
         if !self.handed_over {
             self.handed_over = self.stats.handover.is_done();

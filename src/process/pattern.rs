@@ -41,7 +41,7 @@ impl Pattern {
         }
     }
 
-    /// Looks at the next bytes of a stream; the place in them behind the first match. After a match it is
+    /// Looks at the next bytes of a stream; the place in them after the first match. After a match it is
     /// not asked again.
     pub(crate) fn find(&mut self, stream: usize, bytes: &[u8]) -> Option<usize> {
         let pattern = self.finder.needle();

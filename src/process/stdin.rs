@@ -2,7 +2,7 @@
 //!
 //! **Thread:** the process thread.
 //! **Owns:** our end of the child's stdin, and what the child has not taken yet.
-//! **Never:** waits. What the child does not take now stays queued, and `poll` tells when it will.
+//! **Never:** waits. What the child does not take now stays queued, and `poll` reports when it will.
 
 use std::collections::VecDeque;
 use std::io;

@@ -5,7 +5,7 @@
 //! **Never:** signals by a bare pid what is not a child or group of the server; any other process is
 //! verified and signalled through a pidfd, or by its pid and start time where pidfds are refused.
 //!
-//! A process group is ended by one call. What has left it, with `setsid` or as a shell's job, is
+//! A process group is killed by one call. What has left it, with `setsid` or as a shell's job, is
 //! found by its session or by its parents, and for that no process may die before the snapshot is taken:
 //! the children of the dead get another parent. So the tree is frozen first, looked at until
 //! nothing new turns up, and killed last.
@@ -30,16 +30,16 @@ use crate::sys::{self, Pid, ProcStat, Snapshot};
 const MAX_FREEZE_ROUNDS: usize = 32;
 /// How long the death of what was killed is waited for. The kernel needs microseconds.
 pub(crate) const KILL_WAIT: Duration = Duration::from_secs(1);
-/// How often a death is looked for where nothing tells it.
+/// How often a death is looked for where nothing reports it.
 const RETRY_WAIT: Duration = Duration::from_millis(1);
 /// The stack of the thread that does what there are no descriptors for.
 const TREE_STACK_BYTES: usize = 128 * 1024;
 
-/// Takes snapshots, one for all who ask at the same time.
+/// Takes snapshots, one for all threads that ask at the same time.
 #[derive(Default)]
 pub(crate) struct SnapshotCache {
     state: Mutex<CacheState>,
-    /// Wakes all who wait at once. One after the other, as a lock lets them in, a thousand would take
+    /// Wakes all threads that wait at once. One after the other, as a lock lets them in, a thousand would take
     /// seconds on a busy machine.
     taken: Condvar,
     /// Set once everything below this process is killed at once, which finds all that a kill of one tree
@@ -110,7 +110,7 @@ fn on_own_table<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Res
         work()
     });
     done.and_then(|done| done.map_err(|_| io::Error::other("its thread has panicked"))?)
-        .inspect_err(|e| log::warn!("what has left its process group is not found: {e}"))
+        .inspect_err(|e| log::warn!("processes that left their group cannot be found: {e}"))
 }
 
 /// A process that is held by a pidfd, so that a signal never hits a recycled pid. Where the system has
@@ -284,7 +284,7 @@ fn freeze(
 }
 
 /// Sends SIGKILL to all of `held`, and keeps those that got it. The death of another user's process is
-/// not waited for: it has not been brought about.
+/// not waited for: it was not signalled.
 pub(crate) fn kill_all(held: &mut Vec<HeldProcess>) {
     held.retain(|process| process.signal(libc::SIGKILL).is_ok());
 }

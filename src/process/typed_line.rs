@@ -2,7 +2,7 @@
 //!
 //! **Thread:** the process thread whose terminal it is.
 //! **Owns:** a copy of that line, kept as the kernel's line discipline (`n_tty.c`) keeps it.
-//! **Never:** asks the kernel for the line: no call tells it. `FIONREAD` counts finished lines only, and
+//! **Never:** asks the kernel for the line: no call returns it. `FIONREAD` counts finished lines only, and
 //! what a first end-of-file hands over may be read before it can be counted.
 //!
 //! End-of-file is a character. Behind an unfinished line it hands that line over, and only the next one

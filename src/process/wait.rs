@@ -1,10 +1,10 @@
-//! The waits of one process: what clients want to be told of it, once.
+//! The waits of one process: what clients wait for, each answered once.
 //!
 //! **Thread:** the process thread; the dispatcher counts a wait before it hands it over.
 //! **Owns:** the conditions that are waited for, and how much of each pattern the streams have begun with.
 //! **Never:** keeps output, and never looks at it while there is no wait.
 //!
-//! A wait is answered behind output, in the lane of the deltas: then it comes behind the delta that holds
+//! A wait is answered after output, in the lane of the deltas: then it comes after the delta that holds
 //! its match, and before `process/exited`.
 
 use std::sync::Arc;
@@ -123,7 +123,7 @@ enum Awaited {
 struct Found {
     index: usize,
     stream: Stream,
-    /// The position in the stream behind it.
+    /// The position in the stream after it.
     offset: u64,
 }
 
@@ -369,7 +369,7 @@ impl Waiting {
     fn answer(self, outbox: &Outbox, outcome: Result<Reply, RpcError>) {
         // A client that has read the answer may send another.
         drop(self.counted);
-        outbox.answer_behind_output(self.ticket, outcome);
+        outbox.answer_after_output(self.ticket, outcome);
     }
 }
 

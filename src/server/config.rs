@@ -1,4 +1,4 @@
-//! What a server is told before it serves, and what it says when it has served.
+//! The configuration of a server, and why a connection ended.
 //!
 //! **Thread:** the caller's; plain data.
 //! **Owns:** the defaults that the protocol names; those in bytes are in `outbox/costs.rs`.
@@ -30,6 +30,11 @@ pub struct Config {
 impl Config {
     /// The longest line a client may send, in bytes (16 MiB). A longer one is refused and skipped.
     /// Connections in memory have no lines.
+    ///
+    /// ```
+    /// # use procwire::Config;
+    /// let config = Config::default().max_message_bytes(1024 * 1024);
+    /// ```
     #[must_use]
     pub fn max_message_bytes(mut self, bytes: usize) -> Config {
         self.max_message_bytes = bytes;
@@ -37,20 +42,38 @@ impl Config {
     }
 
     /// `timeoutMs` where a spawn leaves it out, in whole milliseconds (10 s); `None`: no timeout.
+    ///
+    /// ```
+    /// # use procwire::Config;
+    /// # use std::time::Duration;
+    /// let config = Config::default().default_timeout(Duration::from_secs(60));
+    /// let config = config.default_timeout(None);
+    /// ```
     #[must_use]
     pub fn default_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Config {
         self.default_timeout = timeout.into();
         self
     }
 
-    /// `outputBytesCap` where a spawn leaves it out (1 MiB); `None`: no cap.
+    /// `outputBytesCap` where a spawn leaves it out, in bytes of each stream (1 MiB); `None`: no cap.
+    ///
+    /// ```
+    /// # use procwire::Config;
+    /// let config = Config::default().default_output_cap(64 * 1024);
+    /// let config = config.default_output_cap(None);
+    /// ```
     #[must_use]
     pub fn default_output_cap(mut self, bytes: impl Into<Option<u64>>) -> Config {
         self.default_output_cap = bytes.into();
         self
     }
 
-    /// Pending stdin of a process above which a write is refused (8 MiB).
+    /// Bytes of pending stdin of a process above which a write is refused (8 MiB).
+    ///
+    /// ```
+    /// # use procwire::Config;
+    /// let config = Config::default().max_pending_stdin_bytes(1024 * 1024);
+    /// ```
     #[must_use]
     pub fn max_pending_stdin_bytes(mut self, bytes: u64) -> Config {
         self.max_pending_stdin_bytes = bytes;
@@ -59,6 +82,11 @@ impl Config {
 
     /// Whether the end of input means "no more requests": the server then waits until every process has
     /// exited (no).
+    ///
+    /// ```
+    /// # use procwire::Config;
+    /// let config = Config::default().drain(true);
+    /// ```
     #[must_use]
     pub fn drain(mut self, drain: bool) -> Config {
         self.drain = drain;
@@ -98,10 +126,10 @@ pub(crate) struct Host {
     /// and has to spare it. The pid may be recycled later; what tells the two apart is the start time in
     /// `/proc`.
     pub(crate) on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
-    /// What the server tells in `guarantees.killsDaemonsAtEnd`: this process ends what is left of its
+    /// What the server reports in `guarantees.killsDaemonsAtEnd`: this process kills what is left of its
     /// descendants when [`serve`](crate::serve) has returned.
     pub(crate) kills_daemons_at_end: bool,
-    /// What the server tells in `guarantees.survivesServerKill`: another process ends everything if this
+    /// What the server reports in `guarantees.survivesServerKill`: another process kills everything if this
     /// one is killed.
     pub(crate) survives_server_kill: bool,
     /// Set once everything below this process is being killed: processes that have not ended leave it to

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::outbox::costs::INBOX_MESSAGES;
 use crate::outbox::{NoMessage, Notice, Outbox, OutboxReceiver, outbox};
-use crate::server::transport::{Inbound, Stdio};
+use crate::server::transport::{Inbound, Io};
 use crate::wire::message::ClientMessage;
 use crate::wire::protocol::{Request, RequestId, ServerMessage};
 
@@ -129,35 +129,6 @@ impl Connection {
     }
 }
 
-/// Where bytes come from and go to.
-pub(crate) enum Io {
-    Any {
-        reader: Box<dyn Read + Send>,
-        writer: Box<dyn Write + Send>,
-    },
-    Stdio,
-}
-
-impl Io {
-    /// Its reader and its writer, and what ends the reader's waiting where anything can.
-    #[allow(clippy::type_complexity)]
-    pub(crate) fn open(
-        self,
-    ) -> std::io::Result<(
-        Box<dyn Read + Send>,
-        Box<dyn Write + Send>,
-        Option<crate::server::transport::Wake>,
-    )> {
-        match self {
-            Io::Any { reader, writer } => Ok((reader, writer, None)),
-            Io::Stdio => {
-                let (reader, writer, wake) = Stdio::open()?;
-                Ok((Box::new(reader), Box::new(writer), Some(wake)))
-            }
-        }
-    }
-}
-
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
@@ -217,6 +188,10 @@ impl ClientEnd {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionEnded`] if the server has ended the connection.
     pub fn send(&self, id: impl Into<RequestId>, request: Request) -> Result<(), ConnectionEnded> {
         self.sender.send(id, request)
     }
@@ -235,6 +210,10 @@ impl ClientEnd {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionEnded`] if the server has ended the connection.
     pub fn recv(&mut self) -> Result<ServerMessage, ConnectionEnded> {
         self.receiver.recv()
     }
@@ -251,6 +230,10 @@ impl ClientEnd {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionEnded`] if the server has ended the connection.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<ServerMessage>, ConnectionEnded> {
         self.receiver.recv_timeout(timeout)
     }
@@ -298,6 +281,10 @@ impl ClientSender {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionEnded`] if the server has ended the connection.
     pub fn send(&self, id: impl Into<RequestId>, request: Request) -> Result<(), ConnectionEnded> {
         let message = ClientMessage::Request {
             id: id.into(),
@@ -329,6 +316,10 @@ impl ClientReceiver {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionEnded`] if the server has ended the connection.
     pub fn recv(&mut self) -> Result<ServerMessage, ConnectionEnded> {
         match self.0.next(None) {
             Ok(outgoing) => Ok(outgoing.into_message()),
@@ -351,6 +342,10 @@ impl ClientReceiver {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionEnded`] if the server has ended the connection.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<ServerMessage>, ConnectionEnded> {
         let deadline = Instant::now().checked_add(timeout);
         match self.0.next(deadline) {

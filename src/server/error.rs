@@ -9,7 +9,7 @@ use std::io;
 
 /// Why a connection could not be served at all.
 ///
-/// Once it is served, whatever goes wrong with a process is told to the client.
+/// Once it is served, whatever goes wrong with a process is reported to the client.
 #[derive(Debug)]
 pub struct Error(Box<Kind>);
 

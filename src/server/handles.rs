@@ -50,8 +50,8 @@ pub(super) enum Waiting {
 
 impl Entry {
     pub(super) fn command(&self, command: Command) {
-        // Fails where it could not be started, of which the word is on its way. Otherwise the process
-        // thread has gone without one, which is a bug of ours.
+        // Fails where it could not be started, which its event will say. Otherwise the process thread
+        // has ended without an event, which is a bug.
         if self.inbox.send(command).is_err() && self.starting.is_none() {
             log::error!("the thread of process {} is gone", self.serial);
         }

@@ -79,7 +79,7 @@ impl Lists {
         self.stop_waiting(|list| list.spawns.is_empty());
     }
 
-    /// Those that wait for one spawn wait for another as well, which was behind it.
+    /// Those that wait for one spawn wait for another as well, which was after it.
     pub(super) fn follow(&mut self, serial: u64, next: u64) {
         for list in self.waiting.iter_mut().filter(|l| l.spawns.contains(&serial)) {
             list.spawns.insert(next);

@@ -145,7 +145,7 @@ struct Dispatcher {
     /// Spawns that wait until the client has read more of what earlier processes have left.
     held_back: VecDeque<(Ticket, SpawnRequest)>,
     lists: Lists,
-    /// Processes that run, and for which a request may be among what has been read behind their spawns and
+    /// Processes that run, and for which a request may be among what has been read after their spawns and
     /// not been handed over.
     unsettled: Vec<u64>,
     /// Spawns that were given up, and whose threads have not said so.
@@ -329,7 +329,7 @@ impl Dispatcher {
 
     /// Hands over to a process that runs what has been asked of it so far; from then on it reads its output.
     fn started(&mut self, serial: u64) {
-        // What has come behind the spawn so far is handed over with the rest of the backlog.
+        // What has come after the spawn so far is handed over with the rest of the backlog.
         self.take_waiting_messages();
         let Some(entry) = self.handles.of_serial(serial) else {
             return;

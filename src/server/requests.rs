@@ -149,10 +149,10 @@ impl Dispatcher {
         let outcome = match action {
             Action::Wait(wait) => {
                 let reply = wait.too_late();
-                return self.outbox.answer_behind_output(ticket, Ok(reply));
+                return self.outbox.answer_after_output(ticket, Ok(reply));
             }
             Action::CloseOutput(_) if !entry.params.tty => {
-                return self.outbox.answer_behind_output(ticket, Ok(Reply::Done));
+                return self.outbox.answer_after_output(ticket, Ok(Reply::Done));
             }
             Action::Kill { .. } => Ok(Reply::Done),
             Action::Resize(_) if entry.params.tty => Ok(Reply::Done),

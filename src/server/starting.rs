@@ -130,7 +130,7 @@ impl Dispatcher {
         if let Some(backlog) = entry.starting {
             self.catch_up(backlog, handle, false);
         }
-        // A spawn that waited behind this one was sent before the lists that wait, too.
+        // A spawn that waited after this one was sent before the lists that wait, too.
         if let Some(next) = self.handles.get(handle).map(|e| e.serial) {
             self.lists.follow(serial, next);
         }

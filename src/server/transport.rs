@@ -17,13 +17,35 @@ use crate::outbox::costs::{
     BATCH_BYTES, BUSY_AFTER_BYTES, BUSY_PIPE_BYTES, INBOX_LONGEST_MESSAGES, INBOX_MESSAGES,
 };
 use crate::outbox::{NoMessage, Notice, Outbox, OutboxReceiver, outbox};
-use crate::server::connection::Io;
 use crate::server::error::Error;
 use crate::server::spin::Spin;
 use crate::sys::sync::{self, WaitFlag};
 use crate::sys::{self, EventFd, PollFd};
 use crate::wire::framing::{self, Frame, Frames};
 use crate::wire::message::{self, ClientMessage};
+
+/// Where bytes come from and go to.
+pub(crate) enum Io {
+    Any {
+        reader: Box<dyn Read + Send>,
+        writer: Box<dyn Write + Send>,
+    },
+    Stdio,
+}
+
+impl Io {
+    /// Its reader and its writer, and what ends the reader's waiting where anything can.
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn open(self) -> io::Result<(Box<dyn Read + Send>, Box<dyn Write + Send>, Option<Wake>)> {
+        match self {
+            Io::Any { reader, writer } => Ok((reader, writer, None)),
+            Io::Stdio => {
+                let (reader, writer, wake) = Stdio::open()?;
+                Ok((Box::new(reader), Box::new(writer), Some(wake)))
+            }
+        }
+    }
+}
 
 /// What comes from the client.
 pub(crate) enum Inbound {
@@ -158,7 +180,7 @@ impl Transport {
     }
 
     /// Whether there may be messages that have been read and not handed over. If so,
-    /// [`Inbound::ReaderIdle`] comes behind them.
+    /// [`Inbound::ReaderIdle`] comes after them.
     pub(crate) fn reader_is_busy(&self) -> bool {
         self.reader.is_busy()
     }
@@ -245,7 +267,7 @@ impl Drop for Weight {
 }
 
 /// Reads messages for `inbox`, until the input ends or the inbox is gone.
-/// The end of input is told by dropping `inbox`.
+/// The end of input is signalled by dropping `inbox`.
 fn read_messages(input: Input, inbox: Sender<Inbound>, dialect: &Dialect, limit: usize) {
     sys::block_signals_for_this_thread();
     let gate = Gate::new(limit.saturating_mul(INBOX_LONGEST_MESSAGES));

@@ -86,7 +86,7 @@ pub(super) fn wait_params(params: &WaitParams) -> Result<(), RpcError> {
     let invalid = |what: String| Err(RpcError::invalid_params(format!("process/wait: until: {what}")));
     let conditions = params.until.len();
     if conditions == 0 {
-        return invalid("there is no condition".to_owned());
+        return invalid("at least one condition is required".to_owned());
     }
     if conditions > MAX_CONDITIONS {
         return invalid(format!(

@@ -5,7 +5,7 @@
 //! **Never:** takes anything that base64-simd refuses, or refuses what that takes; a test compares them.
 //!
 //! With AVX2 a block of 32 characters takes 22 instructions here and 38 there, because what is wrong is
-//! looked at once, behind the last block. The end of the text, every other processor and every text that is
+//! looked at once, after the last block. The end of the text, every other processor and every text that is
 //! short is left to base64-simd.
 
 /// The bytes of a text in the standard alphabet with padding; `None` if it is not that.
@@ -127,7 +127,7 @@ mod tests {
             }
         }
         // All that a block may hold, and all that may be wrong with it, at every place of two blocks and
-        // of the end behind them.
+        // of the end after them.
         let text = base64_simd::STANDARD.encode_to_string(&bytes[..70]);
         for at in 0..text.len() {
             for byte in 0..=u8::MAX {

@@ -117,7 +117,7 @@ pub(crate) fn look_at(pid: Pid) -> io::Result<Option<ProcStat>> {
     Ok(look(pid))
 }
 
-/// Whether a process of ours has begun to exit: here that shows only once it is a zombie.
+/// Whether one of our processes has begun to exit: here that shows only once it is a zombie.
 pub(crate) fn is_exiting(pid: Pid) -> bool {
     look(pid).is_some_and(|process| process.dead)
 }

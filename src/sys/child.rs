@@ -33,7 +33,7 @@ pub(super) struct Plan<'a> {
     pub(super) terminal: *const libc::c_char,
     /// Its soft limit of descriptors, where it is not ours.
     pub(super) descriptor_limit: Option<u64>,
-    /// Set in this order, behind that.
+    /// Set in this order, after that.
     pub(super) limits: &'a [ChildLimit],
     pub(super) birth: &'a Birth,
     /// The child has a table of descriptors of its own from the beginning.

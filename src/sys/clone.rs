@@ -80,7 +80,7 @@ pub(super) unsafe fn start_child(
     stack: &mut ChildStack,
     birth: &Birth,
 ) -> io::Result<(Pid, Option<OwnedFd>)> {
-    // The child begins with our mask. As long as it shares our memory no handler of ours may run in it.
+    // The child begins with our mask. As long as it shares our memory, none of our handlers may run in it.
     let mask = raw_signal_mask(u64::MAX);
     let mut start = |pidfd_flag| {
         // SAFETY: the stack is used from its end down by the child alone, and it, the argument and what
@@ -126,7 +126,7 @@ extern "C" fn run_child(plan: *mut libc::c_void) -> libc::c_int {
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
     // SAFETY: what it needs of the plan is as its maker has made it, and lives as long as the spawn.
     unsafe { plan.carry_out() };
-    // SAFETY: ends the child alone, and runs nothing of ours.
+    // SAFETY: ends only the child, and runs none of our code.
     unsafe { libc::_exit(127) }
 }
 
@@ -136,13 +136,13 @@ pub(super) fn shares_memory() -> bool {
     extern "C" fn touch(touched: *mut libc::c_void) -> libc::c_int {
         // SAFETY: `shares_memory` passes an integer that outlives the child.
         unsafe { &*touched.cast::<AtomicI32>() }.store(1, Relaxed);
-        // SAFETY: ends the child alone, and runs nothing of ours.
+        // SAFETY: ends only the child, and runs none of our code.
         unsafe { libc::_exit(0) }
     }
     let touched = AtomicI32::new(0);
     let mut stack = ChildStack::new();
     let mask = raw_signal_mask(u64::MAX);
-    // SAFETY: as in `start_child`. Its end is told by no signal, so that a handler of the embedding program
+    // SAFETY: as in `start_child`. Its end raises no signal, so that a handler of the embedding program
     // does not hear of it.
     let pid = check(unsafe {
         libc::clone(

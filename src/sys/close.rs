@@ -1,4 +1,4 @@
-//! Closing what a child or a thread shall not have, and the ways to do so where `close_range` is refused.
+//! Closing what a child or a thread must not inherit, and the ways to do so where `close_range` is refused.
 //!
 //! **Thread:** the caller's, or a child before its exec.
 //! **Owns:** nothing.
@@ -43,7 +43,7 @@ pub(super) unsafe fn close_range(first: libc::c_uint, flags: libc::c_uint) -> li
     unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) as libc::ssize_t }
 }
 
-/// As far as numbers are closed one by one where nothing tells which are open.
+/// As far as numbers are closed one by one where nothing shows which are open.
 const LAST_CLOSED: RawFd = 65_535;
 
 /// Closes every descriptor above `last` in a table that no other thread uses: those that `/proc` lists, or

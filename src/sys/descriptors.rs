@@ -117,12 +117,12 @@ pub(crate) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(rustix::io::read(fd, buffer)?)
 }
 
-/// One read of at most `limit` bytes behind what `buffer` holds, within its capacity.
+/// One read of at most `limit` bytes after what `buffer` holds, within its capacity.
 pub(crate) fn read_behind(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
     let spare = buffer.spare_capacity_mut();
     let room = spare.len().min(limit);
     let n = rustix::io::read(fd, &mut spare[..room])?.0.len();
-    // SAFETY: the `n` bytes behind the length have been read, within the capacity.
+    // SAFETY: the `n` bytes after the length have been read, within the capacity.
     unsafe { buffer.set_len(buffer.len() + n) };
     Ok(n)
 }

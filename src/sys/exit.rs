@@ -1,4 +1,4 @@
-//! The end of a child: being told of it, and reaping.
+//! The end of a child: noticing it, and reaping.
 //!
 //! **Thread:** the caller's.
 //! **Owns:** nothing.
@@ -71,7 +71,7 @@ impl Status {
     }
 }
 
-/// Reaps a child of ours, blocking until it has ended: for one that has not executed a program, or was
+/// Reaps a child of this process, blocking until it has ended: for one that has not executed a program, or was
 /// killed.
 pub(crate) fn reap(pid: Pid) -> io::Result<Status> {
     wait(pid, 0).map(|(_, status, _)| status)
@@ -88,7 +88,7 @@ pub(crate) struct Usage {
 /// What a resident size is counted in.
 const RSS_UNIT_BYTES: u64 = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
 
-/// Reaps a child of ours; `None` while it lives, or while a tracer holds it, which gets the end of a
+/// Reaps a child of this process; `None` while it lives, or while a tracer holds it, which gets the end of a
 /// process before its parent does.
 pub(crate) fn try_reap(pid: Pid) -> io::Result<Option<(Status, Usage)>> {
     let (reaped, status, usage) = wait(pid, libc::WNOHANG)?;
@@ -125,7 +125,7 @@ fn wait(pid: Pid, options: libc::c_int) -> io::Result<(Pid, Status, libc::rusage
     }
 }
 
-/// The same by `waitid`, whose system call tells the usage as well.
+/// The same by `waitid`, whose system call returns the usage as well.
 #[cfg(target_os = "linux")]
 fn wait_by_id(
     pid: Pid,

@@ -1,4 +1,4 @@
-//! What the system tells of a process: its state, its command, its terminal, and what its threads wait for.
+//! What the system shows of a process: its state, its command, its terminal, and what its threads wait for.
 //!
 //! **Thread:** the caller's, which should be one that may wait: a file in `/proc` may not answer as long as
 //! the process holds its memory.
@@ -69,7 +69,7 @@ pub(crate) struct TerminalFacts {
     pub(crate) cols: u16,
 }
 
-/// Whether the system tells the limits of a process, and so keeps them.
+/// Whether the system shows the limits of a process, and so keeps them.
 pub(crate) fn limits_are_kept() -> bool {
     limit_of(libc::RLIMIT_CORE as _).is_ok()
 }

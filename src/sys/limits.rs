@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use super::child::{Step, child_errno};
 use super::descriptors::at_most;
 
-/// The file that holds how readily the kernel ends a process where memory runs out.
+/// The file that holds how readily the kernel kills a process when memory runs out.
 const OOM_SCORE_ADJ: &CStr = c"/proc/self/oom_score_adj";
 
 /// One limit of a child.

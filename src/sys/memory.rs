@@ -15,7 +15,7 @@ use std::sync::atomic::{
 #[cfg(target_env = "gnu")]
 use super::descriptors::limit_of;
 
-/// What is put by for what cannot do without memory: answers, kills, the end of a connection.
+/// Memory in reserve for what must not fail: answers, kills, the end of a connection.
 const RESERVE: usize = 4 * 1024 * 1024;
 /// Where it is; null while it is used up, or not wanted.
 static RESERVED: AtomicPtr<libc::c_void> = AtomicPtr::new(ptr::null_mut());
@@ -108,8 +108,8 @@ pub(crate) fn keep_reserve() {
     let _ = map_reserve();
 }
 
-/// Whether there is memory for one thread more: not if that which was put by is used up, and there
-/// is none to take its place.
+/// Whether there is memory for one more thread: not if the reserve is used up and cannot be mapped
+/// again.
 pub(super) fn spare_memory() -> io::Result<()> {
     if RESERVE_WANTED.load(Relaxed) && RESERVED.load(Acquire).is_null() {
         return map_reserve();

@@ -45,13 +45,13 @@ pub(crate) enum Purpose {
     Read,
     /// Made if need be, and emptied.
     Replace,
-    /// Made if need be; writes go behind the end.
+    /// Made if need be; writes go after the end.
     Append,
 }
 
 impl Purpose {
     fn flags(self) -> libc::c_int {
-        // A server that leads a session without a terminal must not come to one.
+        // A server that leads a session without a terminal must not acquire one.
         let common = libc::O_CLOEXEC | libc::O_NOCTTY;
         common
             | match self {
@@ -238,6 +238,6 @@ extern "C" fn run_opening(opening: *mut libc::c_void) -> libc::c_int {
         opening.error.store(error, Relaxed);
         opening.fd.store(fd, Relaxed);
     }
-    // SAFETY: ends the child alone, and runs nothing of ours.
+    // SAFETY: ends only the child, and runs none of our code.
     unsafe { libc::_exit(0) }
 }

@@ -44,7 +44,7 @@ fn by_fork(mut plan: Plan<'_>) -> Result<Pid, SpawnError> {
         0 => {
             // SAFETY: the copy has this thread alone, and the plan is in its memory as well.
             unsafe { plan.carry_out() };
-            // SAFETY: ends the child alone, and runs nothing of ours.
+            // SAFETY: ends only the child, and runs none of our code.
             unsafe { libc::_exit(127) }
         }
         pid => pid,

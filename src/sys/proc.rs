@@ -109,7 +109,7 @@ pub(crate) fn is_stopped(pid: Pid) -> bool {
         .is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
 }
 
-/// Whether a process of ours has begun to exit: it has let go of its files, and may not be a zombie yet.
+/// Whether one of our processes has begun to exit: it has closed its files, and may not be a zombie yet.
 pub(crate) fn is_exiting(pid: Pid) -> bool {
     /// `PF_EXITING` of the kernel.
     const EXITING: u64 = 0x4;
@@ -121,20 +121,20 @@ pub(crate) fn is_exiting(pid: Pid) -> bool {
     flags.is_some_and(|flags| flags.parse::<u64>().is_ok_and(|flags| flags & EXITING != 0))
 }
 
-/// Whether `/proc` tells this thread's children, also those that it does not show otherwise.
+/// Whether `/proc` lists this thread's children, also those that it hides elsewhere.
 #[cfg(feature = "cli")]
 pub(crate) fn shows_own_children() -> bool {
     shows_own_numbers() && has_children_files()
 }
 
-/// Whether the kernel tells the children of a thread, which needs CONFIG_PROC_CHILDREN.
+/// Whether the kernel lists the children of a thread, which needs CONFIG_PROC_CHILDREN.
 #[cfg(feature = "cli")]
 fn has_children_files() -> bool {
     fs::exists(format!("/proc/self/task/{}/children", std::process::id())).unwrap_or(false)
 }
 
 impl Snapshot {
-    /// Looks at `/proc` now. Without one there is nothing to see, and groups are all that is ended.
+    /// Looks at `/proc` now. Without one there is nothing to see, and groups are all that is killed.
     ///
     /// # Errors
     ///
@@ -188,7 +188,7 @@ impl Snapshot {
     }
 
     /// What is below `parents` and not in this snapshot, the dead included: what has been started since,
-    /// and what `/proc` hides or does not list. The kernel tells the children of every thread that may
+    /// and what `/proc` hides or does not list. The kernel shows the children of every thread that may
     /// be looked at, whatever may be seen of these children themselves.
     pub(crate) fn unlisted(&self, mut parents: Vec<Pid>) -> io::Result<Vec<ProcStat>> {
         let mut found = Vec::new();
@@ -240,7 +240,7 @@ impl Snapshot {
     }
 }
 
-/// The children of all threads of `pid`, as far as the kernel tells; of this process, those of the main
+/// The children of all threads of `pid`, as far as the kernel shows; of this process, those of the main
 /// thread, to which orphans come.
 pub(crate) fn children_of(pid: Pid) -> io::Result<Vec<Pid>> {
     let mut threads: Vec<Pid> = Vec::new();
@@ -325,7 +325,7 @@ fn parse_stat(pid: Pid, line: &[u8]) -> Option<ProcStat> {
     let mut number = || fields.next()?.parse::<i64>().ok();
     let mut id = || Pid::try_from(number()?).ok();
     let (parent, group, session) = (id()?, id()?, id()?);
-    // From tty_nr, the fourth behind the state, to num_threads, the seventeenth, and starttime, the nineteenth.
+    // From tty_nr, the fourth after the state, to num_threads, the seventeenth, and starttime, the nineteenth.
     let threads: u64 = fields.nth(13)?.parse().ok()?;
     let started = fields.nth(1)?.parse().ok()?;
     Some(ProcStat {

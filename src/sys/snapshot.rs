@@ -1,7 +1,7 @@
 //! All processes of the machine at one moment.
 //!
 //! **Thread:** any; a snapshot does not change once it is taken.
-//! **Owns:** the list, and who is whose child.
+//! **Owns:** the list, and which process is whose child.
 //! **Never:** looks at the machine, but for the group of a child that is not shown; `take` and `unlisted`
 //! are elsewhere, as each system does it.
 

@@ -128,7 +128,7 @@ pub(crate) const LEAVE_DESCRIPTORS: &str = "close_range";
 pub(crate) const PLACE_DESCRIPTORS: &str = "dup2";
 /// Making a pipe, where that is part of a start.
 pub(crate) const MAKE_PIPE: &str = "pipe2";
-/// Starting a thread of ours.
+/// Starting one of our threads.
 pub(crate) const START_THREAD: &str = "pthread_create";
 
 /// A process that is being started, as its thread and the dispatcher share it. The thread is in the kernel
@@ -247,7 +247,7 @@ impl ChildStack {
     }
 }
 
-/// No child runs on a stack of ours here.
+/// No child runs on one of our stacks here.
 #[cfg(not(target_os = "linux"))]
 pub(crate) struct ChildStack;
 

@@ -21,7 +21,7 @@ pub(crate) const THREAD_STACK_BYTES: usize = 2 * 1024 * 1024;
 #[cfg(target_os = "linux")]
 pub(super) const SMALL_STACK: usize = 64 * 1024;
 
-/// A thread of ours. Dropped, it goes on by itself.
+/// One of our threads. Dropped, it runs on by itself.
 ///
 /// Not one of the standard library's: those map a stack for signals when they begin, and panic where
 /// there is no memory for it. Of these, whatever is refused is an error of the start.

@@ -25,7 +25,7 @@ pub(crate) fn encode_request(out: &mut Vec<u8>, id: &RequestId, request: &Reques
     out.extend_from_slice(b"}\n");
 }
 
-/// Appends the notification that ends a handshake as a line. A server of ours ignores it.
+/// Appends the notification that ends a handshake as a line. procwire ignores it.
 pub(crate) fn encode_initialized(out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"method\":\"initialized\"}\n");
 }
@@ -47,7 +47,7 @@ struct ServerEnvelope<'a> {
 /// A line of a server, understood as far as that goes without knowing what was asked.
 #[derive(Debug)]
 pub(crate) enum FromServer<'a> {
-    /// An answer. What its result means depends on the method of the request, which its id tells.
+    /// An answer. What its result means depends on the method of the request, which its id identifies.
     Answer {
         /// `None` where the server could not read one.
         id: Option<RequestId>,

@@ -1,4 +1,4 @@
-//! The wire's errors: their codes, their form, and what is told of a program that could not be started.
+//! The wire's errors: their codes, their form, and why a program could not be started.
 //!
 //! **Thread:** none of its own; plain data.
 //! **Owns:** the meaning of every code and stage.

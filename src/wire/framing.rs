@@ -64,7 +64,7 @@ enum Expected {
     Body(usize),
     /// So many bytes of a body that is skipped.
     RestOfBody(u64),
-    /// A line that ends in a Content-Length, behind headers that could not be understood.
+    /// A line that ends in a Content-Length, after headers that could not be understood.
     Length,
 }
 
@@ -186,7 +186,7 @@ impl<R: Read> Frames<R> {
                     self.skip(there);
                     self.expected = Expected::Header;
                     return Ok(invalid(format!(
-                        "the input ended behind {there} of the {length} bytes that were announced"
+                        "the input ended after {there} of the announced {length} bytes"
                     )));
                 }
                 Expected::Body(_) => self.fill()?,
@@ -243,7 +243,7 @@ impl<R: Read> Frames<R> {
                             return Ok(refused);
                         }
                     } else if let Err(reason) = self.headers.add(&self.buffer[line.clone()]) {
-                        // Looked at again: it may end in the length of the next message, behind the rest
+                        // Looked at again: it may end in the length of the next message, after the rest
                         // of a body that was longer than announced. A length that is in doubt is not.
                         let name = line.start..line.end.min(line.start + LENGTH_NAME.len());
                         if !self.buffer[name].eq_ignore_ascii_case(LENGTH_NAME) {
@@ -305,7 +305,7 @@ impl<R: Read> Frames<R> {
         self.scanned = self.start;
     }
 
-    /// Reads once, behind what is there of the next message.
+    /// Reads once, after what is there of the next message.
     fn fill(&mut self) -> io::Result<()> {
         if self.start == self.end || self.buffer.len() - self.end < READ_BYTES / 2 {
             self.buffer.copy_within(self.start..self.end, 0);

@@ -40,7 +40,7 @@ pub struct Inspection {
     pub pid: u32,
     /// Its terminal; null without `tty`.
     pub terminal: Option<TerminalState>,
-    /// Who has the terminal's keyboard; null without `tty`, and where no process has.
+    /// The process that reads the terminal's keyboard; null without `tty`, and where there is none.
     pub foreground: Option<Foreground>,
     /// Whether it is blocked in a read of its terminal or of its stdin; null where that cannot be known.
     pub waits_for_input: Option<bool>,
@@ -130,7 +130,7 @@ pub struct Guarantees {
     pub kills_tree: bool,
     /// What has cut its ancestry ends with the connection, too.
     pub kills_daemons_at_end: bool,
-    /// If the server is killed, everything it has started is ended all the same.
+    /// If the server is killed, everything it has started is killed all the same.
     pub survives_server_kill: bool,
     /// `process/inspect` knows what the processes do.
     pub inspect: bool,

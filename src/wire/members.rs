@@ -63,7 +63,7 @@ impl<'de> Deserialize<'de> for Base64<'_> {
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<u8>, E> {
                 base64_simd::STANDARD.decode_to_vec(text).map_err(|_| {
                     E::custom(
-                        "invalid base64: the standard alphabet with padding and no white space is wanted",
+                        "invalid base64: expected the standard alphabet with padding and without white space",
                     )
                 })
             }

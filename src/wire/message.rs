@@ -199,7 +199,7 @@ fn message(envelope: &Envelope<'_>) -> Result<ClientMessage, Refusal> {
         return Err((id, RpcError::invalid_request("method must be a string")));
     };
     let Some(id) = id else {
-        // No method of ours is a notification that asks for anything: `initialized` is accepted and
+        // No notification asks for anything: `initialized` is accepted and
         // ignored, unknown ones are ignored, and a request without an id asks for no answer.
         if method != "initialized" {
             log::debug!("ignored the notification {method:?}");

@@ -124,6 +124,11 @@ macro_rules! methods {
             }
 
             /// The name of its method.
+            ///
+            /// ```
+            /// # use procwire::protocol::Request;
+            /// assert_eq!(Request::List.method(), "process/list");
+            /// ```
             #[must_use]
             pub fn method(&self) -> &'static str {
                 match self {
@@ -206,22 +211,22 @@ macro_rules! methods {
 }
 
 methods! {
-    /// Optional handshake; tells who serves, and every default and limit in force.
+    /// Optional handshake. The answer names the server, and every default and limit in force.
     "initialize" Initialize(params: InitializeParams) -> Box<InitializeReply>;
-    /// Starts a program. Answered once it runs; process/exited follows when it has ended.
+    /// Starts a program. Answered once it runs; process/exited follows when it has exited.
     "process/spawn" Spawn(params: Box<SpawnParams>) -> SpawnReply, or INTERNAL_ERROR;
-    /// Feeds a program, or ends its input. Answered at once while little is pending.
+    /// Writes to the stdin of a program, or closes it. Answered at once while little is pending.
     "process/writeStdin" WriteStdin(params: WriteStdinParams), or OVERLOADED;
     /// Changes the size of a terminal.
     "process/resizePty" ResizePty(params: ResizePtyParams), or INTERNAL_ERROR;
-    /// Signals a process, or kills it with all it has started.
+    /// Signals a process, or kills it with everything it has started.
     "process/kill" Kill(params: KillParams);
     /// Closes the reading end of a program's output.
     "process/closeOutput" CloseOutput(params: CloseOutputParams);
     /// Answered when the first of some conditions holds.
     "process/wait" Wait(params: WaitParams) -> WaitReply, or OVERLOADED;
-    /// Tells what is running.
+    /// Lists the running processes.
     "process/list" List -> ListReply;
-    /// Tells what the machine shows of a process, and whether it waits for input.
+    /// Shows what a process does, and whether it waits for input.
     "process/inspect" Inspect(params: InspectParams) -> Arc<Inspection>, or INTERNAL_ERROR;
 }

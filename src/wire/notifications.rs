@@ -2,7 +2,7 @@
 //! and `process/exited`.
 //!
 //! **Thread:** `rpc-write` and `client-read` use the forms; what they hold comes from any.
-//! **Owns:** how collected output is told as text, and what memory that takes.
+//! **Owns:** how collected output is written as text, and what memory that takes.
 //! **Never:** has a second form of a message: what the server writes is what a client reads.
 
 use std::borrow::Cow;
@@ -111,7 +111,7 @@ pub struct Exited {
     pub output_drain_timed_out: bool,
     /// The process id it had.
     pub pid: u32,
-    /// The name of the signal that ended it.
+    /// The name of the signal that killed it.
     pub signal: Option<String>,
     /// Whether it left a core dump.
     pub core_dumped: bool,
@@ -248,7 +248,7 @@ pub(crate) fn encode_delta(out: &mut Vec<u8>, delta: &OutputDelta) {
     out.extend_from_slice(if delta.eof { b",\"eof\":true}" } else { b"}" });
 }
 
-/// The last word on a handle: how its process ended.
+/// The last message on a handle: how its process exited.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "Exited"))]
@@ -309,7 +309,7 @@ pub(crate) struct ExitedForm<'a> {
     /// The process id it had.
     #[serde(default)]
     pid: u32,
-    /// The name of the signal that ended it, or null.
+    /// The name of the signal that killed it, or null.
     #[serde(default)]
     signal: Option<Cow<'a, str>>,
     /// Whether it left a core dump.
@@ -409,7 +409,7 @@ struct CollectedForm<'a> {
 
 impl<'a> From<&'a Collected> for CollectedForm<'a> {
     fn from(collected: &'a Collected) -> Self {
-        // A cap that would split a character cuts before it, and behind it at the other end of the gap:
+        // A cap that would split a character cuts before it, and after it at the other end of the gap:
         // what is left of it is not the program's fault.
         let bytes = collected.bytes.as_slice();
         let cut = match collected.cap_reached {

@@ -1,4 +1,4 @@
-//! What a client asks about the output of a process: what is kept of it, that it be closed, and to be told
+//! What a client asks about the output of a process: what is kept of it, that it be closed, and waits
 //! what comes.
 //!
 //! **Thread:** none of its own; plain data that travels between all of them.
@@ -240,7 +240,7 @@ pub struct WaitReply {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "Stream"))]
     pub stream: Option<Stream>,
-    /// For text or bytes, the byte position in that stream behind them.
+    /// For text or bytes, the byte position in that stream after them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "u64"))]
     pub offset: Option<u64>,

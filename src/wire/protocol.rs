@@ -1,10 +1,61 @@
-//! The vocabulary of the protocol: methods, params, results, notifications and error codes. What a client
-//! sends is here, the rest in the files that this one names.
+//! The vocabulary of the protocol: methods, params, results, notifications and error codes.
 //!
-//! **Thread:** none of its own; plain data that travels between all of them.
-//! **Owns:** the meaning of every member of the params; docs/protocol.md says the same in prose.
-//! **Never:** knows which method they belong to, which `methods.rs` says, or how a message looks on a line,
-//! which `message.rs` does; bytes are bytes here.
+//! `docs/protocol.md` says what each means. Times are in milliseconds and sizes in bytes, as the names of
+//! the members say; bytes are bytes here, and base64 only on a line.
+//!
+//! Params have [`Default`], and a literal ends in `..Default::default()`, so that it compiles when the
+//! protocol has grown:
+//!
+//! ```
+//! use procwire::protocol::{
+//!     Condition, InheritEnv, KillParams, Limit, OutputKeep, PtySize, Redirect, Request, ResourceLimits,
+//!     SpawnParams, WaitParams, WriteStdinParams,
+//! };
+//!
+//! let build = Request::Spawn(SpawnParams {
+//!     command: vec!["make".into(), "-j8".into()],
+//!     process_handle: "build".into(),
+//!     inherit_env: InheritEnv::Only(vec!["PATH".into(), "LC_*".into()]),
+//!     stderr: Some(Redirect::Stdout),
+//!     output_keep: Some(OutputKeep::HeadTail { head: 64 * 1024, tail: 64 * 1024 }),
+//!     timeout_ms: Limit::Of(600_000),
+//!     limits: Some(Box::new(ResourceLimits {
+//!         open_files: Some(1024),
+//!         ..ResourceLimits::default()
+//!     })),
+//!     ..SpawnParams::default()
+//! });
+//! let shell = Request::Spawn(SpawnParams {
+//!     command: vec!["sh".into()],
+//!     process_handle: "shell".into(),
+//!     tty: true,
+//!     size: Some(PtySize { rows: 30, cols: 100 }),
+//!     timeout_ms: Limit::Unlimited,
+//!     ..SpawnParams::default()
+//! });
+//! let prompt = Request::Wait(WaitParams {
+//!     process_handle: "shell".into(),
+//!     until: vec![Condition::Input, Condition::Exit],
+//!     ..WaitParams::default()
+//! });
+//! let line = Request::WriteStdin(WriteStdinParams {
+//!     process_handle: "shell".into(),
+//!     delta: Some(b"stty size\n".to_vec()),
+//!     ..WriteStdinParams::default()
+//! });
+//! let interrupt = Request::Kill(KillParams {
+//!     process_handle: "build".into(),
+//!     signal: Some("INT".into()),
+//!     grace_ms: Some(2_000),
+//! });
+//! # for request in [build, shell, prompt, line, interrupt] { assert!(request.method().starts_with("process/")); }
+//! ```
+
+// **Thread:** none of its own; plain data that travels between all of them.
+// **Owns:** the meaning of every member of the params; what a client sends is here, the rest in the files
+// that this one names.
+// **Never:** knows which method they belong to, which `methods.rs` says, or how a message looks on a line,
+// which `message.rs` does.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -40,7 +91,7 @@ pub enum RequestId {
 }
 
 impl RequestId {
-    /// How many bytes it holds beside itself.
+    /// How many bytes it holds besides itself.
     pub(crate) fn len(&self) -> usize {
         match self {
             RequestId::Signed(_) | RequestId::Unsigned(_) => 0,
@@ -89,7 +140,7 @@ pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InitializeParams {
-    /// Who is calling.
+    /// The calling program.
     #[serde(deserialize_with = "crate::wire::members::object")]
     pub client_info: ClientInfo,
     /// What the client can do and does not want.
@@ -103,7 +154,7 @@ pub struct InitializeParams {
 
 impl Params for InitializeParams {}
 
-/// Who is calling: part of `initialize`.
+/// The calling program: part of `initialize`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClientInfo {
@@ -125,7 +176,7 @@ pub struct Capabilities {
     /// Accepted for compatibility; nothing depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experimental_api: Option<bool>,
-    /// Notification methods that shall not be sent on this connection: exact names, unknown ones are ignored.
+    /// Notification methods that are not sent on this connection: exact names, unknown ones are ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opt_out_notification_methods: Option<Vec<String>>,
 }
@@ -366,7 +417,7 @@ pub struct WriteStdinParams {
     )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<crate::wire::schema::Base64>"))]
     pub delta: Option<Vec<u8>>,
-    /// End the input behind these and all earlier bytes; on a PTY, type end-of-file.
+    /// End the input after these and all earlier bytes; on a PTY, type end-of-file.
     #[serde(default, skip_serializing_if = "is_false")]
     pub close_stdin: bool,
 }

@@ -54,7 +54,7 @@ pub struct ServerInfo {
     pub version: String,
 }
 
-/// Every default and limit in force, as `initialize` tells them. Bytes and milliseconds;
+/// Every default and limit in force, as `initialize` reports them. Bytes and milliseconds;
 /// what has no value has no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -83,7 +83,7 @@ pub struct Limits {
     pub default_pty_size: PtySize,
 }
 
-/// One live process, as `process/list` tells it.
+/// One live process, as `process/list` reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -28,20 +28,20 @@ const OPENRPC: &str = "1.3.2";
 const CODES: [(i64, &str); 6] = [
     (
         code::PARSE_ERROR,
-        "The message is not JSON or not UTF-8, or its headers are none.",
+        "The message is not JSON or not UTF-8, or its headers are malformed.",
     ),
     (
         code::INVALID_REQUEST,
-        "No request, or one that cannot be carried out now: a handle in use or not live, stdin closed.",
+        "Not a request, or one that cannot be carried out now: a handle in use or not live, stdin closed.",
     ),
-    (code::METHOD_NOT_FOUND, "There is no such method."),
+    (code::METHOD_NOT_FOUND, "The method is unknown."),
     (
         code::INVALID_PARAMS,
         "The params do not fit; the message names the member.",
     ),
     (
         code::INTERNAL_ERROR,
-        "The machine refused; for a spawn, data says why.",
+        "The operating system refused; for a spawn, data says why.",
     ),
     (
         code::OVERLOADED,
@@ -87,7 +87,7 @@ const NOTIFICATIONS: [Notification; 2] = [
     Notification {
         name: notification::EXITED,
         title: "Exited",
-        about: "The last word on a handle: how its process ended.",
+        about: "The last message on a handle: how its process exited.",
         params: of::<ExitedForm<'_>>,
     },
 ];
@@ -196,14 +196,14 @@ pub fn json_schema() -> Value {
     );
     messages.insert(
         "ServerMessage".to_owned(),
-        json!({ "description": "What a client gets.", "anyOf": answers }),
+        json!({ "description": "What a client receives.", "anyOf": answers }),
     );
     messages.extend(definitions(sent));
     messages.extend(definitions(got));
     tell_ranges(json!({
         "$schema": DIALECT,
         "title": "procwire",
-        "description": "Every message of procwire's protocol: ClientMessage is what a client sends, ServerMessage what it gets.",
+        "description": "Every message of procwire's protocol: ClientMessage is what a client sends, ServerMessage what it receives.",
         "anyOf": [{ "$ref": "#/$defs/ClientMessage" }, { "$ref": "#/$defs/ServerMessage" }],
         "$defs": messages,
     }))
@@ -321,7 +321,7 @@ fn definitions(mut generator: SchemaGenerator) -> Map<String, Value> {
     definitions
 }
 
-/// A flag that may be left out is false then; that is what all of ours mean.
+/// A flag that is left out is false; all flags of the protocol are so.
 fn tell_defaults(definition: &mut Value) {
     let required = definition.get("required").cloned().unwrap_or_default();
     let is_required = |name: &str| required.as_array().is_some_and(|r| r.iter().any(|n| n == name));

@@ -25,6 +25,7 @@ pub(crate) const STDERR_WORDS: [&str; 3] = ["pipe", "null", "stdout"];
 
 /// Where a stream of a process comes from or goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Redirect {
     /// Output goes through a pipe to the client, as it does where the member is left out.
     Pipe,
@@ -44,20 +45,38 @@ pub struct StreamFile {
     #[serde(rename = "file")]
     #[cfg_attr(feature = "schema", schemars(with = "crate::wire::schema::AbsolutePath"))]
     pub path: String,
-    /// Output goes behind what is in the file, instead of replacing it; for stdin it has no meaning.
+    /// Output goes after what is in the file, instead of replacing it; for stdin it has no meaning.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub append: bool,
 }
 
 impl Redirect {
-    /// The file of this path, which output replaces.
+    /// The file at this path, whose content output replaces.
+    ///
+    /// ```
+    /// # use procwire::protocol::{Redirect, SpawnParams};
+    /// let params = SpawnParams {
+    ///     stdin: Some(Redirect::file("/etc/passwd")),
+    ///     stdout: Some(Redirect::file("/tmp/log")),
+    ///     stderr: Some(Redirect::Stdout),
+    ///     ..SpawnParams::default()
+    /// };
+    /// ```
     pub fn file(path: impl Into<String>) -> Redirect {
         let append = false;
         let path = path.into();
         Redirect::File(Box::new(StreamFile { path, append }))
     }
 
-    /// The file of this path, behind whose end output goes.
+    /// The file at this path, to which output is appended.
+    ///
+    /// ```
+    /// # use procwire::protocol::{Redirect, SpawnParams};
+    /// let params = SpawnParams {
+    ///     stdout: Some(Redirect::append("/tmp/log")),
+    ///     ..SpawnParams::default()
+    /// };
+    /// ```
     pub fn append(path: impl Into<String>) -> Redirect {
         let append = true;
         let path = path.into();
@@ -74,7 +93,7 @@ impl Redirect {
         }
     }
 
-    /// How many bytes it holds beside itself.
+    /// How many bytes it holds besides itself.
     pub(crate) fn len(&self) -> usize {
         match self {
             Redirect::File(file) => size_of::<StreamFile>() + file.path.len(),
@@ -119,6 +138,7 @@ impl<'de> Deserialize<'de> for Redirect {
 
 /// Which of the server's variables a process inherits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum InheritEnv {
     /// All of them.
     #[default]
@@ -197,10 +217,10 @@ impl<'de> Deserialize<'de> for InheritEnv {
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ResourceLimits {
-    /// Seconds of processor time of each process, after which SIGKILL ends it.
+    /// Seconds of processor time of each process, after which SIGKILL kills it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<u64>,
-    /// The size of a file that is written, at which SIGXFSZ ends the process.
+    /// The size of a file that is written, at which SIGXFSZ kills the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_bytes: Option<u64>,
     /// Private memory that is writable: heap, data and anonymous mappings.
@@ -222,7 +242,7 @@ pub struct ResourceLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(range(min = -20, max = 19)))]
     pub nice: Option<i32>,
-    /// How readily the kernel ends it where memory runs out.
+    /// How readily the kernel kills it when memory runs out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(range(min = -1000, max = 1000)))]
     pub oom_score_adj: Option<i32>,
@@ -269,6 +289,11 @@ impl LimitName {
     ];
 
     /// The name on the wire.
+    ///
+    /// ```
+    /// # use procwire::protocol::LimitName;
+    /// assert_eq!(LimitName::OpenFiles.name(), "openFiles");
+    /// ```
     pub fn name(self) -> &'static str {
         match self {
             LimitName::CpuSeconds => "cpuSeconds",

@@ -232,7 +232,7 @@ pub fn spawn_for(client: &mut Client, seconds: f64, window: usize, tty: bool) ->
 }
 
 fn spawns(client: &mut Client, seconds: f64, window: usize, tty: bool) -> Result<(f64, f64), String> {
-    // So few that a server which needs a second for each still comes to an end.
+    // So few that a server which needs a second for each still finishes.
     const AT_LEAST: usize = 10;
     let program = Program {
         command: &["/bin/true"],

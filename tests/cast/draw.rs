@@ -150,7 +150,7 @@ fn screen(terminal: &Terminal) -> Vec<Vec<Look>> {
 }
 
 /// Everything that was on the screen, by when it was, and where the cursor was from which frame on.
-struct Film {
+struct Frames {
     /// The most there were.
     cols: usize,
     rows: usize,
@@ -159,7 +159,7 @@ struct Film {
     cursor: Vec<(u32, Option<(usize, usize)>)>,
 }
 
-fn film(cast: &Cast) -> Result<Film, avt::InvalidSize> {
+fn frames_of(cast: &Cast) -> Result<Frames, avt::InvalidSize> {
     let mut terminal = Terminal::new(cast.cols, cast.rows)?;
     let (mut cols, mut rows) = (cast.cols, cast.rows);
     for (_, event) in &cast.events {
@@ -239,7 +239,7 @@ fn film(cast: &Cast) -> Result<Film, avt::InvalidSize> {
             }),
         }
     }
-    Ok(Film {
+    Ok(Frames {
         cols,
         rows,
         frames,
@@ -282,17 +282,17 @@ fn class_of(paint: &Paint, paints: &mut Vec<Paint>) -> String {
 
 /// The recording as it goes by, again and again; where animations are not wanted, its last frame.
 pub fn svg(cast: &Cast) -> Result<String, Box<dyn std::error::Error>> {
-    let film = film(cast)?;
-    let width = short(film.cols as f64 * CELL_WIDTH + 2.0 * MARGIN);
-    let height = short(film.rows as f64 * CELL_HEIGHT + 2.0 * MARGIN);
-    let percent = |frame: u32| short(100.0 * f64::from(frame) / f64::from(film.frames));
+    let frames = frames_of(cast)?;
+    let width = short(frames.cols as f64 * CELL_WIDTH + 2.0 * MARGIN);
+    let height = short(frames.rows as f64 * CELL_HEIGHT + 2.0 * MARGIN);
+    let percent = |frame: u32| short(100.0 * f64::from(frame) / f64::from(frames.frames));
     let left = |column: usize| short(MARGIN + column as f64 * CELL_WIDTH);
-    let seconds = short(f64::from(film.frames) * FRAME_SECONDS);
+    let seconds = short(f64::from(frames.frames) * FRAME_SECONDS);
 
     let mut paints = Vec::new();
     let (mut keyframes, mut drawn) = (String::new(), String::new());
-    for (number, ((from, to), runs)) in film.runs.iter().enumerate() {
-        let to_the_end = *to == film.frames;
+    for (number, ((from, to), runs)) in frames.runs.iter().enumerate() {
+        let to_the_end = *to == frames.frames;
         if *from > 0 || !to_the_end {
             write!(
                 keyframes,
@@ -358,11 +358,11 @@ pub fn svg(cast: &Cast) -> Result<String, Box<dyn std::error::Error>> {
         }
         None => format!("transform:translate(-{width}px,0)"),
     };
-    for (frame, position) in &film.cursor {
+    for (frame, position) in &frames.cursor {
         write!(keyframes, "{}%{{{}}}", percent(*frame), place(*position))?;
     }
     keyframes.push('}');
-    let last_place = place(film.cursor.last().and_then(|(_, position)| *position));
+    let last_place = place(frames.cursor.last().and_then(|(_, position)| *position));
 
     Ok(format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\">\n\
@@ -386,7 +386,7 @@ pub fn svg(cast: &Cast) -> Result<String, Box<dyn std::error::Error>> {
          </svg>\n",
         light = rules(&LIGHT, &paints),
         dark = rules(&DARK, &paints),
-        inner_width = short(film.cols as f64 * CELL_WIDTH + 2.0 * MARGIN - 1.0),
-        inner_height = short(film.rows as f64 * CELL_HEIGHT + 2.0 * MARGIN - 1.0),
+        inner_width = short(frames.cols as f64 * CELL_WIDTH + 2.0 * MARGIN - 1.0),
+        inner_height = short(frames.rows as f64 * CELL_HEIGHT + 2.0 * MARGIN - 1.0),
     ))
 }

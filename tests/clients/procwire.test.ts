@@ -582,8 +582,8 @@ test("a timeout with a grace", async (server) => {
     const child = server.spawn("sh", ["-c", shrugs], { timeout: 300, timeoutGraceMs: 50, killSignal });
     const { signal, timedOut } = await child.exited;
     assert.deepEqual([signal, timedOut, child.killed], ["SIGKILL", true, true]);
-    const heeds = server.spawn(...NEVER, { timeout: 50, timeoutGraceMs: PATIENCE, killSignal });
-    assert.deepEqual([(await heeds.exited).signal, heeds.killed], [killSignal, true]);
+    const obedient = server.spawn(...NEVER, { timeout: 50, timeoutGraceMs: PATIENCE, killSignal });
+    assert.deepEqual([(await obedient.exited).signal, obedient.killed], [killSignal, true]);
   }
   assert.throws(() => server.spawn("true", { timeoutGraceMs: -1 }), { code: "ERR_OUT_OF_RANGE" });
 });
@@ -662,7 +662,7 @@ test("expect keeps no more of a flood than it searches", async (server) => {
 });
 
 test("waitFor waits for what the server sees", async (server) => {
-  // Right behind the spawn it sees all.
+  // Right after the spawn it sees all.
   const child = server.spawn("sh", ["-c", "echo almost; echo ready; read x; echo ü; read x; exec >&- 2>&-; read x"]);
   assert.deepEqual(await child.waitFor(["error", { text: "ready" }, { exit: true }]), { index: 1, stream: "stdout", offset: 12 });
   const coming = child.waitFor({ bytes: Buffer.from("ü") }, { stream: "stdout" });
@@ -688,7 +688,7 @@ test("waitFor waits for what the server sees", async (server) => {
   assert.equal(await text(child.stdout), "almost\nready\nü\n", "it takes nothing");
 });
 
-test("inspect tells what a program is doing", async (server) => {
+test("inspect shows what a program is doing", async (server) => {
   const child = server.spawn("sh", ["-c", "stty -echo; read x"], { tty: true, size: { rows: 30, cols: 100 } });
   await child.waitFor({ input: true });
   const { pid, terminal, waitsForInput, processes } = await child.inspect();
@@ -874,7 +874,7 @@ test("signals", async (server) => {
       assert.equal(child.killed, true);
       assert.deepEqual(await exit, [null, expected]);
       assert.deepEqual([child.exitCode, child.signalCode], [null, expected]);
-      assert.equal(await send(child), false, "nothing is left to be signalled, and that is no error");
+      assert.equal(await send(child), false, "nothing is left to be signalled, and that is not an error");
     }
   }
 });
@@ -908,7 +908,7 @@ nodeTest("a signal that cannot be sent is an 'error' event", { timeout: PATIENCE
 });
 
 nodeTest("a request that is not awaited never ends this program", { timeout: PATIENCE }, async () => {
-  // It ends at the first request behind the spawn.
+  // It ends at the first request after the spawn.
   const command = fake(2, [
     { id: 1, result: {} },
     { id: 3, result: { pid: 7 } },
@@ -1046,7 +1046,7 @@ test("'close' follows an error", async (server) => {
   assert.deepEqual(await told(server.spawn("true", [], { stdout: "ignore" })), ["ServerGone", null, null, null]);
 });
 
-test("what is piped into a program that fails is no second error", async (server) => {
+test("what is piped into a program that fails is not a second error", async (server) => {
   const fails = async (child: Process): Promise<string> => {
     // Written in part, and never ended.
     const source = new PassThrough();
@@ -1356,7 +1356,7 @@ test("exec and execFile collect", async (server) => {
     message: "stdout maxBuffer length exceeded",
     stdout: "y\ny\ny",
   });
-  // A program that shrugs off what it gets is ended all the same.
+  // A program that shrugs off what it gets is killed all the same.
   await assert.rejects(exec("trap '' TERM PIPE; while :; do echo x; done", { maxBuffer: 5 }), /maxBuffer/);
   const running = exec("exec sleep 1000", { signal: AbortSignal.timeout(50) });
   await assert.rejects(running, { name: "AbortError", code: "ABORT_ERR" });
@@ -1572,7 +1572,7 @@ nodeTest("the messages of a server are checked", { timeout: PATIENCE }, async ()
   await assert.rejects(failing.spawn("x").exited, { message: "spawn x UNKNOWN", code: "UNKNOWN", stage: shown });
   await failing.close();
 
-  // A line that is no message, and an error without an id, which end the connection.
+  // A line that is not a message, and an error without an id, which end the connection.
   for (const said of [`${esc.replace("\n", "")}`, JSON.stringify({ id: null, error: { code: 1, message: esc } })]) {
     const server = new Server(["sh", "-c", 'printf "%s\\n" "$1"; read end', "sh", said]);
     await assert.rejects(server.info, (error) => error instanceof ServerGone && !/[\p{C}]/u.test(error.message));

@@ -1,4 +1,4 @@
-// Prints the results of node's test runner as one line a test, behind the name in CLIENT.
+// Prints the results of node's test runner as one line a test, after the name in CLIENT.
 
 export default async function* report(source) {
   for await (const { type, data } of source) {

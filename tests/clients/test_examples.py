@@ -30,7 +30,7 @@ def repl():
         done
     )
     assert done.stdout.endswith("-> two\nlines\n"), done
-    assert python("repl.py", "exit(3)").returncode != 0, "a REPL that ends is no success"
+    assert python("repl.py", "exit(3)").returncode != 0, "a REPL that exits is not a success"
 
 
 def many():

@@ -507,7 +507,7 @@ class Ends(TestCase):
                 number = getattr(signal, expected)
                 self.assertEqual(process.wait(PATIENCE), -number, expected)
                 self.assertEqual((process.exit.signal, process.exit.code), (expected, 128 + number))
-                send(process)  # Nothing is left to be signalled, and that is no error.
+                send(process)  # Nothing is left to be signalled, and that is not an error.
 
     def test_terminate_with_grace(self):
         process = self.popen(["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1000; done"])
@@ -763,7 +763,7 @@ class Shape(TestCase):
             process = start(["true"], stdin=PIPE)
             process.wait(PATIENCE)
             process.communicate(b"x")
-            # What was flushed, and was not read, is no error.
+            # What was flushed, and was not read, is not an error.
             with start(["sleep", "0.1"], stdin=PIPE) as process:
                 process.stdin.write(b"x")
                 process.stdin.flush()
@@ -1356,7 +1356,7 @@ class Expecting(TestCase):
             # The first that comes, and not the first in the list.
             self.assertEqual(process.expect([re.compile(r"\? "), re.compile(b"a(g)e")]), 1)
             self.assertEqual((process.before.strip(), process.match.group(1)), (of(""), of("g")))
-            # What is behind it is read next.
+            # What is after it is read next.
             self.assertEqual(process.stdout.read(2), of("? "))
             process.send(of("9\n"))
             self.assertEqual(process.expect([TIMEOUT, EOF]), 1)
@@ -1641,7 +1641,7 @@ class Starting(unittest.TestCase):
             (["sh", "-c", "exit 3"], {}, "sh -c 'exit 3' has ended with exit status 3"),
             ("false", {}, "false has ended with exit status 1"),
             ("true --flag", {}, "true --flag has ended with exit status 0"),
-            (["sh", "-c", "kill -9 $$"], {}, "sh -c 'kill -9 $$' has been ended by signal SIGKILL"),
+            (["sh", "-c", "kill -9 $$"], {}, "sh -c 'kill -9 $$' was killed by signal SIGKILL"),
             (["printf", "no line"], {}, "printf 'no line' has ended with exit status 0"),
             (
                 ["sh", "-c", r"echo first >&2; printf 'host: \033[31mno route\n\n' >&2; exit 255"],
@@ -1674,7 +1674,7 @@ class Starting(unittest.TestCase):
             self.assertIn("has not answered in 0.2 s", text)
             self.assertIn(command[0], text)
             self.assertLess(time.monotonic() - before, 9)
-        # An echo is no answer.
+        # An echo is not an answer.
         self.assertIn("cat sent a line that is not a message of the protocol", self.refused("cat"))
         default = inspect.signature(Server).parameters["handshake_timeout"].default
         self.assertEqual(default, 10.0)

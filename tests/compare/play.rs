@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 /// How long a server may take to end once its stdin is closed. More than the
 /// protocol allows, since that limit is for other tests to hold it to.
-const END: Duration = Duration::from_secs(10);
+const END_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a server may take to answer the handshake: a first start from a
 /// cold disk is slow.
@@ -364,7 +364,7 @@ impl Player<'_> {
     fn end(&mut self, child: &mut Child) -> String {
         self.input = None;
         self.lines.push((self.started.elapsed(), Line::Closed));
-        let until = Instant::now() + END;
+        let until = Instant::now() + END_WAIT;
         while let Ok(()) = self.take(until) {}
         let ended = loop {
             match child.try_wait() {
@@ -383,7 +383,7 @@ impl Player<'_> {
         let _ = child.wait();
         match ended {
             Ok(Some(status)) => status.to_string(),
-            Ok(None) => format!("not within {} s of its stdin's end", END.as_secs()),
+            Ok(None) => format!("not within {} s of its stdin's end", END_WAIT.as_secs()),
             Err(error) => error.to_string(),
         }
     }

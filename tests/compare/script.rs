@@ -26,7 +26,7 @@
 //!   before the server starts.
 //!
 //! What sends a request, numbered 1, 2, 3 …, and waits for its response; with
-//! `&` behind the verb it does not wait, and what is sent so goes out in one
+//! `&` after the verb it does not wait, and what is sent so goes out in one
 //! piece:
 //!
 //! - `spawn HANDLE ARGV {more params}` — `cwd` is `%DIR%` unless given.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! For every trick by which a program outlives its end, every end, pipes and a PTY, a fresh server
-//! spawns the trick, the end is brought about, and whatever of the trick is alive then is counted. A
+//! spawns the trick, the session is ended, and whatever of the trick is alive then is counted. A
 //! trick's processes are known by a number that is an argument of each, so that they are found
 //! whatever they have done to their parents, sessions and environments. This program is a child
 //! subreaper and ends what a server leaves.
@@ -45,8 +45,8 @@ const ALIVE: Duration = Duration::from_secs(2);
 /// Nor the server itself: three seconds, and what it takes to see that.
 const SERVER: Duration = Duration::from_millis(3_200);
 /// How long anything may take that a server is asked to do; a first start from a cold disk is slow.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// What a process gets that shall time out: long enough for its trick to be done by then.
+const STEP_TIMEOUT: Duration = Duration::from_secs(20);
+/// The timeout of a process that should time out: long enough for its trick to be done by then.
 const TIMEOUT_MS: u64 = 1_500;
 /// The argument that makes this program the one of a trick.
 const PLAY: &str = "--play-without-main-thread";
@@ -431,7 +431,7 @@ fn main() -> ExitCode {
     // SAFETY: no memory is involved; what servers leave behind becomes ours.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
-        // Under nohup the servers would inherit that they shall live on.
+        // Under nohup the servers would inherit an ignored SIGHUP.
         // SAFETY: no handler is involved.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
@@ -705,7 +705,7 @@ impl Server {
         if self.exited != trick.leader_ends {
             return Err("the trick has ended too early".to_owned());
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + STEP_TIMEOUT;
         loop {
             let seen = Seen::take(&case.marker);
             let count = |is: fn(&TrickProcess) -> bool| seen.tricks.iter().filter(|p| is(p)).count();
@@ -717,7 +717,7 @@ impl Server {
                 break;
             }
             if Instant::now() > deadline {
-                return Err(format!("the trick does not come about: {:?}", seen.tricks));
+                return Err(format!("the trick does not start: {:?}", seen.tricks));
             }
             thread::sleep(Duration::from_millis(2));
         }
@@ -833,7 +833,7 @@ impl Server {
     }
 
     fn read_until(&mut self, what: &str, condition: impl Fn(&Server) -> bool) -> Result<(), String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + STEP_TIMEOUT;
         while !condition(self) {
             if Instant::now() > deadline {
                 return Err(format!("waited in vain for {what}"));

@@ -1,5 +1,5 @@
 //! Fuzzes a connection: whatever a client sends and however it is cut, the server answers every
-//! request once, says everything in the promised order, comes to its end in time, and leaves
+//! request once, says everything in the promised order, ends in time, and leaves
 //! nothing behind. Whatever is to be spawned is `cat` (see `src/fuzzing.rs`).
 //!
 //! The first byte of an input says how the rest is served: the size of a read (bits 0 to 4), whether
@@ -27,7 +27,7 @@ const LONGEST: usize = 1024;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// An end that took so long may have been cut short by the server's own deadline. That is for a
 /// machine that is too busy; what is told then is not checked.
-const BUSY: Duration = Duration::from_secs(2);
+const BUSY_TIME: Duration = Duration::from_secs(2);
 /// What an empty line lets pass.
 const PAUSE: Duration = Duration::from_millis(2);
 /// How many of them do.
@@ -53,7 +53,7 @@ fuzz_target!(|data: &[u8]| {
     let bytes = Arc::clone(&output.bytes);
     let began = Instant::now();
     let end = run(reader, output);
-    let busy = began.elapsed() > BUSY;
+    let busy = began.elapsed() > BUSY_TIME;
     if busy {
         eprintln!("busy: the connection took {:?}", began.elapsed());
     }
@@ -288,7 +288,7 @@ impl Expected {
             let generation = live.get_mut(handle).expect("output follows the spawn's answer");
             let stream = params["stream"].as_str().expect("a stream").to_owned();
             let (next, capped) = generation.streams.entry(stream).or_default();
-            assert!(!*capped, "a delta behind the last: {message}");
+            assert!(!*capped, "a delta after the last: {message}");
             assert_eq!(params["offset"], *next, "a gap: {message}");
             let base64 = params["deltaBase64"].as_str().expect("bytes");
             *next += (base64.len() / 4 * 3 - base64.bytes().filter(|&b| b == b'=').count()) as u64;

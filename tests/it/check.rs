@@ -500,7 +500,7 @@ fn waits_for_text_in_the_output() {
         (
             "<~ listening\n",
             "<~ \n",
-            ":7:3: '<~' waits for text in the output, and there is none behind it\n",
+            ":7:3: '<~' needs the text that it waits for\n",
         ),
     ] {
         let bad = scratch.file("bad.txt", 0o644, SMOKE.replace(from, to));
@@ -616,7 +616,7 @@ fn keeps_little_of_a_flood() {
     // The deadline is not what ends it.
     let printed = differs(
         &["--deadline", "60s", "--server", flood, &file],
-        "the server says too much that is not expected",
+        "the server sent too much that is not expected",
     );
     assert!(printed.lines().count() < 40, "{} lines", printed.lines().count());
 }

@@ -92,7 +92,7 @@ fn sh(script: &str) -> Command {
     Command::shell(script)
 }
 
-/// The pid, which a server of ours always tells.
+/// The pid, which a server of ours always reports.
 fn pid(process: &Process) -> u32 {
     process.id().expect("it is told")
 }

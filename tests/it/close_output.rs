@@ -167,7 +167,7 @@ fn what_cannot_be_closed_is_refused() {
 fn it_takes_effect_in_its_turn() {
     let mut client = Client::in_process();
     for _ in 0..times(20) {
-        // Right behind the spawn, and behind a spawn that fails.
+        // Right after the spawn, and after a spawn that fails.
         client.request("process/spawn", Mode::Pipe.params("t", &["yes"]));
         let first = close(&mut client, "t", Value::Null);
         let second = close(&mut client, "t", Value::Null);

@@ -35,6 +35,7 @@ pub const TESTS: &[Test] = &[
     test!(the_terminal_is_restored_in_every_way_out),
     test!(any_command_can_be_the_server),
     test!(help_teaches_and_mistakes_exit_with_2),
+    test!(help_names_every_method_and_every_param),
     test!(a_closed_pipe_ends_it_without_a_word),
     test!(typed_alone_it_says_what_it_waits_for),
 ];
@@ -377,7 +378,7 @@ fn a_reader_that_is_late_gets_everything() {
 }
 
 fn a_terminal_in_a_terminal() {
-    // It tells its own size, and whether the terminal it was typed at takes lines or every byte.
+    // It reports its own size, and whether the terminal it was typed at takes lines or every byte.
     let script = "trap 'echo interrupted; exit 5' INT; stty size; tty; echo ready; \
                   while :; do read x; stty size; stty -F $OUTER -a | grep -o -e -icanon; done";
     let typed = format!("export OUTER=$(tty); exec {PROCWIRE} run --tty -- bash -c \"$1\"");
@@ -513,6 +514,25 @@ fn any_command_can_be_the_server() {
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(125), "{stderr}");
         assert!(stderr.contains(why), "{server:?}: {stderr}");
+    }
+}
+
+/// What the types say of the protocol is what the help lists, nested members left out.
+fn help_names_every_method_and_every_param() {
+    let help = procwire(&["--help"]);
+    let help = String::from_utf8(help.stdout).expect("the help is UTF-8");
+    let document: Value = serde_json::from_slice(&procwire(&["schema", "--openrpc"]).stdout).expect("JSON");
+    let words: Vec<&str> = help.split(|c: char| !c.is_alphanumeric() && c != '/').collect();
+    for method in document["methods"].as_array().expect("methods") {
+        let name = method["name"].as_str().expect("a name");
+        if !name.starts_with("process/") {
+            continue;
+        }
+        assert!(words.contains(&name), "the help does not name {name}");
+        for param in method["params"].as_array().expect("params") {
+            let param = param["name"].as_str().expect("a name");
+            assert!(words.contains(&param), "the help does not name {param} of {name}");
+        }
     }
 }
 

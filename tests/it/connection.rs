@@ -98,7 +98,7 @@ fn signal(pid: u32, signal: i32) {
     assert_eq!(result, 0, "the server was there to be signalled");
 }
 
-/// Fifty processes of every stubborn kind; waits until each runs as it shall.
+/// Fifty processes of every stubborn kind; waits until each runs as it should.
 fn stubborn_crowd(client: &mut Client) {
     for i in 0..10 {
         for (kind, mode, script) in [
@@ -228,7 +228,7 @@ fn end_of_input_is_not_held_up_by_a_client_that_does_not_read(mode: Mode) {
     stalled.must_end_with(0);
 }
 
-/// So many answers are unread that no further request is taken, and the input ends behind those
+/// So many answers are unread that no further request is taken, and the input ends after those
 /// that wait: it ends the connection all the same.
 fn end_of_input_is_seen_behind_more_requests_than_may_wait() {
     let mut server = start(binary().stdout(Stdio::piped()));
@@ -258,7 +258,7 @@ pub(crate) fn must_come_to_rest(guard: u32) {
     let server = server_below(guard);
     let used = || Proc::of(server).expect("the server runs").ticks;
     let mut last = (0, Instant::now());
-    wait_until("the server has come to rest", || {
+    wait_until("the server is idle", || {
         let now = used();
         if now > last.0 + 1 {
             last = (now, Instant::now());
@@ -1004,7 +1004,7 @@ fn help_and_version_are_printed() {
             "--max-pending-stdin",
             "process/spawn",
         ] {
-            assert!(text.contains(word), "the help tells of {word}");
+            assert!(text.contains(word), "the help names {word}");
         }
     }
 }
@@ -1126,7 +1126,7 @@ fn failing_writer_is_a_lost_output() {
 }
 
 /// It is in the kernel, on a disk that does not answer: the end of the connection takes no longer for it,
-/// and answers its spawn and all that waits behind that.
+/// and answers its spawn and all that waits after that.
 fn program_that_does_not_start_leaves_no_request_unanswered() {
     let scratch = Scratch::new();
     let Some(hung) = HungProgram::new(&scratch) else {

@@ -170,13 +170,33 @@ fn links_lead_somewhere() {
         let text = read(&document);
         for link in text.split("](").skip(1) {
             let target = link.split(')').next().unwrap_or_default();
-            let file = target.split('#').next().unwrap_or_default();
-            if target.contains("://") || file.is_empty() {
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            if target.contains("://") {
                 continue;
             }
-            assert!(directory.join(file).exists(), "{}: {target}", document.display());
+            let file = match file.is_empty() {
+                true => document.clone(),
+                false => directory.join(file),
+            };
+            assert!(root().join(&file).exists(), "{}: {target}", document.display());
+            if !heading.is_empty() {
+                let found = headings(&read(&file)).any(|known| known == heading);
+                assert!(found, "{}: no heading {target}", document.display());
+            }
         }
     }
+}
+
+/// The headings of a page as links name them.
+fn headings(page: &str) -> impl Iterator<Item = String> {
+    let titles = page.lines().filter(|line| line.starts_with('#'));
+    titles.map(|line| {
+        let title = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = title
+            .chars()
+            .filter(|c| c.is_alphanumeric() || "-_ ".contains(*c));
+        kept.collect::<String>().replace(' ', "-")
+    })
 }
 
 fn markdown_files() -> Vec<PathBuf> {

@@ -1,4 +1,4 @@
-//! Messages with headers, as editors send them: answered in kind, bounded, and found again behind
+//! Messages with headers, as editors send them: answered in kind, bounded, and found again after
 //! headers that are none. Lines have their tests with the rest of the envelope.
 
 use std::io::{BufRead, BufReader, Write};

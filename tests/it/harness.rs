@@ -333,7 +333,7 @@ impl Drop for Scratch {
     }
 }
 
-/// A program whose exec does not come to an end while this lives, as on a disk that does not answer: the
+/// A program whose exec does not return while this lives, as on a disk that does not answer: the
 /// kernel asks this process whether it may be executed, and gets no answer.
 pub struct HungProgram {
     pub path: String,
@@ -395,7 +395,7 @@ pub fn can(what: &str, script: &str) -> bool {
     output.status.success()
 }
 
-/// The ways in which `/proc` can be unusable and that can be brought about here: what each is, and the line
+/// The ways in which `/proc` can be unusable and that a test can produce: what each is, and the line
 /// of a shell in a mount namespace of its own that does it.
 pub fn without_a_usable_proc(scratch: &Scratch) -> Vec<(&'static str, String)> {
     let other = scratch.directory("proc");
@@ -577,7 +577,7 @@ impl Client {
                     record("<--", &line);
                     // Purity: whatever the server prints must be one JSON object a line.
                     let value: Value = serde_json::from_slice(&line)
-                        .unwrap_or_else(|e| panic!("the server printed what is no JSON: {e}"));
+                        .unwrap_or_else(|e| panic!("the server printed a line that is not JSON: {e}"));
                     assert_eq!(line.last(), Some(&b'\n'), "a line ends in LF");
                     if sender.send(value).is_err() {
                         return;
@@ -796,12 +796,12 @@ impl Client {
                 return (stdout, stderr, params.clone());
             }
             if params["eof"] == true {
-                // On a busy machine a process ends late behind its streams.
+                // On a busy machine a process ends late after its streams.
                 continue;
             }
             let index = usize::from(params["stream"] == "stderr");
             let (bytes, capped) = &mut streams[index];
-            assert!(!*capped, "a delta behind the one that said capReached: {params}");
+            assert!(!*capped, "a delta after the one that said capReached: {params}");
             let offset = params["offset"].as_u64().expect("a delta has an offset");
             // A test may have taken the beginning of the stream already.
             let base = *first[index].get_or_insert(offset);
@@ -839,7 +839,7 @@ impl Client {
         self.exited(&handle)
     }
 
-    /// Spawns, and waits for each of these right behind it, in one piece; the ids of the waits.
+    /// Spawns, and waits for each of these right after it, in one piece; the ids of the waits.
     pub fn spawn_and_wait(&mut self, params: Value, waits: &[Value]) -> Vec<i64> {
         let handle = params["processHandle"].clone();
         let mut lines = String::new();

@@ -611,7 +611,7 @@ fn stdin_that_is_closed_is_not_waited_for() {
     client.finish();
 }
 
-/// Right behind a write it is not said that the program waits, although the kernel takes a while to hand a
+/// Right after a write it is not said that the program waits, although the kernel takes a while to hand a
 /// line over on a terminal.
 fn input_that_is_there_is_not_waited_for(mode: Mode) {
     let mut client = Client::in_process();
@@ -1159,7 +1159,7 @@ fn without_a_usable_proc_nothing_is_made_up() {
             assert_eq!(shown["processes"], json!([process]), "{what}");
             let (terminal, foreground) = match mode {
                 Mode::Pipe => (Value::Null, Value::Null),
-                // The terminal itself tells these.
+                // The terminal itself shows these.
                 Mode::Tty => (
                     json!({"canonical": true, "echo": true, "rows": 24, "cols": 80}),
                     json!({"pid": pid, "command": null}),

@@ -37,7 +37,7 @@ fn collected(client: &mut Client, text: &[u8], keep: Value, cap: Value) -> Value
     client.exited("k")
 }
 
-/// The text of a stream that keeps so much of both ends, as `process/exited` tells it.
+/// The text of a stream that keeps so much of both ends, as `process/exited` reports it.
 fn check(exited: &Value, head: usize, tail: usize) {
     let dropped = TEXT.len() > head + tail;
     let (head, tail) = match dropped {
@@ -255,7 +255,7 @@ fn streamed_output_has_one_gap_that_shows_in_the_offsets(mode: Mode) {
     client.finish();
 }
 
-/// Spawns what prints numbers and stays, and waits until they were read, which no delta tells.
+/// Spawns what prints numbers and stays, and waits until they were read, which no delta reports.
 fn spawn_that_stays(client: &mut Client, mut params: Value) {
     params["outputKeep"] = json!({"head": 4, "tail": 9});
     let waits = client.spawn_and_wait(params, &[json!([{"text": "4999"}, {"exit": true}])]);

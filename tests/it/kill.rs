@@ -64,7 +64,7 @@ fn check_killed(exited: &Value) {
     assert_eq!(exited["outputDrainTimedOut"], false);
 }
 
-/// Default: SIGKILL to the leader and everybody in its group, before the exit is told.
+/// Default: SIGKILL to the leader and all processes of its group, before the exit is reported.
 fn ends_the_whole_group(mode: Mode) {
     let mut client = Client::in_process();
     let pid = client.spawn_ready(script(
@@ -213,7 +213,7 @@ fn may_race_the_exit(mode: Mode) {
         if i % 3 == 1 {
             kill["signal"] = json!("SIGTERM");
         }
-        // Sometimes right behind the spawn, sometimes when it has begun to run.
+        // Sometimes right after the spawn, sometimes when it has begun to run.
         if i % 2 == 0 {
             client.result(spawn);
         }
@@ -351,7 +351,7 @@ fn a_signal_reaches_the_whole_group(mode: Mode) {
         members(pid).iter().filter(|p| p.name == "sleep").count() == 2
     });
     signal(&mut client, "c", "SIGTERM");
-    // The shell handles it, and then waits for the others: it comes to its end because they died.
+    // The shell handles it, and then waits for the others: it ends because they died.
     assert_eq!(client.exited("c")["exitCode"], 9);
     client.finish();
 }
@@ -465,7 +465,7 @@ fn malformed_grace_is_refused() {
     client.finish();
 }
 
-/// Pipelined behind the spawn's own request it takes effect on that very process.
+/// Pipelined after the spawn's own request it takes effect on that very process.
 fn a_kill_behind_its_spawn(mode: Mode) {
     let mut client = Client::in_process();
     for _ in 0..times(20) {
@@ -576,7 +576,7 @@ fn flood_is_answered_in_order_and_delays_no_exit(mode: Mode) {
     }
 }
 
-/// Gives up the right of root to signal everybody, for this thread and those it starts.
+/// Gives up root's right to signal any process, for this thread and those it starts.
 fn give_up_cap_kill() {
     const VERSION_3: u32 = 0x2008_0522;
     const CAP_KILL: u32 = 5;

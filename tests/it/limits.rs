@@ -237,7 +237,7 @@ fn what_the_machine_refuses_is_named() {
     cases.push(("nice", json!(-20), "EACCES", "setpriority"));
     cases.push(("oomScoreAdj", json!(-1_000), "EACCES", "oom_score_adj"));
     for (name, value, code, call) in cases {
-        // Beside others that are granted, before and behind it.
+        // Beside others that are granted, before and after it.
         let mut params = limited(&["touch", &mark], json!({"coreBytes": 0, "fileBytes": 1_000_000}));
         params["limits"][name] = value;
         let id = client.request("process/spawn", params);
@@ -332,7 +332,7 @@ fn the_rust_client_sets_limits() {
     let Err(Error::Refused(error)) = client.output(&show) else {
         panic!("no machine has so many descriptors");
     };
-    let data = error.data.expect("the machine refused");
+    let data = error.data.expect("the operating system refused");
     assert_eq!(
         (data.stage, data.limit),
         (Stage::Limits, Some(LimitName::OpenFiles))

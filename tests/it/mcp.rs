@@ -916,7 +916,7 @@ fn a_read_from_an_offset_shows_what_is_kept() {
         (&read["stdout"], &read["stdoutTail"]),
         (&json!("1\n"), &json!("0\n"))
     );
-    // From within what is lost, only what is behind it can be shown.
+    // From within what is lost, only what is after it can be shown.
     let read = agent.call(
         "read",
         json!({"handle": "seq", "offset": 100_000, "maxBytes": 262_144}),
@@ -958,7 +958,7 @@ fn text_is_found_wherever_it_was_printed_since_the_last_result() {
     wait_until("all is printed", || {
         agent.call("list", json!({}))["processes"][0]["stdoutBytes"] == 1_000_014
     });
-    // It is there before it is asked for, behind more than is kept.
+    // It is there before it is asked for, after more than is kept.
     let read = agent.call("read", json!({"handle": "s", "untilText": "xthe end"}));
     assert_eq!(read["reason"], "text");
     assert!(string(&read["stdoutTail"]).ends_with("xthe end\n"), "{read}");
@@ -1310,7 +1310,7 @@ fn what_was_cancelled_is_not_answered_and_ends() {
         wait_until("it is forgotten", || {
             agent.call("list", json!({}))["processes"] == json!([])
         });
-        // The same one right behind its request, and twice.
+        // The same one right after its request, and twice.
         let mut arguments = json!({"command": format!("sleep 1002.{marker}")});
         if tool == "start" {
             // Otherwise it may be answered before it is cancelled, and goes on.

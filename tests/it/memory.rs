@@ -186,7 +186,7 @@ fn bytes_go_both_ways_as_they_are() {
         drop(client);
         assert_eq!(ended(server), End::InputEnded);
     }
-    // Collected output is bytes as well, and what is no UTF-8 stays as it was.
+    // Collected output is bytes as well, and what is not UTF-8 stays as it was.
     let (mut client, server) = serve(Config::default());
     spawn(&mut client, params("a", &["printf", "\\377\\000x"]));
     let (_, exited) = collect(&mut client, "a", Stream::Stdout);
@@ -818,7 +818,7 @@ fn long_spawns_that_are_held_back_wait_for_their_receiver() {
     let long_spawn = params("", &["true", &argument, &argument]);
     let requests = (0..500).map(move |n| {
         let spawn = SpawnParams {
-            // Each second one waits behind another of its handle.
+            // Each second one waits after another of its handle.
             process_handle: long("h", n & !1, 4_000),
             ..long_spawn.clone()
         };

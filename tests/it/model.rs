@@ -90,7 +90,7 @@ fn sequences() {
     }
 }
 
-/// A kill that came while its process ended must not say there is none, and the spawn behind it that there is.
+/// A kill that came while its process ended must not say there is none, and the spawn after it that there is.
 fn a_kill_that_is_refused_and_a_handle_in_use_exclude_each_other() {
     let mut client = Client::in_process();
     let params = json!({"processHandle": "a", "command": ["true"]});

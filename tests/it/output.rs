@@ -189,7 +189,7 @@ fn a_delta_is_bounded_and_decodes_alone(mode: Mode) {
     client.finish();
 }
 
-/// What is written right before the exit is delivered before it, and nothing comes behind it.
+/// What is written right before the exit is delivered before it, and nothing comes after it.
 fn nothing_is_lost_before_a_fast_exit(mode: Mode) {
     let scratch = Scratch::new();
     let file = patterned(&scratch, MIB);
@@ -230,7 +230,7 @@ fn closed_output_is_no_exit(mode: Mode) {
     client.finish();
 }
 
-/// Who writes byte by byte does not make us send them so.
+/// A program that writes byte by byte is not sent byte by byte.
 fn single_byte_writes_are_put_together(mode: Mode) {
     let bytes = times(100_000);
     let mut client = Client::in_process();
@@ -483,7 +483,7 @@ fn streamed_up_to_the_cap(mode: Mode) {
     client.finish();
 }
 
-/// The cap is reached by the first byte that is dropped. If that comes later, an empty delta tells.
+/// The cap is reached by the first byte that is dropped. If that comes later, an empty delta reports.
 fn exactly_the_cap_is_not_capped_until_more_comes(mode: Mode) {
     let mut client = Client::in_process();
     let mut params = plain(

@@ -55,7 +55,7 @@ impl Proc {
         ["Z", "X"].contains(&self.state.as_str()) && self.threads <= 1
     }
 
-    /// Its arguments, each with a NUL behind it; nothing if it is dead.
+    /// Its arguments, each with a NUL after it; nothing if it is dead.
     pub fn arguments(&self) -> Vec<u8> {
         let own = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
         if !own.is_empty() || self.is_dead() || self.threads <= 1 {

@@ -205,7 +205,7 @@ fn jsonrpc_is_written_exactly_when_the_first_message_had_it(mode: Mode) {
     }
 }
 
-/// A line that is not a message decides nothing for those behind it, the version included.
+/// A line that is not a message decides nothing for those after it, the version included.
 fn the_first_message_that_can_be_read_decides() {
     let unreadable: [&[u8]; 5] = [
         b"nonsense\n",
@@ -780,7 +780,7 @@ fn line_of_the_limit_passes_and_one_byte_more_does_not() {
     assert_eq!(code_of(&left[0]), -32600);
 }
 
-/// A long line is carried out as any other, up to the limit that `initialize` tells.
+/// A long line is carried out as any other, up to the limit that `initialize` reports.
 fn default_limit_is_16_mib() {
     let mut client = Client::in_process();
     let limit = client.call("initialize", json!({"clientInfo": {"name": "t"}}))["limits"]["maxMessageBytes"]

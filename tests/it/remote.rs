@@ -255,7 +255,7 @@ fn a_lost_session_of_sshd_leaves_nothing_alive() {
     client.finish_anyhow();
 }
 
-/// Every line that sessions bring about, with what differs from run to run masked. Deltas may be cut
+/// Every line that sessions produce, with what differs from run to run masked. Deltas may be cut
 /// anywhere, and streams of one process may overtake each other, so each stream is put together.
 fn replayed(server: &str, scratch: &Scratch) -> BTreeMap<String, Vec<String>> {
     let got = scratch.path("got");

@@ -614,7 +614,7 @@ fn daemons_cost_no_thread() {
 }
 
 /// A process that does not read, and more writes to it than may be in flight: they wait aside, and
-/// the kill behind them is read.
+/// the kill after them is read.
 fn writes_that_wait_hold_up_no_kill() {
     let mut client = Client::in_process();
     client.spawn(Mode::Pipe.params("a", &["sleep", "1000"]));

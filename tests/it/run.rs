@@ -84,7 +84,7 @@ impl Screen {
         self.client.call("process/resizePty", params);
     }
 
-    /// Waits for this text behind the last one; what was printed up to its end.
+    /// Waits for this text after the last one; what was printed up to its end.
     #[track_caller]
     pub fn until(&mut self, wanted: &str) -> String {
         loop {
@@ -97,7 +97,7 @@ impl Screen {
         }
     }
 
-    /// All that is printed behind that, to the end.
+    /// All that is printed after that, to the end.
     pub fn ended(mut self) -> (String, Value) {
         let (stdout, _, exited) = self.client.streamed("t");
         self.client.finish();
@@ -451,7 +451,7 @@ fn a_timeout_asks_before_it_kills() {
             let (stdout, stderr) = timed(&[], asked);
             assert_eq!(stdout, "ready\nasked\n");
             // The shell may say that its sleep was terminated.
-            let line = "procwire: sh: timed out after 3s, ended by itself with exit code 5\n";
+            let line = "procwire: sh: timed out after 3s, exited with code 5\n";
             assert!(stderr.ends_with(line), "{stderr}");
         });
         scope.spawn(|| {
@@ -713,7 +713,7 @@ fn a_full_screen_program_that_stops_itself_stops() {
     }
     screen.write("fg\n");
     screen.until("\x1b[?1002h\x1b[?25l");
-    // A shell looks at its traps behind what it waits for.
+    // A shell looks at its traps after what it waits for.
     screen.write("x");
     screen.until("painted again");
     screen.until("key x");

@@ -142,7 +142,7 @@ fn missing_program_is_an_error_and_frees_the_handle(mode: Mode) {
     }
     let name = "no-program-has-this-name";
     let mut params = mode.params("a", &[name]);
-    // Of directories that everybody may search.
+    // Of directories that every user may search.
     params["env"] = json!({"PATH": "/bin:/usr/bin"});
     refused(&mut client, params, "lookup", libc::ENOENT, name);
     // A file is not a directory on the way to a program.
@@ -200,7 +200,7 @@ fn missing_interpreter_is_an_error(mode: Mode) {
     still_serves(client, mode);
 }
 
-/// As `execvp` does it: the shell gets the path it was found at, and the arguments behind it.
+/// As `execvp` does it: the shell gets the path it was found at, and the arguments after it.
 fn text_without_interpreter_line_runs_in_the_shell(mode: Mode) {
     let scratch = Scratch::new();
     let script = scratch.file("script", 0o755, "echo \"$0|$#|$1|$2\"\nexit 3\n");
@@ -264,7 +264,7 @@ fn binary_of_another_machine_is_not_given_to_the_shell(mode: Mode) {
     }
     assert!(!std::path::Path::new(&scratch.path("created")).exists());
 
-    // A payload behind the commands makes no binary.
+    // A payload after the commands makes no binary.
     let archive = scratch.file("archive", 0o755, b"echo unpacked\nexit 3\n\0\0\0payload");
     client.spawn(mode.params("a", &[&archive]));
     let (stdout, _, exited) = client.streamed("a");
@@ -660,7 +660,7 @@ fn one_of_many_spawns_of_a_handle_wins() {
     silent_to_the_end(client);
 }
 
-/// Requests of one handle take effect in order: those behind a spawn that fails find no process, and
+/// Requests of one handle take effect in order: those after a spawn that fails find no process, and
 /// the next spawn finds the handle free.
 fn failed_spawn_hands_the_handle_to_the_next_request() {
     let mut client = Client::in_process();

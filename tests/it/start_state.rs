@@ -55,7 +55,7 @@ fn assert_signals_untouched(client: &mut Client, mode: Mode, started: &str) {
         let line = status.lines().find_map(|l| l.strip_prefix(name));
         let mask = line
             .and_then(|l| l.strip_prefix(":"))
-            .expect("the kernel tells it")
+            .expect("the kernel shows it")
             .trim();
         u64::from_str_radix(mask, 16).expect("a mask in hex")
     };
@@ -161,7 +161,7 @@ fn broken_pipe_kills_as_usual(mode: Mode) {
 
 // ---- session and terminal ----
 
-/// The fields of `/proc/PID/stat` behind the name, the state first.
+/// The fields of `/proc/PID/stat` after the name, the state first.
 fn stat_of(text: &str) -> Vec<i64> {
     let (_, fields) = text.trim().rsplit_once(") ").expect("the name is in parentheses");
     let numbers = fields.split(' ').skip(1);

@@ -134,7 +134,7 @@ fn a_long_stream_passes_with_bounded_memory() {
     client.finish();
 }
 
-/// The kill of a child with a full stdin works at once, meanwhile everybody else is served, and
+/// The kill of a child with a full stdin works at once, meanwhile all other processes are served, and
 /// every write is answered: taken, refused, or ended with its process.
 fn a_child_that_does_not_read_delays_no_other_and_is_killed(mode: Mode) {
     let mut client = Client::in_process();
@@ -316,7 +316,7 @@ fn close_takes_effect_behind_what_is_pending(mode: Mode) {
     client.finish();
 }
 
-/// A second close and a write behind a close are refused, also while the first close is pending.
+/// A second close and a write after a close are refused, also while the first close is pending.
 fn closed_is_closed(mode: Mode) {
     let mut client = Client::in_process();
     client.spawn_ready(plain(mode, "c", "printf ready; exec sleep 1000"));
@@ -347,7 +347,7 @@ fn closed_is_closed(mode: Mode) {
     client.finish();
 }
 
-/// Neither a write behind the exit nor one that races it harms the server.
+/// Neither a write after the exit nor one that races it harms the server.
 fn an_ended_process_takes_no_input(mode: Mode) {
     let mut client = Client::in_process();
     for i in 0..times(30) {
@@ -535,7 +535,7 @@ fn end_of_file_on_a_terminal_adds_nothing_to_the_input() {
     client.finish();
 }
 
-/// One end-of-file behind an unfinished line only hands the line over; the program still gets its end.
+/// One end-of-file after an unfinished line only hands the line over; the program still gets its end.
 fn end_of_file_behind_an_unfinished_line() {
     let mut client = Client::in_process();
     client.spawn_ready(copier(Mode::Tty, "c"));

@@ -462,7 +462,7 @@ fn what_cannot_be_opened_is_told_with_its_stream() {
     let params = json!({"processHandle": "a", "command": ["true"], "stdin": {"file": missing}});
     refused(&mut client, params, "stdin", libc::ENOENT, &missing);
     assert!(!fs::exists(&missing).expect("it can be looked for"));
-    // The first that fails is told, and the streams behind it are left alone.
+    // The first that fails is told, and the streams after it are left alone.
     let behind = scratch.path("behind");
     let params = json!({"processHandle": "a", "command": ["true"], "stdout": {"file": "/no/x"}, "stderr": {"file": behind}});
     refused(&mut client, params, "stdout", libc::ENOENT, "/no/x");
@@ -764,7 +764,7 @@ fn a_terminal_that_is_opened_controls_no_one() {
         (master, name.to_str().expect("ASCII").to_owned())
     };
     let mut client = Client::in_process();
-    // tty_nr, the fifth behind the name.
+    // tty_nr, the fifth after the name.
     let terminal = "cut -d' ' -f7 /proc/$$/stat; test -t 0 && echo terminal";
     let members = json!({"stdin": {"file": name}, "stderr": {"file": name}});
     let exited = client.run_with(script("a", terminal, members));
@@ -826,7 +826,7 @@ fn the_rust_client_has_no_end_of_what_is_not_a_pipe() {
     let Err(client::Error::Refused(error)) = refused else {
         panic!("{refused:?}");
     };
-    let data = error.data.expect("the machine refused");
+    let data = error.data.expect("the operating system refused");
     assert_eq!(
         (data.stage, data.errno),
         (procwire::protocol::Stage::Stdout, libc::ENOENT)

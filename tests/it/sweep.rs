@@ -146,7 +146,7 @@ impl Server {
         self.gone(began)
     }
 
-    /// The same behind an end that has been brought about.
+    /// The same after an end that was ordered.
     fn gone(self, began: Instant) -> (String, Duration) {
         let all = self.processes();
         self.client.finish_anyhow();

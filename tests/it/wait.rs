@@ -492,7 +492,7 @@ fn a_dead_process_is_not_waited_for() {
     );
     let id = wait(&mut client, "f", json!([{"exit": true}]));
     assert_eq!(client.error(id).0, -32600);
-    // One that ends at the same moment: each wait is answered, and the handle is free behind it.
+    // One that ends at the same moment: each wait is answered, and the handle is free after it.
     for _ in 0..times(200) {
         client.spawn(json!({"processHandle": "e", "command": ["true"]}));
         let id = wait(&mut client, "e", json!([{"text": "x"}, {"exit": true}]));

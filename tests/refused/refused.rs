@@ -23,7 +23,7 @@ const ERRORS: [(&str, i32); 2] = [("EPERM", libc::EPERM), ("ENOSYS", libc::ENOSY
 
 fn main() -> ExitCode {
     session::launch_if_asked();
-    // Orphans of what is killed come to us, and are found.
+    // Orphans of what is killed become our children, and are found.
     // SAFETY: no memory is involved.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
     let (mut server, mut only, mut jobs) = (None, None, 2);

@@ -8,7 +8,7 @@
 //!
 //! Workers spawn with pipes and terminals, echo, feed, flood, collect, kill, time out, resize, list,
 //! ask for what there is not, and check every byte and every exit; now and then the client stops
-//! reading. At each interval they come to rest for a moment, so that a row shows what the server
+//! reading. At each interval they pause for a moment, so that a row shows what the server
 //! holds when it has nothing to do, beside the most it held since the row before.
 //!
 //! The exit code is 0 if the last quarter of the rows, warm-up left out, holds no more than the
@@ -36,9 +36,9 @@ use serde_json::{Value, json};
 /// How many scenarios run at the same time.
 const WORKERS: usize = 6;
 /// How long any one thing may take; what takes longer counts as lost.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a server that is left alone may take to come to rest.
-const REST: Duration = Duration::from_millis(500);
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a server that is left alone may take to become idle.
+const REST_TIME: Duration = Duration::from_millis(500);
 /// Resident memory may differ by this much between two quarters: a share, and an amount.
 const SLACK: (f64, u64) = (0.10, 2 * 1024 * 1024);
 /// Rows before that do not count: an allocator keeps what its first peaks took.
@@ -136,7 +136,7 @@ struct Shared {
     stalled: AtomicBool,
     requests: AtomicU64,
     bytes: AtomicU64,
-    /// Lines that are no JSON, sent; and answers without an id, received.
+    /// Lines that are not JSON, sent; and answers without an id, received.
     nonsense: AtomicU64,
     nobodys: AtomicU64,
     lost: AtomicUsize,
@@ -246,7 +246,7 @@ impl Shared {
             "clientInfo": {"name": "soak", "title": null, "version": "0"},
             "capabilities": {"experimentalApi": true},
         });
-        let _ = self.ask("initialize", &params).recv_timeout(PATIENCE);
+        let _ = self.ask("initialize", &params).recv_timeout(STEP_TIMEOUT);
         self.send("{\"method\":\"initialized\"}\n".to_owned());
     }
 
@@ -329,7 +329,7 @@ impl<'a> Process<'a> {
     }
 
     fn event(&self) -> Result<Value, String> {
-        self.events.recv_timeout(PATIENCE).map_err(|_| {
+        self.events.recv_timeout(STEP_TIMEOUT).map_err(|_| {
             self.shared.lost(&format!("a notification of {}", self.handle));
             String::new()
         })
@@ -384,7 +384,7 @@ impl<'a> Process<'a> {
 }
 
 fn answer(shared: &Shared, what: &str, receiver: &Receiver<Value>) -> Result<Value, String> {
-    match receiver.recv_timeout(PATIENCE) {
+    match receiver.recv_timeout(STEP_TIMEOUT) {
         Ok(answer) => Ok(answer),
         Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
             shared.lost(&format!("the answer to {what}"));
@@ -648,7 +648,7 @@ impl Random {
 // ---- what the server holds ----
 
 #[derive(Clone, Copy, Default)]
-struct Held {
+struct Usage {
     private: u64,
     threads: u64,
     descriptors: u64,
@@ -659,8 +659,8 @@ struct Held {
 struct Row {
     at: Duration,
     /// The server alone, and with its guard.
-    server: Held,
-    all: Held,
+    server: Usage,
+    all: Usage,
     /// The most memory of both together since the last row.
     peak: u64,
     requests: u64,
@@ -695,7 +695,7 @@ fn children(pid: u32) -> Vec<u32> {
     all
 }
 
-fn held(pid: u32) -> Held {
+fn held(pid: u32) -> Usage {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let number = |name: &str| {
         let line = status.lines().find_map(|l| l.strip_prefix(name));
@@ -703,7 +703,7 @@ fn held(pid: u32) -> Held {
         word.and_then(|w| w.parse::<u64>().ok()).unwrap_or(0)
     };
     let is_zombie = |pid: &u32| Proc::of(*pid).is_some_and(|p| p.is_dead());
-    Held {
+    Usage {
         private: number("RssAnon:") * 1024,
         threads: number("Threads:"),
         descriptors: fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |d| d.count() as u64),
@@ -711,13 +711,15 @@ fn held(pid: u32) -> Held {
     }
 }
 
-fn sum(pids: &[u32]) -> Held {
-    pids.iter().map(|p| held(*p)).fold(Held::default(), |a, b| Held {
-        private: a.private + b.private,
-        threads: a.threads + b.threads,
-        descriptors: a.descriptors + b.descriptors,
-        zombies: a.zombies + b.zombies,
-    })
+fn sum(pids: &[u32]) -> Usage {
+    pids.iter()
+        .map(|p| held(*p))
+        .fold(Usage::default(), |a, b| Usage {
+            private: a.private + b.private,
+            threads: a.threads + b.threads,
+            descriptors: a.descriptors + b.descriptors,
+            zombies: a.zombies + b.zombies,
+        })
 }
 
 /// Runs the load and takes the rows.
@@ -758,7 +760,7 @@ fn soak(options: &Options, shared: &Arc<Shared>, root: u32) -> Vec<Row> {
         }
         if now >= next || now >= whole {
             let resting = shared.work.write().unwrap_or_else(PoisonError::into_inner);
-            thread::sleep(REST);
+            thread::sleep(REST_TIME);
             let row = row(shared, root, began.elapsed(), peak);
             print_row(&row);
             rows.push(row);
@@ -781,7 +783,7 @@ fn row(shared: &Shared, root: u32, at: Duration, peak: u64) -> Row {
     let pids = servers(root);
     Row {
         at,
-        server: pids.last().map_or_else(Held::default, |p| held(*p)),
+        server: pids.last().map_or_else(Usage::default, |p| held(*p)),
         all: sum(&pids),
         peak,
         requests: shared.requests.load(Relaxed),
@@ -808,7 +810,7 @@ fn print_row(row: &Row) {
 // ---- the verdict ----
 
 fn wait(server: &mut Child) -> Option<i32> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + STEP_TIMEOUT;
     while Instant::now() < deadline {
         if let Ok(Some(status)) = server.try_wait() {
             return status.code();
@@ -821,7 +823,7 @@ fn wait(server: &mut Child) -> Option<i32> {
 }
 
 /// The least of a quarter: what is held when there is nothing to do and nothing is left to be given back.
-fn least(rows: &[Row], of: impl Fn(&Held) -> u64) -> u64 {
+fn least(rows: &[Row], of: impl Fn(&Usage) -> u64) -> u64 {
     rows.iter().map(|r| of(&r.all)).min().unwrap_or(0)
 }
 
@@ -840,7 +842,7 @@ fn verdict(rows: &[Row], shared: &Shared, ended: Option<i32>) -> ExitCode {
     if after > allowed {
         faults.push("memory grows".to_owned());
     }
-    type Count = fn(&Held) -> u64;
+    type Count = fn(&Usage) -> u64;
     let counted: [(&str, Count); 3] = [
         ("threads", |h| h.threads),
         ("descriptors", |h| h.descriptors),

@@ -1,4 +1,4 @@
-//! What the help says and how it is laid out: 80 columns, whatever the terminal.
+//! The texts of the help and their layout: 80 columns, whatever the terminal.
 //!
 //! **Thread:** main.
 //! **Owns:** the texts.
@@ -20,15 +20,22 @@ Try it:
     '{\"command\":[\"echo\",\"hi\"],\"processHandle\":\"a\"}}' | procwire --drain
 
 Methods:
-  process/spawn       start a program: command, processHandle, cwd, env, tty,
-                      size, terminalModes, streamStdin, streamStdoutStderr,
-                      outputBytesCap, timeoutMs, detach
-  process/writeStdin  feed it: processHandle, deltaBase64, closeStdin
-  process/resizePty   resize its terminal: processHandle, size
-  process/kill        signal it: processHandle, signal, graceMs
-  process/list        list the running processes
-  process/inspect     tell what it does and what it waits for: processHandle
-  initialize          optional handshake; its answer lists every limit
+  process/spawn        start a program: command, processHandle, cwd, env,
+                       inheritEnv, tty, size, terminalModes, streamStdin,
+                       streamStdoutStderr, stdin, stdout, stderr,
+                       outputBytesCap, outputKeep, timeoutMs, timeoutGraceMs,
+                       limits, detach
+  process/writeStdin   write to its stdin, and close it: processHandle,
+                       deltaBase64, closeStdin
+  process/resizePty    resize its terminal: processHandle, size
+  process/wait         wait for text, silence, its exit or until it waits for
+                       input: processHandle, until, stream, timeoutMs
+  process/closeOutput  stop reading its output: processHandle, stream
+  process/kill         signal it, or kill it with everything it started:
+                       processHandle, signal, graceMs
+  process/list         list the running processes
+  process/inspect      show what it does and what it waits for: processHandle
+  initialize           optional handshake; its answer lists every limit
 
 When stdin ends, when stdout is closed, or at SIGTERM, SIGINT or SIGHUP, the
 server kills every process and everything those have started. A SIGINT or SIGHUP
@@ -41,14 +48,14 @@ command line.
 pub(super) const RUN: &str = "\
 Runs one program on a server, as if it had been typed here. Its output comes
 live and on the right stream, and stdin goes to it. Signals sent to this process
-are passed on (INT, TERM, HUP, QUIT, USR1, USR2; TSTP and CONT stop both and let
-them go on); a second TERM or HUP ends this process at once. Whatever ends this
-process, SIGKILL included, ends the program and all it has started. There is no
-timeout and no limit on output unless a flag says so; on the wire, process/spawn
-has defaults for both.
+are passed on (INT, TERM, HUP, QUIT, USR1, USR2; TSTP and CONT stop and continue
+both); a second TERM or HUP ends this process at once. However this process
+dies, even by SIGKILL, the program and everything it started die with it. There
+is no timeout and no limit on output unless a flag sets one; on the wire,
+process/spawn has defaults for both.
 
-Typed at a terminal, the program gets a terminal of its own, with the size,
-keys and modes of this one. What is different from a program that was typed:
+Typed at a terminal, the program gets a new terminal with the size, keys and
+modes of this one. It differs from a program that was typed directly:
   - Ctrl-Z stops the program and this process only if the server is on this
     machine. With --server the key goes to the program, which cannot stop by
     itself; 'kill -TSTP' of this process stops both.
@@ -67,8 +74,8 @@ Try it:
   procwire run --record demo.cast -- sh -c 'ls; sleep 1; date'
 
 Exit code: the program's. If a signal killed the program, this process says so
-and dies of the same one, which a shell shows as 128 + n. 124 if the time was
-up; 127 if there is no such program, 126 if it cannot be executed; 125 if the
+and dies of the same signal, which a shell shows as 128 + n. 124 if the program
+timed out; 127 if it was not found, 126 if it cannot be executed; 125 if the
 server failed or refused, stdin could not be read or a recording not written; 2
 for a wrong command line.
 ";
@@ -84,8 +91,8 @@ that is expected. '#' begins a remark; the first one at the top is the title:
 
 \"{...}\" stands for any value, [..] for any text inside a string. Answers are
 found by id, notifications by method, handle and stream; output is joined or cut
-to the length that is expected. '<~' waits until a process has printed its text;
-what else that process prints need not be shown:
+to the expected length. '<~' waits until a process has printed a text; its other
+output may be left out:
 
   <~ listening on port
 
@@ -110,7 +117,7 @@ Markdown file without a session is only reported, unless no file has one.
 pub(super) const MCP: &str = "\
 Serves an AI agent that speaks the Model Context Protocol: it can run programs,
 start servers and REPLs, write to them, wait for what they print, and kill them.
-The client starts this command; what it wants to be told is where to find it:
+The client starts this command. Add it to the client's configuration:
 
   {\"mcpServers\": {\"procwire\": {\"command\": \"procwire\", \"args\": [\"mcp\"]}}}
 
@@ -120,18 +127,18 @@ The client starts this command; what it wants to be told is where to find it:
 
 Tools:
   run      run a program to its end, or answer that it is still running
-  start    start what is to go on, and wait until it is ready
+  start    start a server or a REPL, and wait until it is ready
   write    write to its stdin, and wait for the reaction
   read     show what is new, or wait for text, a prompt, quiet or its end
   kill     kill it with all it has started, or signal it
   resize   change the size of its terminal
-  inspect  tell what it does now, and whether it waits for input
-  list     list what runs, and what has ended and can still be read
+  inspect  show what it does now, and whether it waits for input
+  list     list the processes that run, and those that can still be read
 
 Programs have the privileges of this process: let the client ask before it calls
 a tool. When stdin ends, when stdout is closed, at SIGTERM, SIGINT or SIGHUP,
-and also if this process or the client is killed, everything ends that was
-started. A call that is cancelled ends what it has started.
+and also if this process or the client is killed, everything that was started is
+killed. Cancelling a call kills what the call has started.
 
 Try it:
   printf '%s\\n' '{\"id\":1,\"method\":\"tools/list\"}' | procwire mcp | jq .result
@@ -170,7 +177,7 @@ Try it:
   procwire man --dir ~/.local/share/man/man1
 ";
 
-/// What a terminal shows at least.
+/// The narrowest terminal that the help fits.
 pub(super) const WIDTH: usize = 80;
 /// Where the help of a flag begins.
 const COLUMN: usize = 29;

@@ -1,4 +1,4 @@
-//! The manual pages: one for the program and one for each command, as man(7) wants them.
+//! The manual pages: one for the program and one for each command, in the format of man(7).
 //!
 //! **Thread:** main.
 //! **Owns:** the layout of a page, and what a page says beyond the help: environment and files.

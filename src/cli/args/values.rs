@@ -1,4 +1,4 @@
-//! What people type: durations, sizes, and words with a typing error.
+//! Values of flags: durations, sizes, limits; and suggestions for a misspelt word.
 //!
 //! **Thread:** main.
 //! **Owns:** nothing.
@@ -82,7 +82,7 @@ pub(super) fn head_and_tail(text: &str) -> Result<(u64, u64), String> {
     Ok((size(head)?, size(tail)?))
 }
 
-/// The limits by name, each with the `=` behind which its value stands.
+/// The limits by name, each with the `=` after which its value stands.
 pub(super) const LIMITS: &[&str] = &[
     "cpu-seconds=",
     "file-bytes=",
@@ -120,9 +120,9 @@ pub(super) fn limit(limits: &mut ResourceLimits, text: &str) -> Result<(), Strin
         _ => {
             let names = LIMITS.iter().map(|name| name.trim_end_matches('='));
             return Err(match nearest(name, names.clone()) {
-                Some(meant) => format!("no limit {}; did you mean {meant}?", quoted(name)),
+                Some(meant) => format!("unknown limit {}; did you mean {meant}?", quoted(name)),
                 None => format!(
-                    "no limit {}: expected {}",
+                    "unknown limit {}: expected {}",
                     quoted(name),
                     names.collect::<Vec<_>>().join(", ")
                 ),

@@ -14,11 +14,11 @@ use crate::sys::{self, Pid, ProcStat, Snapshot};
 /// How long a sweep waits for the death of what it has killed before it looks again.
 const DEATH_WAIT: Duration = Duration::from_millis(400);
 
-/// Who is not to be swept: pids, and when what they mean was started, or 0 where that is not known. The
-/// latest of a pid counts.
+/// The processes that a sweep spares: pids and start times, or 0 where the start is not known. The latest
+/// entry of a pid counts.
 pub(super) type Detached = BTreeMap<Pid, u64>;
 
-/// There are children of earlier, and nothing tells who they are: no child may be ended for being one.
+/// There are children from before, and nothing shows which: so being a child is not enough to be killed.
 pub(super) static UNKNOWN_CHILDREN: AtomicBool = AtomicBool::new(false);
 
 /// The number of this process.
@@ -153,10 +153,10 @@ fn still_there(
 }
 
 /// Finding the children of this thread without `/proc`, by asking for each number whether it is one.
-/// Children have been started after us, so most are found right behind our own number.
+/// Children have been started after us, so most are found right after our own number.
 #[derive(Default)]
 struct Scan {
-    /// Those that were found before. Where they are still children, they could not be ended.
+    /// Those that were found before. Where they are still children, they could not be killed.
     tried: BTreeSet<Pid>,
 }
 
@@ -190,7 +190,7 @@ impl Scan {
     }
 }
 
-/// Who is to be swept.
+/// The processes that are swept.
 struct SweepTargets {
     /// The dead included.
     processes: Vec<ProcStat>,

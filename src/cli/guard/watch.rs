@@ -23,7 +23,7 @@ const MAX_LOOKS: u32 = 4;
 
 /// What a guard knows of the client.
 pub(super) struct Client {
-    /// A duplicate of stdin. It is never read; it tells when the client has let go of the other end.
+    /// A duplicate of stdin. It is never read; it reports when the client has let go of the other end.
     stdin: Option<OwnedFd>,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Watch {
     stuck: bool,
 }
 
-/// How that came about.
+/// How it ended.
 pub(super) struct Ended {
     pub(super) status: sys::Status,
     told: Option<(libc::c_int, Instant)>,
@@ -210,7 +210,7 @@ impl Watch {
         }
     }
 
-    /// What tells that the client is gone, as long as that is not known: the input, and the output of a
+    /// What reports that the client is gone, as long as that is not known: the input, and the output of a
     /// server that is stopped.
     fn ends_of_client(&self) -> [PollFd; 2] {
         if self.client_gone.is_some() || self.stopped_at_end.is_some() {
@@ -231,7 +231,7 @@ impl Watch {
         [told, self.client_gone].into_iter().flatten().min()
     }
 
-    /// When to look whether a child that is to end is stopped. As a rule SIGCHLD tells, but only when all
+    /// When to look whether a child that is to end is stopped. As a rule SIGCHLD reports it, but only when all
     /// threads have stopped, and one that waits for a disk does not.
     fn look_at(&self) -> Option<Instant> {
         let known = self.stuck || self.stopped.is_some();

@@ -16,7 +16,7 @@ pub(super) const TAIL_BYTES: usize = 192 * 1024;
 pub(super) struct Kept {
     /// From position 0 on.
     head: Vec<u8>,
-    /// What comes behind the head, or the last of it.
+    /// What comes after the head, or the last of it.
     tail: VecDeque<u8>,
     total: u64,
 }
@@ -110,7 +110,7 @@ impl Part {
 mod tests {
     use super::*;
 
-    /// Every byte tells where it is.
+    /// A byte that is different at each position.
     fn at(position: u64) -> u8 {
         (position.wrapping_mul(2_654_435_761) >> 13) as u8
     }

@@ -1,8 +1,8 @@
-//! What each tool begins: what is asked of the engine, and what is waited for.
+//! What each tool starts: the requests to the engine, and what the call waits for.
 //!
 //! **Thread:** `mcp`.
-//! **Owns:** nothing; the session has what these begin.
-//! **Never:** waits, or asks the engine before all else is known to be right.
+//! **Owns:** nothing; the session has what these start.
+//! **Never:** waits, or sends a request before all arguments are checked.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -58,7 +58,7 @@ impl Session {
         self.handles.add(handle);
         self.spawns.insert(asked, name.clone());
         if let Some(stdin) = stdin {
-            // It takes effect behind the spawn, if that succeeds.
+            // It takes effect after the spawn, if that succeeds.
             self.ask(Request::WriteStdin(WriteStdinParams {
                 process_handle: name,
                 delta: Some(stdin.into_bytes()),
@@ -147,7 +147,7 @@ impl Session {
             };
             view.from = From::Offset(stream, from);
         } else if arguments.stream.is_some() {
-            return Err("stream says what offset means: give offset as well".to_owned());
+            return Err("stream requires offset".to_owned());
         }
         let style = view.style(handle.tty);
         let mut wait = Wait::of(arguments, style, now).unwrap_or_else(|| Wait::for_output(now));

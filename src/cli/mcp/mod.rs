@@ -3,7 +3,7 @@
 //! **Thread:** `mcp` owns the session; `mcp-read` and `mcp-write` have stdin and stdout; `mcp-engine`
 //! receives what the engine sends, which is served on `dispatch` over a connection in memory.
 //! **Owns:** the channels between them.
-//! **Never:** lets one call wait for another, and never leaves a program behind: it runs under the same
+//! **Never:** lets one call wait for another, and never leaves a program running: it runs under the same
 //! guard as `procwire serve`.
 
 mod buffer;

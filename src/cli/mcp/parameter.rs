@@ -2,7 +2,7 @@
 //!
 //! **Thread:** `mcp`.
 //! **Owns:** nothing.
-//! **Never:** takes what its schema does not, or refuses what it does.
+//! **Never:** accepts a value that its schema refuses, or the reverse.
 
 use serde_json::{Map, Value, json};
 

@@ -61,7 +61,7 @@ pub(super) struct Request {
     pub(super) params: Map<String, Value>,
 }
 
-/// Who is to be answered, and in which era.
+/// The request to be answered, and the era of its protocol.
 #[derive(Debug, Clone)]
 pub(super) struct Reply {
     pub(super) id: Id,

@@ -1,4 +1,4 @@
-//! What an agent is told of a process: as data and as text, from the same facts.
+//! What a result says about a process: as data and as text, from the same facts.
 //!
 //! **Thread:** `mcp`.
 //! **Owns:** nothing.
@@ -109,7 +109,7 @@ pub(super) fn report(handle: &mut Handle, view: View, reason: Reason) -> Value {
     })
 }
 
-/// How it ended, as `process/exited` tells it; what says nothing is left out.
+/// How it ended, as `process/exited` reports it; what says nothing is left out.
 fn add_end(data: &mut Map<String, Value>, exited: &Exited) {
     let told: Value = serde_json::from_str(&exited.to_json()).unwrap_or_default();
     for name in [
@@ -135,7 +135,7 @@ fn sentence(handle: &Handle, reason: Reason) -> String {
             (Some(pid), Reason::Started) => format!("started, pid {pid}"),
             (_, Reason::Done) => "done".to_owned(),
             (_, Reason::Text) => "running; the text has been printed".to_owned(),
-            (_, Reason::Quiet) => "running; it has been quiet for so long".to_owned(),
+            (_, Reason::Quiet) => "running; nothing was printed for untilQuietMs".to_owned(),
             (_, Reason::Input) => "running; it waits for input".to_owned(),
             (_, Reason::Blind) => "still running; whether it waits for input cannot be known, so wait with \
                                    untilText or untilQuietMs"

@@ -1,8 +1,8 @@
 //! What the results of the tools look like, as JSON Schema.
 //!
 //! **Thread:** `mcp`.
-//! **Owns:** what an agent reads of each member.
-//! **Never:** describes what no result has.
+//! **Owns:** the description of each member.
+//! **Never:** describes a member that no result has.
 //!
 //! The schemas are text and not `json!`, which makes code for every member.
 
@@ -21,7 +21,7 @@ const PROCESS: &str = r#"{
         "type": "integer",
         "description": "once it has ended: its exit code, 128 + n for signal n, 124 for timeoutMs"
     },
-    "signal": {"type": "string", "description": "the signal that ended it"},
+    "signal": {"type": "string", "description": "the signal that killed it"},
     "timedOut": {"type": "boolean", "description": "it was killed because of timeoutMs"},
     "coreDumped": {"type": "boolean", "description": "it left a core dump"},
     "durationMs": {"type": "integer", "description": "from its start to its end"},

@@ -2,8 +2,8 @@
 //!
 //! **Thread:** `mcp`.
 //! **Owns:** the calls that are not answered yet, the table of handles, the way to the engine.
-//! **Never:** waits for anything: it is told what has come and what time it is, and says until when it
-//! need not be told again.
+//! **Never:** waits for anything: it is given each event and the time, and returns until when it need
+//! not be called again.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
@@ -416,7 +416,7 @@ impl Session {
         let late = (now >= call.deadline).then_some(Reason::Time);
         let unanswered = (now >= call.answer_deadline).then_some(Reason::Time);
         if call.kind == Kind::Inspect && unanswered.is_some() {
-            let why = format!("{} cannot be inspected: the machine does not answer", call.handle);
+            let why = format!("{} cannot be inspected: the system does not answer", call.handle);
             return self.finish(number, report::failure(&why));
         }
         let reason = match (call.asked, &mut call.wait) {

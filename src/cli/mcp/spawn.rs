@@ -1,8 +1,8 @@
-//! What an agent wants started, as the engine takes it.
+//! The arguments of an agent's spawn, as params for the engine.
 //!
 //! **Thread:** `mcp`.
 //! **Owns:** nothing.
-//! **Never:** starts anything, or lets through what no program can be given.
+//! **Never:** starts anything, or accepts a string that no program can be given.
 
 use std::path::Path;
 
@@ -82,7 +82,7 @@ pub(super) fn params(arguments: Arguments, base: Option<&Path>) -> Result<SpawnP
 
 fn no_nul(what: &str, text: &str) -> Result<(), String> {
     match text.contains('\0') {
-        true => Err(format!("{what} has a NUL in it, which no program can be given")),
+        true => Err(format!("{what} contains a NUL")),
         false => Ok(()),
     }
 }

@@ -110,7 +110,7 @@ impl Filter {
             }
             (_, CAN | SUB) => State::Text,
             (_, b'\n') => {
-                // Not part of any sequence that programs send; behind a broken one, the line counts.
+                // Not part of any sequence that programs send; after a broken one, the line counts.
                 text.push(byte);
                 State::Text
             }
@@ -141,7 +141,7 @@ pub(super) fn settled(bytes: &[u8], style: Style) -> (Vec<u8>, usize) {
     (text, whole - unfinished.min(whole))
 }
 
-/// The text of `bytes`, behind which more is left out or nothing will come.
+/// The text of `bytes`, after which more is left out or nothing will come.
 pub(super) fn shown(bytes: &[u8], style: Style) -> Vec<u8> {
     let mut filter = Filter::new(style);
     let mut text = filter.filter(bytes);

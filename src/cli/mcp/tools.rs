@@ -1,7 +1,7 @@
-//! The tools: the one table of them, from which follow their schemas and what is accepted.
+//! The one table of tools, from which their schemas and the checks of arguments follow.
 //!
 //! **Thread:** `mcp`.
-//! **Owns:** what an agent reads of each tool.
+//! **Owns:** the description of each tool.
 //! **Never:** does what a tool does.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::wire::protocol::{ResourceLimits, SignalName, Stream};
 
 /// The most output of a stream that one result shows.
 pub(super) const MAX_RESULT_BYTES: i64 = 256 * 1024;
-/// What it shows unless it is told otherwise: half from the beginning, half from the end.
+/// What it shows by default: half from the beginning, half from the end.
 const RESULT_BYTES: i64 = 32 * 1024;
 /// The longest text that is waited for, and the longest handle.
 const MAX_TEXT_CHARS: usize = 1024;
@@ -106,12 +106,12 @@ const MERGE: Parameter = optional(
 const LIMITS: Parameter = optional(
     "limits",
     Takes::Limits,
-    "what each of its processes may use; what it cannot be given is told",
+    "what each of its processes may use; a limit that cannot be set is an error",
 );
 const TIMEOUT: Parameter = optional(
     "timeoutMs",
     Takes::Integer(1, MAX_MS),
-    "kill it, with all it has started, after so long [never]",
+    "kill it, with everything it has started, after this many milliseconds [never]",
 );
 const NAME: Parameter = optional(
     "handle",
@@ -127,12 +127,12 @@ const UNTIL_TEXT: Parameter = optional(
 const UNTIL_QUIET: Parameter = optional(
     "untilQuietMs",
     DURATION,
-    "answer once nothing has been printed for so long",
+    "answer once nothing has been printed for this many milliseconds",
 );
 const UNTIL_INPUT: Parameter = optional(
     "untilInput",
     Takes::Flag,
-    "answer once it waits for input, as the machine tells: at a prompt, whatever that says",
+    "answer once it waits for input: at a prompt, whatever its text. Read from its system calls",
 );
 const UNTIL_EXIT: Parameter = optional("untilExit", Takes::Flag, "answer once it has ended");
 const WAIT: Parameter = optional(
@@ -223,7 +223,7 @@ pub(super) const TOOLS: &[Tool] = &[
             optional(
                 "eof",
                 Takes::Flag,
-                "end its input behind that; on a terminal, type end-of-file",
+                "then close its stdin; on a terminal, type end-of-file",
             ),
             UNTIL_TEXT,
             UNTIL_QUIET,

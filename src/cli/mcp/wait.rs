@@ -1,4 +1,4 @@
-//! What a call waits for, and whether it has come.
+//! What a call waits for, and whether it has happened.
 //!
 //! **Thread:** `mcp`.
 //! **Owns:** how far the output has been searched.
@@ -30,12 +30,12 @@ pub(super) struct Wait {
     seen: Option<Instant>,
 }
 
-/// Whether the process waits for input, as the engine was told by the machine.
+/// Whether the process waits for input, as the system shows it.
 #[derive(Debug, Default)]
 struct Input {
     /// Since when that is known, with nothing printed after.
     known: Option<Instant>,
-    /// It could not be told.
+    /// It is not known.
     unknown: bool,
 }
 
@@ -60,7 +60,7 @@ impl Text {
 }
 
 impl Wait {
-    /// What a call was told to wait for, if it was told anything.
+    /// What a call waits for, if anything.
     pub(super) fn of(arguments: &Arguments, style: Style, now: Instant) -> Option<Wait> {
         let text = arguments.until_text.as_deref();
         let quiet = arguments.until_quiet_ms;

@@ -50,7 +50,7 @@ pub(super) fn detach(
         life::say(&format!("{program}: {why}"));
         return Ok(Ending::Code(code));
     }
-    let pid = process.id().ok_or("the server does not tell the pid")?;
+    let pid = process.id().ok_or("the server did not report a pid")?;
     let line = if run.json {
         format!("{{\"pid\":{pid}}}")
     } else {

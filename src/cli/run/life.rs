@@ -218,7 +218,7 @@ fn on_signal(signal: i32, state: &mut RunState) {
             let _ = program.try_send(Forward::Signal(SIGWINCH));
         }
         (SIGTSTP, _) => stop(),
-        // Asked twice: the server ends the program when we are gone.
+        // Asked twice: the server kills the program when we are gone.
         (SIGTERM | SIGHUP, Phase::Running(_)) if state.forwarded.contains(&signal) => {
             leave(Ending::Signal(signal));
         }
@@ -387,9 +387,7 @@ pub fn watch_clock(run: &Run, state: &Arc<Mutex<RunState>>) -> io::Result<()> {
             Phase::Over(ending) => leave(ending),
             _ => fail(
                 &state,
-                format!(
-                    "timed out after {timeout:?}: waited in vain for {server} or for its output to be read"
-                ),
+                format!("timed out after {timeout:?}: {server} did not answer, or the output was not read"),
                 TIMED_OUT,
             ),
         }

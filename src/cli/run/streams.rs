@@ -1,4 +1,4 @@
-//! The program's streams: it is fed what is typed here, and what it prints is printed here.
+//! The program's streams: its input is read here, and its output is printed here.
 //!
 //! **Thread:** `stdin` feeds the program; main prints.
 //! **Owns:** the loops that read and write the standard streams of this process.
@@ -77,10 +77,10 @@ fn wait_to_be_typed_at() {
                 thread::sleep(FOREGROUND_PAUSE);
             }
             terminal::enter();
-            // A new size is told to the foreground alone.
+            // A new size is reported to the foreground alone.
             let _ = signal_hook::low_level::raise(SIGWINCH);
         }
-        // Fails only for an interruption, behind which we look again.
+        // Fails only for an interruption, after which we look again.
         let _ = poll(&mut [PollFd::new(&io::stdin(), PollFlags::IN)], None);
         if terminal::in_foreground() {
             return;

@@ -1,9 +1,9 @@
-//! A small process beside `procwire run` that gives the terminal its modes back if `run` is killed
-//! with SIGKILL, and only then.
+//! A small process next to `procwire run` that restores the terminal's modes if `run` is killed with
+//! SIGKILL, and only then.
 //!
 //! **Thread:** main, of the process that watches; in `run`, the thread that changes the terminal.
 //! **Owns:** the terminal's modes as they were, and what switches off what the program switched on.
-//! **Never:** touches a terminal whose modes another process has set meanwhile, as a shell does that
+//! **Never:** touches a terminal whose modes another process has set since, as a shell does that
 //! shows its prompt.
 //!
 //! `run` and the watcher share a socket. `run` says each change, and at last that all is in order; if
@@ -17,8 +17,6 @@ use std::process::{Child, Stdio};
 
 use crate::cli::guard;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-
-use crate::cli::run::own_program;
 
 /// The argument that makes this program the watcher.
 pub const WATCH_TERMINAL: &str = "--watch-terminal";
@@ -46,7 +44,7 @@ impl Watcher {
             true => stdout.as_fd().try_clone_to_owned()?,
             false => stdin.try_clone()?,
         };
-        let child = own_program()
+        let child = guard::own_program()
             .arg(WATCH_TERMINAL)
             // A signal to the whole group must not reach both of us.
             .process_group(0)

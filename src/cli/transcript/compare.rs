@@ -1,4 +1,4 @@
-//! Whether a message is what a transcript expects, and how to say in what it is not.
+//! Whether a message is what a transcript expects, and the text of a difference.
 //!
 //! **Thread:** the caller's.
 //! **Owns:** the meaning of wildcards, and the layout of a difference.

@@ -1,9 +1,9 @@
-//! A conversation that is being held: a server, what has been sent to it and what has come.
+//! A conversation in progress: the server, what was sent to it and what it sent.
 //!
 //! **Thread:** the caller's.
 //! **Owns:** the server, from its start to its end.
-//! **Never:** waits longer than it was told to, whatever the server does, or keeps all that one says
-//! that says too much.
+//! **Never:** waits longer than it was told to, whatever the server does, or keeps everything that
+//! a server sends without end.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -363,7 +363,7 @@ impl Conversation {
             Some(Ok(())) => "did not come: the server's output has ended".to_owned(),
             Some(Err(why)) => format!("did not come: {why}"),
             None if self.kept >= MAX_KEPT_BYTES => {
-                "did not come: the server says too much that is not expected".to_owned()
+                "did not come: the server sent too much that is not expected".to_owned()
             }
             None => match self.step(&mut &[][..], deadline) {
                 // What was before it may have been forgotten meanwhile.

@@ -11,7 +11,7 @@ use crate::wire::protocol::notification;
 /// The request that starts a process.
 pub(super) const SPAWN: &str = "process/spawn";
 
-/// Which processes there are, as far as the session tells.
+/// Which processes there are, as far as the session shows.
 #[derive(Default)]
 pub(super) struct Processes {
     /// Spawns that are not answered yet: their ids and handles.

@@ -1,4 +1,4 @@
-//! Writing down what a server sends: a transcript with the answers it has got.
+//! Recording: a transcript with what the server sends.
 //!
 //! **Thread:** the caller's.
 //! **Owns:** what is known to change from run to run, and how long a recording waits.
@@ -280,7 +280,7 @@ impl Recorder {
         ended
     }
 
-    /// Forgets the request that a message answers and the process whose end it tells.
+    /// Forgets the request that a message answers and the process whose end it reports.
     fn hear(&mut self, message: &Value) {
         let refused = message.get("error").is_some();
         self.unanswered.retain(|(id, _)| !answers(message, id));

@@ -5,13 +5,12 @@
 //! **Never:** sends; and it refuses what is not text, or has a NUL in it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 
 use super::Command;
 use crate::client::Error;
-use crate::client::error::quoted;
+use crate::client::error::{quoted, text};
 use crate::client::stdio::Stdio;
 use crate::wire::protocol::{Limit, OutputKeep, Redirect, ResourceLimits, SpawnParams};
 
@@ -103,17 +102,4 @@ impl Command {
 
 pub(super) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// What of a command is text on the wire, and can be given to a program.
-pub(in crate::client) fn text(what: impl std::fmt::Display, value: &OsStr) -> Result<String, Error> {
-    let wrong = match value.to_str() {
-        Some(text) if !text.contains('\0') => return Ok(text.to_owned()),
-        Some(_) => "has a NUL in it",
-        None => "is not UTF-8",
-    };
-    Err(Error::Invalid(format!(
-        "{what} {wrong}: {}",
-        quoted(value.as_encoded_bytes())
-    )))
 }

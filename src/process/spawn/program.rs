@@ -211,7 +211,7 @@ fn is_script(directory: Option<&OwnedFd>, path: &CStr) -> bool {
 }
 
 /// Tells a script from a binary by its beginning, as shells do. A NUL makes a binary, unless there is a
-/// line before it that a shell can run: a self-extracting archive has its payload behind such lines.
+/// line before it that a shell can run: a self-extracting archive has its payload after such lines.
 fn begins_as_text(sample: &[u8]) -> bool {
     if sample.starts_with(b"\x7fELF") {
         return false;

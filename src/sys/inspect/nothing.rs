@@ -1,4 +1,4 @@
-//! The same where no `/proc` tells it: nothing of what a process is and waits for.
+//! The same where no `/proc` shows it: nothing of what a process is and waits for.
 //!
 //! **Thread:** the caller's.
 //! **Owns:** nothing.
@@ -38,12 +38,12 @@ impl Input {
 
 /// # Errors
 ///
-/// Always: which process holds a pipe is not told here.
+/// Always: which process holds a pipe is not known here.
 pub(crate) fn pipe_input(_: &OwnedFd) -> io::Result<Input> {
     Err(unsupported())
 }
 
-/// Whether it is told what a thread waits for.
+/// Whether it is known what a thread waits for.
 pub(crate) fn waits_are_shown() -> bool {
     false
 }

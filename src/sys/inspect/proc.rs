@@ -1,4 +1,4 @@
-//! What `/proc` tells of a process: its state, its command, and what its threads wait for.
+//! What `/proc` shows of a process: its state, its command, and what its threads wait for.
 //!
 //! **Thread:** the caller's, which should be one that may wait: a file in `/proc` may not answer as long as
 //! the process holds its memory.
@@ -182,7 +182,7 @@ pub(crate) fn threads(entry: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// The first `limit` bytes of the arguments of the process `entry`, each with a NUL behind it; nothing of a
+/// The first `limit` bytes of the arguments of the process `entry`, each with a NUL after it; nothing of a
 /// dead one. May wait as long as the process holds its memory.
 pub(crate) fn arguments(entry: Pid, limit: u64) -> Vec<u8> {
     let read = |path: String| {
@@ -200,7 +200,7 @@ pub(crate) fn arguments(entry: Pid, limit: u64) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// Whether the system tells what its own threads wait for, and lets this program see that of others.
+/// Whether the system shows what its own threads wait for, and lets this program see that of others.
 pub(crate) fn waits_are_shown() -> bool {
     if read("/proc/thread-self/syscall").is_err() {
         return false;
@@ -324,7 +324,7 @@ impl Call {
             libc::SYS_select => self.wait_of_select(entry, thread),
             #[cfg(target_arch = "x86_64")]
             libc::SYS_epoll_wait => wait_of_epoll(entry, thread, fd),
-            // They may wait for any descriptor, and nothing tells for which.
+            // They may wait for any descriptor, and nothing shows for which.
             libc::SYS_io_uring_enter | libc::SYS_io_getevents | IO_PGETEVENTS => Wait::Unknown,
             // What a stop has interrupted goes on under this number, with the arguments of before: a poll,
             // or a wait for time or for another thread.
@@ -333,7 +333,7 @@ impl Call {
                 match String::from_utf8_lossy(&place) {
                     place if place.contains("poll") => self.wait_of_poll(entry, thread),
                     place if place.len() > 1 => Wait::Not,
-                    // It is not told where, which is written as 0.
+                    // Where is not shown, which is written as 0.
                     _ => Wait::Unknown,
                 }
             }
@@ -398,7 +398,7 @@ fn descriptors(set: &[u8], count: usize) -> BTreeSet<RawFd> {
 
 /// Memory of the process `entry`, which may wait as long as that holds it; `None` if it cannot be read, or
 /// is not there: a page of a file on a disk that does not answer would be waited for, and the wait for it
-/// cannot be ended, not even by SIGKILL.
+/// cannot be killed, not even by SIGKILL.
 fn memory(entry: Pid, thread: Pid, address: u64, count: usize, size: usize) -> Option<Vec<u8>> {
     if count > MAX_POLLED {
         return None;

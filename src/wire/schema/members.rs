@@ -33,7 +33,7 @@ impl JsonSchema for Base64 {
     }
 }
 
-/// What the system cannot be told contains a NUL.
+/// A string that the system cannot take contains a NUL.
 const NO_NUL: &str = "^[^\\u0000]*$";
 
 /// The argument vector.

@@ -106,7 +106,7 @@ fn try_served<T: Send + 'static>(
     (Client::over(reader, Shut(ours)), server)
 }
 
-/// The same with the handshake behind it.
+/// The same with the handshake after it.
 fn served<T: Send + 'static>(serve: impl FnOnce(&mut Peer) -> T + Send + 'static) -> (Client, JoinHandle<T>) {
     let (client, server) = try_served(|peer| {
         peer.shake_hands();
@@ -164,10 +164,7 @@ fn the_handshake_comes_first() {
 
 fn what_is_not_a_server_is_named_with_what_it_did() {
     for (command, expected) in [
-        (
-            &["cat"][..],
-            "\"cat\" is not a server: it sends back what it is sent",
-        ),
+        (&["cat"][..], "\"cat\" is not a server: it echoes its input"),
         (&["true"], "\"true\" ended before it answered"),
         (
             &["sh", "-c", "exit 7"],
@@ -185,7 +182,7 @@ fn what_is_not_a_server_is_named_with_what_it_did() {
         (&["echo", "[1]"], "\"[1]\""),
         (
             &["cat", "/dev/zero"],
-            "\"cat /dev/zero\" sent what cannot be read: a line is longer than the limit",
+            "\"cat /dev/zero\" sent a message that cannot be read: a line is longer than the limit",
         ),
         (&["sh", "-c", "exec sleep 1000 >&-"], "closed its output"),
     ] {
@@ -341,7 +338,7 @@ fn a_server_that_answers_as_the_reference_does_serves() {
     join(server);
 }
 
-/// The reference refuses a spawn without one. A server that tells its limits does not want one.
+/// The reference refuses a spawn without one. A server that reports its limits does not need one.
 fn a_reference_that_was_launched_is_given_a_directory() {
     for (limits, given) in [
         ("", true),

@@ -21,7 +21,7 @@ use crate::harness::{
 };
 
 /// How long a server may take to end: three seconds are promised, the rest is for a busy machine.
-const END: Duration = Duration::from_secs(30);
+const END_WAIT: Duration = Duration::from_secs(30);
 /// A server that takes longer than this may have had to give up what it still had to say.
 const IN_TIME: Duration = Duration::from_secs(2);
 
@@ -278,7 +278,7 @@ impl Run {
             self.request(None, Ask::Fine, "initialize", params);
             self.send(json!({"method": "initialized"}));
         } else if plan.jsonrpc {
-            // The first message decides; it shall be one that is answered.
+            // The first message decides; it must be one that is answered.
             self.request(None, Ask::List, "process/list", json!({}));
         }
         for (number, step) in plan.steps.iter().enumerate() {
@@ -639,7 +639,7 @@ impl Run {
         }
         self.read_on();
         // All it still says; it ends with its output.
-        let deadline = began + END;
+        let deadline = began + END_WAIT;
         while !self.output_ended {
             ensure!(Instant::now() < deadline, "the server's output does not end");
             match self.incoming.recv_timeout(Duration::from_millis(50)) {
@@ -724,7 +724,7 @@ impl Run {
         self.control.quit.store(true, SeqCst);
         drop(self.incoming);
         let known: HashSet<u32> = self.ledger.slots.iter().flatten().map(|p| p.pid).collect();
-        let deadline = Instant::now() + END;
+        let deadline = Instant::now() + END_WAIT;
         let verdict = loop {
             let finished = match &mut self.server {
                 Server::InProcess(thread, _) => thread.is_finished(),
@@ -785,7 +785,7 @@ fn run_sessions(ledger: &Ledger) -> bool {
 /// Threads, descriptors and processes are as they were. `sessions`: but for processes in sessions of
 /// their own, which end here.
 fn nothing_is_left(before: &Footprint, known: &HashSet<u32>, sessions: bool) -> Verdict {
-    let deadline = Instant::now() + END;
+    let deadline = Instant::now() + END_WAIT;
     loop {
         let now = Footprint::take();
         let children = children_of(std::process::id());

@@ -13,7 +13,7 @@ use super::plan::{Fault, Keep, Program, SLOTS, STREAMS, Shape, Signal, Until};
 use crate::harness::{decoded, is_alive};
 
 /// What a client may have pending and still be answered at once.
-const FREE: u64 = 1024 * 1024;
+const FREE_STDIN_BYTES: u64 = 1024 * 1024;
 /// More pending than this is refused.
 const PENDING: u64 = 8 * 1024 * 1024;
 /// More than the kernel takes of what a program does not read.
@@ -125,7 +125,7 @@ pub struct Process {
 
 #[derive(Default)]
 struct Stream {
-    /// Its beginning, and what came behind a gap, with the place of that.
+    /// Its beginning, and what came after a gap, with the place of that.
     bytes: Vec<u8>,
     tail: Vec<u8>,
     tail_at: Option<u64>,
@@ -300,7 +300,7 @@ impl Ledger {
 
     // ---- what may be ----
 
-    /// The requests on `slot` that came behind the spawn of its `index`th process and before that of the next.
+    /// The requests on `slot` that came after the spawn of its `index`th process and before that of the next.
     fn requests(&self, slot: usize, index: usize) -> impl Iterator<Item = (usize, &Sent)> {
         let from = self.slots[slot][index].spawn;
         let to = self.slots[slot].get(index + 1).map_or(usize::MAX, |p| p.spawn);
@@ -607,8 +607,8 @@ impl Ledger {
                             return why("the program has closed its stdin");
                         }
                         Ok(_) => {
-                            let starved =
-                                process.program == Program::Sleep && written + length > FREE + KERNEL;
+                            let starved = process.program == Program::Sleep
+                                && written + length > FREE_STDIN_BYTES + KERNEL;
                             if starved {
                                 return why("too much is pending for an answer");
                             }
@@ -617,7 +617,7 @@ impl Ledger {
                         Err(-32600) if deaf => {}
                         // It may close its stdin, or end, with some of these bytes still on their way.
                         Err(-32600) if process.may_end_by(sent) => {}
-                        Err(-32600) if live && written + length <= FREE => {
+                        Err(-32600) if live && written + length <= FREE_STDIN_BYTES => {
                             return why("there was room, and the process was alive");
                         }
                         Err(-32600) => {}
@@ -822,7 +822,7 @@ impl Ledger {
             );
             ensure!(
                 !process.shape.is_streamed() || stream.capped == reported || cut_short,
-                "the last delta of {name} tells of the cap: {exited}"
+                "the last delta of {name} reports the cap: {exited}"
             );
             let end_at = match process.shape.is_streamed() {
                 true => stream.tail_at.unwrap_or(written),
@@ -947,7 +947,7 @@ impl Process {
         let capped = params["capReached"] == true;
         let stream = &mut self.streams[index];
         if params["eof"] == true {
-            // On a busy machine a process ends late behind its streams.
+            // On a busy machine a process ends late after its streams.
             ensure!(
                 bytes.is_empty() && !stream.closed && capped == stream.capped && !self.shape.tty,
                 "not the end of a stream: {params}"
@@ -1003,7 +1003,7 @@ impl Process {
         Ok(())
     }
 
-    /// Whether it comes to an end with nothing being asked.
+    /// Whether it ends without being asked to.
     fn ends_alone(&self) -> bool {
         self.shape.timeout.is_some()
             || match self.program {
