@@ -49,9 +49,13 @@ where
         Err(e) => log::debug!("the limit of descriptors stays as it is: {e}"),
     }
 
-    config.host.kills_daemons_at_end = guard::ends_daemons();
-    config.host.survives_server_kill = guarded.has_guard();
-    config.host.on_detach = Some(Arc::new(guarded.detached()));
+    config.host.kills_daemons_at_end = guarded.ends_daemons();
+    config.host.survives_server_kill = guarded.ends_all();
+    config.host.on_detach = Some(Arc::new(guarded.on_detach()));
+    if let Some((on_start, on_reap)) = guarded.on_start_and_reap() {
+        config.host.on_start = Some(Arc::new(on_start));
+        config.host.on_reap = Some(Arc::new(on_reap));
+    }
 
     let swept = Arc::clone(&config.host.swept);
     let (stopper, body) = begin(config);

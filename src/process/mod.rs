@@ -149,6 +149,8 @@ pub(crate) struct Context {
     /// What all waits count; the dispatcher adds.
     pub(crate) waits_bytes: Arc<AtomicUsize>,
     pub(crate) on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
+    pub(crate) on_start: Option<Arc<dyn Fn(u32) + Send + Sync>>,
+    pub(crate) on_reap: Option<Arc<dyn Fn(u32) + Send + Sync>>,
 }
 
 /// Everything a process thread begins with.
@@ -211,8 +213,12 @@ pub(crate) fn run(request: SpawnRequest) {
         .started_at_ms
         .store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
     request.stats.pid.store(pid, Release);
-    if let (true, Some(on_detach)) = (request.params.detach, &request.context.on_detach) {
-        on_detach(pid);
+    let told = match request.params.detach {
+        true => &request.context.on_detach,
+        false => &request.context.on_start,
+    };
+    if let Some(tell) = told {
+        tell(pid);
     }
     // The answer goes out before the first delta, and by this thread, so that it does.
     let reply = Ok(Reply::Spawn(SpawnReply { pid }));

@@ -96,6 +96,11 @@ pub(crate) struct Host {
     /// and has to spare it. The pid may be recycled later; what tells the two apart is the start time in
     /// `/proc`.
     pub(crate) on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
+    /// Called with the pid of each other process, in the same way: for a process that could not find it
+    /// otherwise, after the server was killed.
+    pub(crate) on_start: Option<Arc<dyn Fn(u32) + Send + Sync>>,
+    /// Called with that pid before the process is reaped, so that it may be recycled.
+    pub(crate) on_reap: Option<Arc<dyn Fn(u32) + Send + Sync>>,
     /// What the server tells in `guarantees.killsDaemonsAtEnd`: this process ends what is left of its
     /// descendants when [`serve`](crate::serve) has returned.
     pub(crate) kills_daemons_at_end: bool,

@@ -181,7 +181,7 @@ impl Dispatcher {
         pace: Pace,
     ) -> Self {
         let (event_sender, events) = unbounded();
-        let on_detach = config.host.on_detach.clone();
+        let host = config.host.clone();
         let snapshots = SnapshotCache::new(Arc::clone(&config.host.swept));
         let resources = SpawnResources::new(config.host.child_descriptor_limit);
         Dispatcher {
@@ -200,7 +200,9 @@ impl Dispatcher {
                 snapshots,
                 busy_pipes: Arc::new(AtomicUsize::new(MAX_BUSY_PIPES)),
                 waits_bytes: Arc::default(),
-                on_detach,
+                on_detach: host.on_detach,
+                on_start: host.on_start,
+                on_reap: host.on_reap,
             }),
             initialized: false,
             pace,

@@ -28,6 +28,8 @@ mod macos;
 #[cfg(feature = "cli")]
 mod memory;
 mod open;
+#[cfg(feature = "cli")]
+mod orphans;
 #[cfg(target_os = "linux")]
 mod pidfd;
 mod poll;
@@ -60,6 +62,8 @@ pub use memory::Allocator;
 #[cfg(feature = "cli")]
 pub(crate) use memory::*;
 pub(crate) use open::{OPEN, OPEN_IN_TIME, Purpose, open_for_child, open_null_for_writing};
+#[cfg(feature = "cli")]
+pub(crate) use orphans::*;
 #[cfg(target_os = "linux")]
 pub(crate) use pidfd::*;
 pub(crate) use poll::*;

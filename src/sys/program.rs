@@ -16,9 +16,6 @@ use super::posix_spawn::Attributes;
 use super::signals::SignalMask;
 use super::spawn::StringList;
 
-/// Whether a process can adopt the orphans below it.
-pub(crate) const ADOPTS_ORPHANS: bool = cfg!(target_os = "linux");
-
 /// Adopts the orphans below this process.
 pub(crate) fn become_subreaper() -> io::Result<()> {
     #[cfg(target_os = "linux")]
