@@ -164,9 +164,9 @@ pub(crate) const ENDS: &[End] = &[
 /// A server in a process group of its own, and what the end needs.
 pub(crate) struct Server {
     pub(crate) client: Client,
-    guard: u32,
+    pub(crate) guard: u32,
     /// The same where there is no guard.
-    below: u32,
+    pub(crate) below: u32,
 }
 
 impl Server {
@@ -177,7 +177,12 @@ impl Server {
     }
 
     /// The server that `command` starts.
-    pub(crate) fn of(mut command: Command) -> Server {
+    pub(crate) fn of(command: Command) -> Server {
+        Self::besides(command, 0)
+    }
+
+    /// The same, of a command that has so many children before.
+    pub(crate) fn besides(mut command: Command, others: usize) -> Server {
         use std::os::unix::process::CommandExt;
         command.process_group(0);
         // However this test was started, a hang-up is one.
@@ -193,8 +198,9 @@ impl Server {
         client.call("process/list", json!({}));
         let guard = client.pid();
         let below = children_of(guard);
-        assert!(below.len() < 2, "a guard and its server: {below:?}");
-        let below = below.first().map_or(guard, |server| server.pid);
+        assert!(below.len() < 2 + others, "a guard and its server: {below:?}");
+        let below = below.iter().find(|child| child.name == "procwire");
+        let below = below.map_or(guard, |server| server.pid);
         Server { client, guard, below }
     }
 
@@ -212,7 +218,7 @@ impl Server {
     }
 }
 
-fn send(pid: libc::pid_t, signal: i32) {
+pub(crate) fn send(pid: libc::pid_t, signal: i32) {
     // SAFETY: no memory is involved; the guard is an unreaped child of this test, the server its child.
     let result = unsafe { libc::kill(pid, signal) };
     assert_eq!(result, 0, "there is a process to signal");
