@@ -33,8 +33,8 @@ mod told;
 mod watch;
 
 use std::ffi::{CString, OsStr, OsString};
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -94,7 +94,7 @@ pub struct Guarded {
 pub fn run(drain: bool) -> io::Result<i32> {
     // With the terminal as input it must stay in the foreground; otherwise a signal to the client's
     // whole group shall not reach both of us.
-    let own_group = !sys::is_terminal(io::stdin().as_fd());
+    let own_group = !io::stdin().is_terminal();
     reap_adopted();
     if sys::adopts_orphans() && sys::has_children() {
         // They are not ours to end, and what they leave is not ours to adopt.
@@ -125,8 +125,6 @@ pub fn run(drain: bool) -> io::Result<i32> {
     let _ = sys::set_nonblocking(&reader);
     // The client must see the server's ends close, not ours.
     let _ = sys::let_go_of_stdio();
-    // From here on the guard sleeps; it needs a tenth of the code that started it.
-    forget_code_pages();
 
     let mut told = Told::default();
     let watch = Watch::new(server, own_group, SERVER_END_TIMEOUT, Some(client));
@@ -165,7 +163,6 @@ fn start_guard(own_group: bool) -> io::Result<Option<(Pid, OwnedFd)>> {
     // Nothing has started a thread so far: serving begins behind the guard.
     if let Some(guard) = sys::fork().map_err(restore)? {
         let _ = sys::let_go_of_stdio();
-        forget_code_pages();
         return Ok(Some((guard, signals)));
     }
     drop(signals);
@@ -173,7 +170,7 @@ fn start_guard(own_group: bool) -> io::Result<Option<(Pid, OwnedFd)>> {
     if own_group {
         sys::leave_group()?;
     }
-    sys::die_with_parent(libc::SIGTERM)?;
+    sys::die_with_parent()?;
     sys::set_signal_mask(&mask);
     if std::os::unix::process::parent_id() != this {
         std::process::exit(128 + libc::SIGTERM);
@@ -290,7 +287,7 @@ impl Guarded {
         let guard: u32 = guard.parse().map_err(|_| malformed())?;
         let fd: RawFd = fd.parse().map_err(|_| malformed())?;
         if sys::adopts_orphans() {
-            sys::die_with_parent(libc::SIGTERM).map_err(sys::named("prctl(PR_SET_PDEATHSIG)"))?;
+            sys::die_with_parent().map_err(sys::named("prctl(PR_SET_PDEATHSIG)"))?;
         }
         let parent = std::os::unix::process::parent_id();
         if parent != guard {
@@ -539,9 +536,4 @@ pub fn start_thread<T: Send + 'static>(
                 ),
             )
         })
-}
-
-/// Gives the memory of code that has run back to the system; what runs again comes back by itself.
-pub fn forget_code_pages() {
-    sys::forget_code_pages();
 }

@@ -69,8 +69,6 @@ where
         result
     })?;
 
-    // Most of the code that has run so far runs once.
-    guard::forget_code_pages();
     let mut first = None;
     while !served.load(SeqCst) {
         let signal = match signals.next_signal() {

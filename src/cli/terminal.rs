@@ -17,10 +17,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::getpgrp;
 use rustix::termios::{
-    LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetpgrp, tcgetwinsize,
-    tcsetattr,
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr,
 };
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTSTP};
 
@@ -280,11 +278,8 @@ pub fn was_typed(signal: i32) -> bool {
 
 /// Whether this process may use the terminal on stdin. One that is not a terminal may always be used.
 pub fn in_foreground() -> bool {
-    match tcgetpgrp(io::stdin()) {
-        Ok(group) => group == getpgrp(),
-        // Not a terminal, or not the one of our session, so there is no job control on it.
-        Err(_) => true,
-    }
+    // Where there is none, it is not a terminal, or not the one of our session: no job control on it.
+    sys::inspect::foreground_group(io::stdin().as_fd()).is_none_or(|group| group == sys::own_group())
 }
 
 impl Taken {

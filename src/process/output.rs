@@ -19,7 +19,7 @@ use crate::wire::notifications;
 use crate::wire::protocol::{Collected, CollectedTail, OutputDelta, Stream};
 
 /// What a pipe is asked to hold once its stream is busy. More gains nothing: it no longer fits the cache.
-const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
+const BUSY_PIPE_BYTES: usize = 256 * 1024;
 /// How many streams of a server may have a larger pipe: together they take a quarter of what an
 /// unprivileged user may have in pipes, past which every new pipe is tiny.
 pub(crate) const MAX_BUSY_PIPES: usize = 64;

@@ -22,7 +22,7 @@ use crate::wire::protocol::{Reply, RequestId, RpcError, WriteStdinParams};
 /// Up to this many pending bytes a write is answered at once.
 pub(crate) const FREE_STDIN_BYTES: u64 = 1024 * 1024;
 /// The pipe is asked to hold this much once it has carried [`BUSY_AFTER_BYTES`].
-const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
+const BUSY_PIPE_BYTES: usize = 256 * 1024;
 const BUSY_AFTER_BYTES: u64 = 1024 * 1024;
 
 /// What a write counts at least while it is not answered, which is more than most ids are long.

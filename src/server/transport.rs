@@ -24,7 +24,7 @@ use crate::wire::message::{self, ClientMessage};
 /// The encode buffer is written out when it holds this much, or when there is nothing to add.
 const BATCH_BYTES: usize = 64 * 1024;
 /// The pipe from the client, and the one to it, is asked to hold this much once it has carried [`BUSY_AFTER_BYTES`].
-const BUSY_PIPE_BYTES: libc::c_int = 256 * 1024;
+const BUSY_PIPE_BYTES: usize = 256 * 1024;
 const BUSY_AFTER_BYTES: u64 = 1024 * 1024;
 
 /// What comes from the client.

@@ -22,9 +22,12 @@ static NO_CLOSE_RANGE: AtomicBool = AtomicBool::new(false);
 /// Set once the system has refused `clone` with `CLONE_PIDFD`, and not without.
 static NO_CLONE_PIDFD: AtomicBool = AtomicBool::new(false);
 
-/// The child begins with our table of descriptors, and takes a copy when it has to. Callgrind, under
-/// which `tests/cost` counts a spawn, follows a `clone` only without this, and then it has a copy.
-const SHARED_TABLE: libc::c_int = if cfg!(fuzzing) { 0 } else { libc::CLONE_FILES };
+/// As if the system refused `close_range`. Callgrind, under which `tests/cost` counts a spawn, does not
+/// follow a `clone` that shares the table of descriptors.
+#[cfg(fuzzing)]
+pub(crate) fn copy_descriptor_tables() {
+    NO_CLOSE_RANGE.store(true, Relaxed);
+}
 
 /// Starts a program as [`super::spawn::spawn`] says.
 ///
@@ -36,7 +39,7 @@ pub(super) fn spawn(mut plan: Plan<'_>, stack: &mut ChildStack) -> Result<(Pid, 
     plan.own_table = NO_CLOSE_RANGE.load(Relaxed);
     let refused = |call, error| Err(SpawnError::new(call, error));
     loop {
-        let table = if plan.own_table { 0 } else { SHARED_TABLE };
+        let table = if plan.own_table { 0 } else { libc::CLONE_FILES };
         let argument = ptr::from_ref(&plan).cast_mut().cast();
         // SAFETY: `run_child` takes a plan, which outlives this call with all that it points to.
         let (pid, pidfd) = match unsafe { start_child(run_child, argument, table, stack, plan.birth) } {

@@ -9,6 +9,8 @@ use std::mem::MaybeUninit;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
 use super::error::check;
 #[cfg(target_os = "linux")]
 use super::error::{check_size, may_be_refused};
@@ -27,19 +29,23 @@ pub(crate) fn ends_by(child: &Child, deadline: Instant) -> io::Result<bool> {
     readable_by(&end_of_child(pid)?, deadline)
 }
 
-/// A pid as `waitid` takes it, whose width and sign differ between systems.
-#[allow(clippy::unnecessary_fallible_conversions)]
-fn id_of(pid: Pid) -> libc::id_t {
-    libc::id_t::try_from(pid).unwrap_or_default()
+/// The pid of one process, as rustix takes it.
+pub(super) fn pid_of(pid: Pid) -> io::Result<rustix::process::Pid> {
+    // It panics at a negative one where debug assertions are on.
+    let known = rustix::process::Pid::from_raw(pid.max(0));
+    known.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+/// Asks for ends, without waiting or reaping.
+fn only_look() -> WaitIdOptions {
+    let own_children = WaitIdOptions::from_bits_retain(OWN_CHILDREN.cast_unsigned());
+    WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT | own_children
 }
 
 /// Whether `pid` is a child of the calling thread that has not been reaped. Asks the kernel itself, so
 /// it works without `/proc`. No other thread can reap such a child, so its pid means it until we do.
 pub(crate) fn is_child(pid: Pid) -> bool {
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | OWN_CHILDREN;
-    // SAFETY: `info` is valid for writes, and nothing is reaped.
-    unsafe { libc::waitid(libc::P_PID, id_of(pid), info.as_mut_ptr(), options) == 0 }
+    pid_of(pid).is_ok_and(|pid| waitid(WaitId::Pid(pid), only_look()).is_ok())
 }
 
 /// How a child ended.
@@ -181,39 +187,21 @@ pub(crate) fn has_children() -> bool {
     if OWN_CHILDREN == 0 {
         return false;
     }
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | OWN_CHILDREN;
-    // SAFETY: `info` is valid for writes, and nothing is reaped.
-    unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) == 0 }
+    waitid(WaitId::All, only_look()).is_ok()
 }
 
 #[cfg(feature = "cli")]
 /// Whether a child of the calling thread has ended, and waits to be reaped.
 pub(crate) fn has_ended(pid: Pid) -> bool {
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | OWN_CHILDREN;
-    // SAFETY: `info` is valid for writes, and nothing is reaped. It stays zero if nothing has ended.
-    unsafe {
-        libc::waitid(libc::P_PID, id_of(pid), info.as_mut_ptr(), options) == 0
-            && info.assume_init().si_pid() == pid
-    }
+    pid_of(pid).is_ok_and(|pid| matches!(waitid(WaitId::Pid(pid), only_look()), Ok(Some(_))))
 }
 
 #[cfg(feature = "cli")]
 /// Whether the child has been stopped (`true`) or continued since it was asked last.
 pub(crate) fn stopped_or_continued(pid: Pid) -> Option<bool> {
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let options = libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG;
-    // SAFETY: `info` is valid for writes. It stays zero if nothing has happened.
-    let info = unsafe {
-        (libc::waitid(libc::P_PID, id_of(pid), info.as_mut_ptr(), options) == 0)
-            .then(|| info.assume_init())?
-    };
-    match info.si_code {
-        libc::CLD_STOPPED => Some(true),
-        libc::CLD_CONTINUED => Some(false),
-        _ => None,
-    }
+    let options = WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG;
+    let change = waitid(WaitId::Pid(pid_of(pid).ok()?), options).ok()??;
+    (change.stopped() || change.continued()).then(|| change.stopped())
 }
 
 #[cfg(all(test, feature = "cli"))]

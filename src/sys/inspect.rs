@@ -79,10 +79,7 @@ pub(crate) fn limits_are_kept() -> bool {
 /// Where the terminal has gone.
 pub(crate) fn terminal_facts(master: BorrowedFd<'_>) -> io::Result<TerminalFacts> {
     let settings = terminal_settings(master)?;
-    // SAFETY: all-zero is a valid winsize, which is four numbers.
-    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
-    // SAFETY: the call writes one winsize, for which there is room.
-    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGWINSZ, &mut size) })?;
+    let size = rustix::termios::tcgetwinsize(master)?;
     Ok(TerminalFacts {
         canonical: settings.c_lflag & libc::ICANON != 0,
         echo: settings.c_lflag & libc::ECHO != 0,
@@ -91,7 +88,8 @@ pub(crate) fn terminal_facts(master: BorrowedFd<'_>) -> io::Result<TerminalFacts
     })
 }
 
-/// The foreground group of the terminal; `None` if there is none.
+/// The foreground group of the terminal; `None` if there is none. Not asked by rustix, which takes the
+/// kernel's 0 for a pid on macOS.
 pub(crate) fn foreground_group(master: BorrowedFd<'_>) -> Option<Pid> {
     // SAFETY: no memory is involved.
     let group = check(unsafe { libc::tcgetpgrp(master.as_raw_fd()) }).ok()?;

@@ -1,4 +1,4 @@
-//! Memory of the binary: the reserve for what cannot do without, and what is given back.
+//! Memory of the binary: the reserve for what cannot do without.
 //!
 //! **Thread:** any.
 //! **Owns:** the reserve.
@@ -115,31 +115,4 @@ pub(super) fn spare_memory() -> io::Result<()> {
         return map_reserve();
     }
     Ok(())
-}
-
-/// Gives the memory of code that has run back to the system. It is file pages that no process has
-/// changed; what runs again is mapped again from the page cache.
-pub(crate) fn forget_code_pages() {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    for line in maps.lines() {
-        // `start-end perms offset device inode path`
-        let Some((range, rest)) = line.split_once(' ') else {
-            continue;
-        };
-        // Code, and the headers and tables a file begins with. Other read-only parts may have
-        // been written by the loader before they became so.
-        let unchanged = rest.starts_with("r-xp ") || rest.starts_with("r--p 00000000 ");
-        if !unchanged || !rest.contains(" /") {
-            continue;
-        }
-        let Some((start, end)) = range.split_once('-') else {
-            continue;
-        };
-        let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)) else {
-            continue;
-        };
-        // SAFETY: a private mapping of a file that is not writable has no content of its own,
-        // so what is dropped here comes back from the file unchanged.
-        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
-    }
 }

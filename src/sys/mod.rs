@@ -50,6 +50,8 @@ mod wake;
 pub(crate) use backend::*;
 #[cfg(any(target_os = "macos", target_os = "freebsd"))]
 pub(crate) use bsd::*;
+#[cfg(all(fuzzing, target_os = "linux"))]
+pub(crate) use clone::copy_descriptor_tables;
 pub(crate) use close::*;
 pub(crate) use descriptors::*;
 pub(crate) use error::*;

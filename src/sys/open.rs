@@ -12,11 +12,12 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FileType, Mode, OFlags};
+
 use super::descriptors::above_stdio;
-use super::error::check;
 use super::files::status_of;
 use super::spawn::{Birth, ChildStack, SpawnError};
 #[cfg(target_os = "linux")]
@@ -25,6 +26,7 @@ use {
     super::clone::start_child,
     super::exit::reap,
     super::signals::raw_signal_mask,
+    std::os::fd::FromRawFd,
     std::ptr,
     std::sync::atomic::{AtomicI32, Ordering::Relaxed},
 };
@@ -62,7 +64,7 @@ impl Purpose {
 
 /// `/dev/null` for writing.
 pub(crate) fn open_null_for_writing() -> io::Result<OwnedFd> {
-    super::open(c"/dev/null", libc::O_WRONLY)
+    super::open(c"/dev/null", OFlags::WRONLY)
 }
 
 /// Opens the file at `path`, with 0666 and this process's umask where it makes one. Waits for the other
@@ -76,7 +78,10 @@ pub(crate) fn open_for_child(
 ) -> Result<OwnedFd, SpawnError> {
     let refused = |call| move |error| SpawnError::new(call, error);
     let plain = match status_of(None, path) {
-        Ok(status) => matches!(status.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR),
+        Ok(status) => matches!(
+            FileType::from_raw_mode(status.st_mode),
+            FileType::RegularFile | FileType::Directory
+        ),
         // It is made, or the attempt says what is wrong.
         Err(_) => true,
     };
@@ -165,23 +170,21 @@ fn open_waiting(
 }
 
 fn open(path: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
-    // SAFETY: `path` is a NUL-terminated string, and a mode is given.
-    let fd = check(unsafe { libc::open(path.as_ptr(), flags, 0o666 as libc::c_uint) })?;
-    // SAFETY: open returned a new descriptor that nothing else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let flags = OFlags::from_bits_retain(flags.cast_unsigned());
+    Ok(rustix::fs::open(path, flags, Mode::from_raw_mode(0o666))?)
 }
 
 fn set_blocking(fd: &OwnedFd) -> io::Result<()> {
-    // SAFETY: plain fcntl on an open descriptor.
-    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
-    // SAFETY: as above.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK) }).map(drop)
+    let flags = rustix::fs::fcntl_getfl(fd)?;
+    Ok(rustix::fs::fcntl_setfl(fd, flags.difference(OFlags::NONBLOCK))?)
 }
+
 #[cfg(target_os = "linux")]
 fn timer_until(deadline: Instant) -> libc::itimerval {
     let of = |duration: Duration| libc::timeval {
-        tv_sec: libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_usec: duration.subsec_micros() as libc::suseconds_t,
+        // No wait takes decades, and the types have 32 bits on some systems.
+        tv_sec: duration.as_secs().min(i32::MAX.unsigned_abs().into()) as _,
+        tv_usec: duration.subsec_micros() as _,
     };
     // None at all would switch it off.
     let left = deadline.saturating_duration_since(Instant::now());

@@ -5,15 +5,18 @@
 //! **Never:** signals by pid in place of a pidfd that is refused; that is for the caller.
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::{Arc, mpsc};
+
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, waitid};
 
 use super::Pid;
 use super::backend::{Backend, backend};
 use super::descriptors::{above_stdio, pipe, write};
 use super::error::{check_size, may_be_refused, unsupported};
+use super::exit::pid_of;
 use super::signals::block_signals_for_this_thread;
 use super::spawn::{MAKE_PIPE, START_THREAD, SpawnError};
 use super::threads::{SMALL_STACK, start_thread};
@@ -23,10 +26,9 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     if backend() == Backend::Portable {
         return Err(unsupported());
     }
-    // SAFETY: no memory is involved; the kernel sets close-on-exec on it.
-    let fd = check_size(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) as libc::ssize_t })?;
-    // SAFETY: the call returned a new descriptor that nothing else owns.
-    above_stdio(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    // The kernel sets close-on-exec on it.
+    let pidfd = rustix::process::pidfd_open(pid_of(pid)?, PidfdFlags::empty())?;
+    above_stdio(pidfd)
 }
 
 /// Signals exactly the process behind `pidfd`.
@@ -76,7 +78,7 @@ impl ExitWatch {
             block_signals_for_this_thread();
             // None may be started.
             if let Ok(pid) = told.recv() {
-                wait_without_reaping(pid, 0);
+                wait_without_reaping(pid, WaitIdOptions::empty());
             }
             drop(its_writer);
         })
@@ -90,7 +92,7 @@ impl ExitWatch {
 
     /// What becomes readable once the child `pid` has ended.
     pub(super) fn watch(self, pid: Pid) -> io::Result<OwnedFd> {
-        if wait_without_reaping(pid, libc::WNOHANG) {
+        if wait_without_reaping(pid, WaitIdOptions::NOHANG) {
             // The thread may need a moment to say so.
             write(self.writer.as_fd(), &[0])?;
         }
@@ -101,20 +103,15 @@ impl ExitWatch {
 }
 
 /// Whether the child has ended.
-fn wait_without_reaping(pid: Pid, options: libc::c_int) -> bool {
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let options = libc::WEXITED | libc::WNOWAIT | options;
+fn wait_without_reaping(pid: Pid, options: WaitIdOptions) -> bool {
+    // What fails for another reason than a signal would fail again: what waits then finds out by reaping.
+    let Ok(pid) = pid_of(pid) else { return true };
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | options;
     loop {
-        // SAFETY: `info` is valid for writes, and nothing is reaped. It stays zero if nothing has ended.
-        let waited = unsafe { libc::waitid(libc::P_PID, pid.unsigned_abs(), info.as_mut_ptr(), options) };
-        if waited == 0 {
-            // SAFETY: zeroed, which is valid, and maybe filled as for SIGCHLD.
-            return unsafe { info.assume_init().si_pid() } == pid;
-        }
-        // What fails for another reason than a signal would fail again: what waits then finds out by
-        // reaping.
-        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            return true;
+        match waitid(WaitId::Pid(pid), options) {
+            Ok(ended) => return ended.is_some(),
+            Err(Errno::INTR) => {}
+            Err(_) => return true,
         }
     }
 }

@@ -19,8 +19,10 @@ use super::spawn::StringList;
 /// Adopts the orphans below this process.
 pub(crate) fn become_subreaper() -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    // SAFETY: no memory is involved.
-    return check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop);
+    // Of the pid, the kernel only looks whether it is 0.
+    return Ok(rustix::process::set_child_subreaper(Some(
+        rustix::process::Pid::INIT,
+    ))?);
     #[cfg(not(target_os = "linux"))]
     Err(unsupported())
 }
@@ -32,16 +34,14 @@ pub(crate) fn leave_no_core() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
-/// Sends this process `signal` when its parent dies.
-pub(crate) fn die_with_parent(signal: libc::c_int) -> io::Result<()> {
+/// Sends this process SIGTERM when its parent dies.
+pub(crate) fn die_with_parent() -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    // SAFETY: no memory is involved.
-    return check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0) }).map(drop);
+    return Ok(rustix::process::set_parent_process_death_signal(Some(
+        rustix::process::Signal::TERM,
+    ))?);
     #[cfg(not(target_os = "linux"))]
-    {
-        let _ = signal;
-        Err(unsupported())
-    }
+    Err(unsupported())
 }
 
 /// Makes a copy of this process, which goes on as its child: its pid, or `None` in the child.
@@ -55,11 +55,11 @@ pub(crate) fn fork() -> io::Result<Option<Pid>> {
 
 /// Gives this process a group of its own.
 pub(crate) fn leave_group() -> io::Result<()> {
-    // SAFETY: no memory is involved.
-    check(unsafe { libc::setpgid(0, 0) }).map(drop)
+    Ok(rustix::process::setpgid(None, None)?)
 }
 
-/// The process group of this process.
+/// The process group of this process; 0 where it is one of an outer PID namespace, which rustix takes to
+/// be impossible.
 pub(crate) fn own_group() -> Pid {
     // SAFETY: cannot fail, and no memory is involved.
     unsafe { libc::getpgrp() }
@@ -69,8 +69,7 @@ pub(crate) fn own_group() -> Pid {
 #[cfg(target_os = "linux")]
 pub(crate) fn own_file() -> &'static CStr {
     let own = c"/proc/self/exe";
-    // SAFETY: a NUL-terminated string.
-    if unsafe { libc::access(own.as_ptr(), libc::X_OK) } == 0 {
+    if rustix::fs::access(own, rustix::fs::Access::EXEC_OK).is_ok() {
         return own;
     }
     // Without `/proc` there is still the path that the kernel was given. It may be relative, so

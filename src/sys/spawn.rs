@@ -8,8 +8,6 @@ use std::ffi::{CStr, CString};
 use std::io;
 #[cfg(target_os = "linux")]
 use std::mem::MaybeUninit;
-#[cfg(not(target_vendor = "apple"))]
-use std::os::fd::AsRawFd;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed, Ordering::SeqCst};
@@ -18,8 +16,6 @@ use std::sync::{Mutex, MutexGuard};
 use super::backend::{Backend, backend};
 use super::child::Plan;
 use super::descriptors::as_borrowed;
-#[cfg(not(target_vendor = "apple"))]
-use super::error::check;
 #[cfg(target_vendor = "apple")]
 use super::error::unsupported;
 use super::limits::ChildLimit;
@@ -83,16 +79,15 @@ impl ReservedFds {
 
     /// Puts each of `fds` where one of the numbers is.
     #[cfg(not(target_vendor = "apple"))]
-    pub(crate) fn fill(&self, fds: [BorrowedFd<'_>; 3]) -> io::Result<()> {
-        for (fd, slot) in fds.into_iter().zip(&self.0) {
-            // SAFETY: the number is open and ours, so nothing that other code relies on is closed.
-            check(unsafe { libc::dup3(fd.as_raw_fd(), slot.as_raw_fd(), libc::O_CLOEXEC) })?;
+    pub(crate) fn fill(&mut self, fds: [BorrowedFd<'_>; 3]) -> io::Result<()> {
+        for (fd, slot) in fds.into_iter().zip(&mut self.0) {
+            rustix::io::dup3(fd, slot, rustix::io::DupFlags::CLOEXEC)?;
         }
         Ok(())
     }
 
     #[cfg(target_vendor = "apple")]
-    pub(crate) fn fill(&self, _: [BorrowedFd<'_>; 3]) -> io::Result<()> {
+    pub(crate) fn fill(&mut self, _: [BorrowedFd<'_>; 3]) -> io::Result<()> {
         Err(unsupported())
     }
 

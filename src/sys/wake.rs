@@ -7,13 +7,15 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+#[cfg(target_os = "linux")]
+use rustix::event::{EventfdFlags, eventfd};
+
 use super::descriptors::{as_borrowed, pipe, read, set_nonblocking, write};
 #[cfg(target_os = "linux")]
 use {
     super::backend::{Backend, backend},
     super::descriptors::above_stdio,
-    super::error::{check, may_be_refused},
-    std::os::fd::FromRawFd,
+    super::error::may_be_refused,
 };
 
 /// An event counter: something another thread sets to end a `poll`. Where the system refuses those,
@@ -66,8 +68,5 @@ impl EventFd {
 
 #[cfg(target_os = "linux")]
 fn counter() -> io::Result<OwnedFd> {
-    // SAFETY: a plain call; the result is checked before it is taken.
-    let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-    // SAFETY: eventfd returned a new descriptor that nothing else owns.
-    above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })
+    above_stdio(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }

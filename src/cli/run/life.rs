@@ -19,7 +19,7 @@ use crate::cli::guard;
 use crate::client::{Control, Error};
 use crate::sys;
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, getrlimit, kill_current_process_group, kill_process, setrlimit,
+    Pid, Resource, Rlimit, Signal, kill_current_process_group, kill_process, setrlimit,
 };
 use signal_hook::consts::{
     SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGUSR1,
@@ -69,10 +69,9 @@ fn die_of(signal: i32) {
     }
     // The limit does not hold where cores are piped to a program.
     sys::leave_no_core();
-    let maximum = getrlimit(Resource::Core).maximum;
     let none = Rlimit {
         current: Some(0),
-        maximum,
+        maximum: Some(0),
     };
     let _ = setrlimit(Resource::Core, none);
     if let (true, Some(named)) = (terminal::was_typed(signal), Signal::from_named_raw(signal)) {

@@ -74,12 +74,12 @@ impl SpawnResources {
         let slot = free.pop()?;
         let filler = Arc::clone(filler);
         drop(slots);
-        let guard = SlotGuard {
+        let mut guard = SlotGuard {
             resources: self,
             slot: Some(slot),
             filler,
         };
-        guard.slot.as_ref()?.fill(fds).is_ok().then_some(guard)
+        guard.slot.as_mut()?.fill(fds).is_ok().then_some(guard)
     }
 
     /// Gives the numbers back, until they are needed again.
@@ -116,7 +116,7 @@ impl Slots {
 impl Drop for SlotGuard<'_> {
     /// Takes what the child was given out of the slot, and gives the slot back.
     fn drop(&mut self) {
-        let Some(slot) = self.slot.take() else { return };
+        let Some(mut slot) = self.slot.take() else { return };
         let filler = self.filler.as_fd();
         let emptied = slot.fill([filler; 3]);
         let mut slots = sys::lock(&self.resources.slots);

@@ -8,13 +8,14 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
+use rustix::pty::OpenptFlags;
+
 use super::{Facts, Wait};
-use crate::sys::error::check;
 use crate::sys::{Pid, PollFd, poll, readable_bytes};
 
 /// How much of one file in `/proc` is read. The longest are the interests of an epoll.
@@ -72,14 +73,9 @@ pub(crate) enum Input {
 /// # Errors
 ///
 /// Where it cannot be asked.
-#[allow(clippy::unnecessary_cast)]
 pub(crate) fn pipe_input(writer: &OwnedFd) -> io::Result<Input> {
-    let mut file = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: there is room for the one result.
-    check(unsafe { libc::fstat(writer.as_raw_fd(), file.as_mut_ptr()) })?;
     Ok(Input::Pipe {
-        // SAFETY: the call succeeded and filled it.
-        inode: unsafe { file.assume_init() }.st_ino as u64,
+        inode: rustix::fs::fstat(writer)?.st_ino,
         empty: readable_bytes(writer)? == 0,
     })
 }
@@ -87,10 +83,12 @@ pub(crate) fn pipe_input(writer: &OwnedFd) -> io::Result<Input> {
 // ---- the terminal ----
 
 pub(crate) fn slave(master: BorrowedFd<'_>) -> Option<Slave> {
-    let mut number: libc::c_uint = 0;
-    // SAFETY: the call writes one number, for which there is room.
-    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut number) }).ok()?;
-    let file = fs::metadata(format!("/dev/pts/{number}")).ok();
+    let name = rustix::pty::ptsname(master, Vec::new())
+        .ok()?
+        .into_string()
+        .ok()?;
+    let number = name.strip_prefix("/dev/pts/")?.parse().ok()?;
+    let file = fs::metadata(name).ok();
     Some(Slave {
         number,
         device: libc::makedev(UNIX98_SLAVES, number),
@@ -106,12 +104,11 @@ pub(crate) fn hand_over_typed(master: BorrowedFd<'_>) {
     if poll(&mut slave, Some(Duration::ZERO)).is_err() || slave[0].hung_up() {
         return;
     }
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_CLOEXEC;
-    // SAFETY: no memory is involved.
-    let peer = check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) });
-    let Ok(peer) = peer else { return };
-    // SAFETY: the call returned a new descriptor that nothing else owns.
-    let peer = unsafe { OwnedFd::from_raw_fd(peer) };
+    let nonblocking = OpenptFlags::from_bits_retain(OFlags::NONBLOCK.bits());
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC | nonblocking;
+    let Ok(peer) = rustix::pty::ioctl_tiocgptpeer(master, flags) else {
+        return;
+    };
     let _ = poll(&mut [PollFd::read(peer.as_raw_fd())], Some(Duration::ZERO));
 }
 
