@@ -20,6 +20,8 @@ mod exit;
 mod files;
 #[cfg(target_os = "freebsd")]
 mod freebsd;
+#[cfg(target_os = "macos")]
+mod hangup;
 pub(crate) mod inspect;
 mod limits;
 pub(crate) mod lock;
@@ -28,6 +30,7 @@ mod macos;
 #[cfg(feature = "cli")]
 mod memory;
 mod open;
+mod opener;
 #[cfg(feature = "cli")]
 mod orphans;
 #[cfg(target_os = "linux")]

@@ -9,6 +9,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::panic::AssertUnwindSafe;
 use std::ptr;
+#[cfg(feature = "cli")]
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::lock::{lock, wait};
@@ -109,7 +111,19 @@ unsafe fn start_borrowing_thread<'a, T: Send + 'a>(
         drop(unsafe { Box::from_raw(body) });
         return Err(io::Error::from_raw_os_error(error));
     }
+    #[cfg(feature = "cli")]
+    STARTED_ONE.store(true, Relaxed);
     Ok(Thread(outcome))
+}
+
+/// Whether a thread was started here.
+#[cfg(feature = "cli")]
+static STARTED_ONE: AtomicBool = AtomicBool::new(false);
+
+/// Whether there may be another thread than the main one.
+#[cfg(feature = "cli")]
+pub(super) fn has_started_one() -> bool {
+    STARTED_ONE.load(Relaxed)
 }
 
 extern "C" fn run_thread(body: *mut libc::c_void) -> *mut libc::c_void {

@@ -18,9 +18,7 @@ use crossbeam_channel::{Sender, bounded};
 use crate::cli::guard;
 use crate::client::{Control, Error};
 use crate::sys;
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, kill_current_process_group, kill_process, setrlimit,
-};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_current_process_group, kill_process, setrlimit};
 use signal_hook::consts::{
     SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGUSR1,
     SIGUSR2, SIGWINCH,
