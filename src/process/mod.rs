@@ -148,9 +148,7 @@ pub(crate) struct Context {
     pub(crate) busy_pipes: Arc<AtomicUsize>,
     /// What all waits count; the dispatcher adds.
     pub(crate) waits_bytes: Arc<AtomicUsize>,
-    pub(crate) on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
-    pub(crate) on_start: Option<Arc<dyn Fn(u32) + Send + Sync>>,
-    pub(crate) on_reap: Option<Arc<dyn Fn(u32) + Send + Sync>>,
+    pub(crate) on_reap: Option<sys::OnLife>,
 }
 
 /// Everything a process thread begins with.
@@ -191,6 +189,7 @@ pub(crate) fn run(request: SpawnRequest) {
     if !request.birth.settle() {
         // The dispatcher has given up on it, and answered.
         if let Ok(child) = spawned {
+            request.birth.tell_reap();
             child.end();
         }
         let _ = events.send(ProcessEvent::Failed { serial });
@@ -213,13 +212,7 @@ pub(crate) fn run(request: SpawnRequest) {
         .started_at_ms
         .store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
     request.stats.pid.store(pid, Release);
-    let told = match request.params.detach {
-        true => &request.context.on_detach,
-        false => &request.context.on_start,
-    };
-    if let Some(tell) = told {
-        tell(pid);
-    }
+    request.birth.tell_birth(child.pid);
     // The answer goes out before the first delta, and by this thread, so that it does.
     let reply = Ok(Reply::Spawn(SpawnReply { pid }));
     if request.reused {

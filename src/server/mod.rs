@@ -181,7 +181,7 @@ impl Dispatcher {
         pace: Pace,
     ) -> Self {
         let (event_sender, events) = unbounded();
-        let host = config.host.clone();
+        let on_reap = config.host.on_reap.clone();
         let snapshots = SnapshotCache::new(Arc::clone(&config.host.swept));
         let resources = SpawnResources::new(config.host.child_descriptor_limit);
         Dispatcher {
@@ -200,9 +200,7 @@ impl Dispatcher {
                 snapshots,
                 busy_pipes: Arc::new(AtomicUsize::new(MAX_BUSY_PIPES)),
                 waits_bytes: Arc::default(),
-                on_detach: host.on_detach,
-                on_start: host.on_start,
-                on_reap: host.on_reap,
+                on_reap,
             }),
             initialized: false,
             pace,

@@ -42,7 +42,12 @@ impl Dispatcher {
         let (inbox_sender, inbox) = unbounded();
         let params = Arc::new(params);
         let stats = Arc::new(Stats::default());
-        let birth = Arc::new(Birth::new());
+        let host = &self.config.host;
+        let on_birth = match params.detach {
+            true => &host.on_detach,
+            false => &host.on_start,
+        };
+        let birth = Arc::new(Birth::new(on_birth.clone(), host.on_reap.clone()));
         let request = SpawnRequest {
             serial,
             id: id.clone(),
