@@ -12,6 +12,7 @@ use signal_hook::consts::SIGCHLD;
 
 use crate::cli::args::Serve;
 use crate::cli::guard::{self, Guarded, Signals};
+use crate::sys;
 use crate::{Config, Connection, End, Stopper};
 
 /// Serves stdio until the connection ends or a signal says so; the exit code.
@@ -95,8 +96,9 @@ where
             .join()
             .map_err(|_| format!("the thread {thread} has panicked"))?,
     };
-    // The threads of processes that have not ended in time leave everything to this sweep.
-    swept.store(true, Relaxed);
+    // The threads of processes that have not ended in time leave everything to this sweep, if it finds what
+    // has lost its parent meanwhile.
+    swept.store(sys::adopts_orphans(), Relaxed);
     guard::sweep();
     match (end?, first) {
         (End::Stopped, Some(signal)) => Ok(128 + signal),
