@@ -29,21 +29,22 @@
 //! what a sweep may signal, and of the times.
 
 mod sweep;
+mod told;
 mod watch;
 
-use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use self::sweep::{Detached, UNKNOWN_CHILDREN, own_pid, sweep_until};
+use self::sweep::{Scope, Started, UNKNOWN_CHILDREN, own_pid, sweep_until};
+use self::told::{Record, Teller, Told, What};
 use self::watch::{Client, Watch};
 use crate::process::tree;
 use crate::sys::{self, Pid, PollFd, ProcStat, Snapshot, StringList};
@@ -69,17 +70,20 @@ const GUARD_END_TIMEOUT: Duration = Duration::from_millis(3_500);
 /// The process that waits for this one: the server's guard, or the process that has started the guard.
 static GUARD: OnceLock<u32> = OnceLock::new();
 
-/// What this server has spawned with `detach`, and what was there before it.
-static DETACHED: Mutex<Detached> = Mutex::new(BTreeMap::new());
+/// What has lost its parent becomes a child of this process.
+static IS_SUBREAPER: AtomicBool = AtomicBool::new(false);
 
-/// What the guard is told of a detached process, in one write: pid and start time.
-const DETACHED_BYTES: usize = size_of::<Pid>() + size_of::<u64>();
+/// What this server has told its guard, or would have, and what was there before it.
+static TOLD: Mutex<Told> = Mutex::new(Told {
+    detached: Started::new(),
+    leaders: Started::new(),
+});
 
 /// The server's side of the guard.
 #[derive(Debug)]
 pub struct Guarded {
-    /// Where the guard reads of detached processes.
-    detached: Option<OwnedFd>,
+    /// It lives as long as the server, so that its closing means the server's end.
+    teller: Option<&'static Teller>,
 }
 
 /// Starts the server below this process and waits for its end; the exit code to end with.
@@ -94,7 +98,7 @@ pub fn run(drain: bool) -> io::Result<i32> {
     // whole group must not reach both of us.
     let own_group = !io::stdin().is_terminal();
     reap_adopted();
-    if sys::has_children() {
+    if sys::adopts_orphans() && sys::has_children() {
         // They are not ours to end, and what they leave is not ours to adopt.
         let guard = start_guard(own_group)?;
         if let Some((guard, signals)) = guard {
@@ -102,13 +106,9 @@ pub fn run(drain: bool) -> io::Result<i32> {
             return Ok(ended.code());
         }
     }
-    if !sys::ADOPTS_ORPHANS {
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "this system gives orphans to its first process",
-        ));
+    if sys::adopts_orphans() {
+        sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
     }
-    sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
     // As it was when we were started; the server must not see what the guard changes for itself.
     let waited_for = signals_of_guard();
     let mask = sys::block_signals(&waited_for).map_err(sys::named("rt_sigprocmask"))?;
@@ -128,19 +128,23 @@ pub fn run(drain: bool) -> io::Result<i32> {
     // The client must see the server's ends close, not ours.
     let _ = sys::let_go_of_stdio();
 
-    let mut detached = Detached::new();
+    let mut told = Told::default();
     let watch = Watch::new(server, own_group, SERVER_END_TIMEOUT, Some(client));
-    let ended = watch.until_end(&signals, Some((&reader, &mut detached)));
-    read_detached(&reader, &mut detached);
+    let ended = watch.until_end(&signals, Some((&reader, &mut told)));
+    told.read_from(&reader);
     // A server that ended by itself has swept already, and this finds what it had to leave.
-    let left = sweep_until(ended.sweep_until(), &detached, true);
+    let scope = Scope {
+        below: sys::adopts_orphans().then(own_pid),
+        told: &told,
+    };
+    let left = sweep_until(ended.sweep_until(), scope, true);
     // Only now: whatever a log line meets, a full disk for example, nothing is left.
     if ended.stuck {
         log::warn!("the server did not end, and was killed");
     } else if ended.status.signal.is_some() {
         log::warn!("the server was killed; what it had started has been killed");
     }
-    tell(&left);
+    name_left(&left);
     continue_waiting_process();
     Ok(ended.code())
 }
@@ -271,18 +275,6 @@ pub fn blindness() -> Option<String> {
     sys::blindness()
 }
 
-fn read_detached(reader: &OwnedFd, detached: &mut Detached) {
-    let mut bytes = [0; DETACHED_BYTES];
-    // Written as many bytes at a time, so they are read so, too.
-    while let Ok(DETACHED_BYTES) = sys::read(reader.as_fd(), &mut bytes) {
-        if let Some((pid, started)) = bytes.split_first_chunk()
-            && let Ok(started) = started.try_into()
-        {
-            detached.insert(Pid::from_ne_bytes(*pid), u64::from_ne_bytes(started));
-        }
-    }
-}
-
 impl Guarded {
     /// Makes this process one that can sweep: a child subreaper that hears when its guard dies.
     ///
@@ -292,21 +284,28 @@ impl Guarded {
     ///
     /// Names what the system refused, or what was wrong with the value.
     pub fn begin(guarded_by: Option<&str>) -> io::Result<Guarded> {
-        if sys::ADOPTS_ORPHANS {
-            sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
+        if sys::server_adopts_orphans() {
+            match sys::become_subreaper().map_err(sys::named(SUBREAPER)) {
+                Ok(()) => IS_SUBREAPER.store(true, Relaxed),
+                Err(e) => {
+                    log::warn!("what has left its session and its parent outlives the connection: {e}");
+                }
+            }
         }
         sys::name_this_thread(c"procwire");
         sys::default_signal(libc::SIGCHLD);
         sys::unblock_all_signals();
         spare_children();
         let Some(value) = guarded_by else {
-            return Ok(Guarded { detached: None });
+            return Ok(Guarded { teller: None });
         };
         let malformed = || io::Error::new(io::ErrorKind::InvalidInput, "malformed --guarded-by");
         let (guard, fd) = value.split_once(',').ok_or_else(malformed)?;
         let guard: u32 = guard.parse().map_err(|_| malformed())?;
         let fd: RawFd = fd.parse().map_err(|_| malformed())?;
-        sys::die_with_parent().map_err(sys::named("prctl(PR_SET_PDEATHSIG)"))?;
+        if sys::adopts_orphans() {
+            sys::die_with_parent().map_err(sys::named("prctl(PR_SET_PDEATHSIG)"))?;
+        }
         let parent = std::os::unix::process::parent_id();
         if parent != guard {
             // It has died already, as a rule.
@@ -315,38 +314,73 @@ impl Guarded {
         }
         let _ = GUARD.set(guard);
         // SAFETY: the guard has opened it for us and told us its number; no other code here knows it.
-        let detached = unsafe { OwnedFd::from_raw_fd(fd) };
-        sys::set_close_on_exec(&detached)?;
-        // A guard that does not read must not stop us.
-        sys::set_nonblocking(&detached)?;
-        Ok(Guarded {
-            detached: Some(detached),
-        })
+        let pipe = unsafe { OwnedFd::from_raw_fd(fd) };
+        sys::set_close_on_exec(&pipe)?;
+        let teller: &'static Teller = Box::leak(Box::new(Teller::new(pipe)?));
+        if !sys::adopts_orphans() {
+            // In place of a signal that the system sends.
+            start_thread("guard", move || {
+                sys::block_signals_for_this_thread();
+                match teller.until_guard_ends() {
+                    Ok(()) => {
+                        let _ = sys::kill(own_pid(), libc::SIGTERM);
+                    }
+                    Err(e) => log::error!("the end of the guard would not be noticed: poll: {e}"),
+                }
+            })?;
+        }
+        Ok(Guarded { teller: Some(teller) })
     }
 
     /// Whether another process kills everything if this one is killed.
     #[must_use]
-    pub fn has_guard(&self) -> bool {
-        self.detached.is_some()
+    pub fn ends_all(&self) -> bool {
+        self.teller.is_some() && sys::adopts_orphans()
     }
 
-    /// What spares a detached process, here and in the guard, for
-    /// the `on_detach` of a server.
-    pub fn detached(self) -> impl Fn(u32) + Send + Sync + 'static {
-        // It lives as long as the server, so that its closing means the server's end.
-        let fd = self.detached.map(IntoRawFd::into_raw_fd);
-        move |pid| {
-            let pid = pid.cast_signed();
-            // It has not been reaped yet.
-            let started = tree::started(pid).unwrap_or(0);
-            let mut detached = sys::lock(&DETACHED);
-            detached.insert(pid, started);
-            if let Some(fd) = fd {
-                // SAFETY: given up above and never closed.
-                let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-                let _ = sys::write(fd, &[&pid.to_ne_bytes()[..], &started.to_ne_bytes()].concat());
-            }
-        }
+    /// Whether [`sweep`], or that of the guard, ends all that is left. Not where neither adopts orphans, or
+    /// this process has children that it did not start and cannot tell which: then it is only what `/proc`
+    /// shows.
+    #[must_use]
+    pub fn ends_daemons(&self) -> bool {
+        let by_server = IS_SUBREAPER.load(Relaxed) && !UNKNOWN_CHILDREN.load(Relaxed);
+        by_server || (self.ends_all() && !sys::server_adopts_orphans())
+    }
+
+    /// What spares a detached process, here and in the guard, for the `on_detach` of a server.
+    pub fn on_detach(&self) -> impl Fn(u32) + Send + Sync + 'static {
+        let teller = self.teller;
+        move |pid| tell(teller, What::Detached, pid)
+    }
+
+    /// What makes a process known as one to be ended, and as one that is reaped, for `on_start` and
+    /// `on_reap` of a server; `None` where everything to be ended is below this process or its guard.
+    #[allow(clippy::type_complexity)]
+    pub fn on_start_and_reap(
+        &self,
+    ) -> Option<(
+        impl Fn(u32) + Send + Sync + 'static,
+        impl Fn(u32) + Send + Sync + 'static,
+    )> {
+        let teller = self.teller;
+        (!sys::adopts_orphans()).then_some((
+            move |pid| tell(teller, What::Leads, pid),
+            move |pid| tell(teller, What::Reaped, pid),
+        ))
+    }
+}
+
+/// Keeps in mind what is known of a process that has not been reaped yet, and tells the guard.
+fn tell(teller: Option<&Teller>, what: What, pid: u32) {
+    let pid = pid.cast_signed();
+    let started = match what {
+        What::Reaped => 0,
+        What::Detached | What::Leads => tree::started(pid).unwrap_or(0),
+    };
+    let record = Record { what, pid, started };
+    sys::lock(&TOLD).take(record);
+    if let Some(teller) = teller {
+        teller.tell(record);
     }
 }
 
@@ -356,16 +390,16 @@ fn spare_children() {
         let own = own_pid();
         let snapshot = Snapshot::take().unwrap_or_default();
         let listed = snapshot.unlisted(vec![own]).unwrap_or_default();
-        let mut detached = sys::lock(&DETACHED);
+        let mut told = sys::lock(&TOLD);
         for child in snapshot
             .processes()
             .iter()
             .chain(&listed)
             .filter(|p| p.parent == own)
         {
-            detached.insert(child.pid, child.started.unwrap_or(0));
+            told.detached.insert(child.pid, child.started.unwrap_or(0));
         }
-        if detached.is_empty() {
+        if told.detached.is_empty() {
             UNKNOWN_CHILDREN.store(true, Relaxed);
         }
     }
@@ -377,29 +411,23 @@ pub fn reap_adopted() {
     while sys::reap_any().is_some() {}
 }
 
-/// Whether [`sweep`] kills all that is left. Not where this process has children that it did not start, and
-/// cannot tell which: then it is only what `/proc` shows.
-#[must_use]
-pub fn ends_daemons() -> bool {
-    !UNKNOWN_CHILDREN.load(Relaxed)
-}
-
 /// Kills everything below this process, but for what was detached and what is below or in the session
 /// of that: freeze, look, kill, until nothing is left or nothing more can be done. Must be called by
 /// the main thread.
 pub fn sweep() {
     let guarded = GUARD.get() == Some(&std::os::unix::process::parent_id());
-    let detached = sys::lock(&DETACHED).clone();
+    let told = sys::lock(&TOLD).clone();
+    let scope = Scope {
+        below: Some(own_pid()),
+        told: &told,
+    };
     let now = Instant::now();
     if guarded {
         // What is left is left to the guard, which also names it.
-        sweep_until(now + SERVER_SWEEP_TIMEOUT, &detached, false);
+        sweep_until(now + SERVER_SWEEP_TIMEOUT, scope, false);
     } else {
-        tell(&sweep_until(
-            now + SERVER_SWEEP_TIMEOUT + LAST_SWEEP_TIMEOUT,
-            &detached,
-            true,
-        ));
+        let deadline = now + SERVER_SWEEP_TIMEOUT + LAST_SWEEP_TIMEOUT;
+        name_left(&sweep_until(deadline, scope, true));
     }
     continue_waiting_process();
 }
@@ -414,7 +442,7 @@ fn continue_waiting_process() {
 }
 
 /// Names what a sweep could not end.
-fn tell(left: &[ProcStat]) {
+fn name_left(left: &[ProcStat]) {
     if !left.is_empty() {
         let names: Vec<String> = left.iter().map(sys::describe).collect();
         log::warn!(

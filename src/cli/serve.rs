@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use signal_hook::consts::SIGCHLD;
 
 use crate::cli::guard::{self, Guarded, Signals};
+use crate::sys;
 use crate::{Config, Connection, End, Stopper};
 
 /// How to serve.
@@ -58,9 +59,13 @@ where
         Err(e) => log::debug!("the limit of descriptors stays as it is: {e}"),
     }
 
-    config.host.kills_daemons_at_end = guard::ends_daemons();
-    config.host.survives_server_kill = guarded.has_guard();
-    config.host.on_detach = Some(Arc::new(guarded.detached()));
+    config.host.kills_daemons_at_end = guarded.ends_daemons();
+    config.host.survives_server_kill = guarded.ends_all();
+    config.host.on_detach = Some(Arc::new(guarded.on_detach()));
+    if let Some((on_start, on_reap)) = guarded.on_start_and_reap() {
+        config.host.on_start = Some(Arc::new(on_start));
+        config.host.on_reap = Some(Arc::new(on_reap));
+    }
 
     let swept = Arc::clone(&config.host.swept);
     let (stopper, body) = begin(config);
@@ -100,8 +105,9 @@ where
             .join()
             .map_err(|_| format!("the thread {thread} has panicked"))?,
     };
-    // The threads of processes that have not ended in time leave everything to this sweep.
-    swept.store(true, Relaxed);
+    // The threads of processes that have not ended in time leave everything to this sweep, if it finds what
+    // has lost its parent meanwhile.
+    swept.store(sys::adopts_orphans(), Relaxed);
     guard::sweep();
     match (end?, first) {
         (End::Stopped, Some(signal)) => Ok(128 + signal),

@@ -38,6 +38,9 @@ impl Process {
         self.end_waits();
         if !self.detach {
             let _ = sys::kill_group(self.pid, libc::SIGKILL);
+            if let Some(on_reap) = &self.context.on_reap {
+                on_reap(self.pid.unsigned_abs());
+            }
         }
         // Until here the child was a zombie at least, so its pid could not be recycled.
         let (status, usage) = self.reap();

@@ -147,7 +147,7 @@ pub(crate) struct Context {
     pub(crate) busy_pipes: Arc<Account>,
     /// What all waits count; the dispatcher charges.
     pub(crate) waits_bytes: Arc<Account>,
-    pub(crate) on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
+    pub(crate) on_reap: Option<sys::OnLife>,
 }
 
 /// Everything a process thread begins with.
@@ -189,6 +189,7 @@ pub(crate) fn run(ticket: Ticket, request: SpawnRequest) {
     if !request.birth.settle() {
         // The dispatcher has given up on it, and answered.
         if let Ok(child) = spawned {
+            request.birth.tell_reap();
             child.end();
         }
         let _ = events.send(ProcessEvent::Failed { serial });
@@ -211,9 +212,7 @@ pub(crate) fn run(ticket: Ticket, request: SpawnRequest) {
         .started_at_ms
         .store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
     request.stats.pid.store(pid, Release);
-    if let (true, Some(on_detach)) = (request.params.detach, &request.context.on_detach) {
-        on_detach(pid);
-    }
+    request.birth.tell_birth(child.pid);
     // The answer goes out before the first delta, and by this thread, so that it does.
     let reply = Ok(Reply::Spawn(SpawnReply { pid }));
     if request.reused {

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::outbox::costs::{DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_STDIN_BYTES, DEFAULT_OUTPUT_CAP_BYTES};
+use crate::sys::OnLife;
 
 /// Defaults and limits of a server. All have the values the protocol names.
 ///
@@ -122,10 +123,15 @@ pub(crate) struct Host {
     /// A spawn's `limits.openFiles` is laid over it.
     pub(crate) child_descriptor_limit: Option<u64>,
     /// Called with the pid of each process that was spawned with `detach`, on its own thread, before
-    /// its spawn is answered and before it can be reaped: for a process that sweeps up after the server
+    /// its spawn is answered and before it can be reaped, also where its program cannot be executed: for a process that sweeps up after the server
     /// and has to spare it. The pid may be recycled later; what tells the two apart is the start time in
     /// `/proc`.
-    pub(crate) on_detach: Option<Arc<dyn Fn(u32) + Send + Sync>>,
+    pub(crate) on_detach: Option<OnLife>,
+    /// Called with the pid of each other process, in the same way: for a process that could not find it
+    /// otherwise, after the server was killed.
+    pub(crate) on_start: Option<OnLife>,
+    /// Called with that pid before the process is reaped, so that it may be recycled.
+    pub(crate) on_reap: Option<OnLife>,
     /// What the server reports in `guarantees.killsDaemonsAtEnd`: this process kills what is left of its
     /// descendants when [`serve`](crate::serve) has returned.
     pub(crate) kills_daemons_at_end: bool,

@@ -166,7 +166,7 @@ impl Dispatcher {
         pace: Pace,
     ) -> Self {
         let (event_sender, events) = unbounded();
-        let on_detach = config.host.on_detach.clone();
+        let on_reap = config.host.on_reap.clone();
         let snapshots = SnapshotCache::new(Arc::clone(&config.host.swept));
         let resources = SpawnResources::new(config.host.child_descriptor_limit);
         Dispatcher {
@@ -185,7 +185,7 @@ impl Dispatcher {
                 snapshots,
                 busy_pipes: Arc::default(),
                 waits_bytes: Arc::default(),
-                on_detach,
+                on_reap,
             }),
             initialized: false,
             pace,

@@ -36,7 +36,12 @@ impl Dispatcher {
         let (inbox_sender, inbox) = unbounded();
         let params: Arc<SpawnParams> = params.into();
         let stats = Arc::new(Stats::default());
-        let birth = Arc::new(Birth::new());
+        let host = &self.config.host;
+        let on_birth = match params.detach {
+            true => &host.on_detach,
+            false => &host.on_start,
+        };
+        let birth = Arc::new(Birth::new(on_birth.clone(), host.on_reap.clone()));
         let request = SpawnRequest {
             serial,
             handle: Arc::clone(&handle),

@@ -388,7 +388,7 @@ impl Wake {
 
 /// Whether descriptor 0 has lost its last writer, even if some of its input has not been read yet.
 pub(crate) fn stdin_hung_up() -> bool {
-    let mut interest = [PollFd::hangup(io::stdin().as_raw_fd())];
+    let mut interest = [PollFd::no_writer(io::stdin().as_raw_fd())];
     sys::poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].hung_up()
 }
 

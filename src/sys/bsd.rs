@@ -1,4 +1,4 @@
-//! macOS and FreeBSD: the exit of a child by a kqueue, and all processes at one moment.
+//! macOS and FreeBSD: exits and signals by a kqueue, and all processes at one moment.
 //!
 //! **Thread:** the caller's.
 //! **Owns:** nothing; descriptors come and go as [`OwnedFd`].
@@ -32,32 +32,21 @@ pub(super) struct ExitWatch(OwnedFd);
 
 impl ExitWatch {
     pub(super) fn prepare() -> Result<ExitWatch, SpawnError> {
-        ExitWatch::new().map_err(|error| SpawnError::new("kqueue", error))
-    }
-
-    fn new() -> io::Result<ExitWatch> {
-        // SAFETY: a plain call; the result is checked before it is taken.
-        let queue = check(unsafe { libc::kqueue() })?;
-        // SAFETY: kqueue returned a new descriptor that nothing else owns.
-        let queue = above_stdio(unsafe { OwnedFd::from_raw_fd(queue) })?;
-        // A fork does not inherit it, but an exec keeps it.
-        set_close_on_exec(&queue)?;
-        Ok(ExitWatch(queue))
+        new_queue()
+            .map(ExitWatch)
+            .map_err(|error| SpawnError::new("kqueue", error))
     }
 
     /// What becomes readable once the child `pid` has ended.
     pub(super) fn watch(self, pid: Pid) -> io::Result<OwnedFd> {
         let ExitWatch(queue) = self;
-        let mut change = event();
-        change.ident = usize::try_from(pid).map_err(io::Error::other)?;
-        change.filter = libc::EVFILT_PROC;
-        change.flags = libc::EV_ADD;
-        change.fflags = libc::NOTE_EXIT;
-        // SAFETY: one change is read, and no event is written.
-        let added =
-            check(unsafe { libc::kevent(queue.as_raw_fd(), &change, 1, ptr::null_mut(), 0, ptr::null()) });
-        match added {
-            Ok(_) => Ok(queue),
+        let mut exit = event();
+        exit.ident = usize::try_from(pid).map_err(io::Error::other)?;
+        exit.filter = libc::EVFILT_PROC;
+        exit.flags = libc::EV_ADD;
+        exit.fflags = libc::NOTE_EXIT;
+        match change(&queue, &exit) {
+            Ok(()) => Ok(queue),
             // It has ended: a pipe whose writing end is closed says so for ever.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => pipe().map(|(reader, _)| reader),
             Err(error) => Err(error),
@@ -74,7 +63,41 @@ pub(crate) fn pidfd_signal(_: BorrowedFd<'_>, _: libc::c_int) -> io::Result<()> 
     Err(unsupported())
 }
 
-fn event() -> libc::kevent {
+/// A kqueue, in which nothing is waited for yet.
+pub(super) fn new_queue() -> io::Result<OwnedFd> {
+    // SAFETY: a plain call; the result is checked before it is taken.
+    let queue = check(unsafe { libc::kqueue() })?;
+    // SAFETY: kqueue returned a new descriptor that nothing else owns.
+    let queue = above_stdio(unsafe { OwnedFd::from_raw_fd(queue) })?;
+    // A fork does not inherit it, but an exec keeps it.
+    set_close_on_exec(&queue)?;
+    Ok(queue)
+}
+
+/// Has `queue` wait for `event`, or no longer.
+pub(super) fn change(queue: &OwnedFd, event: &libc::kevent) -> io::Result<()> {
+    // SAFETY: one change is read, and no event is written.
+    check(unsafe { libc::kevent(queue.as_raw_fd(), event, 1, ptr::null_mut(), 0, ptr::null()) }).map(drop)
+}
+
+#[cfg(any(target_os = "macos", feature = "cli"))]
+/// What has happened by now of what `queue` waits for.
+pub(super) fn take_events<'a>(
+    queue: &OwnedFd,
+    room: &'a mut [libc::kevent],
+) -> io::Result<&'a [libc::kevent]> {
+    let now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let count = libc::c_int::try_from(room.len()).map_err(io::Error::other)?;
+    // SAFETY: as many events are written as there is room for, and no change is read.
+    let taken =
+        check(unsafe { libc::kevent(queue.as_raw_fd(), ptr::null(), 0, room.as_mut_ptr(), count, &now) })?;
+    Ok(&room[..usize::try_from(taken).unwrap_or(0)])
+}
+
+pub(super) fn event() -> libc::kevent {
     // SAFETY: integers and a pointer, all of which may be zero.
     unsafe { std::mem::zeroed() }
 }
@@ -131,12 +154,23 @@ pub(crate) fn children_of(pid: Pid) -> io::Result<Vec<Pid>> {
         .collect())
 }
 
+#[cfg(all(feature = "cli", target_os = "freebsd"))]
+pub(super) use super::freebsd::{adopt_orphans, signal_at_parents_death};
+#[cfg(all(feature = "cli", target_os = "macos"))]
+pub(super) use super::macos::{adopt_orphans, signal_at_parents_death};
 #[cfg(feature = "cli")]
 pub(crate) use for_the_binary::*;
 
 #[cfg(feature = "cli")]
 mod for_the_binary {
+    use std::mem::MaybeUninit;
+
     use super::*;
+    #[cfg(target_os = "freebsd")]
+    use crate::sys::freebsd::state;
+    #[cfg(target_os = "macos")]
+    use crate::sys::macos::state;
+    use crate::sys::signals::kill;
 
     pub(crate) fn shows_own_numbers() -> bool {
         true
@@ -146,9 +180,51 @@ mod for_the_binary {
         true
     }
 
-    /// Only a guard asks, and there is none here.
-    pub(crate) fn is_stopped(_: Pid) -> bool {
-        false
+    /// Whether a signal has stopped the process.
+    pub(crate) fn is_stopped(pid: Pid) -> bool {
+        state(pid) == Some(STOPPED)
+    }
+
+    /// The state of a process that a signal has stopped.
+    const STOPPED: u32 = 4;
+
+    /// A descriptor that tells of the blocked `signals` as they come.
+    pub(crate) fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+        let queue = new_queue()?;
+        let mut pending = MaybeUninit::uninit();
+        for signal in signals {
+            let mut watch = event();
+            watch.ident = usize::try_from(*signal).map_err(io::Error::other)?;
+            watch.filter = libc::EVFILT_SIGNAL;
+            watch.flags = libc::EV_ADD | libc::EV_CLEAR;
+            change(&queue, &watch)?;
+        }
+        // SAFETY: there is room for the set, and it is filled where the call succeeds.
+        let pending = unsafe {
+            check(libc::sigpending(pending.as_mut_ptr()))?;
+            pending.assume_init()
+        };
+        for signal in signals {
+            // SAFETY: an initialised set.
+            if unsafe { libc::sigismember(&pending, *signal) } == 1 {
+                // It came before: only what comes from now on is told, blocked or not.
+                kill(own_pid()?, *signal)?;
+            }
+        }
+        Ok(queue)
+    }
+
+    fn own_pid() -> io::Result<Pid> {
+        Pid::try_from(std::process::id()).map_err(io::Error::other)
+    }
+
+    /// The next signal of a [`signal_fd`], if there is one, and whether a terminal may have sent it: the
+    /// system does not say who has.
+    pub(crate) fn next_signal(queue: &OwnedFd) -> Option<(libc::c_int, bool)> {
+        let mut room = [event()];
+        let taken = take_events(queue, &mut room).ok()?.first()?;
+        let signal = libc::c_int::try_from(taken.ident).ok()?;
+        Some((signal, matches!(signal, libc::SIGINT | libc::SIGHUP)))
     }
 
     pub(crate) fn look_at_own_number(pid: Pid) -> io::Result<Option<ProcStat>> {

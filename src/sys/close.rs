@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::RawFd;
 
+#[cfg(not(target_os = "freebsd"))]
 use super::descriptors::descriptor_limit;
 #[cfg(target_os = "linux")]
 use super::error::{check, check_size, may_be_refused};
@@ -44,16 +45,30 @@ pub(super) unsafe fn close_range(first: libc::c_uint, flags: libc::c_uint) -> li
 }
 
 /// As far as numbers are closed one by one where nothing shows which are open.
+#[cfg(not(target_os = "freebsd"))]
 const LAST_CLOSED: RawFd = 65_535;
 
-/// Closes every descriptor above `last` in a table that no other thread uses: those that `/proc` lists, or
+/// Closes every descriptor above `last` in a table that no other thread uses: those that the system lists, or
 /// else as many numbers as there may be. Makes system calls and nothing else, for a child that
 /// shares our memory.
 pub(super) fn close_all_above(last: RawFd) {
+    #[cfg(target_os = "freebsd")]
+    // SAFETY: the table is ours alone.
+    unsafe {
+        libc::closefrom(last.saturating_add(1))
+    };
+    #[cfg(target_os = "macos")]
+    let done = super::macos::close_listed_above(last);
     #[cfg(target_os = "linux")]
-    if close_listed_above(last) {
-        return;
+    let done = close_listed_above(last);
+    #[cfg(not(target_os = "freebsd"))]
+    if !done {
+        close_numbers_above(last);
     }
+}
+
+#[cfg(not(target_os = "freebsd"))]
+fn close_numbers_above(last: RawFd) {
     let limit = descriptor_limit().map_or(LAST_CLOSED, |limit| {
         RawFd::try_from(limit.rlim_cur)
             .unwrap_or(LAST_CLOSED)

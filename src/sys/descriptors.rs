@@ -173,6 +173,10 @@ pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     let mut limit = descriptor_limit()?;
     let before = limit.rlim_cur;
     limit.rlim_cur = limit.rlim_max;
+    #[cfg(target_os = "macos")]
+    {
+        limit.rlim_cur = before.max(limit.rlim_max.min(super::macos::MAX_DESCRIPTORS));
+    }
     // SAFETY: an initialised struct.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
     Ok(as_u64(before))

@@ -168,11 +168,17 @@ fn duration(time: libc::timeval) -> Duration {
         + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
 }
 
+/// Whether a wait for any child is only about those of the calling thread, which is the main one.
+#[cfg(feature = "cli")]
+fn knows_own_children() -> bool {
+    OWN_CHILDREN != 0 || !super::threads::has_started_one()
+}
+
 #[cfg(feature = "cli")]
 /// Reaps a child of the calling thread that has ended, if there is one. Those of other threads are
 /// for these to reap.
 pub(crate) fn reap_any() -> Option<(Pid, Status)> {
-    if OWN_CHILDREN == 0 {
+    if !knows_own_children() {
         return None;
     }
     let (pid, status, _) = wait(-1, libc::WNOHANG | OWN_CHILDREN).ok()?;
@@ -184,7 +190,7 @@ pub(crate) fn reap_any() -> Option<(Pid, Status)> {
 /// none means that there is nothing below it but the children of other threads and what has those
 /// above it.
 pub(crate) fn has_children() -> bool {
-    if OWN_CHILDREN == 0 {
+    if !knows_own_children() {
         return false;
     }
     waitid(WaitId::All, only_look()).is_ok()
@@ -193,7 +199,9 @@ pub(crate) fn has_children() -> bool {
 #[cfg(feature = "cli")]
 /// Whether a child of the calling thread has ended, and waits to be reaped.
 pub(crate) fn has_ended(pid: Pid) -> bool {
-    pid_of(pid).is_ok_and(|pid| matches!(waitid(WaitId::Pid(pid), only_look()), Ok(Some(_))))
+    let seen = pid_of(pid).and_then(|pid| Ok(waitid(WaitId::Pid(pid), only_look())?));
+    // Some systems tell of one that has stopped as well.
+    seen.is_ok_and(|seen| seen.is_some_and(|seen| seen.exited() || seen.killed() || seen.dumped()))
 }
 
 #[cfg(feature = "cli")]

@@ -19,16 +19,41 @@ const ROUNDS: usize = 8;
 
 /// All processes that may be looked at.
 pub(super) fn list() -> io::Result<Vec<ProcStat>> {
-    ask(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PROC])
+    let all = ask(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PROC])?;
+    Ok(all.iter().map(stat).collect())
 }
 
 /// One process, the ended included; `None` if there is none, or it may not be looked at.
 pub(super) fn look(pid: Pid) -> Option<ProcStat> {
-    let found = ask(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid]);
-    found.ok()?.into_iter().find(|process| process.pid == pid)
+    info(pid).as_ref().map(stat)
 }
 
-fn ask(name: &[libc::c_int]) -> io::Result<Vec<ProcStat>> {
+/// As `ki_stat` has it; `None` if there is no such process.
+#[cfg(feature = "cli")]
+pub(super) fn state(pid: Pid) -> Option<u32> {
+    info(pid).and_then(|info| u32::try_from(info.ki_stat).ok())
+}
+
+/// Has what loses its parent below this process become its child.
+#[cfg(feature = "cli")]
+pub(super) fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: this call takes no data.
+    check(unsafe { libc::procctl(libc::P_PID, 0, libc::PROC_REAP_ACQUIRE, ptr::null_mut()) }).map(drop)
+}
+
+/// Sends this process `signal` when its parent dies. A system call and nothing else.
+pub(super) fn signal_at_parents_death(mut signal: libc::c_int) -> io::Result<()> {
+    let data = ptr::from_mut(&mut signal).cast();
+    // SAFETY: the call reads the number of a signal, for which it is given a pointer.
+    check(unsafe { libc::procctl(libc::P_PID, 0, libc::PROC_PDEATHSIG_CTL, data) }).map(drop)
+}
+
+fn info(pid: Pid) -> Option<libc::kinfo_proc> {
+    let found = ask(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid]).ok()?;
+    found.into_iter().find(|process| process.ki_pid == pid)
+}
+
+fn ask(name: &[libc::c_int]) -> io::Result<Vec<libc::kinfo_proc>> {
     let count = libc::c_uint::try_from(name.len()).map_err(io::Error::other)?;
     for _ in 0..ROUNDS {
         let mut bytes = 0;
@@ -56,8 +81,8 @@ fn ask(name: &[libc::c_int]) -> io::Result<Vec<ProcStat>> {
         // SAFETY: within the capacity, and the elements need not be initialised.
         unsafe { found.set_len(written.min(room)) };
         // SAFETY: the kernel has written so many, all of them whole.
-        let processes = found.iter().map(|process| unsafe { process.assume_init_ref() });
-        return Ok(processes.map(stat).collect());
+        let processes = found.iter().map(|process| unsafe { process.assume_init_read() });
+        return Ok(processes.collect());
     }
     Err(io::Error::other("the list of processes grows all the time"))
 }

@@ -21,6 +21,8 @@ mod exit;
 mod files;
 #[cfg(target_os = "freebsd")]
 mod freebsd;
+#[cfg(target_os = "macos")]
+mod hangup;
 pub(crate) mod inspect;
 mod limits;
 pub(crate) mod lock;
@@ -29,6 +31,9 @@ mod macos;
 #[cfg(feature = "cli")]
 mod memory;
 mod open;
+mod opener;
+#[cfg(feature = "cli")]
+mod orphans;
 #[cfg(target_os = "linux")]
 mod pidfd;
 mod poll;
@@ -62,6 +67,8 @@ pub use memory::Allocator;
 #[cfg(feature = "cli")]
 pub(crate) use memory::*;
 pub(crate) use open::{OPEN, OPEN_IN_TIME, Purpose, open_for_child, open_null_for_writing};
+#[cfg(feature = "cli")]
+pub(crate) use orphans::*;
 #[cfg(target_os = "linux")]
 pub(crate) use pidfd::*;
 pub(crate) use poll::*;

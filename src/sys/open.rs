@@ -13,15 +13,19 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+#[cfg(target_os = "linux")]
+use std::time::Duration;
+use std::time::Instant;
 
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::descriptors::above_stdio;
 use super::files::status_of;
+use super::opener::{open_by_child, sockets};
 use super::spawn::{Birth, ChildStack, SpawnError};
 #[cfg(target_os = "linux")]
 use {
+    super::backend::{Backend, backend},
     super::child::child_errno,
     super::clone::start_child,
     super::exit::reap,
@@ -36,6 +40,7 @@ pub(crate) const OPEN: &str = "open";
 /// The same, where the other end of a FIFO was not opened in time.
 pub(crate) const OPEN_IN_TIME: &str = "open before the timeout";
 
+#[cfg(target_os = "linux")]
 /// How often the timer strikes once its time is up: the first may come before the child waits.
 const STRIKE_AGAIN: Duration = Duration::from_millis(10);
 
@@ -99,7 +104,7 @@ pub(crate) fn open_for_child(
     open_waiting(path, purpose.flags(), deadline, stack, birth)
 }
 
-/// Elsewhere nothing interrupts a thread that waits in an open, so the attempt is made again and again.
+/// No child shares our table of descriptors.
 #[cfg(not(target_os = "linux"))]
 fn open_waiting(
     path: &CStr,
@@ -108,27 +113,8 @@ fn open_waiting(
     _: &mut ChildStack,
     birth: &Birth,
 ) -> Result<OwnedFd, SpawnError> {
-    loop {
-        match open(path, flags | libc::O_NONBLOCK) {
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENXIO | libc::EAGAIN)) => {}
-            opened => {
-                let fd = opened.map_err(|e| SpawnError::new(OPEN, e))?;
-                set_blocking(&fd).map_err(|e| SpawnError::new("fcntl", e))?;
-                return above_stdio(fd).map_err(|e| SpawnError::new("fcntl", e));
-            }
-        }
-        if birth.is_given_up() {
-            return Err(SpawnError::new(
-                OPEN,
-                io::Error::from_raw_os_error(libc::ECANCELED),
-            ));
-        }
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            let late = io::Error::from_raw_os_error(libc::ETIMEDOUT);
-            return Err(SpawnError::new(OPEN_IN_TIME, late));
-        }
-        std::thread::sleep(STRIKE_AGAIN);
-    }
+    let sockets = sockets().map_err(|e| SpawnError::new("socketpair", e))?;
+    open_by_child(path, flags, deadline, sockets, birth)
 }
 
 #[cfg(target_os = "linux")]
@@ -139,6 +125,11 @@ fn open_waiting(
     stack: &mut ChildStack,
     birth: &Birth,
 ) -> Result<OwnedFd, SpawnError> {
+    if backend() == Backend::Portable
+        && let Ok(sockets) = sockets()
+    {
+        return open_by_child(path, flags, deadline, sockets, birth);
+    }
     let refused = |call| move |error| SpawnError::new(call, error);
     let opening = Opening {
         path,

@@ -15,14 +15,20 @@ use super::error::check;
 use super::error::may_be_refused;
 
 #[cfg(target_vendor = "apple")]
-const POLLRDHUP: libc::c_short = 0;
+use super::hangup::{NO_READER, NO_WRITER, NO_WRITER as POLLRDHUP, poll_hangups};
 #[cfg(not(target_vendor = "apple"))]
 use libc::POLLRDHUP;
+
+/// What is asked where only a hang-up is waited for: nothing, because that is told unasked.
+#[cfg(not(target_vendor = "apple"))]
+const NO_READER: libc::c_short = 0;
+#[cfg(not(target_vendor = "apple"))]
+const NO_WRITER: libc::c_short = 0;
 
 /// One descriptor to wait for.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-pub(crate) struct PollFd(libc::pollfd);
+pub(crate) struct PollFd(pub(super) libc::pollfd);
 
 impl PollFd {
     /// Waits for nothing; keeps a place.
@@ -42,9 +48,14 @@ impl PollFd {
         Self::new(fd, libc::POLLOUT)
     }
 
-    /// Waits until the other end of `fd` is gone.
+    /// Waits until what reads the other end of `fd` is gone.
     pub(crate) fn hangup(fd: RawFd) -> Self {
-        Self::new(fd, 0)
+        Self::new(fd, NO_READER)
+    }
+
+    /// Waits until what writes to the other end of `fd` is gone, even if not all of it has been read.
+    pub(crate) fn no_writer(fd: RawFd) -> Self {
+        Self::new(fd, NO_WRITER)
     }
 
     /// Waits until the other end of `fd` writes no more or is gone: of a socket, that can be half of it.
@@ -79,7 +90,11 @@ impl PollFd {
 
 /// Waits until one of `descriptors` is ready, `timeout` has passed, or a signal came. Never fails with `EINTR`.
 pub(crate) fn poll(descriptors: &mut [PollFd], timeout: Option<Duration>) -> io::Result<()> {
-    match wait(descriptors, timeout) {
+    #[cfg(target_vendor = "apple")]
+    let waited = poll_hangups(descriptors, timeout);
+    #[cfg(not(target_vendor = "apple"))]
+    let waited = wait(descriptors, timeout);
+    match waited {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::Interrupted => {
             for interest in descriptors {
@@ -91,7 +106,7 @@ pub(crate) fn poll(descriptors: &mut [PollFd], timeout: Option<Duration>) -> io:
     }
 }
 
-fn wait(descriptors: &mut [PollFd], timeout: Option<Duration>) -> io::Result<()> {
+pub(super) fn wait(descriptors: &mut [PollFd], timeout: Option<Duration>) -> io::Result<()> {
     let (first, count) = (descriptors.as_mut_ptr().cast(), descriptors.len() as libc::nfds_t);
     #[cfg(not(target_vendor = "apple"))]
     {
@@ -127,8 +142,8 @@ pub(crate) fn readable_by(fd: &OwnedFd, deadline: Instant) -> io::Result<bool> {
     }
 }
 
-/// Whether the other end of `fd` is gone.
+/// Whether the other end of `fd`, which we read from, is gone.
 pub(crate) fn is_hung_up(fd: &OwnedFd) -> bool {
-    let mut interest = [PollFd::hangup(fd.as_raw_fd())];
+    let mut interest = [PollFd::no_writer(fd.as_raw_fd())];
     poll(&mut interest, Some(Duration::ZERO)).is_ok() && interest[0].hung_up()
 }

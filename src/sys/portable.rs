@@ -23,12 +23,14 @@ use super::{ExitWatch, Pid};
 pub(super) fn spawn(plan: Plan<'_>) -> Result<(Pid, OwnedFd), SpawnError> {
     // What it takes to hear of the exit comes first: a child whose end we could not see is worse than none.
     let watch = ExitWatch::prepare()?;
+    let birth = plan.birth;
     let pid = match by_posix_spawn(&plan) {
         Some(pid) => pid,
         None => by_fork(plan)?,
     };
     watch.watch(pid).map(|end| (pid, end)).map_err(|error| {
         let _ = kill_group(pid, libc::SIGKILL);
+        birth.tell_reap();
         let _ = reap(pid);
         SpawnError::new("kevent", error)
     })
@@ -50,6 +52,7 @@ fn by_fork(mut plan: Plan<'_>) -> Result<Pid, SpawnError> {
         pid => pid,
     };
     plan.birth.is_born(pid);
+    plan.birth.tell_birth(pid);
     drop(writer);
     let mut said = [0; SAID_BYTES];
     let n = loop {
@@ -61,6 +64,7 @@ fn by_fork(mut plan: Plan<'_>) -> Result<Pid, SpawnError> {
     // From here on its pid is this thread's alone.
     plan.birth.runs();
     if matches!(n, Ok(SAID_BYTES)) {
+        plan.birth.tell_reap();
         let _ = reap(pid);
         return Err(plan.said(&said));
     }

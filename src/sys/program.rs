@@ -9,15 +9,10 @@ use std::io;
 use std::ptr;
 
 use super::Pid;
-#[cfg(not(target_os = "linux"))]
-use super::error::unsupported;
 use super::error::{check, spawn_check};
 use super::posix_spawn::Attributes;
 use super::signals::SignalMask;
 use super::spawn::StringList;
-
-/// Whether a process can adopt the orphans below it.
-pub(crate) const ADOPTS_ORPHANS: bool = cfg!(target_os = "linux");
 
 /// Adopts the orphans below this process.
 pub(crate) fn become_subreaper() -> io::Result<()> {
@@ -27,7 +22,7 @@ pub(crate) fn become_subreaper() -> io::Result<()> {
         rustix::process::Pid::INIT,
     ))?);
     #[cfg(not(target_os = "linux"))]
-    Err(unsupported())
+    super::bsd::adopt_orphans()
 }
 
 /// Keeps this process from leaving a core, also where cores are piped to a program and its limit does not
@@ -44,7 +39,7 @@ pub(crate) fn die_with_parent() -> io::Result<()> {
         rustix::process::Signal::TERM,
     ))?);
     #[cfg(not(target_os = "linux"))]
-    Err(unsupported())
+    super::bsd::signal_at_parents_death(libc::SIGTERM)
 }
 
 /// Makes a copy of this process, which goes on as its child: its pid, or `None` in the child.

@@ -6,10 +6,8 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-#[cfg(feature = "cli")]
-use std::os::fd::OwnedFd;
 #[cfg(all(feature = "cli", target_os = "linux"))]
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use super::Pid;
@@ -140,8 +138,6 @@ pub(super) fn raw_signal_mask(mask: u64) -> u64 {
 #[cfg(feature = "cli")]
 mod waiting {
     use super::super::error::spawn_check;
-    #[cfg(not(target_os = "linux"))]
-    use super::super::error::unsupported;
     #[cfg(target_os = "linux")]
     use super::super::{
         descriptors::{above_stdio, as_borrowed, read},
@@ -229,17 +225,6 @@ mod waiting {
         let number = member(std::mem::offset_of!(libc::signalfd_siginfo, ssi_signo))?;
         let code = member(std::mem::offset_of!(libc::signalfd_siginfo, ssi_code))?;
         Some((number, code == libc::SI_KERNEL))
-    }
-
-    /// There are none here; only a guard waits so.
-    #[cfg(not(target_os = "linux"))]
-    pub(crate) fn signal_fd(_: &[libc::c_int]) -> io::Result<OwnedFd> {
-        Err(unsupported())
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    pub(crate) fn next_signal(_: &OwnedFd) -> Option<(libc::c_int, bool)> {
-        None
     }
 
     /// Signals that one thread waits for. They are blocked in it, and in every thread it starts.

@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::backend::{Backend, backend};
 use super::child::Plan;
@@ -133,7 +133,6 @@ pub(crate) const START_THREAD: &str = "pthread_create";
 
 /// A process that is being started, as its thread and the dispatcher share it. The thread is in the kernel
 /// until the program runs, which takes as long as the disk that has the program takes to answer.
-#[derive(Debug)]
 pub(crate) struct Birth {
     state: Mutex<BirthState>,
     /// The pidfd of a child that has not executed its program yet; negative where there is none. The
@@ -144,7 +143,15 @@ pub(crate) struct Birth {
     /// For a child that begins after it was given up, and would wait for something: either its pidfd is
     /// seen and it is killed, or it sees this.
     given_up: AtomicBool,
+    /// Told as soon as there is a child that a copy of this process has become, and when it has been reaped
+    /// because no program runs.
+    on_birth: Option<OnLife>,
+    on_reap: Option<OnLife>,
+    told: AtomicI32,
 }
+
+/// What is called with the pid of a child.
+pub(crate) type OnLife = Arc<dyn Fn(u32) + Send + Sync>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BirthState {
@@ -156,8 +163,11 @@ enum BirthState {
 }
 
 impl Birth {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(on_birth: Option<OnLife>, on_reap: Option<OnLife>) -> Self {
         Birth {
+            on_birth,
+            on_reap,
+            told: AtomicI32::new(0),
             state: Mutex::new(BirthState::UnderWay),
             pidfd: AtomicI32::new(-1),
             pid: AtomicI32::new(0),
@@ -206,6 +216,23 @@ impl Birth {
         self.pid.store(pid, Relaxed);
         if *state == BirthState::GivenUp {
             let _ = kill(pid, libc::SIGKILL);
+        }
+    }
+
+    /// Says that there is the child `pid`, unless that has been said.
+    pub(crate) fn tell_birth(&self, pid: Pid) {
+        if let Some(on_birth) = &self.on_birth
+            && self.told.swap(pid, Relaxed) != pid
+        {
+            on_birth(pid.unsigned_abs());
+        }
+    }
+
+    /// Says that the child, of which there is nothing else to tell, is reaped.
+    pub(crate) fn tell_reap(&self) {
+        let pid = self.told.swap(0, Relaxed);
+        if let (Some(on_reap), true) = (&self.on_reap, pid > 0) {
+            on_reap(pid.unsigned_abs());
         }
     }
 

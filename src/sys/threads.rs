@@ -9,6 +9,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::panic::AssertUnwindSafe;
 use std::ptr;
+#[cfg(feature = "cli")]
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::lock::{lock, wait};
@@ -135,6 +137,8 @@ fn start(name: &str, stack: usize, body: Body) -> io::Result<()> {
         drop(unsafe { Box::from_raw(beginning) });
         return Err(io::Error::from_raw_os_error(error));
     }
+    #[cfg(feature = "cli")]
+    STARTED_ONE.store(true, Relaxed);
     Ok(())
 }
 
@@ -145,6 +149,16 @@ fn short_name(name: &str) -> [u8; 16] {
         *to = from;
     }
     short
+}
+
+/// Whether a thread was started here.
+#[cfg(feature = "cli")]
+static STARTED_ONE: AtomicBool = AtomicBool::new(false);
+
+/// Whether there may be another thread than the main one.
+#[cfg(feature = "cli")]
+pub(super) fn has_started_one() -> bool {
+    STARTED_ONE.load(Relaxed)
 }
 
 extern "C" fn run_thread(beginning: *mut libc::c_void) -> *mut libc::c_void {

@@ -62,6 +62,7 @@ mod refused;
 mod remote;
 mod resources;
 mod sweep;
+mod told;
 
 // Everything at once.
 mod model;
@@ -111,6 +112,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("connection", connection::TESTS),
     ("ends", ends::TESTS),
     ("sweep", sweep::TESTS),
+    ("told", told::TESTS),
     ("remote", remote::TESTS),
     ("resources", resources::TESTS),
     ("refused", refused::TESTS),

@@ -2,21 +2,60 @@
 //!
 //! **Thread:** the main thread of the guard, and that of the server.
 //! **Owns:** what is not to be swept.
-//! **Never:** signals what is not below this process, or what is spared.
+//! **Never:** signals what is neither below this process nor led by one that it was told of, or what is
+//! spared.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use super::told::Told;
 use crate::process::tree::HeldProcess;
 use crate::sys::{self, Pid, ProcStat, Snapshot};
 
 /// How long a sweep waits for the death of what it has killed before it looks again.
 const DEATH_WAIT: Duration = Duration::from_millis(400);
 
-/// The processes that a sweep spares: pids and start times, or 0 where the start is not known. The latest
-/// entry of a pid counts.
-pub(super) type Detached = BTreeMap<Pid, u64>;
+/// Pids, and when what they mean was started, or 0 where that is not known. The latest of a pid counts.
+pub(super) type Started = BTreeMap<Pid, u64>;
+
+/// What a sweep is about.
+#[derive(Clone, Copy)]
+pub(super) struct Scope<'a> {
+    /// Everything below this process, which is the own one; `None` where what is below it is not its own
+    /// to end.
+    pub(super) below: Option<Pid>,
+    /// And everything that its leaders lead, but for what is detached.
+    pub(super) told: &'a Told,
+}
+
+impl Scope<'_> {
+    /// All of it, the dead and the spared included.
+    fn all(self, snapshot: &Snapshot) -> Vec<ProcStat> {
+        let mut all = snapshot.below(self.below);
+        if !self.told.leaders.is_empty() {
+            let mut known: HashSet<Pid> = all.iter().map(|p| p.pid).collect();
+            let led = led(snapshot, &self.told.leaders);
+            all.extend(led.into_iter().filter(|p| known.insert(p.pid)));
+        }
+        all
+    }
+}
+
+/// All that is a leader, in the group or session of one, or below such a process. A leader may be gone: no
+/// other process gets its number as long as there is one in its group or session.
+fn led(snapshot: &Snapshot, leaders: &Started) -> Vec<ProcStat> {
+    let all = snapshot.processes().iter();
+    let is_other = |p: &&ProcStat| leaders.get(&p.pid).is_some_and(|&told| p.started != Some(told));
+    let recycled: HashSet<Pid> = all.clone().filter(is_other).map(|p| p.pid).collect();
+    let leads = |pid: &Pid| leaders.contains_key(pid) && !recycled.contains(pid);
+    let roots: Vec<ProcStat> = all
+        .filter(|p| [p.pid, p.group, p.session].iter().any(leads))
+        .copied()
+        .collect();
+    let below = snapshot.below(roots.iter().map(|p| p.pid));
+    [roots, below].concat()
+}
 
 /// There are children from before, and nothing shows which: so being a child is not enough to be killed.
 pub(super) static UNKNOWN_CHILDREN: AtomicBool = AtomicBool::new(false);
@@ -64,7 +103,7 @@ impl Target {
 
 /// Kills what is below this process until nothing is left, the rest cannot be killed, or it is
 /// `deadline`; what is left then. In the `last` sweep each round deals with all it has found, late or not.
-pub(super) fn sweep_until(deadline: Instant, spared: &Detached, last: bool) -> Vec<ProcStat> {
+pub(super) fn sweep_until(deadline: Instant, scope: Scope<'_>, last: bool) -> Vec<ProcStat> {
     let mut scan = Scan::default();
     let mut before: Option<HashSet<ProcStat>> = None;
     loop {
@@ -74,7 +113,7 @@ pub(super) fn sweep_until(deadline: Instant, spared: &Detached, last: bool) -> V
         // Freeze until nothing new turns up, so that none of them can start another meanwhile.
         loop {
             // Where descriptors are used up, the children that are left make the sweep go on.
-            let below = SweepTargets::look(spared, &mut scan, deadline);
+            let below = SweepTargets::look(scope, &mut scan, deadline);
             let known = targets.len();
             for group in below.groups {
                 // One that forks and exits all the time is gone before it can be held, but its child
@@ -116,7 +155,7 @@ pub(super) fn sweep_until(deadline: Instant, spared: &Detached, last: bool) -> V
         let alive = found.iter().any(|stat| !stat.dead);
         // A snapshot may miss a process; that there are no children is certain. Those that are spared
         // are children, too, and leave only the snapshot.
-        let may_have_more = spared.is_empty() && sys::has_children();
+        let may_have_more = scope.below.is_some() && scope.told.detached.is_empty() && sys::has_children();
         if !alive && !may_have_more {
             return Vec::new();
         }
@@ -128,7 +167,7 @@ pub(super) fn sweep_until(deadline: Instant, spared: &Detached, last: bool) -> V
                 // The guard looks for itself.
                 return Vec::new();
             }
-            return still_there(found, spared, &mut scan, deadline);
+            return still_there(found, scope, &mut scan, deadline);
         }
         before = Some(found);
     }
@@ -137,15 +176,14 @@ pub(super) fn sweep_until(deadline: Instant, spared: &Detached, last: bool) -> V
 /// Who of `found` is there now, other than what only waits to be reaped by its parent.
 fn still_there(
     found: HashSet<ProcStat>,
-    spared: &Detached,
+    scope: Scope<'_>,
     scan: &mut Scan,
     deadline: Instant,
 ) -> Vec<ProcStat> {
-    let own = own_pid();
-    let now = SweepTargets::look(spared, scan, deadline).processes;
+    let now = SweepTargets::look(scope, scan, deadline).processes;
     let is_left = |stat: &ProcStat| {
         let was_there = |before: &ProcStat| (before.pid, before.started) == (stat.pid, stat.started);
-        found.iter().any(was_there) && (!stat.dead || stat.parent == own)
+        found.iter().any(was_there) && (!stat.dead || Some(stat.parent) == scope.below)
     };
     let mut left: Vec<ProcStat> = now.into_iter().filter(is_left).collect();
     left.sort_unstable_by_key(|stat| stat.pid);
@@ -168,7 +206,7 @@ impl Scan {
 
     /// Those that were found before, and those in the next slice in which there are some that are not
     /// `spared`.
-    fn children(&mut self, spared: &Detached, deadline: Instant) -> Vec<ProcStat> {
+    fn children(&mut self, spared: &Started, deadline: Instant) -> Vec<ProcStat> {
         let own = own_pid();
         self.tried.retain(|&pid| sys::is_child(pid));
         let mut numbers = (own + 1..=Scan::LAST).chain(1..own).peekable();
@@ -201,25 +239,26 @@ struct SweepTargets {
 }
 
 impl SweepTargets {
-    fn look(spared: &Detached, scan: &mut Scan, deadline: Instant) -> SweepTargets {
-        let own = own_pid();
+    fn look(scope: Scope<'_>, scan: &mut Scan, deadline: Instant) -> SweepTargets {
         let mut snapshot = Snapshot::take().unwrap_or_default();
-        let parents = snapshot.below([own]).iter().map(|p| p.pid).chain([own]).collect();
+        let all = scope.all(&snapshot);
+        let parents = all.iter().map(|p| p.pid).chain(scope.below).collect();
         snapshot.add(snapshot.unlisted(parents).unwrap_or_default());
-        let below = SweepTargets::new(&snapshot, own, spared);
-        let unseen = || sys::has_children() && !sys::shows_own_children();
-        if below.processes.is_empty() && !UNKNOWN_CHILDREN.load(Relaxed) && unseen() {
-            snapshot.add(scan.children(spared, deadline));
+        let found = SweepTargets::new(&snapshot, scope);
+        let unseen = || scope.below.is_some() && sys::has_children() && !sys::shows_own_children();
+        if found.processes.is_empty() && !UNKNOWN_CHILDREN.load(Relaxed) && unseen() {
+            snapshot.add(scan.children(&scope.told.detached, deadline));
             return SweepTargets {
                 scanned: true,
-                ..SweepTargets::new(&snapshot, own, spared)
+                ..SweepTargets::new(&snapshot, scope)
             };
         }
-        below
+        found
     }
 
-    fn new(snapshot: &Snapshot, own: Pid, spared: &Detached) -> SweepTargets {
-        let all = snapshot.below([own]);
+    fn new(snapshot: &Snapshot, scope: Scope<'_>) -> SweepTargets {
+        let all = scope.all(snapshot);
+        let spared = &scope.told.detached;
         let is_other = |p: &&ProcStat| {
             let known = spared.get(&p.pid).filter(|&&started| started != 0);
             known
@@ -269,9 +308,66 @@ mod tests {
         }
     }
 
+    fn told(detached: &[(Pid, u64)], leaders: &[(Pid, u64)]) -> Told {
+        Told {
+            detached: detached.iter().copied().collect(),
+            leaders: leaders.iter().copied().collect(),
+        }
+    }
+
+    /// What is swept by process 10, or by one that has only been told.
+    fn targets(snapshot: &Snapshot, below: Option<Pid>, told: &Told) -> (Vec<Pid>, Vec<Pid>) {
+        let targets = SweepTargets::new(snapshot, Scope { below, told });
+        let mut pids: Vec<Pid> = targets.processes.iter().map(|p| p.pid).collect();
+        let mut groups: Vec<Pid> = targets.groups.into_iter().collect();
+        pids.sort_unstable();
+        groups.sort_unstable();
+        (pids, groups)
+    }
+
+    #[test]
+    fn what_a_leader_leads_is_swept_and_nothing_else() {
+        let in_group = |process: ProcStat, group| ProcStat { group, ..process };
+        let snapshot = Snapshot::of(vec![
+            // The server's parent and what that has below it.
+            stat(10, 1, 10, 1),
+            stat(11, 10, 10, 2),
+            // A leader, its child, one that has left its session, and what is below that.
+            stat(20, 1, 20, 5),
+            stat(21, 20, 20, 6),
+            stat(22, 21, 22, 7),
+            stat(23, 22, 22, 8),
+            // One that has lost its parent: in the session, in a group of its own.
+            in_group(stat(24, 1, 20, 9), 24),
+            // A daemon of it, which nothing shows to be one.
+            stat(25, 1, 25, 9),
+            // The leader is gone.
+            stat(31, 1, 30, 6),
+            // Another was given the number of a leader.
+            stat(40, 1, 40, 9),
+            stat(41, 40, 40, 9),
+        ]);
+        let all = told(&[], &[(20, 5), (30, 5), (40, 5)]);
+        assert_eq!(
+            targets(&snapshot, None, &all),
+            (vec![20, 21, 22, 23, 24, 31], vec![20, 22, 24, 30])
+        );
+        assert_eq!(
+            targets(&snapshot, Some(10), &all),
+            (vec![11, 20, 21, 22, 23, 24, 31], vec![10, 20, 22, 24, 30])
+        );
+        // One of which is not known when it was started.
+        assert_eq!(targets(&snapshot, None, &told(&[], &[(20, 0)])), (vec![], vec![]));
+        // A detached one below a leader.
+        assert_eq!(
+            targets(&snapshot, None, &told(&[(22, 7)], &[(20, 5)])),
+            (vec![20, 21, 24], vec![20, 24])
+        );
+    }
+
     #[test]
     fn a_recycled_pid_spares_no_process() {
-        let spared = Detached::from([(20, 5), (30, 5), (40, 5)]);
+        let spared = told(&[(20, 5), (30, 5), (40, 5)], &[]);
         let snapshot = Snapshot::of(vec![
             stat(10, 1, 10, 1),
             // Detached, with a child that has left it, and one whose parent is gone.
@@ -284,10 +380,7 @@ mod tests {
             // Left by a detached one that is gone.
             stat(41, 10, 40, 6),
         ]);
-        let below = SweepTargets::new(&snapshot, 10, &spared);
-        let swept: Vec<Pid> = below.processes.iter().map(|p| p.pid).collect();
-        assert_eq!(swept, [30, 31]);
-        assert_eq!(below.groups, HashSet::from([30]));
+        assert_eq!(targets(&snapshot, Some(10), &spared), (vec![30, 31], vec![30]));
     }
 
     #[test]
@@ -296,7 +389,7 @@ mod tests {
             started: None,
             ..process
         };
-        let spared = Detached::from([(20, 5), (30, 0)]);
+        let spared = told(&[(20, 5), (30, 0)], &[]);
         let snapshot = Snapshot::of(vec![
             stat(10, 1, 10, 1),
             hidden(stat(20, 10, 20, 5)),
@@ -304,9 +397,7 @@ mod tests {
             stat(30, 10, 30, 7),
             hidden(stat(40, 10, 40, 8)),
         ]);
-        let below = SweepTargets::new(&snapshot, 10, &spared);
-        let swept: Vec<Pid> = below.processes.iter().map(|p| p.pid).collect();
-        assert_eq!(swept, [40]);
+        assert_eq!(targets(&snapshot, Some(10), &spared).0, [40]);
     }
 
     #[test]
@@ -316,7 +407,6 @@ mod tests {
             ..process
         };
         let snapshot = Snapshot::of(vec![dead(stat(20, 10, 20, 5)), stat(21, 20, 21, 6)]);
-        let below = SweepTargets::new(&snapshot, 10, &Detached::new());
-        assert_eq!(below.groups, HashSet::from([21]));
+        assert_eq!(targets(&snapshot, Some(10), &Told::default()).1, [21]);
     }
 }

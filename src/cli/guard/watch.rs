@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
-use super::sweep::Detached;
-use super::{LAST_SWEEP_TIMEOUT, read_detached};
+use super::LAST_SWEEP_TIMEOUT;
+use super::told::Told;
 use crate::sys::{self, Pid, PollFd};
 
 /// All of an end that the guard has seen from its beginning.
@@ -117,13 +117,9 @@ impl Watch {
         }
     }
 
-    pub(super) fn until_end(
-        mut self,
-        signals: &OwnedFd,
-        mut detached: Option<(&OwnedFd, &mut Detached)>,
-    ) -> Ended {
+    pub(super) fn until_end(mut self, signals: &OwnedFd, mut told: Option<(&OwnedFd, &mut Told)>) -> Ended {
         let status = loop {
-            let pipe = detached
+            let pipe = told
                 .as_ref()
                 .map_or(PollFd::NONE, |(pipe, _)| PollFd::read(pipe.as_raw_fd()));
             let [input, output] = self.ends_of_client();
@@ -152,10 +148,10 @@ impl Watch {
             if self.stopped.is_some() && (interests[2].hung_up() || interests[3].hung_up()) {
                 self.stopped_at_end.get_or_insert(now);
             }
-            if let Some((pipe, detached)) = &mut detached
+            if let Some((pipe, told)) = &mut told
                 && interests[1].readable()
             {
-                read_detached(pipe, detached);
+                told.read_from(pipe);
             }
             if !interests[0].readable() {
                 if interests[1].hung_up() {
@@ -167,7 +163,7 @@ impl Watch {
             match sys::next_signal(signals) {
                 // Where it cannot be read which signal it was, it may have been this one.
                 Some((libc::SIGCHLD, _)) | None => {
-                    if let Some(status) = reap_until(self.child) {
+                    if let Some(status) = self.reap_child() {
                         break status;
                     }
                     self.look_whether_stopped();
@@ -185,6 +181,20 @@ impl Watch {
             since: begun.unwrap_or_else(Instant::now),
             stuck: self.stuck,
         }
+    }
+
+    /// The status of the child, if it has ended. What it has started is reaped as well, if it ends up here.
+    fn reap_child(&self) -> Option<sys::Status> {
+        if sys::adopts_orphans() {
+            return reap_until(self.child);
+        }
+        if self.own_group && sys::has_ended(self.child) {
+            // A copy of it that was about to become a program, or that opens a file for one. As long as it
+            // is not reaped, its number is that of its group.
+            let _ = sys::kill_group(self.child, libc::SIGKILL);
+        }
+        let ended = sys::try_reap(self.child).ok().flatten();
+        ended.map(|(status, _)| status)
     }
 
     fn pass_on(&mut self, signal: libc::c_int, from_terminal: bool) {

@@ -1,0 +1,242 @@
+//! A guard that adopts no orphans, as on a system that has no way to: what it ends is what the server has
+//! told it. Here `PROCWIRE_GUARD=told` takes away what Linux has for it.
+//!
+//! What has lost its parent and left its session is found by neither; see docs/platforms.md.
+
+use std::process::Command;
+
+use crate::ends::{ENDS, End, Server, marked, marker, must_die, must_sleep, send, start_tricks};
+use crate::harness::{
+    Mode, Proc, Scratch, Test, binary, both, children_of, is_alive, kill_stray, reap_adopted, test,
+    wait_until,
+};
+use serde_json::json;
+
+pub const TESTS: &[Test] = &[
+    both!(what_has_not_left_its_session_and_its_parent_outlives_no_end),
+    both!(detached_process_survives_every_end),
+    test!(exit_code_tells_how_the_server_was_ended),
+    test!(guard_that_is_killed_takes_the_server_along),
+    test!(stopped_guard_holds_nothing_up_and_ends_all_when_it_is_continued),
+    test!(server_that_is_stuck_is_killed_by_its_guard),
+    test!(what_has_ended_is_not_ended_again),
+    test!(what_was_there_before_is_spared),
+    test!(waiting_fifo_does_not_outlive_a_killed_server),
+    test!(no_more_is_guaranteed_than_is_done),
+];
+
+fn told() -> Command {
+    let mut command = binary();
+    command.env("PROCWIRE_GUARD", "told");
+    command
+}
+
+/// Tricks whose shell is ended by the hang-up of its terminal, before the guard can look. What has a session
+/// of its own has then lost its parent.
+const LOST_AT_HANGUP: &[&str] = &["session", "far forks"];
+
+fn clean_up(marker: &str) {
+    for (pid, _) in marked(marker) {
+        kill_stray(pid);
+    }
+    must_die(marker, "its cleaning up");
+}
+
+fn what_has_not_left_its_session_and_its_parent_outlives_no_end(mode: Mode) {
+    for &end in ENDS {
+        let mut server = Server::of(told());
+        let tricks = start_tricks(&mut server.client, mode);
+        server.end(end);
+        let hung_up = mode == Mode::Tty && end == End::Server(libc::SIGKILL);
+        for (name, daemons, marker) in tricks {
+            if daemons > 0 || hung_up && LOST_AT_HANGUP.contains(&name) {
+                clean_up(&marker);
+            } else {
+                must_die(&marker, &format!("{end:?}: {name}"));
+            }
+        }
+        reap_adopted();
+    }
+}
+
+fn detached_process_survives_every_end(mode: Mode) {
+    for &end in ENDS {
+        let mut server = Server::of(told());
+        let (kept, neighbour) = (marker(), marker());
+        // A terminal's end is a hang-up, which one that wants to live on ignores.
+        let script = "trap '' HUP; setsid sleep 1000.% & sleep 1001.% & echo ready; wait";
+        let mut params = mode.params("kept", &["sh", "-c", &script.replace('%', &kept)]);
+        params["detach"] = json!(true);
+        server.client.spawn_ready(params);
+        let script = script.replace('%', &neighbour);
+        server
+            .client
+            .spawn_ready(mode.params("neighbour", &["sh", "-c", &script]));
+        must_sleep(&kept, 2);
+        must_sleep(&neighbour, 2);
+        let before = marked(&kept);
+        server.end(end);
+        must_die(&neighbour, &format!("{end:?}"));
+        // The sweeps are over: guard and server are gone.
+        assert_eq!(marked(&kept), before, "after {end:?}");
+        clean_up(&kept);
+        reap_adopted();
+    }
+}
+
+fn exit_code_tells_how_the_server_was_ended() {
+    for (end, code) in [
+        (End::Input, 0),
+        (End::Guard(libc::SIGHUP), 129),
+        (End::Guard(libc::SIGTERM), 143),
+        (End::Server(libc::SIGTERM), 143),
+        (End::Server(libc::SIGKILL), 137),
+    ] {
+        assert_eq!(Server::of(told()).end(end).code(), Some(code), "{end:?}");
+    }
+}
+
+/// As if the server had been sent SIGTERM: at once and in order, with every exit told.
+fn guard_that_is_killed_takes_the_server_along() {
+    let mut server = Server::of(told());
+    let marker = marker();
+    let script = "setsid sleep 1000.% & echo ready; wait".replace('%', &marker);
+    server
+        .client
+        .spawn_ready(Mode::Pipe.params("a", &["sh", "-c", &script]));
+    send(server.guard as libc::pid_t, libc::SIGKILL);
+    assert_eq!(server.client.exited("a")["signal"], "SIGKILL");
+    assert!(marked(&marker).is_empty());
+    let (left, _) = server.client.finish_anyhow();
+    assert!(left.is_empty(), "{left:?}");
+    wait_until("the server is gone", || !is_alive(server.below));
+    reap_adopted();
+}
+
+fn is_stopped(pid: u32) -> bool {
+    Proc::of(pid).is_some_and(|process| process.state == "T")
+}
+
+fn stopped_guard_holds_nothing_up_and_ends_all_when_it_is_continued() {
+    let mut server = Server::of(told());
+    send(server.guard as libc::pid_t, libc::SIGSTOP);
+    wait_until("the guard is stopped", || is_stopped(server.guard));
+    for _ in 0..20 {
+        assert_eq!(server.client.run(&["echo", "hi"])["stdout"], "hi\n");
+    }
+    let marker = marker();
+    let script = "setsid sleep 1000.% & sleep 1001.% & echo ready; wait".replace('%', &marker);
+    server
+        .client
+        .spawn_ready(Mode::Pipe.params("a", &["sh", "-c", &script]));
+    must_sleep(&marker, 2);
+    let before = marked(&marker);
+    send(server.below as libc::pid_t, libc::SIGKILL);
+    wait_until("the server is dead", || !is_alive(server.below));
+    assert_eq!(marked(&marker), before, "there is no one to end it");
+    send(server.guard as libc::pid_t, libc::SIGCONT);
+    let (_, status) = server.client.finish_anyhow();
+    assert_eq!(status.and_then(|s| s.code()), Some(128 + libc::SIGKILL));
+    must_die(&marker, "the guard's end");
+    reap_adopted();
+}
+
+/// Told to end, and stopped by a signal: after some seconds the guard kills it.
+fn server_that_is_stuck_is_killed_by_its_guard() {
+    let mut server = Server::of(told());
+    let marker = marker();
+    let script = "setsid sleep 1000.% & echo ready; wait".replace('%', &marker);
+    server
+        .client
+        .spawn_ready(Mode::Pipe.params("a", &["sh", "-c", &script]));
+    must_sleep(&marker, 1);
+    send(server.below as libc::pid_t, libc::SIGSTOP);
+    assert_eq!(server.end(End::Guard(libc::SIGTERM)).code(), Some(143));
+    must_die(&marker, "the server's end");
+    reap_adopted();
+}
+
+/// A number whose process has been reaped means another from then on, which may be anything.
+fn what_has_ended_is_not_ended_again() {
+    let mut server = Server::of(told());
+    for _ in 0..100 {
+        server.client.run(&["true"]);
+    }
+    let marker = marker();
+    // The test's own: it is below neither, and in no session of theirs.
+    let mut stranger = Command::new("sleep")
+        .arg(format!("1000.{marker}"))
+        .spawn()
+        .expect("it starts");
+    server.end(End::Server(libc::SIGKILL));
+    assert!(stranger.try_wait().expect("it is a child").is_none());
+    stranger.kill().expect("it is a child");
+    stranger.wait().expect("it is a child");
+}
+
+/// A wrapper that starts something and then becomes procwire.
+fn what_was_there_before_is_spared() {
+    for end in [End::Input, End::Guard(libc::SIGTERM), End::Server(libc::SIGKILL)] {
+        let (kept, marker) = (marker(), marker());
+        let mut command = Command::new("sh");
+        let wrapper = format!("sleep 1000.{kept} >/dev/null 2>&1 & exec \"$@\"");
+        command.args(["-c", &wrapper, "sh"]).arg(binary().get_program());
+        command.env("PROCWIRE_GUARD", "told");
+        let mut server = Server::besides(command, 1);
+        let script = format!("sleep 1000.{marker} & sleep 1001.{marker} & echo ready; wait");
+        server
+            .client
+            .spawn_ready(Mode::Pipe.params("a", &["sh", "-c", &script]));
+        must_sleep(&marker, 2);
+        must_sleep(&kept, 1);
+        server.end(end);
+        must_die(&marker, &format!("{end:?}"));
+        assert_eq!(marked(&kept).len(), 1, "after {end:?}");
+        clean_up(&kept);
+        reap_adopted();
+    }
+}
+
+/// The process that waits for the other end is neither a program nor told of.
+fn waiting_fifo_does_not_outlive_a_killed_server() {
+    let scratch = Scratch::new();
+    let fifo = scratch.path("fifo");
+    let made = Command::new("mkfifo").arg(&fifo).status().expect("it runs");
+    assert!(made.success());
+    let mut server = Server::of(told());
+    let mut params = Mode::Pipe.params("a", &["cat"]);
+    params["stdin"] = json!({"file": fifo});
+    params["streamStdin"] = json!(false);
+    server.client.request("process/spawn", params);
+    wait_until("something waits for the other end", || {
+        !children_of(server.below).is_empty()
+    });
+    let waiting = children_of(server.below)[0].pid;
+    server.end(End::Server(libc::SIGKILL));
+    wait_until("it is gone", || {
+        reap_adopted();
+        !is_alive(waiting)
+    });
+}
+
+fn no_more_is_guaranteed_than_is_done() {
+    let mut server = Server::of(told());
+    let params = json!({"clientInfo": {"name": "test", "version": "1"}});
+    let guarantees = server.client.call("initialize", params)["guarantees"].clone();
+    assert_eq!(guarantees["killsTree"], true);
+    assert_eq!(guarantees["killsDaemonsAtEnd"], false);
+    assert_eq!(guarantees["survivesServerKill"], false);
+    server.end(End::Input);
+    // A daemon does outlive both.
+    let mut server = Server::of(told());
+    let marker = marker();
+    let script = "setsid sh -c 'sleep 1000.% </dev/null >/dev/null 2>&1 &'; echo ready; sleep 1001.%";
+    server
+        .client
+        .spawn_ready(Mode::Pipe.params("a", &["sh", "-c", &script.replace('%', &marker)]));
+    must_sleep(&marker, 2);
+    server.end(End::Input);
+    assert_eq!(marked(&marker).len(), 1, "{:?}", marked(&marker));
+    clean_up(&marker);
+    reap_adopted();
+}
