@@ -37,7 +37,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,9 @@ const GUARD_END_TIMEOUT: Duration = Duration::from_millis(3_500);
 
 /// Who waits for this process: the server's guard, or the process that has started the guard.
 static GUARD: OnceLock<u32> = OnceLock::new();
+
+/// What has lost its parent becomes a child of this process.
+static IS_SUBREAPER: AtomicBool = AtomicBool::new(false);
 
 /// What this server has spawned with `detach`, and what was there before it.
 static DETACHED: Mutex<Detached> = Mutex::new(BTreeMap::new());
@@ -278,8 +281,13 @@ impl Guarded {
     ///
     /// Names what the system refused, or what was wrong with the value.
     pub fn begin(guarded_by: Option<&str>) -> io::Result<Guarded> {
-        if sys::ADOPTS_ORPHANS {
-            sys::become_subreaper().map_err(sys::named(SUBREAPER))?;
+        match sys::become_subreaper().map_err(sys::named(SUBREAPER)) {
+            Ok(()) => IS_SUBREAPER.store(true, Relaxed),
+            Err(e) if sys::ADOPTS_ORPHANS => {
+                log::warn!("what has left its session and its parent outlives the connection: {e}");
+            }
+            // That there is no guard has been said.
+            Err(_) => {}
         }
         sys::name_this_thread(c"procwire");
         sys::default_signal(libc::SIGCHLD);
@@ -363,11 +371,11 @@ pub fn reap_adopted() {
     while sys::reap_any().is_some() {}
 }
 
-/// Whether [`sweep`] ends all that is left. Not where this process has children that it did not start, and
-/// cannot tell which: then it is only what `/proc` shows.
+/// Whether [`sweep`] ends all that is left. Not where this process adopts no orphans, or has children that
+/// it did not start and cannot tell which: then it is only what `/proc` shows.
 #[must_use]
 pub fn ends_daemons() -> bool {
-    !UNKNOWN_CHILDREN.load(Relaxed)
+    IS_SUBREAPER.load(Relaxed) && !UNKNOWN_CHILDREN.load(Relaxed)
 }
 
 /// Kills everything below this process, but for what was detached and what is below or in the session

@@ -5,7 +5,7 @@
 //! whatever they have done to their parents, sessions and environments.
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -124,7 +124,7 @@ pub(crate) fn must_sleep(marker: &str, count: usize) {
 }
 
 /// Starts every trick; with the number of each.
-fn start_tricks(client: &mut Client, mode: Mode) -> Vec<(&'static str, usize, String)> {
+pub(crate) fn start_tricks(client: &mut Client, mode: Mode) -> Vec<(&'static str, usize, String)> {
     let mut all = Vec::new();
     for &(name, daemons, script) in TRICKS {
         let marker = marker();
@@ -140,7 +140,7 @@ fn start_tricks(client: &mut Client, mode: Mode) -> Vec<(&'static str, usize, St
 
 /// How a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum End {
+pub(crate) enum End {
     Input,
     /// A signal to the process that the client has started.
     Guard(i32),
@@ -162,16 +162,23 @@ const ENDS: &[End] = &[
 ];
 
 /// A server in a process group of its own, and what the end needs.
-struct Server {
-    client: Client,
+pub(crate) struct Server {
+    pub(crate) client: Client,
     guard: u32,
+    /// The same where there is no guard.
     below: u32,
 }
 
 impl Server {
     fn start() -> Server {
+        let server = Self::of(binary());
+        assert_ne!(server.guard, server.below, "a guard and its server");
+        server
+    }
+
+    /// The server that `command` starts.
+    pub(crate) fn of(mut command: Command) -> Server {
         use std::os::unix::process::CommandExt;
-        let mut command = binary();
         command.process_group(0);
         // However this test was started, a hang-up is one.
         // SAFETY: signal(2) may be called between fork and exec.
@@ -186,13 +193,13 @@ impl Server {
         client.call("process/list", json!({}));
         let guard = client.pid();
         let below = children_of(guard);
-        assert_eq!(below.len(), 1, "a guard and its server: {below:?}");
-        let below = below[0].pid;
+        assert!(below.len() < 2, "a guard and its server: {below:?}");
+        let below = below.first().map_or(guard, |server| server.pid);
         Server { client, guard, below }
     }
 
     /// Brings the end about, and waits until guard and server are gone; the guard's status.
-    fn end(mut self, end: End) -> ExitStatus {
+    pub(crate) fn end(mut self, end: End) -> ExitStatus {
         match end {
             End::Input => self.client.end_input(),
             End::Guard(signal) => send(self.guard as libc::pid_t, signal),

@@ -61,6 +61,7 @@ mod portable;
 mod refused;
 mod remote;
 mod resources;
+mod sandbox;
 mod sweep;
 
 // Everything at once.
@@ -114,6 +115,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("remote", remote::TESTS),
     ("resources", resources::TESTS),
     ("refused", refused::TESTS),
+    ("sandbox", sandbox::TESTS),
     ("portable", portable::TESTS),
     ("model", model::TESTS),
 ];
