@@ -4,6 +4,7 @@
 //! **Owns:** nothing.
 //! **Never:** decides which settings a terminal has.
 
+use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -29,6 +30,21 @@ pub(crate) const IUCLC: libc::tcflag_t = 0;
 /// made of this either.
 pub(crate) fn terminal_keeps_output() -> bool {
     backend() != Backend::Portable
+}
+
+/// The path of the slave side of the PTY behind `master`, without a look at `/proc`.
+#[cfg(target_os = "linux")]
+pub(crate) fn name_of_slave(master: BorrowedFd<'_>) -> io::Result<CString> {
+    let mut number: libc::c_uint = 0;
+    // SAFETY: the call writes an integer.
+    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN as _, &raw mut number) })?;
+    CString::new(format!("/dev/pts/{number}")).map_err(io::Error::other)
+}
+
+/// There is no other way to its name here.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn name_of_slave(_: BorrowedFd<'_>) -> io::Result<CString> {
+    Err(io::Error::from_raw_os_error(libc::ENOTTY))
 }
 
 /// The settings of the terminal behind `fd`, which may be either side of a PTY.

@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     test!(linux_4_18),
     test!(gvisor),
     test!(gvisor_old),
+    test!(no_vfork),
     test!(every_profile_is_tested_and_in_the_table),
     test!(a_thread_that_glibc_cannot_start_is_named),
 ];
@@ -47,6 +48,10 @@ fn gvisor() {
 
 fn gvisor_old() {
     serves_under("gvisor-old");
+}
+
+fn no_vfork() {
+    serves_under("no-vfork");
 }
 
 fn every_profile_is_tested_and_in_the_table() {
@@ -108,25 +113,31 @@ fn serves_under(name: &str) {
         expected,
         "docs/examples/hello.jsonl under {name}"
     );
+    let backend = std::env::var("PROCWIRE_BACKEND").unwrap_or(profile.backend.to_owned());
+    let log = logged(command());
+    assert!(log.contains(&format!("backend {backend}: ")), "{log}");
     kills_and_timeouts_leave_daemons_alone(command(), adopts);
     a_client_that_dies_leaves_nothing(command());
-    // A terminal is a matter of the start, and the rest of what runs.
-    for (end, mode) in [
-        (End::Guard(libc::SIGTERM), Mode::Tty),
-        (End::Guard(libc::SIGKILL), Mode::Pipe),
-        (End::Server(libc::SIGKILL), Mode::Tty),
-    ] {
-        if end != End::Guard(libc::SIGTERM) && !has_guard {
-            continue;
-        }
-        let mut server = ends::Server::of(command());
-        let tricks = start_tricks(&mut server.client, mode);
-        server.end(end);
-        for (trick, daemons, marker) in tricks {
-            let daemons = if adopts { 0 } else { daemons };
-            must_leave(daemons, &marker, &format!("{end:?} under {name}: {trick}"));
+    if has_guard {
+        for (end, mode) in [
+            (End::Guard(libc::SIGKILL), Mode::Pipe),
+            (End::Server(libc::SIGKILL), Mode::Tty),
+        ] {
+            let mut server = ends::Server::of(command());
+            let tricks = start_tricks(&mut server.client, mode);
+            server.end(end);
+            for (trick, _, marker) in tricks {
+                must_die(&marker, &format!("{end:?} under {name}: {trick}"));
+            }
         }
     }
+}
+
+/// What is logged at level info by a server whose client says nothing.
+fn logged(mut command: Command) -> String {
+    command.env("RUST_LOG", "info").stdin(Stdio::null());
+    let output = command.output().expect("the server starts");
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Nothing lives but so many daemons, which are ended here.

@@ -16,6 +16,8 @@ pub struct Profile {
     /// What it is, for the table.
     pub about: &'static str,
     rules: &'static [Rule],
+    /// The backend that is chosen under it.
+    pub backend: &'static str,
     /// The members of `guarantees` that are false under it.
     pub not_guaranteed: &'static [&'static str],
 }
@@ -23,6 +25,8 @@ pub struct Profile {
 /// The last call of Linux 4.18, `io_pgetevents` or `rseq`; the next one is `pidfd_send_signal`, and has come
 /// with 5.1.
 const FIRST_NEWER: u32 = 335;
+
+const LINUX: &str = "linux";
 
 const CLONE: u32 = libc::SYS_clone as u32;
 const CLONE3: u32 = libc::SYS_clone3 as u32;
@@ -72,6 +76,7 @@ pub const ALL: &[Profile] = &[
             call(libc::SYS_pidfd_send_signal, ENOSYS),
             call(libc::SYS_close_range, ENOSYS),
         ],
+        backend: LINUX,
         not_guaranteed: &[],
     },
     Profile {
@@ -83,12 +88,14 @@ pub const ALL: &[Profile] = &[
             call(libc::SYS_pidfd_send_signal, EPERM),
             call(libc::SYS_close_range, EPERM),
         ],
+        backend: LINUX,
         not_guaranteed: &[],
     },
     Profile {
         name: "docker-old",
         about: "Docker's profile before 20.10.10: `EPERM` for every call that Linux 4.18 did not have",
         rules: &[calls(FIRST_NEWER, u32::MAX, EPERM)],
+        backend: LINUX,
         not_guaranteed: &[],
     },
     Profile {
@@ -102,6 +109,7 @@ pub const ALL: &[Profile] = &[
             flag(libc::SYS_madvise as u32, 2, When::From(20)),
             flag(libc::SYS_mremap as u32, 3, When::HasBits(4)),
         ],
+        backend: LINUX,
         not_guaranteed: &[],
     },
     Profile {
@@ -122,6 +130,7 @@ pub const ALL: &[Profile] = &[
             call(libc::SYS_userfaultfd, ENOSYS),
             call(libc::SYS_kcmp, EPERM),
         ],
+        backend: LINUX,
         not_guaranteed: &[],
     },
     Profile {
@@ -137,7 +146,22 @@ pub const ALL: &[Profile] = &[
             call(libc::SYS_vmsplice, ENOSYS),
             flag(PRCTL, 0, When::Is(libc::PR_SET_CHILD_SUBREAPER as u32)),
         ],
+        backend: LINUX,
         not_guaranteed: &["killsDaemonsAtEnd", "survivesServerKill"],
+    },
+    Profile {
+        name: "no-vfork",
+        about: "a child that shares memory: `EPERM` for `clone` with `CLONE_VFORK`, and no `clone3`",
+        rules: &[
+            call(libc::SYS_clone3, ENOSYS),
+            call(libc::SYS_vfork, EPERM),
+            Rule {
+                errno: EPERM,
+                ..flag(CLONE, 0, When::HasBits(libc::CLONE_VFORK.cast_unsigned()))
+            },
+        ],
+        backend: "portable",
+        not_guaranteed: &[],
     },
 ];
 
