@@ -154,7 +154,6 @@ pub const ALL: &[Profile] = &[
         about: "a child that shares memory: `EPERM` for `clone` with `CLONE_VFORK`, and no `clone3`",
         rules: &[
             call(libc::SYS_clone3, ENOSYS),
-            call(libc::SYS_vfork, EPERM),
             Rule {
                 errno: EPERM,
                 ..flag(CLONE, 0, When::HasBits(libc::CLONE_VFORK.cast_unsigned()))
