@@ -46,12 +46,13 @@ pub(super) unsafe fn close_range(first: libc::c_uint, flags: libc::c_uint) -> li
 /// As far as numbers are closed one by one where nothing tells which are open.
 const LAST_CLOSED: RawFd = 65_535;
 
-/// Closes every descriptor above `last` in a table that no other thread uses: those that `/proc` lists, or
-/// else as many numbers as there may be. Makes system calls and nothing else, for a child that
+/// Closes every descriptor above `last` in a table that no other thread uses: at once, or those that `/proc`
+/// lists, or else as many numbers as there may be. Makes system calls and nothing else, for a child that
 /// shares our memory.
 pub(super) fn close_all_above(last: RawFd) {
     #[cfg(target_os = "linux")]
-    if close_listed_above(last) {
+    // SAFETY: the table is ours alone.
+    if unsafe { close_range(last.cast_unsigned() + 1, 0) } >= 0 || close_listed_above(last) {
         return;
     }
     let limit = descriptor_limit().map_or(LAST_CLOSED, |limit| {
