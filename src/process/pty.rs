@@ -44,16 +44,17 @@ impl FreshTerminal {
         let pair = portable_pty::unix::UnixPtySystem::default()
             .openpty(native(size))
             .map_err(|e| system_error(&e))?;
-        let name = pair
-            .master
-            .tty_name()
-            .ok_or(io::Error::from_raw_os_error(libc::ENOTTY))?;
         let raw = pair
             .master
             .as_raw_fd()
             .ok_or(io::Error::from_raw_os_error(libc::EBADF))?;
         // SAFETY: the master is open for as long as `pair` lives, which is longer than this borrow.
         let descriptor = unsafe { BorrowedFd::borrow_raw(raw) }.try_clone_to_owned()?;
+        // The C library may look it up in `/proc`.
+        let name = match pair.master.tty_name() {
+            Some(name) => CString::new(name.into_os_string().into_vec())?,
+            None => sys::name_of_slave(descriptor.as_fd())?,
+        };
         sys::set_nonblocking(&descriptor)?;
         // Otherwise the erase character takes one byte, and leaves half a character.
         let mut settings = sys::terminal_settings(descriptor.as_fd())?;
@@ -68,7 +69,7 @@ impl FreshTerminal {
                 slave: None,
             },
             descriptor,
-            name: CString::new(name.into_os_string().into_vec())?,
+            name,
             slave: pair.slave,
         })
     }
@@ -119,5 +120,20 @@ fn native(size: PtySize) -> portable_pty::PtySize {
         cols: size.cols,
         pixel_width: 0,
         pixel_height: 0,
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// It is the same whoever tells it.
+    #[test]
+    fn the_slave_has_its_name_without_proc() {
+        let terminal = FreshTerminal::open(PtySize::default(), None).unwrap();
+        assert_eq!(
+            sys::name_of_slave(terminal.descriptor.as_fd()).unwrap(),
+            terminal.name
+        );
     }
 }

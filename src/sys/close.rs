@@ -48,8 +48,8 @@ pub(super) unsafe fn close_range(first: libc::c_uint, flags: libc::c_uint) -> li
 #[cfg(not(target_os = "freebsd"))]
 const LAST_CLOSED: RawFd = 65_535;
 
-/// Closes every descriptor above `last` in a table that no other thread uses: those that the system lists, or
-/// else as many numbers as there may be. Makes system calls and nothing else, for a child that
+/// Closes every descriptor above `last` in a table that no other thread uses: at once, or those that the
+/// system lists, or else as many numbers as there may be. Makes system calls and nothing else, for a child that
 /// shares our memory.
 pub(super) fn close_all_above(last: RawFd) {
     #[cfg(target_os = "freebsd")]
@@ -60,7 +60,8 @@ pub(super) fn close_all_above(last: RawFd) {
     #[cfg(target_os = "macos")]
     let done = super::macos::close_listed_above(last);
     #[cfg(target_os = "linux")]
-    let done = close_listed_above(last);
+    // SAFETY: the table is ours alone.
+    let done = unsafe { close_range(last.cast_unsigned() + 1, 0) } >= 0 || close_listed_above(last);
     #[cfg(not(target_os = "freebsd"))]
     if !done {
         close_numbers_above(last);

@@ -6,12 +6,17 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::AsFd;
 use std::ptr;
 
 use super::Pid;
-use super::error::{check, spawn_check};
+use super::descriptors::{pipe, read, write};
+#[cfg(not(target_os = "linux"))]
+use super::error::unsupported;
+use super::error::{check, may_be_refused, spawn_check};
+use super::exit::reap;
 use super::posix_spawn::Attributes;
-use super::signals::SignalMask;
+use super::signals::{SignalMask, set_signal_mask};
 use super::spawn::StringList;
 
 /// Adopts the orphans below this process.
@@ -108,7 +113,7 @@ pub(crate) fn spawn_server(
     attributes.set_flags(libc::c_int::from(libc::POSIX_SPAWN_SETSIGMASK | in_own_group))?;
     let mut pid = 0;
     // SAFETY: initialised attributes, both lists end in null, and all strings outlive the call.
-    spawn_check(unsafe {
+    let spawned = spawn_check(unsafe {
         libc::posix_spawn(
             &mut pid,
             path.as_ptr(),
@@ -117,6 +122,44 @@ pub(crate) fn spawn_server(
             argv.as_ptr(),
             environment.as_ptr(),
         )
-    })?;
-    Ok(pid)
+    });
+    match spawned {
+        // A child that shares memory may be what is refused.
+        Err(error) if may_be_refused(&error) => {
+            let (reader, writer) = pipe()?;
+            let Some(pid) = fork()? else {
+                let error = become_server(path, argv, environment, mask, own_group);
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                let _ = write(writer.as_fd(), &errno.to_ne_bytes());
+                // SAFETY: ends the copy, and runs nothing of ours.
+                unsafe { libc::_exit(127) }
+            };
+            drop(writer);
+            let mut errno = [0; 4];
+            // Closed by its exec.
+            if matches!(read(reader.as_fd(), &mut errno), Ok(4)) {
+                let _ = reap(pid);
+                return Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)));
+            }
+            Ok(pid)
+        }
+        spawned => spawned.map(|()| pid),
+    }
+}
+
+/// Does so in a copy of this process; returns what it fails with.
+fn become_server(
+    path: &CStr,
+    argv: &StringList<'_>,
+    environment: &StringList<'_>,
+    mask: &SignalMask,
+    own_group: bool,
+) -> io::Error {
+    if own_group && let Err(error) = leave_group() {
+        return error;
+    }
+    set_signal_mask(mask);
+    // SAFETY: both lists end in null, and all strings outlive the call.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr().cast(), environment.as_ptr().cast()) };
+    io::Error::last_os_error()
 }

@@ -4,6 +4,7 @@
 //! **Owns:** nothing.
 //! **Never:** decides which settings a terminal has.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -29,6 +30,18 @@ pub(crate) const IUCLC: InputModes = InputModes::empty();
 /// made of this either.
 pub(crate) fn terminal_keeps_output() -> bool {
     backend() != Backend::Portable
+}
+
+/// The path of the slave side of the PTY behind `master`, without a look at `/proc`.
+#[cfg(target_os = "linux")]
+pub(crate) fn name_of_slave(master: BorrowedFd<'_>) -> io::Result<CString> {
+    Ok(rustix::pty::ptsname(master, Vec::new())?)
+}
+
+/// There is no other way to its name here.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn name_of_slave(_: BorrowedFd<'_>) -> io::Result<CString> {
+    Err(io::Error::from_raw_os_error(libc::ENOTTY))
 }
 
 /// The settings of the terminal behind `fd`, which may be either side of a PTY.

@@ -61,6 +61,7 @@ mod portable;
 mod refused;
 mod remote;
 mod resources;
+mod sandbox;
 mod sweep;
 mod told;
 
@@ -116,6 +117,7 @@ const SUBJECTS: &[(&str, &[Test])] = &[
     ("remote", remote::TESTS),
     ("resources", resources::TESTS),
     ("refused", refused::TESTS),
+    ("sandbox", sandbox::TESTS),
     ("portable", portable::TESTS),
     ("model", model::TESTS),
 ];

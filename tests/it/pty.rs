@@ -1,16 +1,18 @@
 //! Terminals: what the child finds, what typing does, sizes, and how a terminal ends.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Mode, Scratch, Test, binary, children_of, cpu_time, descriptors, is_alive, kill_stray, processes,
-    test, times, wait_until,
+    Client, Mode, PROCWIRE, Scratch, Test, binary, children_of, cpu_time, descriptors, is_alive, kill_stray,
+    processes, test, times, wait_until, without_a_usable_proc,
 };
 use serde_json::{Value, json};
 
 pub const TESTS: &[Test] = &[
     test!(is_the_childs_controlling_terminal),
     test!(has_its_size_from_the_start),
+    test!(is_opened_without_a_usable_proc),
     test!(a_resize_is_seen_and_signalled_once),
     test!(malformed_sizes_are_refused),
     test!(only_a_live_terminal_can_be_resized),
@@ -79,6 +81,22 @@ fn has_its_size_from_the_start() {
         assert_eq!(String::from_utf8_lossy(&stdout), format!("{printed}\r\n"));
     }
     client.finish();
+}
+
+/// A C library may look its name up in `/proc`.
+fn is_opened_without_a_usable_proc() {
+    let scratch = Scratch::new();
+    for (what, hide) in without_a_usable_proc(&scratch) {
+        let mut command = Command::new("unshare");
+        let script = format!("{hide}; exec \"$0\"");
+        command.args(["-m", "sh", "-c", &script]).arg(PROCWIRE);
+        let mut client = Client::command(command);
+        client.spawn(json!({"processHandle": "a", "command": ["tty"], "tty": true}));
+        let (stdout, _, exited) = client.streamed("a");
+        assert_eq!(exited["exitCode"], 0, "{what}: {exited}");
+        assert!(stdout.starts_with(b"/dev/pts/"), "{what}: {stdout:?}");
+        client.finish();
+    }
 }
 
 /// A new size is a SIGWINCH to the foreground; the same size again is none.

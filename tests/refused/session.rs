@@ -4,8 +4,8 @@
 //! The program that includes this file starts itself once more to put the filter in place; so its
 //! `main` begins with [`launch_if_asked`].
 
-use std::collections::VecDeque;
-use std::ffi::CString;
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::{CString, OsStr};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -18,9 +18,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// What is refused, and which program is to be started: `number/mask/errno,…`.
+// What is refused together.
+#[path = "profile.rs"]
+pub mod profile;
+
+/// The rules of the filter for the program that the arguments name.
 const REFUSE: &str = "PROCWIRE_REFUSE";
-const REFUSE_TO: &str = "PROCWIRE_REFUSE_TO";
 /// In the environment of everything that a session starts.
 const MARK: &str = "PROCWIRE_REFUSED_SESSION";
 
@@ -154,6 +157,21 @@ const VITAL: &[&str] = &[
     "write",
 ];
 
+impl Call {
+    fn refused_with(&self, errno: i32) -> Rule {
+        Rule {
+            first: self.number as u32,
+            last: self.number as u32,
+            argument: 0,
+            when: match self.mask {
+                0 => When::Always,
+                bits => When::HasBits(bits),
+            },
+            errno: errno.unsigned_abs(),
+        }
+    }
+}
+
 /// Every call.
 pub fn calls() -> Vec<Call> {
     let whole = number::ALL.iter().map(|&(name, number)| Call {
@@ -173,49 +191,124 @@ pub fn calls() -> Vec<Call> {
 
 // ---- the filter ----
 
-/// If this program was started to start a server to which calls are refused, does that, and never
+/// If this program was started to start another one to which calls are refused, does that, and never
 /// returns.
 pub fn launch_if_asked() {
-    let Some(refused) = std::env::var_os(REFUSE) else {
+    let Some(rules) = std::env::var_os(REFUSE) else {
         return;
     };
-    let program = std::env::var_os(REFUSE_TO).expect("what to start");
-    let program = CString::new(program.as_bytes()).expect("a path");
-    let refused: Vec<(u32, u32, u32)> = refused
+    let rules: Vec<Rule> = rules
         .to_str()
-        .expect("numbers")
+        .expect("rules")
         .split(',')
-        .map(|call| {
-            let numbers: Vec<u32> = call.split('/').map(|n| n.parse().expect("a number")).collect();
-            (numbers[0], numbers[1], numbers[2])
-        })
+        .map(Rule::read)
         .collect();
-    let variables = std::env::vars_os().filter(|(name, _)| name != REFUSE && name != REFUSE_TO);
+    let text = |text: &[u8]| CString::new(text).expect("the system has given it to us");
+    let arguments: Vec<CString> = std::env::args_os()
+        .skip(1)
+        .map(|argument| text(argument.as_bytes()))
+        .collect();
+    let variables = std::env::vars_os().filter(|(name, _)| name != REFUSE);
     let environment: Vec<CString> = variables
-        .map(|(name, value)| {
-            let text = [name.as_bytes(), b"=", value.as_bytes()].concat();
-            CString::new(text).expect("from the environment")
-        })
+        .map(|(name, value)| text(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
         .collect();
-    let mut pointers: Vec<_> = environment.iter().map(|text| text.as_ptr()).collect();
-    pointers.push(std::ptr::null());
-    let argv = [program.as_ptr(), std::ptr::null()];
-    let filter = filter(&refused, program.as_ptr().addr() as u32);
+    let list = |texts: &[CString]| {
+        let pointers = texts.iter().map(|text| text.as_ptr());
+        pointers.chain([std::ptr::null()]).collect::<Vec<_>>()
+    };
+    let (argv, environment) = (list(&arguments), list(&environment));
+    let program = arguments.first().expect("what to start").as_ptr();
+    let filter = filter(&rules, program.addr() as u32);
     let filter = libc::sock_fprog {
         len: filter.len() as libc::c_ushort,
         filter: filter.as_ptr().cast_mut(),
     };
     // SAFETY: a filter, a path and two lists that end in null; all live until the exec.
     unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter);
-        libc::execve(program.as_ptr(), argv.as_ptr(), pointers.as_ptr());
+        let set = || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter);
+        // With privileges programs can still gain some by their exec, as in a container.
+        if set() != 0 {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            if set() != 0 {
+                libc::_exit(97)
+            }
+        }
+        libc::execvpe(program, argv.as_ptr(), environment.as_ptr());
         libc::_exit(98)
     }
 }
 
-/// Refuses the calls of these numbers, but for the exec of `program`, which is this launcher's.
-fn filter(refused: &[(u32, u32, u32)], program: u32) -> Vec<libc::sock_filter> {
+/// Which calls are refused, and with what.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    /// The numbers from this one to that one.
+    first: u32,
+    last: u32,
+    /// Of which argument it depends.
+    argument: u32,
+    when: When,
+    errno: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum When {
+    Always,
+    /// The argument has one of these bits.
+    HasBits(u32),
+    Is(u32),
+    /// The argument is no less than this.
+    From(u32),
+}
+
+impl Rule {
+    fn write(&self) -> String {
+        let (when, value) = match self.when {
+            When::Always => (0, 0),
+            When::HasBits(bits) => (1, bits),
+            When::Is(value) => (2, value),
+            When::From(value) => (3, value),
+        };
+        let Rule {
+            first,
+            last,
+            argument,
+            errno,
+            ..
+        } = self;
+        format!("{first}/{last}/{argument}/{when}/{value}/{errno}")
+    }
+
+    fn read(text: &str) -> Rule {
+        let numbers: Vec<u32> = text.split('/').map(|n| n.parse().expect("a number")).collect();
+        let [first, last, argument, when, value, errno] = numbers[..] else {
+            panic!("six numbers: {text}");
+        };
+        let when = match when {
+            0 => When::Always,
+            1 => When::HasBits(value),
+            2 => When::Is(value),
+            _ => When::From(value),
+        };
+        Rule {
+            first,
+            last,
+            argument,
+            when,
+            errno,
+        }
+    }
+}
+
+/// A program under these rules.
+fn under(rules: &[Rule], program: impl AsRef<OsStr>) -> Command {
+    let rules: Vec<String> = rules.iter().map(Rule::write).collect();
+    let mut command = Command::new(std::env::current_exe().expect("a running program has a file"));
+    command.env(REFUSE, rules.join(",")).arg(program);
+    command
+}
+
+/// Refuses what the first rule that fits says, but for the exec of `program`, which is this launcher's.
+fn filter(rules: &[Rule], program: u32) -> Vec<libc::sock_filter> {
     let load = |offset| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0);
     let jump = |test, value, yes, no| step(libc::BPF_JMP | test | libc::BPF_K, value, yes, no);
     let result = |value| step(libc::BPF_RET | libc::BPF_K, value, 0, 0);
@@ -223,16 +316,19 @@ fn filter(refused: &[(u32, u32, u32)], program: u32) -> Vec<libc::sock_filter> {
     // The lower half, on a machine that begins with it.
     const FIRST_ARGUMENT: u32 = 16;
     let mut steps = Vec::new();
-    for &(number, mask, errno) in refused {
+    for rule in rules {
         steps.push(load(NUMBER));
-        steps.push(jump(libc::BPF_JEQ, number, 0, 3));
-        steps.push(load(FIRST_ARGUMENT));
-        steps.push(match (mask, libc::c_long::from(number)) {
-            (0, libc::SYS_execve) => jump(libc::BPF_JEQ, program, 1, 0),
-            (0, _) => jump(libc::BPF_JA, 0, 0, 0),
-            (mask, _) => jump(libc::BPF_JSET, mask, 0, 1),
+        steps.push(jump(libc::BPF_JGE, rule.first, 0, 4));
+        steps.push(jump(libc::BPF_JGT, rule.last, 3, 0));
+        steps.push(load(FIRST_ARGUMENT + 8 * rule.argument));
+        steps.push(match (rule.when, libc::c_long::from(rule.first)) {
+            (When::Always, libc::SYS_execve) => jump(libc::BPF_JEQ, program, 1, 0),
+            (When::Always, _) => jump(libc::BPF_JA, 0, 0, 0),
+            (When::HasBits(bits), _) => jump(libc::BPF_JSET, bits, 0, 1),
+            (When::Is(value), _) => jump(libc::BPF_JEQ, value, 0, 1),
+            (When::From(value), _) => jump(libc::BPF_JGE, value, 0, 1),
         });
-        steps.push(result(libc::SECCOMP_RET_ERRNO | errno));
+        steps.push(result(libc::SECCOMP_RET_ERRNO | rule.errno));
     }
     steps.push(result(libc::SECCOMP_RET_ALLOW));
     steps
@@ -352,15 +448,9 @@ impl Outcome {
 
 /// The command that starts `server`, to which `calls` are refused with `errno`.
 pub fn command(server: &Path, calls: &[Call], errno: i32) -> Command {
-    let refused: Vec<String> = calls
-        .iter()
-        .map(|call| format!("{}/{}/{errno}", call.number, call.mask))
-        .collect();
-    let mut command = Command::new(std::env::current_exe().expect("a running program has a file"));
-    command
-        .env(REFUSE, refused.join(","))
-        .env(REFUSE_TO, server)
-        .env_remove("RUST_LOG");
+    let rules: Vec<Rule> = calls.iter().map(|call| call.refused_with(errno)).collect();
+    let mut command = under(&rules, server);
+    command.env_remove("RUST_LOG");
     command
 }
 
@@ -373,9 +463,14 @@ pub fn named(names: &[&str]) -> Vec<Call> {
 
 /// Runs a session with `server`, to which `calls` are refused with `errno`.
 pub fn run(server: &Path, calls: &[Call], errno: i32) -> Outcome {
+    run_command(command(server, calls, errno), server)
+}
+
+/// Runs a session with `server`, which `command` starts.
+pub fn run_command(mut command: Command, server: &Path) -> Outcome {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let mark = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
-    let child = command(server, calls, errno)
+    let child = command
         .env(MARK, &mark)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -392,6 +487,64 @@ pub fn run(server: &Path, calls: &[Call], errno: i32) -> Outcome {
         unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
     }
     outcome
+}
+
+/// What a server says to the first example: its guarantees, each answer, and each process's output and exit.
+/// The order of what concerns different processes, pids and times may differ, and are left out.
+pub fn played(mut command: Command) -> Value {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/hello.jsonl");
+    let script = std::fs::read(file).expect("the example is there");
+    let mut child = command
+        .arg("--drain")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the server starts");
+    let mut stdin = child.stdin.take().expect("it is a pipe");
+    // What it did not read is missed below.
+    let _ = stdin.write_all(&script);
+    drop(stdin);
+    let output = child.wait_with_output().expect("the server ends");
+    let mut told = json!({ "status": output.status.code() });
+    let mut streams: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for line in output
+        .stdout
+        .split(|&b| b == b'\n')
+        .filter(|line| !line.is_empty())
+    {
+        let mut message: Value = serde_json::from_slice(line).expect("each line is JSON");
+        let handle = message["params"]["processHandle"].to_string();
+        if message["method"] == "process/outputDelta" {
+            let delta = message["params"]["deltaBase64"].as_str().unwrap_or_default();
+            let bytes = base64_simd::STANDARD.decode_to_vec(delta).unwrap_or_default();
+            streams.entry(handle).or_default().extend(bytes);
+            continue;
+        }
+        let member = if message["method"].is_null() {
+            "result"
+        } else {
+            "params"
+        };
+        if let Some(content) = message[member].as_object_mut() {
+            for volatile in ["pid", "durationMs", "usage"] {
+                content.remove(volatile);
+            }
+            if let Some(guarantees) = content.remove("guarantees") {
+                told["guarantees"] = guarantees;
+            }
+        }
+        let what = format!("{}, {handle}", message["id"]);
+        told[what] = message;
+    }
+    for (handle, bytes) in streams {
+        // What is typed is shown before or behind what the program prints.
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let mut lines: Vec<&str> = text.split_inclusive('\n').collect();
+        lines.sort_unstable();
+        told[format!("output of {handle}")] = json!(lines);
+    }
+    told
 }
 
 struct Session {
