@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use super::Notice;
-use super::costs::{MAX_EXIT_BYTES, MAX_LIST_BYTES, MAX_REQUEST_BYTES, REQUEST_COST_BYTES};
+use super::costs::{MAX_EXIT_BYTES, MAX_LIST_BYTES, MAX_REQUEST_BYTES, REQUEST_COST_BYTES, waiting_cost};
 use crate::sys::sync::{AtomicUsize, Ordering::Relaxed, WaitFlag};
 use crate::wire::protocol::RequestId;
 
@@ -72,20 +72,26 @@ impl Admission {
         }
     }
 
-    /// Lets in one request, or one process.
+    /// Lets in one process.
     pub(super) fn permit(self: &Arc<Self>) -> Permit {
+        self.permit_of(0)
+    }
+
+    fn permit_of(self: &Arc<Self>, bytes: usize) -> Permit {
         let mut permit = Permit {
             admission: Arc::clone(self),
             held: [0; Kind::ALL.len()],
         };
-        permit.hold(Kind::Request, REQUEST_COST_BYTES);
+        permit.hold_request(bytes);
         permit
     }
 
+    /// Lets in one request, of which the id is held until it is answered.
     pub(super) fn ticket(self: &Arc<Self>, id: Option<RequestId>) -> Ticket {
+        let bytes = waiting_cost(id.as_ref(), 0);
         Ticket {
             id,
-            permit: Some(self.permit()),
+            permit: Some(self.permit_of(bytes)),
         }
     }
 
@@ -170,8 +176,13 @@ impl Ticket {
 
     /// Gives it up for its answer, which holds so many bytes.
     pub(super) fn into_answer(self, admission: &Arc<Admission>, bytes: usize) -> (Option<RequestId>, Permit) {
-        let mut permit = self.permit.unwrap_or_else(|| admission.permit());
-        permit.hold_request(bytes);
+        let permit = match self.permit {
+            Some(mut permit) => {
+                permit.hold_request(bytes);
+                permit
+            }
+            None => admission.permit_of(bytes),
+        };
         (self.id, permit)
     }
 }
@@ -208,6 +219,10 @@ mod tests {
         let (id, permit) = ticket.into_answer(&admission, 700);
         assert_eq!((id, used()), (Some(1.into()), 700));
         drop(permit);
+        assert_eq!(used(), 0);
+        let long = admission.ticket(Some("x".repeat(1_000).as_str().into()));
+        assert!(used() > 1_000, "a long id counts from the beginning");
+        drop(long);
         assert_eq!(used(), 0);
     }
 
