@@ -36,7 +36,7 @@ pub const TESTS: &[Test] = &[
     test!(flood_of_requests_waits_for_its_client),
     test!(nonblocking_pipes_serve_as_well),
     test!(sockets_serve_as_well),
-    both!(missing_descriptors_are_no_trouble),
+    both!(missing_descriptors_do_not_matter),
     both!(inherited_descriptors_reach_no_child),
     test!(logs_never_reach_the_output),
     test!(unread_logs_hold_up_nothing),
@@ -791,7 +791,7 @@ fn behind(before: &str) -> Command {
 }
 
 /// Started without stderr, its number means nothing else to any child.
-fn missing_descriptors_are_no_trouble(mode: Mode) {
+fn missing_descriptors_do_not_matter(mode: Mode) {
     let mut client = Client::command(behind("exec 2>&-"));
     for i in 0..3 {
         let handle = format!("h{i}");

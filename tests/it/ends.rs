@@ -22,7 +22,7 @@ pub const TESTS: &[Test] = &[
     both!(daemon_of_a_leader_that_exited_dies_with_the_connection),
     both!(what_only_forks_and_exits_dies_with_the_connection),
     both!(detached_process_survives_every_end),
-    test!(exit_code_tells_how_the_server_was_ended),
+    test!(exit_code_says_how_the_server_ended),
     test!(guard_that_is_killed_takes_the_server_along),
     test!(server_that_is_stuck_is_killed_by_its_guard),
 ];
@@ -368,7 +368,7 @@ fn detached_process_survives_every_end(mode: Mode) {
     }
 }
 
-fn exit_code_tells_how_the_server_was_ended() {
+fn exit_code_says_how_the_server_ended() {
     for (end, code) in [
         (End::Input, 0),
         (End::Guard(libc::SIGHUP), 129),

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 pub const TESTS: &[Test] = &[
     both!(every_exit_code_is_exact),
     both!(death_by_a_signal_is_128_and_its_number),
-    test!(core_dumps_are_told_as_the_kernel_tells_them),
+    test!(core_dumps_are_reported_as_the_kernel_reports_them),
     test!(members_are_those_of_the_protocol),
     both!(timeout_is_124_and_told_apart_from_that_code),
     both!(duration_is_from_start_to_exit),
@@ -130,7 +130,7 @@ fn death_by_a_signal_is_128_and_its_number(mode: Mode) {
 }
 
 /// Whether there is a dump is for the machine to say; the answer must be that of a program started otherwise.
-fn core_dumps_are_told_as_the_kernel_tells_them() {
+fn core_dumps_are_reported_as_the_kernel_reports_them() {
     let scratch = Scratch::new();
     let mut client = Client::in_process();
     for (limit, signal) in [

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 pub const TESTS: &[Test] = &[
     both!(each_limit_is_seen_by_the_program),
     test!(limits_are_of_the_program_alone),
-    test!(the_largest_number_is_no_limit),
+    test!(the_largest_number_means_no_limit),
     test!(limits_strike),
     test!(few_descriptors_are_enough_to_start),
     test!(a_limit_of_descriptors_is_laid_over_the_servers),
@@ -124,7 +124,7 @@ fn limits_are_of_the_program_alone() {
     client.finish();
 }
 
-fn the_largest_number_is_no_limit() {
+fn the_largest_number_means_no_limit() {
     let mut client = Client::in_process();
     let limits = json!({"cpuSeconds": u64::MAX, "fileBytes": u64::MAX, "dataBytes": u64::MAX});
     let exited = client.run_with(limited(&["cat", "/proc/self/limits"], limits));

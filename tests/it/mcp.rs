@@ -508,7 +508,7 @@ fn wrong_arguments_are_results_that_say_what_is_wrong() {
         (
             "read",
             json!({"handle": "cat", "stream": "stdout"}),
-            "give offset as well",
+            "stream requires offset",
         ),
         (
             "read",

@@ -39,7 +39,7 @@ pub const TESTS: &[Test] = &[
     test!(lists_behind_spawns_wait_for_their_receiver),
     test!(lists_that_waited_together_are_sent_one_by_one),
     test!(lists_that_leave_no_room_for_requests_are_answered),
-    test!(handle_used_again_is_told_behind_its_last_exit),
+    test!(handle_used_again_is_answered_after_its_last_exit),
     test!(opting_out_is_the_same_in_memory),
     test!(other_children_of_the_program_are_left_alone),
     test!(ignored_sigchld_is_refused),
@@ -1003,7 +1003,7 @@ fn ignored_sigchld_is_refused() {
 
 /// A client that does not wait for the exit before it uses the handle again can tell whose output
 /// and exit it receives: those of the first process come before the answer to the second spawn.
-fn handle_used_again_is_told_behind_its_last_exit() {
+fn handle_used_again_is_answered_after_its_last_exit() {
     let scratch = Scratch::new();
     for round in 0..times(3) {
         let (mut client, server) = serve(Config::default());

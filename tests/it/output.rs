@@ -19,7 +19,7 @@ pub const TESTS: &[Test] = &[
     test!(a_terminal_has_one_stream),
     both!(a_delta_is_bounded_and_decodes_alone),
     both!(nothing_is_lost_before_a_fast_exit),
-    both!(closed_output_is_no_exit),
+    both!(closed_output_is_not_an_exit),
     both!(single_byte_writes_are_put_together),
     test!(signals_to_the_server_do_not_disturb_streams),
     test!(the_smallest_pipes_work),
@@ -208,7 +208,7 @@ fn nothing_is_lost_before_a_fast_exit(mode: Mode) {
 }
 
 /// A child that has closed its output lives on, and watching it costs nothing.
-fn closed_output_is_no_exit(mode: Mode) {
+fn closed_output_is_not_an_exit(mode: Mode) {
     let mut client = Client::in_process();
     let script = "trap 'exit 5' USR1; exec 0<&- 1>&- 2>&-; sleep 1000 & wait";
     let pid = client.spawn(mode.params("c", &["sh", "-c", script]));

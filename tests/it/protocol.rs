@@ -20,7 +20,7 @@ pub const TESTS: &[Test] = &[
     test!(same_id_twice_is_answered_twice),
     test!(invalid_json_is_a_parse_error),
     test!(invalid_utf8_is_a_parse_error),
-    test!(what_is_no_request_is_refused_with_its_id),
+    test!(what_is_not_a_request_is_refused_with_its_id),
     test!(batches_are_refused_and_nothing_in_them_runs),
     test!(nesting_costs_no_stack),
     test!(notifications_are_never_answered),
@@ -435,7 +435,7 @@ fn invalid_utf8_is_a_parse_error() {
 }
 
 /// JSON, and no request: the id comes back wherever one can be read.
-fn what_is_no_request_is_refused_with_its_id() {
+fn what_is_not_a_request_is_refused_with_its_id() {
     let mut client = Client::in_process();
     for line in [
         "12",

@@ -22,7 +22,7 @@ pub const TESTS: &[Test] = &[
     test!(a_background_job_that_touches_the_terminal_stops_alone),
     test!(control_d_is_the_end_of_input),
     test!(echo_and_line_ends_are_the_programs_to_set),
-    test!(the_end_of_a_terminal_is_no_error),
+    test!(the_end_of_a_terminal_is_not_an_error),
     test!(ends_with_its_child),
     test!(a_detached_child_that_holds_it_delays_the_exit_a_little),
     test!(a_hung_up_terminal_can_be_opened_again),
@@ -293,7 +293,7 @@ fn echo_and_line_ends_are_the_programs_to_set() {
 }
 
 /// On a terminal, a read fails once its last writer has closed it. That is the end, not an error.
-fn the_end_of_a_terminal_is_no_error() {
+fn the_end_of_a_terminal_is_not_an_error() {
     let scratch = Scratch::new();
     let log = scratch.path("log");
     let mut command = binary();

@@ -13,7 +13,7 @@ pub const TESTS: &[Test] = &[
     test!(answer_is_the_pid_and_nothing_else),
     both!(missing_program_is_an_error_and_frees_the_handle),
     both!(file_without_execute_permission_is_an_error),
-    both!(directory_is_no_program),
+    both!(directory_is_not_a_program),
     both!(missing_interpreter_is_an_error),
     both!(text_without_interpreter_line_runs_in_the_shell),
     both!(binary_of_another_machine_is_not_given_to_the_shell),
@@ -171,7 +171,7 @@ fn file_without_execute_permission_is_an_error(mode: Mode) {
     still_serves(client, mode);
 }
 
-fn directory_is_no_program(mode: Mode) {
+fn directory_is_not_a_program(mode: Mode) {
     let mut client = Client::in_process();
     refused(
         &mut client,

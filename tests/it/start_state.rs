@@ -20,7 +20,7 @@ pub const TESTS: &[Test] = &[
     both!(servers_terminal_is_out_of_reach),
     both!(descriptors_are_three),
     both!(inherited_and_missing_descriptors_of_the_server_do_not_matter),
-    test!(no_process_holds_anothers_pipes),
+    test!(no_process_holds_pipes_of_another),
     both!(limits_and_priorities_are_the_servers),
     test!(soft_limit_of_descriptors_is_for_programs_only),
     test!(nothing_is_forked),
@@ -337,7 +337,7 @@ fn inherited_and_missing_descriptors_of_the_server_do_not_matter(mode: Mode) {
 }
 
 /// Started all at once, each ends alone when its own stdin is closed, which it would not if another held it.
-fn no_process_holds_anothers_pipes() {
+fn no_process_holds_pipes_of_another() {
     let mut client = Client::in_process();
     let handles: Vec<String> = (0..times(40)).map(|i| format!("{i}")).collect();
     for handle in &handles {

@@ -286,7 +286,7 @@ fn ids_come_back_as_they_were_sent() {
 }
 
 #[test]
-fn what_is_no_request_says_why() {
+fn what_is_not_a_request_says_why() {
     for (line, expected) in [
         (&b"nonsense"[..], code::PARSE_ERROR),
         (b"{\"id\":1", code::PARSE_ERROR),
