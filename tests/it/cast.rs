@@ -6,14 +6,7 @@ use std::process::Command;
 use avt::Terminal;
 use serde_json::Value;
 
-use crate::harness::{PROCWIRE, Scratch, Test, test};
-
-pub const TESTS: &[Test] = &[
-    test!(the_drawing_is_that_of_the_cast),
-    test!(the_first_minute_is_true),
-    test!(colours_sizes_and_pauses_of_other_casts_are_drawn),
-    test!(what_is_not_a_cast_is_named),
-];
+use crate::harness::{PROCWIRE, Scratch, apply, test};
 
 /// What a README may weigh beside its text.
 const MAX_SVG_BYTES: usize = 60_000;
@@ -64,6 +57,7 @@ fn last_screen(text: &str) -> Vec<String> {
     lines.map(|line| line.text().trim_end().to_owned()).collect()
 }
 
+#[apply(test)]
 fn the_drawing_is_that_of_the_cast() {
     let drawn =
         cast(&["draw", document("first-minute.cast").to_str().expect("UTF-8")]).expect("it is a cast");
@@ -88,6 +82,7 @@ fn the_drawing_is_that_of_the_cast() {
 }
 
 /// Plays the commands once more: they still print what the recording shows, but for numbers.
+#[apply(test)]
 fn the_first_minute_is_true() {
     let scratch = Scratch::new();
     let file = scratch.path("again.cast");
@@ -107,6 +102,7 @@ fn the_first_minute_is_true() {
     assert_eq!(without_numbers(&again), without_numbers(&recorded));
 }
 
+#[apply(test)]
 fn colours_sizes_and_pauses_of_other_casts_are_drawn() {
     let scratch = Scratch::new();
     let events = [
@@ -135,6 +131,7 @@ fn colours_sizes_and_pauses_of_other_casts_are_drawn() {
     assert!(!svg.contains("not shown"), "{svg}");
 }
 
+#[apply(test)]
 fn what_is_not_a_cast_is_named() {
     let scratch = Scratch::new();
     for (text, error) in [

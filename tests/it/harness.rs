@@ -38,10 +38,22 @@ pub const MAIN_THREAD_EXITS: &str = "main_thread_exits";
 /// Names the test to run to a process of its own.
 pub const RUN_ONE: &str = "PROCWIRE_RUN_ONE_TEST";
 
-/// One test. Made by [`test!`] and [`both!`], so that an unlisted test is a compiler warning.
+/// One test. Made by [`test!`] and [`both!`], which stand above its function and put it into the list of
+/// all; a function without either is unused, which the compiler says.
 pub struct Test {
-    pub name: &'static str,
+    /// The path of its function.
+    pub path: &'static str,
     pub body: Body,
+}
+
+inventory::collect!(Test);
+
+impl Test {
+    /// The path within this crate.
+    pub fn name(&self) -> &'static str {
+        let (_, name) = self.path.split_once("::").expect("a test is in a module");
+        name
+    }
 }
 
 /// What a test runs.
@@ -80,24 +92,35 @@ impl Mode {
     }
 }
 
-/// Lists a test that runs once.
+/// `#[apply(test)]`: a test that runs once.
 macro_rules! test {
-    ($name:ident) => {
-        $crate::harness::Test {
-            name: stringify!($name),
-            body: $crate::harness::Body::Once($name),
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident() $body:block) => {
+        $(#[$attribute])*
+        $visibility fn $name() $body
+
+        inventory::submit! {
+            $crate::harness::Test {
+                path: concat!(module_path!(), "::", stringify!($name)),
+                body: $crate::harness::Body::Once($name),
+            }
         }
     };
 }
-/// Lists a test that runs with pipes and with a PTY.
+/// `#[apply(both)]`: a test that runs with pipes and with a PTY.
 macro_rules! both {
-    ($name:ident) => {
-        $crate::harness::Test {
-            name: stringify!($name),
-            body: $crate::harness::Body::Both($name),
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident($mode:ident: $type:ty) $body:block) => {
+        $(#[$attribute])*
+        $visibility fn $name($mode: $type) $body
+
+        inventory::submit! {
+            $crate::harness::Test {
+                path: concat!(module_path!(), "::", stringify!($name)),
+                body: $crate::harness::Body::Both($name),
+            }
         }
     };
 }
+pub(crate) use macro_rules_attribute::apply;
 pub(crate) use {both, test};
 
 /// How often a race is run: `count`, times what the environment asks for.

@@ -1,7 +1,7 @@
 //! Connections inside one program: typed messages with raw bytes, the stopper, several servers, and
 //! what is bounded while the client does not receive.
 
-use crate::harness::{PATIENCE, Proc, Scratch, Test, children_of, is_alive, test, times, wait_until};
+use crate::harness::{PATIENCE, Proc, Scratch, apply, children_of, is_alive, test, times, wait_until};
 use procwire::protocol::{
     Capabilities, ClientInfo, Exited, InitializeParams, KillParams, Limit, ListReply, PtySize, Reply,
     Request, RequestId, ResizePtyParams, RpcError, ServerMessage, SignalName, SpawnParams, Stage, Stream,
@@ -12,35 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-pub const TESTS: &[Test] = &[
-    test!(bytes_go_both_ways_as_they_are),
-    test!(ids_come_back_as_given),
-    test!(every_request_has_its_reply),
-    test!(errors_are_typed),
-    test!(params_are_checked_without_a_parser),
-    test!(dropping_the_client_ends_everything),
-    test!(dropping_the_sender_leaves_the_rest_to_be_received),
-    test!(dropping_the_receiver_ends_everything),
-    test!(drain_waits_for_the_processes),
-    test!(stopper_ends_the_connection),
-    test!(stopper_may_come_first_or_too_late),
-    test!(servers_share_nothing),
-    test!(timed_receiving_gives_up_in_time),
-    test!(flood_waits_for_its_receiver),
-    test!(requests_wait_for_their_receiver),
-    test!(long_ids_wait_for_their_receiver),
-    test!(long_lists_wait_for_their_receiver),
-    test!(long_handles_are_forgotten),
-    test!(long_ids_of_writes_that_wait_are_bounded),
-    test!(long_spawns_that_are_held_back_wait_for_their_receiver),
-    test!(lists_behind_spawns_wait_for_their_receiver),
-    test!(lists_that_waited_together_are_sent_one_by_one),
-    test!(handle_used_again_is_told_behind_its_last_exit),
-    test!(opting_out_is_the_same_in_memory),
-    test!(other_children_of_the_program_are_left_alone),
-    test!(ignored_sigchld_is_refused),
-];
 
 /// A server on a thread, and the client's end.
 fn serve(config: Config) -> (ClientEnd, JoinHandle<Result<End, Error>>) {
@@ -160,6 +131,7 @@ fn collect(client: &mut ClientEnd, handle: &str, of: Stream) -> (Vec<u8>, Exited
 }
 
 /// All byte values, in and out, with nothing that would change them in between.
+#[apply(test)]
 fn bytes_go_both_ways_as_they_are() {
     let all: Vec<u8> = (0..=u8::MAX).cycle().take(300_000).collect();
     for of in [Stream::Stdout, Stream::Stderr] {
@@ -189,6 +161,7 @@ fn bytes_go_both_ways_as_they_are() {
     ended(server);
 }
 
+#[apply(test)]
 fn ids_come_back_as_given() {
     let (mut client, server) = serve(Config::default());
     let ids = [
@@ -213,6 +186,7 @@ fn ids_come_back_as_given() {
     ended(server);
 }
 
+#[apply(test)]
 fn every_request_has_its_reply() {
     let (mut client, server) = serve(Config::default());
     let hello = InitializeParams {
@@ -290,6 +264,7 @@ fn every_request_has_its_reply() {
     ended(server);
 }
 
+#[apply(test)]
 fn errors_are_typed() {
     let (mut client, server) = serve(Config::default());
     let error = ask_only(
@@ -311,6 +286,7 @@ fn errors_are_typed() {
 }
 
 /// What a line's parser would refuse on the wire is refused here, too.
+#[apply(test)]
 fn params_are_checked_without_a_parser() {
     let (mut client, server) = serve(Config::default());
     let good = || params("a", &["true"]);
@@ -433,6 +409,7 @@ fn stubborn_tree(client: &mut ClientEnd) -> [u32; 2] {
     }
 }
 
+#[apply(test)]
 fn dropping_the_client_ends_everything() {
     let (mut client, server) = serve(Config::default());
     let tree = stubborn_tree(&mut client);
@@ -442,6 +419,7 @@ fn dropping_the_client_ends_everything() {
 }
 
 /// The end of input is not the end of output: what is known is still told, the exits last.
+#[apply(test)]
 fn dropping_the_sender_leaves_the_rest_to_be_received() {
     let (mut client, server) = serve(Config::default());
     let tree = stubborn_tree(&mut client);
@@ -466,6 +444,7 @@ fn dropping_the_sender_leaves_the_rest_to_be_received() {
 }
 
 /// Who receives nothing any more has gone, even if it could still send.
+#[apply(test)]
 fn dropping_the_receiver_ends_everything() {
     let (mut client, server) = serve(Config::default());
     let tree = stubborn_tree(&mut client);
@@ -476,6 +455,7 @@ fn dropping_the_receiver_ends_everything() {
     assert_eq!(sender.send(1, Request::List), Err(ConnectionEnded));
 }
 
+#[apply(test)]
 fn drain_waits_for_the_processes() {
     let config = Config::default().drain(true);
     let (mut client, server) = serve(config);
@@ -500,6 +480,7 @@ fn drain_waits_for_the_processes() {
     assert_eq!(ended(server), End::InputEnded);
 }
 
+#[apply(test)]
 fn stopper_ends_the_connection() {
     for drain in [false, true] {
         let config = Config::default().drain(drain);
@@ -524,6 +505,7 @@ fn stopper_ends_the_connection() {
     }
 }
 
+#[apply(test)]
 fn stopper_may_come_first_or_too_late() {
     let (connection, mut client) = Connection::memory();
     let stopper = connection.stopper();
@@ -546,6 +528,7 @@ fn stopper_may_come_first_or_too_late() {
 }
 
 /// The same handle on many servers of one program; the end of one is not the end of another.
+#[apply(test)]
 fn servers_share_nothing() {
     let mut all: Vec<_> = (0..8).map(|_| serve(Config::default())).collect();
     let mut pids = Vec::new();
@@ -571,6 +554,7 @@ fn servers_share_nothing() {
     }
 }
 
+#[apply(test)]
 fn timed_receiving_gives_up_in_time() {
     let (mut client, server) = serve(Config::default());
     let before = Instant::now();
@@ -597,6 +581,7 @@ fn resident_bytes() -> u64 {
 
 /// The client does not receive: the flood stops at a bound and the server's memory with it, the same process is
 /// killed at once, and then everything that was written is there without a gap.
+#[apply(test)]
 fn flood_waits_for_its_receiver() {
     let (mut client, server) = serve(Config::default());
     let before = resident_bytes();
@@ -630,6 +615,7 @@ fn flood_waits_for_its_receiver() {
 }
 
 /// More requests than may be unanswered: the sender waits for the receiver, and none is lost.
+#[apply(test)]
 fn requests_wait_for_their_receiver() {
     let (client, server) = serve(Config::default());
     let (sender, receiver) = client.split();
@@ -712,6 +698,7 @@ fn spawn_long(client: &mut ClientEnd, handle: &str) {
 }
 
 /// An answer's id is a part of what waits for the client.
+#[apply(test)]
 fn long_ids_wait_for_their_receiver() {
     let (client, server) = serve(Config::default());
     let requests = (0..3_000).map(|n| (long("id", n, 100_000).as_str().into(), kill("none")));
@@ -720,6 +707,7 @@ fn long_ids_wait_for_their_receiver() {
 }
 
 /// So are the arguments that a list shows.
+#[apply(test)]
 fn long_lists_wait_for_their_receiver() {
     let (mut client, server) = serve(Config::default());
     spawn_long(&mut client, "a");
@@ -729,6 +717,7 @@ fn long_lists_wait_for_their_receiver() {
 }
 
 /// What is remembered of processes whose exit has been received is bounded by its bytes.
+#[apply(test)]
 fn long_handles_are_forgotten() {
     let (mut client, server) = serve(Config::default());
     let mut before = 0;
@@ -748,6 +737,7 @@ fn long_handles_are_forgotten() {
 
 /// Of a write that waits for its process the id is kept. Past a bound further ones are refused, also
 /// to a client that receives everything, and each has its one answer.
+#[apply(test)]
 fn long_ids_of_writes_that_wait_are_bounded() {
     let (mut client, server) = serve(Config::default());
     spawn(&mut client, streamed("a", &["sleep", "1000"]));
@@ -818,6 +808,7 @@ fn leave_exits(client: &mut ClientEnd, alive: usize) -> usize {
 }
 
 /// What is asked of spawns that are held back, and those themselves, are bounded by their bytes.
+#[apply(test)]
 fn long_spawns_that_are_held_back_wait_for_their_receiver() {
     let (mut client, server) = serve(Config::default());
     let left = leave_exits(&mut client, 0);
@@ -838,6 +829,7 @@ fn long_spawns_that_are_held_back_wait_for_their_receiver() {
 }
 
 /// What a list has to know of the spawns before it is bounded, too.
+#[apply(test)]
 fn lists_behind_spawns_wait_for_their_receiver() {
     let (mut client, server) = serve(Config::default());
     let left = leave_exits(&mut client, 0);
@@ -853,6 +845,7 @@ fn lists_behind_spawns_wait_for_their_receiver() {
 }
 
 /// Lists that have waited for the same spawn are not all made at once when it starts.
+#[apply(test)]
 fn lists_that_waited_together_are_sent_one_by_one() {
     let (mut client, server) = serve(Config::default());
     spawn_long(&mut client, "long");
@@ -901,6 +894,7 @@ fn lists_that_waited_together_are_sent_one_by_one() {
     assert_eq!(ended(server), End::InputEnded);
 }
 
+#[apply(test)]
 fn opting_out_is_the_same_in_memory() {
     let (mut client, server) = serve(Config::default());
     let hello = InitializeParams {
@@ -921,6 +915,7 @@ fn opting_out_is_the_same_in_memory() {
 }
 
 /// A library waits for its own children only, and kills no other.
+#[apply(test)]
 fn other_children_of_the_program_are_left_alone() {
     let mut own = std::process::Command::new("sleep")
         .arg("1000")
@@ -949,6 +944,7 @@ fn other_children_of_the_program_are_left_alone() {
 }
 
 /// Where the kernel throws away how children end, nothing is served.
+#[apply(test)]
 fn ignored_sigchld_is_refused() {
     let set = |handler| {
         // SAFETY: this test has its process to itself, and no handler is a function.
@@ -973,6 +969,7 @@ fn ignored_sigchld_is_refused() {
 
 /// A client that does not wait for the exit before it uses the handle again can tell whose output
 /// and exit it receives: those of the first process come before the answer to the second spawn.
+#[apply(test)]
 fn handle_used_again_is_told_behind_its_last_exit() {
     let scratch = Scratch::new();
     for round in 0..times(3) {

@@ -4,40 +4,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Mode, Scratch, Test, both, cpu_time, encode, is_alive, pattern, resident, test, times, wait_until,
+    Client, Mode, Scratch, apply, both, cpu_time, encode, is_alive, pattern, resident, test, times,
+    wait_until,
 };
 use serde_json::{Value, json};
-
-pub const TESTS: &[Test] = &[
-    both!(binary_data_is_exact),
-    test!(a_long_stream_is_exact_with_bounded_memory),
-    both!(a_part_of_a_line_does_not_wait_for_the_rest),
-    test!(stderr_alone_is_drained),
-    test!(both_streams_at_once_are_drained),
-    test!(streams_are_labelled),
-    test!(a_terminal_has_one_stream),
-    both!(a_delta_is_bounded_and_decodes_alone),
-    both!(nothing_is_lost_before_a_fast_exit),
-    both!(closed_output_is_no_exit),
-    both!(single_byte_writes_are_put_together),
-    test!(signals_to_the_server_do_not_disturb_streams),
-    test!(the_smallest_pipes_work),
-    test!(characters_across_reads_stay_whole),
-    test!(collected_text_and_exact_bytes),
-    test!(collected_up_to_the_cap),
-    test!(the_default_cap_is_a_mebibyte_and_null_is_none),
-    test!(a_cap_cuts_before_a_character_it_would_split),
-    both!(streamed_up_to_the_cap),
-    both!(exactly_the_cap_is_not_capped_until_more_comes),
-    test!(a_cap_is_for_each_stream),
-    both!(a_cap_neither_blocks_nor_kills),
-    both!(a_client_that_does_not_read_slows_only_writers),
-    both!(kills_and_timeouts_are_obeyed_while_output_is_not_read),
-    test!(stdin_is_still_consumed_while_output_is_not_read),
-    test!(a_capped_stream_does_not_wait_for_the_client),
-    test!(a_slow_reader_of_a_dead_process_gets_everything),
-    test!(busy_streams_get_a_larger_pipe_however_many_came_before),
-];
 
 const MIB: usize = 1024 * 1024;
 
@@ -62,6 +32,7 @@ fn patterned(scratch: &Scratch, bytes: usize) -> String {
     scratch.file("pattern", 0o600, pattern(0, bytes))
 }
 
+#[apply(both)]
 fn binary_data_is_exact(mode: Mode) {
     let scratch = Scratch::new();
     let file = patterned(&scratch, 2 * MIB + 1);
@@ -78,6 +49,7 @@ fn binary_data_is_exact(mode: Mode) {
     client.finish();
 }
 
+#[apply(test)]
 fn a_long_stream_is_exact_with_bounded_memory() {
     let scratch = Scratch::new();
     let file = patterned(&scratch, MIB);
@@ -103,6 +75,7 @@ fn a_long_stream_is_exact_with_bounded_memory() {
 }
 
 /// Output comes as it is written, not when a line or a buffer is full.
+#[apply(both)]
 fn a_part_of_a_line_does_not_wait_for_the_rest(mode: Mode) {
     let mut client = Client::in_process();
     client.spawn(plain(mode, "c", "printf x; sleep 1000"));
@@ -112,6 +85,7 @@ fn a_part_of_a_line_does_not_wait_for_the_rest(mode: Mode) {
     client.finish();
 }
 
+#[apply(test)]
 fn stderr_alone_is_drained() {
     let mut client = Client::in_process();
     let mut params = collected("head -c 4194304 /dev/zero | tr '\\0' e >&2");
@@ -126,6 +100,7 @@ fn stderr_alone_is_drained() {
 }
 
 /// Neither stream's reading waits for the other's.
+#[apply(test)]
 fn both_streams_at_once_are_drained() {
     let bytes = times(4 * MIB);
     let mut client = Client::in_process();
@@ -139,6 +114,7 @@ fn both_streams_at_once_are_drained() {
     client.finish();
 }
 
+#[apply(test)]
 fn streams_are_labelled() {
     let mut client = Client::in_process();
     client.spawn(plain(Mode::Pipe, "c", "echo out; echo err >&2; echo more"));
@@ -157,6 +133,7 @@ fn streams_are_labelled() {
 }
 
 /// A terminal shows both in the order they were written, as `stdout`, and streams though not asked to.
+#[apply(test)]
 fn a_terminal_has_one_stream() {
     let mut client = Client::in_process();
     let script = "echo 1; echo 2 >&2; echo 3; echo 4 >&2";
@@ -172,6 +149,7 @@ fn a_terminal_has_one_stream() {
     client.finish();
 }
 
+#[apply(both)]
 fn a_delta_is_bounded_and_decodes_alone(mode: Mode) {
     let bytes = 3 * MIB + 7;
     let mut client = Client::in_process();
@@ -189,6 +167,7 @@ fn a_delta_is_bounded_and_decodes_alone(mode: Mode) {
 }
 
 /// What is written right before the exit is delivered before it, and nothing comes behind it.
+#[apply(both)]
 fn nothing_is_lost_before_a_fast_exit(mode: Mode) {
     let scratch = Scratch::new();
     let file = patterned(&scratch, MIB);
@@ -207,6 +186,7 @@ fn nothing_is_lost_before_a_fast_exit(mode: Mode) {
 }
 
 /// A child that has closed its output lives on, and watching it costs nothing.
+#[apply(both)]
 fn closed_output_is_no_exit(mode: Mode) {
     let mut client = Client::in_process();
     let script = "trap 'exit 5' USR1; exec 0<&- 1>&- 2>&-; sleep 1000 & wait";
@@ -230,6 +210,7 @@ fn closed_output_is_no_exit(mode: Mode) {
 }
 
 /// Who writes byte by byte does not make us send them so.
+#[apply(both)]
 fn single_byte_writes_are_put_together(mode: Mode) {
     let bytes = times(100_000);
     let mut client = Client::in_process();
@@ -247,6 +228,7 @@ fn single_byte_writes_are_put_together(mode: Mode) {
 }
 
 /// Signals that mean nothing to the server interrupt no read and no write.
+#[apply(test)]
 fn signals_to_the_server_do_not_disturb_streams() {
     let scratch = Scratch::new();
     let file = patterned(&scratch, 4 * MIB);
@@ -281,6 +263,7 @@ fn signals_to_the_server_do_not_disturb_streams() {
 }
 
 /// Where the user's share of pipe memory is used up, pipes hold a page. Everything works, only slower.
+#[apply(test)]
 fn the_smallest_pipes_work() {
     let mut client = Client::in_process();
     let mut params = Mode::Pipe.params("c", &["sh", "-c", "printf ready; exec cat"]);
@@ -307,6 +290,7 @@ fn the_smallest_pipes_work() {
 }
 
 /// Reads cut anywhere; the text does not show where.
+#[apply(test)]
 fn characters_across_reads_stay_whole() {
     let scratch = Scratch::new();
     let mut client = Client::in_process();
@@ -324,6 +308,7 @@ fn characters_across_reads_stay_whole() {
 }
 
 /// Invalid UTF-8 becomes U+FFFD, and only then the exact bytes come as well.
+#[apply(test)]
 fn collected_text_and_exact_bytes() {
     let mut client = Client::in_process();
     for (script, text, bytes) in [
@@ -355,6 +340,7 @@ fn collected_text_and_exact_bytes() {
 }
 
 /// One byte less than the cap, the cap, one byte more; and no cap's worth at all.
+#[apply(test)]
 fn collected_up_to_the_cap() {
     let mut client = Client::in_process();
     for (script, cap, text, reached) in [
@@ -384,6 +370,7 @@ fn collected_up_to_the_cap() {
     client.finish();
 }
 
+#[apply(test)]
 fn the_default_cap_is_a_mebibyte_and_null_is_none() {
     let mut client = Client::in_process();
     for (written, cap, kept) in [
@@ -409,6 +396,7 @@ fn the_default_cap_is_a_mebibyte_and_null_is_none() {
     client.finish();
 }
 
+#[apply(test)]
 fn a_cap_cuts_before_a_character_it_would_split() {
     let mut client = Client::in_process();
     for (script, cap, text, base64) in [
@@ -438,6 +426,7 @@ fn a_cap_cuts_before_a_character_it_would_split() {
 }
 
 /// Streamed, a cap is exact to the byte, and exactly the last delta says so.
+#[apply(both)]
 fn streamed_up_to_the_cap(mode: Mode) {
     let mut client = Client::in_process();
     for (cap, text, reached) in [
@@ -483,6 +472,7 @@ fn streamed_up_to_the_cap(mode: Mode) {
 }
 
 /// The cap is reached by the first byte that is dropped. If that comes later, an empty delta tells.
+#[apply(both)]
 fn exactly_the_cap_is_not_capped_until_more_comes(mode: Mode) {
     let mut client = Client::in_process();
     let mut params = plain(
@@ -514,6 +504,7 @@ fn exactly_the_cap_is_not_capped_until_more_comes(mode: Mode) {
     client.finish();
 }
 
+#[apply(test)]
 fn a_cap_is_for_each_stream() {
     let mut client = Client::in_process();
     let mut params = plain(Mode::Pipe, "c", "printf 12345; printf 123 >&2");
@@ -535,6 +526,7 @@ fn a_cap_is_for_each_stream() {
 }
 
 /// The child writes as if there were no cap, and is still heard to the end of its output.
+#[apply(both)]
 fn a_cap_neither_blocks_nor_kills(mode: Mode) {
     let bytes = 8 * MIB;
     let mut client = Client::in_process();
@@ -587,6 +579,7 @@ fn check_flood(client: &mut Client, handle: &str) -> Value {
 
 /// Memory is bounded, the children that write wait, and the others run on. What they wrote comes
 /// whole once the client reads again.
+#[apply(both)]
 fn a_client_that_does_not_read_slows_only_writers(mode: Mode) {
     let mut client = Client::in_process();
     let before = resident();
@@ -627,6 +620,7 @@ fn a_client_that_does_not_read_slows_only_writers(mode: Mode) {
 }
 
 /// The client does not read; what it asks for still happens, and on time.
+#[apply(both)]
 fn kills_and_timeouts_are_obeyed_while_output_is_not_read(mode: Mode) {
     let mut client = Client::in_process();
     let killed = client.spawn(flood(mode, "killed"));
@@ -669,6 +663,7 @@ fn kills_and_timeouts_are_obeyed_while_output_is_not_read(mode: Mode) {
     client.finish();
 }
 
+#[apply(test)]
 fn stdin_is_still_consumed_while_output_is_not_read() {
     let mut client = Client::in_process();
     let stuck = client.spawn(flood(Mode::Pipe, "flood"));
@@ -687,6 +682,7 @@ fn stdin_is_still_consumed_while_output_is_not_read() {
 }
 
 /// What is dropped needs no client: the child is drained as fast as it writes.
+#[apply(test)]
 fn a_capped_stream_does_not_wait_for_the_client() {
     let mut client = Client::in_process();
     let stuck = client.spawn(flood(Mode::Pipe, "flood"));
@@ -711,6 +707,7 @@ fn a_capped_stream_does_not_wait_for_the_client() {
 }
 
 /// The exit waits for what was written before it, however long the client takes.
+#[apply(test)]
 fn a_slow_reader_of_a_dead_process_gets_everything() {
     let scratch = Scratch::new();
     let file = patterned(&scratch, 2 * MIB);
@@ -742,6 +739,7 @@ fn a_slow_reader_of_a_dead_process_gets_everything() {
 }
 
 /// Only so many streams have a larger pipe at a time, and each gives its own back at its end.
+#[apply(test)]
 fn busy_streams_get_a_larger_pipe_however_many_came_before() {
     let mut client = Client::in_process();
     for i in 0..80 {

@@ -3,33 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Mode, Scratch, Test, binary, children_of, cpu_time, descriptors, is_alive, kill_stray, processes,
-    test, times, wait_until,
+    Client, Mode, Scratch, apply, binary, children_of, cpu_time, descriptors, is_alive, kill_stray,
+    processes, test, times, wait_until,
 };
 use serde_json::{Value, json};
-
-pub const TESTS: &[Test] = &[
-    test!(is_the_childs_controlling_terminal),
-    test!(has_its_size_from_the_start),
-    test!(a_resize_is_seen_and_signalled_once),
-    test!(malformed_sizes_are_refused),
-    test!(only_a_live_terminal_can_be_resized),
-    test!(control_c_interrupts_the_program),
-    test!(control_c_ends_the_foreground_job_and_spares_the_shell),
-    test!(control_z_stops_a_job_that_can_go_on),
-    test!(a_background_job_that_touches_the_terminal_stops_alone),
-    test!(control_d_is_the_end_of_input),
-    test!(echo_and_line_ends_are_the_programs_to_set),
-    test!(the_end_of_a_terminal_is_no_error),
-    test!(ends_with_its_child),
-    test!(a_detached_child_that_holds_it_delays_the_exit_a_little),
-    test!(a_hung_up_terminal_can_be_opened_again),
-    test!(input_for_a_hung_up_terminal_costs_nothing),
-    test!(children_have_nothing_of_each_other),
-    test!(nothing_is_left_of_many),
-    test!(ignoring_the_hang_up_does_not_survive_the_connection),
-    test!(erasing_takes_whole_characters),
-];
 
 fn script(handle: &str, script: &str) -> Value {
     Mode::Tty.params(handle, &["sh", "-c", script])
@@ -45,6 +22,7 @@ fn resize(client: &mut Client, handle: &str, rows: u16, cols: u16) {
 }
 
 /// All three descriptors, `/dev/tty`, a session and group of its own, in the foreground.
+#[apply(test)]
 fn is_the_childs_controlling_terminal() {
     let mut client = Client::in_process();
     let pid = client.spawn(script(
@@ -62,6 +40,7 @@ fn is_the_childs_controlling_terminal() {
     client.finish();
 }
 
+#[apply(test)]
 fn has_its_size_from_the_start() {
     let mut client = Client::in_process();
     for (size, printed) in [
@@ -82,6 +61,7 @@ fn has_its_size_from_the_start() {
 }
 
 /// A new size is a SIGWINCH to the foreground; the same size again is none.
+#[apply(test)]
 fn a_resize_is_seen_and_signalled_once() {
     let mut client = Client::in_process();
     client.spawn_ready(script(
@@ -103,6 +83,7 @@ fn a_resize_is_seen_and_signalled_once() {
     client.finish();
 }
 
+#[apply(test)]
 fn malformed_sizes_are_refused() {
     let mut client = Client::in_process();
     client.spawn(script("c", "read line; stty size"));
@@ -132,6 +113,7 @@ fn malformed_sizes_are_refused() {
     client.finish();
 }
 
+#[apply(test)]
 fn only_a_live_terminal_can_be_resized() {
     let mut client = Client::in_process();
     let params = json!({"processHandle": "c", "size": {"rows": 2, "cols": 2}});
@@ -153,6 +135,7 @@ fn only_a_live_terminal_can_be_resized() {
 }
 
 /// Also where the server itself was started to ignore it.
+#[apply(test)]
 fn control_c_interrupts_the_program() {
     let mut ignoring = std::process::Command::new("sh");
     let program = binary().get_program().to_owned();
@@ -200,6 +183,7 @@ fn leave(client: &mut Client) {
     assert_eq!(client.exited("c")["exitCode"], 6);
 }
 
+#[apply(test)]
 fn control_c_ends_the_foreground_job_and_spares_the_shell() {
     let mut client = Client::in_process();
     let shell = shell(&mut client);
@@ -213,6 +197,7 @@ fn control_c_ends_the_foreground_job_and_spares_the_shell() {
     client.finish();
 }
 
+#[apply(test)]
 fn control_z_stops_a_job_that_can_go_on() {
     let mut client = Client::in_process();
     let shell = shell(&mut client);
@@ -233,6 +218,7 @@ fn control_z_stops_a_job_that_can_go_on() {
     client.finish();
 }
 
+#[apply(test)]
 fn a_background_job_that_touches_the_terminal_stops_alone() {
     let mut client = Client::in_process();
     let shell = shell(&mut client);
@@ -246,6 +232,7 @@ fn a_background_job_that_touches_the_terminal_stops_alone() {
     client.finish();
 }
 
+#[apply(test)]
 fn control_d_is_the_end_of_input() {
     let mut client = Client::in_process();
     client.spawn(Mode::Tty.params("c", &["cat"]));
@@ -256,6 +243,7 @@ fn control_d_is_the_end_of_input() {
     client.finish();
 }
 
+#[apply(test)]
 fn echo_and_line_ends_are_the_programs_to_set() {
     let mut client = Client::in_process();
     for (settings, printed) in [
@@ -275,6 +263,7 @@ fn echo_and_line_ends_are_the_programs_to_set() {
 }
 
 /// On a terminal, a read fails once its last writer has closed it. That is the end, not an error.
+#[apply(test)]
 fn the_end_of_a_terminal_is_no_error() {
     let scratch = Scratch::new();
     let log = scratch.path("log");
@@ -294,6 +283,7 @@ fn the_end_of_a_terminal_is_no_error() {
 }
 
 /// Only the child holds the terminal's other side, so its end comes with the exit.
+#[apply(test)]
 fn ends_with_its_child() {
     let mut client = Client::in_process();
     let started = Instant::now();
@@ -310,6 +300,7 @@ fn ends_with_its_child() {
 }
 
 /// One that has left session and group keeps the terminal open; that delays the exit, and not for long.
+#[apply(test)]
 fn a_detached_child_that_holds_it_delays_the_exit_a_little() {
     let mut client = Client::in_process();
     client.spawn(script(
@@ -332,6 +323,7 @@ fn a_detached_child_that_holds_it_delays_the_exit_a_little() {
 }
 
 /// All its descriptors are closed and one is opened again: nothing is lost, in either direction.
+#[apply(test)]
 fn a_hung_up_terminal_can_be_opened_again() {
     let mut client = Client::in_process();
     let pid = client.spawn(script(
@@ -351,6 +343,7 @@ fn a_hung_up_terminal_can_be_opened_again() {
 }
 
 /// What was typed while no process had it open, more than the kernel takes, waits without a spin.
+#[apply(test)]
 fn input_for_a_hung_up_terminal_costs_nothing() {
     const TYPED: usize = 512 * 1024;
     let mut client = Client::in_process();
@@ -378,6 +371,7 @@ fn input_for_a_hung_up_terminal_costs_nothing() {
 }
 
 /// Terminals and pipes opened at the same moment: each child has its own three and no other.
+#[apply(test)]
 fn children_have_nothing_of_each_other() {
     let mut client = Client::in_process();
     for _ in 0..times(4) {
@@ -423,6 +417,7 @@ fn children_have_nothing_of_each_other() {
 }
 
 /// No descriptor, thread or process; looked at by the harness, and here while the server still runs.
+#[apply(test)]
 fn nothing_is_left_of_many() {
     let mut client = Client::in_process();
     client.spawn(Mode::Tty.params("first", &["true"]));
@@ -447,6 +442,7 @@ fn nothing_is_left_of_many() {
     client.finish();
 }
 
+#[apply(test)]
 fn ignoring_the_hang_up_does_not_survive_the_connection() {
     let mut client = Client::binary(&[]);
     let pid = client.spawn_ready(script(
@@ -467,6 +463,7 @@ fn ignoring_the_hang_up_does_not_survive_the_connection() {
 }
 
 /// The wire is UTF-8, and half a character is none.
+#[apply(test)]
 fn erasing_takes_whole_characters() {
     let mut client = Client::in_process();
     let script = "stty -a | grep -o -e -*iutf8; stty -echo; printf ready; head -n1 | od -An -tx1";
