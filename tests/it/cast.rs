@@ -1,12 +1,11 @@
 //! The recording that the README shows: it is drawn from its cast, and what it shows happens.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use avt::Terminal;
 use serde_json::Value;
 
-use crate::harness::{PROCWIRE, Scratch, apply, test};
+use crate::harness::{Scratch, apply, example, test};
 
 /// What a README may weigh beside its text.
 const MAX_SVG_BYTES: usize = 60_000;
@@ -28,13 +27,7 @@ fn document(name: &str) -> PathBuf {
 
 /// Runs the tool; what it prints, or its error.
 fn cast(arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--example", "cast", "--"])
-        .args(arguments)
-        .env("PROCWIRE", PROCWIRE)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo starts");
+    let output = example("cast").args(arguments).output().expect("it starts");
     match output.status.success() {
         true => Ok(String::from_utf8(output.stdout).expect("it prints UTF-8")),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),

@@ -575,13 +575,13 @@ fn waits_for_text_of_any_process() {
 /// Of a process whose text has come, any amount of output may follow.
 #[apply(test)]
 fn forgets_what_need_not_be_shown() {
-    let params = json!({"command": ["sh", "-c", "echo ready; yes | head -c 80000000; echo; echo end >&2; read x"],
+    let params = json!({"command": ["sh", "-c", "echo ready; yes | head -c 60000000; echo; echo end >&2; read x"],
         "processHandle": "a", "streamStdin": true, "streamStdoutStderr": true, "timeoutMs": null,
         "outputBytesCap": null});
     let spawn = json!({"id": 1, "method": "process/spawn", "params": params});
     let answer = json!({"id": 1, "result": {"pid": "{...}"}});
     let session = format!("--> {spawn}\n<-- {answer}\n<~ ready\n<~ end\n");
-    let output = fed(&["check", "--deadline", "60s", "-"], &session);
+    let output = fed(&["check", "--deadline", "200s", "-"], &session);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
 }
 

@@ -1,8 +1,8 @@
 //! The ends of a connection, and what stands at them: pipes, sockets, files, clients that stall or go away.
 
 use crate::harness::{
-    Client, HungProgram, Mode, PATIENCE, PROCWIRE, Proc, Scratch, apply, binary, both, encode, is_alive,
-    processes, set_nonblocking, test, times, wait, wait_until,
+    Client, HungProgram, Mode, PATIENCE, PROCWIRE, Proc, Rest, Scratch, apply, binary, both, encode,
+    is_alive, processes, set_nonblocking, test, times, wait, wait_until, wait_until_at_rest,
 };
 use procwire::{Config, Connection, End};
 use serde_json::{Value, json};
@@ -43,13 +43,7 @@ pub(crate) fn server_below(guard: u32) -> u32 {
 
 /// The memory of a server.
 pub(crate) fn resident_bytes(server: u32) -> u64 {
-    let statm = std::fs::read_to_string(format!("/proc/{server}/statm")).expect("the server runs");
-    let pages: u64 = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|f| f.parse().ok())
-        .expect("a number");
-    pages * 4096
+    crate::proc::resident(server).expect("the server runs")
 }
 
 /// Waits until `pid` has ended, which it must within [`ENDED`].
@@ -215,15 +209,15 @@ fn end_of_input_is_seen_behind_more_requests_than_may_wait() {
     let mut input = server.stdin.take().expect("stdin was piped");
     set_nonblocking(&input);
     let burst = b"{\"id\":1,\"method\":\"process/list\"}\n".repeat(1000);
-    let mut full_since = None;
+    let mut rest = Rest::default();
     loop {
         match input.write(&burst) {
-            Ok(_) => full_since = None,
+            Ok(_) => rest = Rest::default(),
+            // Full, and stays so.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                if full_since.get_or_insert_with(Instant::now).elapsed() > Duration::from_millis(500) {
+                if rest.has_come(&with_all_below(server.id())) {
                     break;
                 }
-                std::thread::sleep(Duration::from_millis(5));
             }
             Err(e) => panic!("{e}"),
         }
@@ -233,20 +227,16 @@ fn end_of_input_is_seen_behind_more_requests_than_may_wait() {
     assert_eq!(wait(&mut server).code(), Some(0));
 }
 
-/// Waits until a server has used no processor time for a while.
+/// Waits until a server, its guard and all that they have started wait for something.
 pub(crate) fn must_come_to_rest(guard: u32) {
-    let server = server_below(guard);
-    let used = || Proc::of(server).expect("the server runs").ticks;
-    let mut last = (0, Instant::now());
-    wait_until("the server has come to rest", || {
-        let now = used();
-        if now > last.0 + 1 {
-            last = (now, Instant::now());
-        }
-        last.1.elapsed() > Duration::from_millis(300)
-    });
+    wait_until_at_rest("the server has come to rest", || with_all_below(guard));
 }
 
+/// A process and all below it.
+fn with_all_below(root: u32) -> Vec<u32> {
+    let below = below(root).into_iter().map(|p| p.pid);
+    std::iter::once(root).chain(below).collect()
+}
 /// A server whose stdin is piped and whose stdout is as the command says.
 fn start(command: &mut Command) -> Child {
     command.stdin(Stdio::piped()).spawn().expect("the server starts")
@@ -530,21 +520,22 @@ fn signal_is_not_held_up_by_a_client_that_never_stops_asking() {
 /// The first one waits some seconds for a client that does not read; the second one does not.
 #[apply(test)]
 fn second_signal_does_not_wait() {
-    let stalled = Stalled::new(Mode::Pipe, &[]);
-    signal(stalled.server.id(), libc::SIGTERM);
-    wait_until("the first one is being obeyed", || {
-        !below(stalled.server.id())
-            .iter()
-            .any(|p| p.name == "sleep" || p.name == "yes")
-    });
-    let asked = Instant::now();
-    signal(stalled.server.id(), libc::SIGINT);
-    stalled.must_end_with(143);
-    assert!(
-        asked.elapsed() < Duration::from_millis(1500),
-        "{:?}",
+    // A busy machine is not busy all the time.
+    let mut took = (0..5).map(|_| {
+        let stalled = Stalled::new(Mode::Pipe, &[]);
+        signal(stalled.server.id(), libc::SIGTERM);
+        wait_until("the first one is being obeyed", || {
+            !below(stalled.server.id())
+                .iter()
+                .any(|p| p.name == "sleep" || p.name == "yes")
+        });
+        let asked = Instant::now();
+        signal(stalled.server.id(), libc::SIGINT);
+        stalled.must_end_with(143);
         asked.elapsed()
-    );
+    });
+    let soon = took.any(|took| took < Duration::from_millis(1_100));
+    assert!(soon, "each time it waited as the first one does");
 }
 
 /// Who starts the server so that it outlives a terminal means it.
@@ -580,7 +571,7 @@ fn client_that_does_not_read_delays_output_and_nothing_else(mode: Mode) {
     let scratch = Scratch::new();
     let mut client = Client::binary(&[]);
     let mut quick = mode.params("late", &["sleep", "1000"]);
-    quick["timeoutMs"] = json!(700);
+    quick["timeoutMs"] = json!(2_000);
     let late = client.spawn(quick);
     let killed = client.spawn(mode.params("killed", &["sleep", "1000"]));
     let mut floods = Vec::new();
@@ -712,10 +703,10 @@ fn nonblocking_pipes_serve_as_well() {
     // The request comes in two pieces, with the input empty in between.
     let (first, second) = request.as_bytes().split_at(20);
     ours.write_all(first).expect("an empty pipe has room");
-    std::thread::sleep(Duration::from_millis(50));
+    must_come_to_rest(server.id());
     ours.write_all(second).expect("an empty pipe has room");
     // The output is full before the first byte is read.
-    std::thread::sleep(Duration::from_millis(100));
+    must_come_to_rest(server.id());
     let mut theirs = File::from(our_input);
     let mut text = Vec::new();
     let deadline = Instant::now() + PATIENCE;

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use crate::harness::{PROCWIRE, Scratch, apply, binary, is_alive, test};
+use crate::harness::{PROCWIRE, Scratch, apply, binary, example, is_alive, test};
 
 fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples"))
@@ -20,16 +20,6 @@ fn script(name: &str) -> Command {
     let mut command = Command::new(folder().join(name));
     command.env("PROCWIRE", PROCWIRE);
     command.stdin(Stdio::null());
-    command
-}
-
-fn example(name: &str) -> Command {
-    let mut command = Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--example", name, "--"]);
-    command
-        .env("PROCWIRE", PROCWIRE)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stdin(Stdio::null());
     command
 }
 

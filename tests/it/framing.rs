@@ -419,11 +419,11 @@ fn megabytes_go_both_ways() {
         params
     });
     assert!(editor.next()["result"]["pid"].is_u64());
-    let bytes = pattern(0, 24 << 20);
+    let bytes = pattern(0, 12 << 20);
     let writer = {
         let mut writer = editor.writer.try_clone().expect("a descriptor");
         let mut requests = Vec::new();
-        for (id, part) in (2..).zip(bytes.chunks(2 << 20)) {
+        for (id, part) in (2..).zip(bytes.chunks(1 << 20)) {
             let params = json!({"processHandle": "a", "deltaBase64": encode(part), "closeStdin": id == 13});
             let request = json!({"id": id, "method": "process/writeStdin", "params": params});
             requests.push(with_header(request.to_string()));

@@ -1,15 +1,15 @@
 //! Connections inside one program: typed messages with raw bytes, the stopper, several servers, and
 //! what is bounded while the client does not receive.
 
-use crate::harness::{PATIENCE, Proc, Scratch, apply, children_of, is_alive, test, times, wait_until};
+use crate::harness::{
+    PATIENCE, Scratch, apply, children_of, is_alive, resident, test, times, wait_until, wait_until_at_rest,
+};
 use procwire::protocol::{
     Capabilities, ClientInfo, Exited, InitializeParams, KillParams, Limit, ListReply, PtySize, Reply,
     Request, RequestId, ResizePtyParams, RpcError, ServerMessage, SignalName, SpawnParams, Stage, Stream,
     WriteStdinParams, code,
 };
 use procwire::{ClientEnd, Config, Connection, ConnectionEnded, End, Error};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -568,38 +568,19 @@ fn timed_receiving_gives_up_in_time() {
     ended(server);
 }
 
-/// The memory of this process, the server in it included.
-fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc is mounted");
-    let pages: u64 = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|f| f.parse().ok())
-        .expect("a number");
-    pages * 4096
-}
-
 /// The client does not receive: the flood stops at a bound and the server's memory with it, the same process is
 /// killed at once, and then everything that was written is there without a gap.
 #[apply(test)]
 fn flood_waits_for_its_receiver() {
     let (mut client, server) = serve(Config::default());
-    let before = resident_bytes();
+    let before = resident();
     let pid = spawn(
         &mut client,
         streamed("a", &["head", "-c", "1000000000", "/dev/zero"]),
     );
-    // It is stopped by the full pipe: it uses no more processor time.
-    let used = || Proc::of(pid).expect("it waits").ticks;
-    let mut last = (used(), Instant::now());
-    wait_until("the flood has stopped", || {
-        let now = used();
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        last.1.elapsed() > Duration::from_millis(200)
-    });
-    let grown = resident_bytes().saturating_sub(before);
+    // It is stopped by the full pipe.
+    wait_until_at_rest("the flood has stopped", || vec![std::process::id(), pid]);
+    let grown = resident().saturating_sub(before);
     assert!(grown < 16 << 20, "{grown} bytes that were not received");
     client.send(1, kill("a")).expect("the server is there");
     wait_until("it is dead though the client does not receive", || !is_alive(pid));
@@ -628,7 +609,7 @@ fn requests_wait_for_their_receiver() {
         }
     });
     // While the client does not receive, the last of them can never be taken.
-    std::thread::sleep(Duration::from_millis(100));
+    at_rest("no more is taken");
     assert!(!feeder.is_finished(), "{count} answers are waiting");
     let mut expected = 0;
     for message in receiver {
@@ -643,6 +624,13 @@ fn requests_wait_for_their_receiver() {
     assert_eq!(ended(server), End::InputEnded);
 }
 
+/// Waits until the server in this process, and what it has started, wait for something.
+fn at_rest(what: &str) {
+    let own = std::process::id();
+    let children = || children_of(own).into_iter().map(|child| child.pid);
+    wait_until_at_rest(what, || children().chain([own]).collect());
+}
+
 /// Sends `requests` without receiving: at a bound no more is taken, and what the server holds by
 /// then is less than 100 MiB. Then everything is received; how many answers and how many exits.
 fn received_late(
@@ -650,26 +638,14 @@ fn received_late(
     requests: impl Iterator<Item = (RequestId, Request)> + Send + 'static,
 ) -> (usize, usize) {
     let (sender, receiver) = client.split();
-    let before = resident_bytes();
-    let sent = Arc::new(AtomicUsize::new(0));
-    let feeder = std::thread::spawn({
-        let sent = Arc::clone(&sent);
-        move || {
-            for (id, request) in requests {
-                sender.send(id, request).expect("the server is there");
-                sent.fetch_add(1, SeqCst);
-            }
+    let before = resident();
+    let feeder = std::thread::spawn(move || {
+        for (id, request) in requests {
+            sender.send(id, request).expect("the server is there");
         }
     });
-    let mut last = (0, Instant::now());
-    wait_until("no more is taken", || {
-        let now = sent.load(SeqCst);
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        last.1.elapsed() > Duration::from_millis(500)
-    });
-    let grown = resident_bytes().saturating_sub(before);
+    at_rest("no more is taken");
+    let grown = resident().saturating_sub(before);
     assert!(grown < 100 << 20, "{grown} bytes that were not received");
     let (mut answers, mut exits) = (0, 0);
     for message in receiver {
@@ -726,10 +702,10 @@ fn long_handles_are_forgotten() {
         spawn(&mut client, params(&handle, &["true"]));
         collect(&mut client, &handle, Stream::Stdout);
         if n == 99 {
-            before = resident_bytes();
+            before = resident();
         }
     }
-    let grown = resident_bytes().saturating_sub(before);
+    let grown = resident().saturating_sub(before);
     assert!(grown < 6 << 20, "{grown} bytes of processes that have ended");
     drop(client);
     assert_eq!(ended(server), End::InputEnded);
@@ -741,7 +717,7 @@ fn long_handles_are_forgotten() {
 fn long_ids_of_writes_that_wait_are_bounded() {
     let (mut client, server) = serve(Config::default());
     spawn(&mut client, streamed("a", &["sleep", "1000"]));
-    let before = resident_bytes();
+    let before = resident();
     let full = vec![b'x'; 1_300_000];
     client.send(0, write("a", &full)).expect("the server is there");
     let refusal = |message| match message {
@@ -764,7 +740,7 @@ fn long_ids_of_writes_that_wait_are_bounded() {
         refused += 1;
     });
     assert!(list.is_ok());
-    let grown = resident_bytes().saturating_sub(before);
+    let grown = resident().saturating_sub(before);
     assert!(grown < 50 << 20, "{grown} bytes of writes that wait");
     client.send("kill", kill("a")).expect("the server is there");
     let mut waited = 0;
@@ -797,12 +773,9 @@ fn leave_exits(client: &mut ClientEnd, alive: usize) -> usize {
         ));
         client.send("left", request).expect("the server is there");
     }
-    let mut since = Instant::now();
     wait_until("they have exited", || {
-        if children_of(std::process::id()).len() > alive {
-            since = Instant::now();
-        }
-        since.elapsed() > Duration::from_millis(300)
+        at_rest("they have exited");
+        children_of(std::process::id()).len() <= alive
     });
     COUNT
 }
@@ -851,7 +824,7 @@ fn lists_that_waited_together_are_sent_one_by_one() {
     spawn_long(&mut client, "long");
     leave_exits(&mut client, 1);
     let is_list = |outcome: &Result<Reply, RpcError>| matches!(outcome, Ok(Reply::List(_)));
-    let before = resident_bytes();
+    let before = resident();
     client
         .send("late", Request::Spawn(params("late", &["true"])))
         .expect("the server is there");
@@ -881,9 +854,9 @@ fn lists_that_waited_together_are_sent_one_by_one() {
             _ => {}
         }
     }
-    // What must not come has no signal: this is time enough for all lists to be made.
-    std::thread::sleep(Duration::from_secs(1));
-    let grown = resident_bytes().saturating_sub(before);
+    // As many lists are made as ever will be while none is received.
+    at_rest("no more lists are made");
+    let grown = resident().saturating_sub(before);
     assert!(grown < 100 << 20, "{grown} bytes that were not received");
     while answers < 300 {
         if let ServerMessage::Response { outcome, .. } = next() {
@@ -977,12 +950,16 @@ fn handle_used_again_is_told_behind_its_last_exit() {
         let run = |name: &str, attempts: std::ops::Range<i64>| {
             let done = scratch.path(&format!("{name}{round}"));
             let script = format!("printf {name}; : > {done}");
-            for id in attempts {
+            for id in attempts.clone() {
                 let request = Request::Spawn(streamed("a", &["sh", "-c", &script]));
                 client.send(id, request).expect("the server is there");
                 let sent = Instant::now();
                 // Between the end of a process and its handle's there is a moment, in which it is refused.
-                while sent.elapsed() < Duration::from_secs(2) {
+                let patience = match attempts.end - attempts.start {
+                    1 => PATIENCE,
+                    _ => Duration::from_secs(2),
+                };
+                while sent.elapsed() < patience {
                     if std::path::Path::new(&done).exists() {
                         wait_until("it has been reaped", || {
                             children_of(std::process::id()).is_empty()

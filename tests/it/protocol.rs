@@ -1,6 +1,6 @@
 //! The envelope: framing, ids, lines that are not requests, the handshake. After each bad line the next one is served.
 
-use crate::harness::{Client, Mode, apply, both, encode, test};
+use crate::harness::{Client, Mode, apply, both, encode, resident, test};
 use procwire::Config;
 use serde_json::{Value, json};
 use std::io::{Cursor, Write};
@@ -802,27 +802,16 @@ fn endless_line_is_skipped_and_never_stored() {
     let piece = vec![b'x'; 64 * 1024 + 1];
     client.send_raw(&piece);
     assert_eq!(code_of(&client.response(Value::Null)), -32600);
-    let before = resident_bytes();
+    let before = resident();
     for _ in 0..2000 {
         client.send_raw(&piece);
     }
-    let grown = resident_bytes().saturating_sub(before);
+    let grown = resident().saturating_sub(before);
     assert!(grown < 16 << 20, "{grown} bytes for a line that is skipped");
     client.send_raw(b"\n");
     assert_serving(&mut client);
     let (left, _) = client.finish();
     assert!(left.is_empty(), "one line, one answer: {left:?}");
-}
-
-/// The memory of this process, the server in it included.
-fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc is mounted");
-    let pages: u64 = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|f| f.parse().ok())
-        .expect("a number");
-    pages * 4096
 }
 
 /// Before it and without it everything works; a second one is refused and changes nothing.

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Mode, Scratch, apply, binary, children_of, cpu_time, descriptors, is_alive, kill_stray,
-    processes, test, times, wait_until,
+    Client, Mode, PATIENCE, Scratch, apply, binary, children_of, descriptors, is_alive, kill_stray,
+    must_idle, processes, test, times, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -291,11 +291,7 @@ fn ends_with_its_child() {
         client.spawn(Mode::Tty.params("c", &["true"]));
         assert_eq!(client.exited("c")["outputDrainTimedOut"], false);
     }
-    assert!(
-        started.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
     client.finish();
 }
 
@@ -316,7 +312,10 @@ fn a_detached_child_that_holds_it_delays_the_exit_a_little() {
     let took = started.elapsed();
     assert_eq!(exited["exitCode"], 4);
     assert_eq!(exited["outputDrainTimedOut"], true);
-    assert!((2_000..6_000).contains(&took.as_millis()), "{took:?}");
+    assert!(
+        (2_000..PATIENCE.as_millis()).contains(&took.as_millis()),
+        "{took:?}"
+    );
     assert!(is_alive(stray), "what has left the group lives on");
     client.finish();
     kill_stray(stray);
@@ -357,13 +356,7 @@ fn input_for_a_hung_up_terminal_costs_nothing() {
     });
     let id = client.write("c", &vec![b'x'; TYPED]);
     assert_eq!(client.result(id), json!({}));
-    let before = cpu_time();
-    std::thread::sleep(Duration::from_millis(500));
-    let spent = cpu_time() - before;
-    assert!(
-        spent < Duration::from_millis(60),
-        "{spent:?} of CPU time in half a second"
-    );
+    must_idle();
     client.call("process/kill", json!({"processHandle": "c", "signal": "SIGCONT"}));
     client.until("c", &format!("{TYPED}\n"));
     assert_eq!(client.exited("c")["exitCode"], 0);

@@ -8,8 +8,8 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Client, Mode, PROCWIRE, Scratch, apply, binary, children_of, is_alive, kill_stray, processes, test, wait,
-    wait_until,
+    Client, Mode, PROCWIRE, Proc, Scratch, apply, binary, children_of, is_alive, kill_stray, processes, test,
+    wait, wait_until,
 };
 
 fn text(bytes: &[u8]) -> String {
@@ -620,9 +620,7 @@ fn the_background_neither_reads_nor_stops() {
         // Before it reads, the shell has given it the terminal.
         let job = run_below(shell);
         wait_until("it is in the foreground", || {
-            let stat = std::fs::read_to_string(format!("/proc/{job}/stat")).unwrap_or_default();
-            let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-            fields.get(2) == fields.get(5)
+            Proc::of(job).is_some_and(|job| job.foreground == Some(job.group))
         });
         screen.write("mine\r");
         screen.until("got mine\r\n");

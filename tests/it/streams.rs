@@ -255,7 +255,7 @@ fn what_is_not_a_pipe_is_not_waited_for() {
         });
         // A busy machine is not busy all the time.
         let took = took.min().expect("five times");
-        assert!(took < Duration::from_millis(500), "{took:?}");
+        assert!(took < Duration::from_millis(1_900), "{took:?}");
     }
     // One that is a pipe is drained as ever.
     let members = json!({"stdout": "null"});

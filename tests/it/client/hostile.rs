@@ -481,7 +481,7 @@ fn endless_output_that_is_not_read_is_bounded() {
             };
             // Streams take turns, so that no piece can be joined to the last.
             let both = format!("{}\n{}", line("stdout"), line("stderr"));
-            let (batch, batches) = if bytes == 1 { (1_000, 40) } else { (1, 600) };
+            let (batch, batches) = if bytes == 1 { (1_000, 40) } else { (1, 300) };
             let batch = vec![both; batch].join("\n");
             for _ in 0..batches {
                 assert!(peer.send(&batch), "it is still there");
