@@ -126,6 +126,7 @@ fn core_dumps_are_told_as_the_kernel_tells_them() {
             "command": ["sh", "-c", script],
             "processHandle": "a",
             "cwd": scratch.path(""),
+            "timeoutMs": null,
         }));
         assert_eq!(exited["coreDumped"], other.core_dumped(), "{script}: {exited}");
         assert_eq!(
