@@ -12,6 +12,8 @@ mod draw;
 mod floor;
 mod growth;
 mod machine;
+#[path = "../it/proc.rs"]
+mod proc;
 mod results;
 mod rows;
 mod scan;

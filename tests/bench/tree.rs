@@ -7,6 +7,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::proc::{self, Proc};
+
 /// A server's executables, taken while it has no processes to serve.
 ///
 /// A server may be several processes, and so may be a launcher that stays in front of it.
@@ -44,10 +46,10 @@ impl Server {
         };
         for id in below(own_id()) {
             if executable(id).is_some_and(|path| self.executables.contains(&path)) {
-                let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-                sum.private_kib += field(&status, "RssAnon:");
-                sum.resident_kib += field(&status, "VmRSS:");
-                sum.threads += field(&status, "Threads:");
+                let id = id.cast_unsigned();
+                sum.private_kib += proc::private_bytes(id).unwrap_or(0) / 1024;
+                sum.resident_kib += proc::resident(id).unwrap_or(0) / 1024;
+                sum.threads += proc::threads(id).unwrap_or(0);
             }
         }
         sum
@@ -132,21 +134,10 @@ fn below(root: libc::pid_t) -> Vec<libc::pid_t> {
 }
 
 fn parent(id: libc::pid_t) -> Option<libc::pid_t> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The name in parentheses may hold anything, parentheses and spaces included.
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(1)?.parse().ok()
+    Some(Proc::of(id.cast_unsigned())?.parent.cast_signed())
 }
 
 /// What a process runs; nothing for a zombie.
 fn executable(id: libc::pid_t) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{id}/exe")).ok()
-}
-
-fn field(status: &str, name: &str) -> u64 {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(name))
-        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
 }

@@ -1,19 +1,8 @@
 //! Arguments and handles: bytes that are not interpreted on the way.
 
-use crate::harness::{Client, Mode, Scratch, Test, both, children_of, test};
+use crate::harness::{Client, Mode, Scratch, apply, both, children_of, test};
 use crate::spawn::{silent_to_the_end, still_serves};
 use serde_json::{Value, json};
-
-pub const TESTS: &[Test] = &[
-    both!(arguments_arrive_verbatim),
-    test!(every_character_arrives),
-    test!(escapes_of_json_are_undone),
-    test!(nul_is_refused),
-    test!(half_a_surrogate_pair_is_refused),
-    both!(ten_thousand_arguments_arrive),
-    both!(program_that_looks_like_an_option_runs),
-    test!(handles_are_not_interpreted),
-];
 
 /// The arguments, the shell's own left out, as the kernel has them.
 const SHOW: [&str; 4] = ["sh", "-c", "cat /proc/$$/cmdline; exit 0", "sh"];
@@ -28,6 +17,7 @@ fn arguments_of(client: &mut Client, mode: Mode, arguments: &[&str]) -> String {
     own.unwrap_or_else(|| panic!("{printed:?}")).to_owned()
 }
 
+#[apply(both)]
 fn arguments_arrive_verbatim(mode: Mode) {
     let arguments = [
         "",
@@ -59,6 +49,7 @@ fn arguments_arrive_verbatim(mode: Mode) {
 }
 
 /// All of ASCII but NUL, and the edges of every length of UTF-8.
+#[apply(test)]
 fn every_character_arrives() {
     let ascii: String = (1..=0x7fu8).map(char::from).collect();
     let edges = "\u{80}\u{7ff}\u{800}\u{d7ff}\u{e000}\u{fffd}\u{ffff}\u{10000}\u{10ffff}";
@@ -71,6 +62,7 @@ fn every_character_arrives() {
 }
 
 /// What a client writes as an escape is the character, a pair of surrogates included.
+#[apply(test)]
 fn escapes_of_json_are_undone() {
     let mut client = Client::in_process();
     client.send_raw(
@@ -82,6 +74,7 @@ fn escapes_of_json_are_undone() {
     silent_to_the_end(client);
 }
 
+#[apply(test)]
 fn nul_is_refused() {
     let mut client = Client::in_process();
     for (command, named) in [(["a\0b", "x"], "command[0]"), (["true", "a\0"], "command[1]")] {
@@ -102,6 +95,7 @@ fn nul_is_refused() {
 }
 
 /// It is not a character, so it cannot be an argument.
+#[apply(test)]
 fn half_a_surrogate_pair_is_refused() {
     let mut client = Client::in_process();
     for (id, half) in ["\\ud800", "\\udc00", "\\ud800x", "\\ud800\\ud800"]
@@ -128,6 +122,7 @@ fn half_a_surrogate_pair_is_refused() {
     still_serves(client, Mode::Pipe);
 }
 
+#[apply(both)]
 fn ten_thousand_arguments_arrive(mode: Mode) {
     let numbers: Vec<String> = (0..10_000).map(|n| n.to_string()).collect();
     let arguments: Vec<&str> = numbers.iter().map(String::as_str).collect();
@@ -137,6 +132,7 @@ fn ten_thousand_arguments_arrive(mode: Mode) {
     silent_to_the_end(client);
 }
 
+#[apply(both)]
 fn program_that_looks_like_an_option_runs(mode: Mode) {
     let scratch = Scratch::new();
     let mut client = Client::in_process();
@@ -158,6 +154,7 @@ fn program_that_looks_like_an_option_runs(mode: Mode) {
 }
 
 /// A handle is any text that is not empty, and comes back as it was sent.
+#[apply(test)]
 fn handles_are_not_interpreted() {
     let long = "h".repeat(4_096);
     let handles = [

@@ -1,19 +1,11 @@
 //! The recording that the README shows: it is drawn from its cast, and what it shows happens.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use avt::Terminal;
 use serde_json::Value;
 
-use crate::harness::{PROCWIRE, Scratch, Test, test};
-
-pub const TESTS: &[Test] = &[
-    test!(the_drawing_is_that_of_the_cast),
-    test!(the_first_minute_is_true),
-    test!(colours_sizes_and_pauses_of_other_casts_are_drawn),
-    test!(what_is_not_a_cast_is_named),
-];
+use crate::harness::{Scratch, apply, example, test};
 
 /// What a README may weigh beside its text.
 const MAX_SVG_BYTES: usize = 60_000;
@@ -35,13 +27,7 @@ fn document(name: &str) -> PathBuf {
 
 /// Runs the tool; what it prints, or its error.
 fn cast(arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--example", "cast", "--"])
-        .args(arguments)
-        .env("PROCWIRE", PROCWIRE)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo starts");
+    let output = example("cast").args(arguments).output().expect("it starts");
     match output.status.success() {
         true => Ok(String::from_utf8(output.stdout).expect("it prints UTF-8")),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
@@ -64,6 +50,7 @@ fn last_screen(text: &str) -> Vec<String> {
     lines.map(|line| line.text().trim_end().to_owned()).collect()
 }
 
+#[apply(test)]
 fn the_drawing_is_that_of_the_cast() {
     let drawn =
         cast(&["draw", document("first-minute.cast").to_str().expect("UTF-8")]).expect("it is a cast");
@@ -88,6 +75,7 @@ fn the_drawing_is_that_of_the_cast() {
 }
 
 /// Plays the commands once more: they still print what the recording shows, but for numbers.
+#[apply(test)]
 fn the_first_minute_is_true() {
     let scratch = Scratch::new();
     let file = scratch.path("again.cast");
@@ -107,6 +95,7 @@ fn the_first_minute_is_true() {
     assert_eq!(without_numbers(&again), without_numbers(&recorded));
 }
 
+#[apply(test)]
 fn colours_sizes_and_pauses_of_other_casts_are_drawn() {
     let scratch = Scratch::new();
     let events = [
@@ -135,6 +124,7 @@ fn colours_sizes_and_pauses_of_other_casts_are_drawn() {
     assert!(!svg.contains("not shown"), "{svg}");
 }
 
+#[apply(test)]
 fn what_is_not_a_cast_is_named() {
     let scratch = Scratch::new();
     for (text, error) in [

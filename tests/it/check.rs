@@ -7,33 +7,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 
 use crate::command_line::{PROCWIRE, procwire, text};
-use crate::harness::{Client, Mode, Scratch, Test, binary, is_alive, test, wait_until};
-
-pub const TESTS: &[Test] = &[
-    test!(says_what_differs),
-    test!(shows_every_member_and_every_difference),
-    test!(differences_fit_100_columns),
-    test!(holds_the_order_and_no_other),
-    test!(takes_wildcards_for_any_value),
-    test!(one_file_does_not_stop_the_others),
-    test!(sessions_have_titles),
-    test!(a_server_that_does_not_start_is_an_error_of_its_own),
-    test!(a_server_that_never_answers_is_an_error_of_its_own),
-    test!(ends_a_server_that_hangs),
-    test!(a_server_cannot_control_the_terminal),
-    test!(waits_for_text_in_the_output),
-    test!(waits_for_text_of_any_process),
-    test!(forgets_what_need_not_be_shown),
-    test!(tells_of_an_offset_that_cannot_be),
-    test!(keeps_little_of_a_flood),
-    test!(reads_while_it_sends),
-    test!(can_be_interrupted_with_its_server),
-    test!(a_closed_pipe_ends_it_without_a_word),
-    test!(records_what_the_server_sends),
-    test!(records_again_and_keeps_what_fits),
-    test!(records_lines_of_json_from_stdin),
-    test!(a_failed_recording_changes_nothing),
-];
+use crate::harness::{Client, Mode, Scratch, apply, binary, is_alive, test, wait_until};
 
 const HELLO: &str = r#"
 # one
@@ -61,6 +35,7 @@ fn fed(arguments: &[&str], input: &str) -> Output {
     child.wait_with_output().expect("it ends")
 }
 
+#[apply(test)]
 fn says_what_differs() {
     let scratch = Scratch::new();
     let good = scratch.file("good.txt", 0o644, HELLO);
@@ -132,6 +107,7 @@ fn says_what_differs() {
     }
 }
 
+#[apply(test)]
 fn shows_every_member_and_every_difference() {
     let scratch = Scratch::new();
     let wrong = HELLO
@@ -158,6 +134,7 @@ fn shows_every_member_and_every_difference() {
     assert_eq!(printed.matches("\n  line ").count(), 4, "{printed}");
 }
 
+#[apply(test)]
 fn differences_fit_100_columns() {
     let scratch = Scratch::new();
     let long = |middle: &str| format!("{}{middle}{}", "a".repeat(3000), "z".repeat(3000));
@@ -211,6 +188,7 @@ fn differs(arguments: &[&str], why: &str) -> String {
 
 const ANY_EXIT: &str = r#"<-- {"method":"process/exited","params":"{...}"}"#;
 
+#[apply(test)]
 fn takes_wildcards_for_any_value() {
     let scratch = Scratch::new();
     let (first, exit) = HELLO
@@ -229,6 +207,7 @@ fn takes_wildcards_for_any_value() {
 }
 
 /// Two answers and two processes may come in any order; the end of a process may not come before its output.
+#[apply(test)]
 fn holds_the_order_and_no_other() {
     let scratch = Scratch::new();
     let any_order = r#"
@@ -250,6 +229,7 @@ fn holds_the_order_and_no_other() {
     }
 }
 
+#[apply(test)]
 fn one_file_does_not_stop_the_others() {
     let scratch = Scratch::new();
     let good = scratch.file("good.txt", 0o644, HELLO);
@@ -299,6 +279,7 @@ fn one_file_does_not_stop_the_others() {
     );
 }
 
+#[apply(test)]
 fn sessions_have_titles() {
     let scratch = Scratch::new();
     let list = "--> {\"id\":1,\"method\":\"process/list\"}\n<-- {\"id\":1,\"result\":{\"processes\":[]}}\n";
@@ -326,6 +307,7 @@ fn sessions_have_titles() {
     );
 }
 
+#[apply(test)]
 fn a_server_that_does_not_start_is_an_error_of_its_own() {
     let scratch = Scratch::new();
     let hello = scratch.file("hello.txt", 0o644, HELLO);
@@ -356,6 +338,7 @@ fn a_server_that_does_not_start_is_an_error_of_its_own() {
     }
 }
 
+#[apply(test)]
 fn a_server_that_never_answers_is_an_error_of_its_own() {
     let scratch = Scratch::new();
     let hello = scratch.file("hello.txt", 0o644, HELLO);
@@ -396,6 +379,7 @@ fn a_server_that_never_answers_is_an_error_of_its_own() {
 
 /// Whatever the server does instead of going on, and whatever it has started; that nothing is left of
 /// it, the harness checks.
+#[apply(test)]
 fn ends_a_server_that_hangs() {
     let scratch = Scratch::new();
     let hello = scratch.file("hello.txt", 0o644, HELLO);
@@ -422,6 +406,7 @@ fn ends_a_server_that_hangs() {
     }
 }
 
+#[apply(test)]
 fn a_server_cannot_control_the_terminal() {
     let scratch = Scratch::new();
     let list = "# \u{9b}31mtitle\n--> {\"id\":1,\"method\":\"process/list\"}\n<-- {\"id\":1,\"result\":{}}\n";
@@ -479,6 +464,7 @@ fn a_server_cannot_control_the_terminal() {
 /// A server that is started, waited for, talked to and killed. What else it prints is not shown.
 const SMOKE: &str = include_str!("../../docs/examples/server.session");
 
+#[apply(test)]
 fn waits_for_text_in_the_output() {
     let scratch = Scratch::new();
     let good = scratch.file("smoke.txt", 0o644, SMOKE);
@@ -555,6 +541,7 @@ fn waits_for_text_in_the_output() {
 }
 
 /// The same text in pieces, on both streams, of several processes, with a space at its end.
+#[apply(test)]
 fn waits_for_text_of_any_process() {
     let spawn = |id: u32, script: &str| {
         let params = json!({"command": ["sh", "-c", script], "processHandle": format!("p{id}"),
@@ -586,17 +573,19 @@ fn waits_for_text_of_any_process() {
 }
 
 /// Of a process whose text has come, any amount of output may follow.
+#[apply(test)]
 fn forgets_what_need_not_be_shown() {
-    let params = json!({"command": ["sh", "-c", "echo ready; yes | head -c 80000000; echo; echo end >&2; read x"],
+    let params = json!({"command": ["sh", "-c", "echo ready; yes | head -c 60000000; echo; echo end >&2; read x"],
         "processHandle": "a", "streamStdin": true, "streamStdoutStderr": true, "timeoutMs": null,
         "outputBytesCap": null});
     let spawn = json!({"id": 1, "method": "process/spawn", "params": params});
     let answer = json!({"id": 1, "result": {"pid": "{...}"}});
     let session = format!("--> {spawn}\n<-- {answer}\n<~ ready\n<~ end\n");
-    let output = fed(&["check", "--deadline", "60s", "-"], &session);
+    let output = fed(&["check", "--deadline", "200s", "-"], &session);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
 }
 
+#[apply(test)]
 fn tells_of_an_offset_that_cannot_be() {
     let scratch = Scratch::new();
     let delta = |offset: u64, bytes: &str| {
@@ -609,6 +598,7 @@ fn tells_of_an_offset_that_cannot_be() {
     differs(&["--server", &server, &file], "beyond the largest offset");
 }
 
+#[apply(test)]
 fn keeps_little_of_a_flood() {
     let scratch = Scratch::new();
     let file = scratch.file("hello.txt", 0o644, HELLO);
@@ -622,6 +612,7 @@ fn keeps_little_of_a_flood() {
 }
 
 /// One that answers while it reads waits for its answer to be read.
+#[apply(test)]
 fn reads_while_it_sends() {
     let scratch = Scratch::new();
     let long = format!("\"{}\"", "x".repeat(1 << 20));
@@ -630,6 +621,7 @@ fn reads_while_it_sends() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
 }
 
+#[apply(test)]
 fn can_be_interrupted_with_its_server() {
     let scratch = Scratch::new();
     let file = scratch.file("hello.txt", 0o644, HELLO);
@@ -649,6 +641,7 @@ fn can_be_interrupted_with_its_server() {
     client.finish();
 }
 
+#[apply(test)]
 fn a_closed_pipe_ends_it_without_a_word() {
     let scratch = Scratch::new();
     let file = scratch.file("hello.txt", 0o644, HELLO);
@@ -669,6 +662,7 @@ fn a_closed_pipe_ends_it_without_a_word() {
 }
 
 /// What is recorded is what is then found to be the same.
+#[apply(test)]
 fn records_what_the_server_sends() {
     let scratch = Scratch::new();
     let spawn = |id: u32, script: &str, more: &str| {
@@ -748,6 +742,7 @@ fn records_what_the_server_sends() {
     assert_eq!(std::fs::read_to_string(&file).expect("it is there"), recorded);
 }
 
+#[apply(test)]
 fn records_again_and_keeps_what_fits() {
     let scratch = Scratch::new();
     let wrong = HELLO
@@ -802,6 +797,7 @@ fn records_again_and_keeps_what_fits() {
     assert_eq!(recorded, expected);
 }
 
+#[apply(test)]
 fn records_lines_of_json_from_stdin() {
     let scratch = Scratch::new();
     let sent = "{\"id\":1,\"method\":\"process/list\"}\n--> {\"method\":\"initialized\"}\n";
@@ -825,6 +821,7 @@ fn records_lines_of_json_from_stdin() {
     drop(scratch);
 }
 
+#[apply(test)]
 fn a_failed_recording_changes_nothing() {
     let scratch = Scratch::new();
     let answer = "echo '{\"id\":1,\"result\":{\"pid\":1}}'";

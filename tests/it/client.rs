@@ -1,7 +1,7 @@
 //! The Rust client: processes over each kind of connection, what is bounded, what is waited for.
 
-pub mod as_std;
-pub mod hostile;
+mod as_std;
+mod hostile;
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
@@ -16,34 +16,8 @@ use procwire::protocol::{Stage, code};
 use procwire::{Config, Connection};
 
 use crate::harness::{
-    PATIENCE, Test, binary, children_of, is_alive, kill_stray, pattern, test, times, wait_until,
+    PATIENCE, apply, binary, children_of, is_alive, kill_stray, pattern, test, times, wait_until,
 };
-
-pub const TESTS: &[Test] = &[
-    test!(a_process_is_fed_read_and_waited_for_over_every_connection),
-    test!(the_builder_says_what_is_started),
-    test!(events_come_in_the_order_they_were_printed),
-    test!(a_terminal_is_typed_at_and_resized),
-    test!(errors_keep_code_message_and_data),
-    test!(kill_signal_and_terminate),
-    test!(waiting_has_an_end),
-    test!(a_timeout_is_told_apart),
-    test!(what_is_dropped_is_killed_unless_told_otherwise),
-    test!(a_process_that_is_not_read_delays_no_other),
-    test!(all_processes_together_have_a_limit_of_what_is_not_read),
-    test!(a_limit_that_waits_loses_nothing),
-    test!(a_process_that_does_not_read_slows_its_writer_only),
-    test!(a_dropped_stream_is_closed_and_thrown_away),
-    test!(reading_ends_with_the_stream),
-    test!(both_ends_of_long_output_are_kept),
-    test!(what_a_process_prints_is_waited_for_from_any_thread),
-    test!(a_lost_server_ends_everything_that_waits),
-    test!(a_request_that_is_too_long_is_refused_and_no_other),
-    test!(a_writer_that_fails_ends_the_connection),
-    test!(a_server_that_cannot_serve_says_why),
-    test!(closing_waits_until_all_is_gone),
-    test!(many_threads_share_a_client),
-];
 
 fn in_process() -> Client {
     Client::in_process(Config::default()).expect("threads can be started")
@@ -116,6 +90,7 @@ fn read_until(reader: &mut impl Read, text: &str) -> String {
 }
 
 /// Bytes of every value go there and back, in order and whole, with neither a deadlock nor a gap.
+#[apply(test)]
 fn a_process_is_fed_read_and_waited_for_over_every_connection() {
     for (name, client) in [
         ("in process", in_process()),
@@ -145,6 +120,7 @@ fn a_process_is_fed_read_and_waited_for_over_every_connection() {
     }
 }
 
+#[apply(test)]
 fn the_builder_says_what_is_started() {
     let client = in_process();
     let output = client
@@ -181,6 +157,7 @@ fn the_builder_says_what_is_started() {
     );
 }
 
+#[apply(test)]
 fn events_come_in_the_order_they_were_printed() {
     let client = in_process();
     // Each line waits until the one before it was seen, so that there is an order.
@@ -215,6 +192,7 @@ fn gone(error: io::Error) -> io::Result<()> {
     }
 }
 
+#[apply(test)]
 fn a_terminal_is_typed_at_and_resized() {
     let client = in_process();
     let script = "test -t 0 && stty size; read x; stty size; cat >/dev/null; echo end >&2";
@@ -234,6 +212,7 @@ fn a_terminal_is_typed_at_and_resized() {
     assert!(matches!(refused, Error::Refused(e) if e.code == code::INVALID_REQUEST));
 }
 
+#[apply(test)]
 fn errors_keep_code_message_and_data() {
     for client in [in_process(), launched()] {
         let error = client
@@ -265,6 +244,7 @@ fn errors_keep_code_message_and_data() {
     }
 }
 
+#[apply(test)]
 fn kill_signal_and_terminate() {
     let client = in_process();
     let mut process = spawn_ready(&client, sh("printf ready; exec sleep 1000"));
@@ -301,6 +281,7 @@ fn kill_signal_and_terminate() {
     assert_eq!(process.wait().expect("it ends").signal(), Some("SIGKILL"));
 }
 
+#[apply(test)]
 fn waiting_has_an_end() {
     let client = in_process();
     let mut process = client.spawn(sh("exec sleep 1000")).expect("it starts");
@@ -313,6 +294,7 @@ fn waiting_has_an_end() {
     assert_eq!(process.try_wait().expect("it is known"), Some(status));
 }
 
+#[apply(test)]
 fn a_timeout_is_told_apart() {
     let client = in_process();
     let output = client
@@ -327,6 +309,7 @@ fn a_timeout_is_told_apart() {
     assert_eq!(output.stdout, b"x");
 }
 
+#[apply(test)]
 fn what_is_dropped_is_killed_unless_told_otherwise() {
     let client = in_process();
     let process = spawn_ready(&client, sh("printf ready; sleep 1000"));
@@ -349,6 +332,7 @@ fn what_is_dropped_is_killed_unless_told_otherwise() {
 
 /// Two floods that are not read, one of each kind of connection: all others are served, and what
 /// is read later is an unbroken beginning, then the loss, then the end.
+#[apply(test)]
 fn a_process_that_is_not_read_delays_no_other() {
     for client in [in_process(), launched()] {
         let limit = 1024 * 1024;
@@ -375,6 +359,7 @@ fn a_process_that_is_not_read_delays_no_other() {
 
 /// Of eight that print 2 MB each, some lose what does not fit in 4 MB and 1 MiB for each; one that prints little does not,
 /// and what was read or dropped makes room.
+#[apply(test)]
 fn all_processes_together_have_a_limit_of_what_is_not_read() {
     let client = Client::builder()
         .unread_limit(4_000_000)
@@ -408,6 +393,7 @@ fn all_processes_together_have_a_limit_of_what_is_not_read() {
     assert_eq!(kept(&mut last), 2_000_000);
 }
 
+#[apply(test)]
 fn a_limit_that_waits_loses_nothing() {
     let client = launched();
     let size = 6_000_000;
@@ -437,6 +423,7 @@ fn a_limit_that_waits_loses_nothing() {
     assert!(!is_alive(pid(&unread)));
 }
 
+#[apply(test)]
 fn a_process_that_does_not_read_slows_its_writer_only() {
     let client = launched();
     let mut process = spawn_ready(&client, sh("printf ready; exec sleep 1000"));
@@ -464,6 +451,7 @@ fn a_process_that_does_not_read_slows_its_writer_only() {
     process.wait().expect("it ends");
 }
 
+#[apply(test)]
 fn a_dropped_stream_is_closed_and_thrown_away() {
     let client = in_process();
     let script = "printf ready; read x; head -c 3000000 /dev/zero; echo end >&2";
@@ -477,6 +465,7 @@ fn a_dropped_stream_is_closed_and_thrown_away() {
     assert_eq!(output.status.details().stdout_bytes, 5);
 }
 
+#[apply(test)]
 fn reading_ends_with_the_stream() {
     for client in [in_process(), launched()] {
         let script = "echo out; exec >&-; read x; echo err >&2; exec 2>&-; exec sleep 1000";
@@ -502,6 +491,7 @@ fn reading_ends_with_the_stream() {
     }
 }
 
+#[apply(test)]
 fn both_ends_of_long_output_are_kept() {
     for client in [in_process(), launched()] {
         let run = |keep: Keep, cap: Option<u64>| {
@@ -555,6 +545,7 @@ fn both_ends_of_long_output_are_kept() {
     }
 }
 
+#[apply(test)]
 fn what_a_process_prints_is_waited_for_from_any_thread() {
     for client in [in_process(), launched()] {
         let mut cat = client.spawn(Command::new("cat")).expect("it starts");
@@ -604,6 +595,7 @@ fn what_a_process_prints_is_waited_for_from_any_thread() {
 }
 
 /// The server dies: what waits for output, an end or an answer hears so, and says why.
+#[apply(test)]
 fn a_lost_server_ends_everything_that_waits() {
     let client = launched();
     let mut process = spawn_ready(&client, sh("printf ready; exec sleep 1000"));
@@ -632,6 +624,7 @@ fn a_lost_server_ends_everything_that_waits() {
 }
 
 /// The server does not know whose it was; the others are answered.
+#[apply(test)]
 fn a_request_that_is_too_long_is_refused_and_no_other() {
     let mut command = binary();
     command.args(["--max-message-bytes", "100000"]);
@@ -663,6 +656,7 @@ fn a_request_that_is_too_long_is_refused_and_no_other() {
     assert_eq!(output.stdout.len(), 1_000_000);
 }
 
+#[apply(test)]
 fn a_writer_that_fails_ends_the_connection() {
     /// Takes the two lines of the handshake, then half a line, and then fails once.
     struct Failing(Shut, u32);
@@ -684,6 +678,7 @@ fn a_writer_that_fails_ends_the_connection() {
     client.list().expect_err("nothing can follow");
 }
 
+#[apply(test)]
 fn a_server_that_cannot_serve_says_why() {
     // SAFETY: installs no code; the test has this process for itself.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
@@ -693,6 +688,7 @@ fn a_server_that_cannot_serve_says_why() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
+#[apply(test)]
 fn closing_waits_until_all_is_gone() {
     for client in [in_process(), launched()] {
         let process = spawn_ready(&client, sh("trap '' TERM HUP; printf ready; exec sleep 1000"));
@@ -706,6 +702,7 @@ fn closing_waits_until_all_is_gone() {
     }
 }
 
+#[apply(test)]
 fn many_threads_share_a_client() {
     let client = launched();
     let pids: Vec<HashSet<u32>> = thread::scope(|scope| {

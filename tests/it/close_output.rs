@@ -2,18 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Mode, Test, test, times};
-
-pub const TESTS: &[Test] = &[
-    test!(the_program_is_told_by_the_system),
-    test!(each_stream_is_closed_alone_or_both_at_once),
-    test!(no_delta_follows_the_answer),
-    test!(what_was_read_counts_and_collected_output_stays),
-    test!(what_cannot_be_closed_is_refused),
-    test!(it_takes_effect_in_its_turn),
-    test!(what_holds_a_closed_stream_open_is_not_waited_for),
-    test!(a_client_that_does_not_read_can_close),
-];
+use crate::harness::{Client, Mode, apply, test, times};
 
 fn close(client: &mut Client, handle: &str, stream: Value) -> i64 {
     let mut params = json!({"processHandle": handle});
@@ -23,6 +12,7 @@ fn close(client: &mut Client, handle: &str, stream: Value) -> i64 {
     client.request("process/closeOutput", params)
 }
 
+#[apply(test)]
 fn the_program_is_told_by_the_system() {
     let mut client = Client::in_process();
     for collected in [false, true] {
@@ -45,6 +35,7 @@ fn the_program_is_told_by_the_system() {
     client.finish();
 }
 
+#[apply(test)]
 fn each_stream_is_closed_alone_or_both_at_once() {
     let mut client = Client::in_process();
     let script = "echo ready; read x; { echo out; } || exit 1; { echo err >&2; } || exit 2; exit 0";
@@ -59,6 +50,7 @@ fn each_stream_is_closed_alone_or_both_at_once() {
     client.finish();
 }
 
+#[apply(test)]
 fn no_delta_follows_the_answer() {
     let mut client = Client::in_process();
     for _ in 0..times(30) {
@@ -90,6 +82,7 @@ fn no_delta_follows_the_answer() {
     client.finish();
 }
 
+#[apply(test)]
 fn what_was_read_counts_and_collected_output_stays() {
     let mut client = Client::in_process();
     for keep in [json!("head"), json!({"head": 3, "tail": 4})] {
@@ -136,6 +129,7 @@ fn what_was_read_counts_and_collected_output_stays() {
     client.finish();
 }
 
+#[apply(test)]
 fn what_cannot_be_closed_is_refused() {
     let mut client = Client::in_process();
     let id = close(&mut client, "none", Value::Null);
@@ -164,6 +158,7 @@ fn what_cannot_be_closed_is_refused() {
     client.finish();
 }
 
+#[apply(test)]
 fn it_takes_effect_in_its_turn() {
     let mut client = Client::in_process();
     for _ in 0..times(20) {
@@ -184,6 +179,7 @@ fn it_takes_effect_in_its_turn() {
     client.finish();
 }
 
+#[apply(test)]
 fn what_holds_a_closed_stream_open_is_not_waited_for() {
     let mut client = Client::in_process();
     let mut params = Mode::Pipe.params("h", &["sh", "-c", "sleep 1000 & echo ready; read x; exit 0"]);
@@ -200,6 +196,7 @@ fn what_holds_a_closed_stream_open_is_not_waited_for() {
     client.finish();
 }
 
+#[apply(test)]
 fn a_client_that_does_not_read_can_close() {
     let mut client = Client::in_process();
     client.stop_reading();

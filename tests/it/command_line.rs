@@ -9,36 +9,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Client, Mode, Scratch, Test, binary, both, children_of, is_alive, kill_stray, pattern, processes, test,
+    Client, Mode, Scratch, apply, binary, both, children_of, is_alive, kill_stray, pattern, processes, test,
     wait, wait_until,
 };
-
-pub const TESTS: &[Test] = &[
-    both!(a_program_runs_as_if_it_had_been_typed),
-    test!(output_goes_to_the_right_stream),
-    test!(input_is_fed_to_its_end),
-    test!(exit_codes_are_kept),
-    test!(flags_say_how_it_runs),
-    test!(json_is_one_line),
-    test!(signals_are_passed_on),
-    test!(asked_twice_it_ends),
-    test!(a_signal_ends_an_attempt_without_an_answer),
-    test!(a_signal_ends_the_wait_for_a_server_that_stays),
-    test!(it_is_stopped_together_with_its_program),
-    test!(what_fails_here_is_named),
-    test!(nothing_is_left_after_sigkill),
-    test!(what_it_leaves_running_ends_with_it),
-    test!(a_closed_output_ends_the_program),
-    test!(a_reader_that_is_late_gets_everything),
-    test!(a_terminal_in_a_terminal),
-    test!(a_terminal_without_one),
-    test!(the_terminal_is_restored_in_every_way_out),
-    test!(any_command_can_be_the_server),
-    test!(help_teaches_and_mistakes_exit_with_2),
-    test!(help_names_every_method_and_every_param),
-    test!(a_closed_pipe_ends_it_without_a_word),
-    test!(typed_alone_it_says_what_it_waits_for),
-];
 
 pub use crate::harness::PROCWIRE;
 
@@ -85,6 +58,7 @@ fn typed(mode: Mode, arguments: &[&str]) -> (Client, u32) {
     (client, pid)
 }
 
+#[apply(both)]
 fn a_program_runs_as_if_it_had_been_typed(mode: Mode) {
     let script = "echo ready; read x; echo got $x; exit 7";
     let (mut client, _) = typed(mode, &["run", "--", "sh", "-c", script]);
@@ -95,6 +69,7 @@ fn a_program_runs_as_if_it_had_been_typed(mode: Mode) {
     client.finish();
 }
 
+#[apply(test)]
 fn output_goes_to_the_right_stream() {
     let output = procwire(&["run", "--", "sh", "-c", "echo out; echo err >&2"]);
     assert_eq!(
@@ -111,6 +86,7 @@ fn output_goes_to_the_right_stream() {
     assert!(wait(&mut child).success());
 }
 
+#[apply(test)]
 fn input_is_fed_to_its_end() {
     let mut child = start(&["run", "--", "cat"]);
     let sent = pattern(0, 3_000_000);
@@ -127,6 +103,7 @@ fn input_is_fed_to_its_end() {
     assert!(wait(&mut child).success());
 }
 
+#[apply(test)]
 fn exit_codes_are_kept() {
     let scratch = Scratch::new();
     let no_program = scratch.file("data", 0o644, "no program");
@@ -151,6 +128,7 @@ fn exit_codes_are_kept() {
     }
 }
 
+#[apply(test)]
 fn flags_say_how_it_runs() {
     let scratch = Scratch::new();
     let inner = scratch.directory("inner");
@@ -167,6 +145,7 @@ fn flags_say_how_it_runs() {
     assert_eq!(text(&output.stdout), format!("{inner}\n1=2||unset|d\n"));
 }
 
+#[apply(test)]
 fn json_is_one_line() {
     let mut child = start(&[
         "run",
@@ -205,6 +184,7 @@ fn signal(child: &Child, signal: libc::c_int) {
     assert_eq!(sent, 0, "the process is there");
 }
 
+#[apply(test)]
 fn signals_are_passed_on() {
     for (number, name) in [
         (libc::SIGINT, "INT"),
@@ -240,6 +220,7 @@ fn pid_of(child: &mut Child) -> u32 {
     line.trim().parse().expect("a pid")
 }
 
+#[apply(test)]
 fn asked_twice_it_ends() {
     let script = "trap '' TERM; echo $$; while :; do read x; done";
     let mut child = start(&["run", "--", "sh", "-c", script]);
@@ -260,6 +241,7 @@ fn asked_twice_it_ends() {
     wait_until("the program is gone", || !is_alive(pid));
 }
 
+#[apply(test)]
 fn a_signal_ends_an_attempt_without_an_answer() {
     for number in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
         let server = "trap '' HUP; echo $$ >&2; exec sleep 1000";
@@ -272,6 +254,7 @@ fn a_signal_ends_an_attempt_without_an_answer() {
     }
 }
 
+#[apply(test)]
 fn a_signal_ends_the_wait_for_a_server_that_stays() {
     let server = format!("{PROCWIRE}; echo $$ >&2; exec sleep 1000");
     let mut child = start(&["run", "--server", &server, "--", "sh", "-c", "exit 3"]);
@@ -280,6 +263,7 @@ fn a_signal_ends_the_wait_for_a_server_that_stays() {
     assert_eq!(wait(&mut child).code(), Some(3));
 }
 
+#[apply(test)]
 fn it_is_stopped_together_with_its_program() {
     let mut command = binary();
     command.args(["run", "--", "sh", "-c", "echo $$; exec sleep 1000"]);
@@ -299,6 +283,7 @@ fn it_is_stopped_together_with_its_program() {
     assert_eq!(wait(&mut child).signal(), Some(libc::SIGINT));
 }
 
+#[apply(test)]
 fn what_fails_here_is_named() {
     let full = std::fs::File::options().write(true).open("/dev/full");
     let output = binary()
@@ -325,6 +310,7 @@ fn what_fails_here_is_named() {
     }
 }
 
+#[apply(test)]
 fn nothing_is_left_after_sigkill() {
     let script = "trap '' HUP TERM; echo $$; setsid sleep 1000 & exec sleep 1000";
     let mut child = start(&["run", "--", "sh", "-c", script]);
@@ -335,6 +321,7 @@ fn nothing_is_left_after_sigkill() {
     // And so is all else, which the harness checks.
 }
 
+#[apply(test)]
 fn what_it_leaves_running_ends_with_it() {
     let output = procwire(&[
         "run",
@@ -347,6 +334,7 @@ fn what_it_leaves_running_ends_with_it() {
     assert!(!is_alive(pid), "it was gone before the program returned");
 }
 
+#[apply(test)]
 fn a_closed_output_ends_the_program() {
     let mut child = start(&["run", "--", "yes"]);
     read_until(child.stdout.as_mut().expect("piped"), "y\n");
@@ -355,6 +343,7 @@ fn a_closed_output_ends_the_program() {
 }
 
 /// Far more than all buffers on the way is printed before any of it is read.
+#[apply(test)]
 fn a_reader_that_is_late_gets_everything() {
     let size = 30_000_000;
     let script = format!("echo begun >&2; head -c {size} /dev/zero; echo end >&2");
@@ -377,6 +366,7 @@ fn a_reader_that_is_late_gets_everything() {
     assert!(wait(&mut child).success());
 }
 
+#[apply(test)]
 fn a_terminal_in_a_terminal() {
     // It reports its own size, and whether the terminal it was typed at takes lines or every byte.
     let script = "trap 'echo interrupted; exit 5' INT; stty size; tty; echo ready; \
@@ -406,6 +396,7 @@ fn a_terminal_in_a_terminal() {
     client.finish();
 }
 
+#[apply(test)]
 fn a_terminal_without_one() {
     let mut child = start(&["run", "--tty", "--", "sh", "-c", "stty size; cat; echo end"]);
     let mut stdin = child.stdin.take().expect("piped");
@@ -419,6 +410,7 @@ fn a_terminal_without_one() {
 }
 
 /// Each way out: what `stty` says of the terminal afterwards is what it said before.
+#[apply(test)]
 fn the_terminal_is_restored_in_every_way_out() {
     for (way, arguments, end) in [
         ("it exits", "-- sh -c 'echo ready; read x'", "exit"),
@@ -493,6 +485,7 @@ fn the_terminal_is_restored_in_every_way_out() {
     }
 }
 
+#[apply(test)]
 fn any_command_can_be_the_server() {
     let server = format!("{PROCWIRE} serve --default-timeout-ms 50");
     let output = procwire(&["run", "--server", &server, "--", "sh", "-c", "echo out; exit 3"]);
@@ -518,6 +511,7 @@ fn any_command_can_be_the_server() {
 }
 
 /// What the types say of the protocol is what the help lists, nested members left out.
+#[apply(test)]
 fn help_names_every_method_and_every_param() {
     let help = procwire(&["--help"]);
     let help = String::from_utf8(help.stdout).expect("the help is UTF-8");
@@ -536,6 +530,7 @@ fn help_names_every_method_and_every_param() {
     }
 }
 
+#[apply(test)]
 fn help_teaches_and_mistakes_exit_with_2() {
     for (arguments, wanted) in [
         (&["--help"][..], "procwire run -- echo hi"),
@@ -611,6 +606,7 @@ fn help_teaches_and_mistakes_exit_with_2() {
     }
 }
 
+#[apply(test)]
 fn a_closed_pipe_ends_it_without_a_word() {
     for arguments in [&["--help"][..], &["schema"], &["completions", "zsh"]] {
         let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -623,6 +619,7 @@ fn a_closed_pipe_ends_it_without_a_word() {
 }
 
 /// Alone at a terminal it says what it waits for; a program that asks for the protocol hears nothing else.
+#[apply(test)]
 fn typed_alone_it_says_what_it_waits_for() {
     let mut client = Client::in_process();
     client.spawn(Mode::Tty.params("p", &[&PROCWIRE]));

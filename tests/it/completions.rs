@@ -8,14 +8,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::{Client, Mode, Scratch, Test, binary, test};
-
-pub const TESTS: &[Test] = &[
-    test!(bash_completes),
-    test!(bash_completes_without_its_library),
-    test!(zsh_completes),
-    test!(fish_completes),
-];
+use crate::harness::{Client, Mode, Scratch, apply, binary, test};
 
 const REQUIRE_SHELLS: &str = "PROCWIRE_REQUIRE_SHELLS";
 /// As the distributions install it.
@@ -250,6 +243,7 @@ fn offered_by_bash(shell: &mut Shell, line: &str) -> Candidates {
         .collect()
 }
 
+#[apply(test)]
 fn bash_completes() {
     let mut shell = bash(&format!("set +u; . {BASH_COMPLETION}"));
     for case in CASES {
@@ -269,6 +263,7 @@ fn bash_completes() {
 }
 
 /// The program, but not what it completes; its files instead.
+#[apply(test)]
 fn bash_completes_without_its_library() {
     let mut shell = bash("");
     for case in [
@@ -313,6 +308,7 @@ offer() { : > offered; zle list-choices; BUFFER= }
 zle -N offer; bindkey '^X' offer
 "#;
 
+#[apply(test)]
 fn zsh_completes() {
     let scratch = scratch();
     scratch.directory("functions");
@@ -355,6 +351,7 @@ fn zsh_completes() {
     shell.end();
 }
 
+#[apply(test)]
 fn fish_completes() {
     let scratch = scratch();
     let path = std::env::var("PATH").unwrap_or_default();

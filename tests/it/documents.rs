@@ -7,18 +7,7 @@ use std::process::Stdio;
 use procwire::cli::transcript;
 use serde_json::Value;
 
-use crate::harness::{Client, PATIENCE, Test, binary, decoded, test, wait};
-
-pub const TESTS: &[Test] = &[
-    test!(sessions_are_true),
-    test!(the_session_for_agents_is_true),
-    test!(the_page_for_agents_names_the_tools),
-    test!(the_hello_example_does_what_the_readme_says),
-    test!(the_printf_of_the_readme_prints_two_lines),
-    test!(gotchas_name_tests_that_exist),
-    test!(links_lead_somewhere),
-    test!(every_file_opens_with_what_it_is),
-];
+use crate::harness::{Client, PATIENCE, Test, apply, binary, decoded, test, wait};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -30,6 +19,7 @@ fn read(path: impl AsRef<Path>) -> String {
 }
 
 /// Plays each session of the README and the protocol's page.
+#[apply(test)]
 fn sessions_are_true() {
     let mut played = 0;
     for document in ["README.md", "docs/protocol.md"] {
@@ -45,6 +35,7 @@ fn sessions_are_true() {
 }
 
 /// Plays the session of the page for agents, in the dialect of that page.
+#[apply(test)]
 fn the_session_for_agents_is_true() {
     let page = read("docs/mcp.md").replace("```mcp-session", "```session");
     let sessions = transcript::parse("docs/mcp.md", &page).expect("its sessions are well-formed");
@@ -57,6 +48,7 @@ fn the_session_for_agents_is_true() {
 }
 
 /// Every tool is on that page, and none that there is not.
+#[apply(test)]
 fn the_page_for_agents_names_the_tools() {
     let page = read("docs/mcp.md");
     let table = page
@@ -101,6 +93,7 @@ fn drained(input: &[u8]) -> Vec<Value> {
         .collect()
 }
 
+#[apply(test)]
 fn the_hello_example_does_what_the_readme_says() {
     let lines = drained(read("docs/examples/hello.jsonl").as_bytes());
     let exit = |handle: &str| {
@@ -128,6 +121,7 @@ fn the_hello_example_does_what_the_readme_says() {
     assert_eq!(answered, 8, "every request of the file is answered");
 }
 
+#[apply(test)]
 fn the_printf_of_the_readme_prints_two_lines() {
     let readme = read("README.md");
     let line = readme
@@ -144,11 +138,9 @@ fn the_printf_of_the_readme_prints_two_lines() {
 }
 
 /// A gotcha that names no test, or one that is gone, is a promise without a proof.
+#[apply(test)]
 fn gotchas_name_tests_that_exist() {
-    let known: HashSet<String> = crate::SUBJECTS
-        .iter()
-        .flat_map(|(subject, tests)| tests.iter().map(move |t| format!("{subject}::{}", t.name)))
-        .collect();
+    let known: HashSet<&str> = inventory::iter::<Test>.into_iter().map(Test::name).collect();
     let mut named = 0;
     let gotchas = read("docs/gotchas.md");
     for line in gotchas.lines().filter(|l| l.starts_with("Pinned by ")) {
@@ -164,6 +156,7 @@ fn gotchas_name_tests_that_exist() {
     assert!(named >= 20, "only {named} tests are named");
 }
 
+#[apply(test)]
 fn links_lead_somewhere() {
     for document in markdown_files() {
         let directory = document.parent().expect("a file is in a directory");
@@ -221,6 +214,7 @@ fn files_below(directory: &Path, extension: &str) -> Vec<PathBuf> {
     files
 }
 
+#[apply(test)]
 fn every_file_opens_with_what_it_is() {
     for file in ["src", "tests"]
         .iter()

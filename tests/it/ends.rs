@@ -10,22 +10,10 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Mode, PATIENCE, Scratch, Test, binary, both, children_of, is_alive, kill_stray, processes,
+    Client, Mode, PATIENCE, Scratch, apply, binary, both, children_of, is_alive, kill_stray, processes,
     reap_adopted, test, wait_until,
 };
 use serde_json::json;
-
-pub const TESTS: &[Test] = &[
-    both!(nothing_outlives_any_end),
-    both!(kill_spares_only_daemons_and_these_until_the_connection_ends),
-    both!(timeout_spares_only_daemons_and_these_until_the_connection_ends),
-    both!(daemon_of_a_leader_that_exited_dies_with_the_connection),
-    both!(what_only_forks_and_exits_dies_with_the_connection),
-    both!(detached_process_survives_every_end),
-    test!(exit_code_says_how_the_server_ended),
-    test!(guard_that_is_killed_takes_the_server_along),
-    test!(server_that_is_stuck_is_killed_by_its_guard),
-];
 
 /// Everything is dead 2 seconds after an end; three times that on a busy machine.
 const DEAD: Duration = Duration::from_secs(6);
@@ -233,6 +221,7 @@ fn gone(server: u32) {
     reap_adopted();
 }
 
+#[apply(both)]
 fn nothing_outlives_any_end(mode: Mode) {
     for &end in ENDS {
         let mut server = Server::start();
@@ -246,6 +235,7 @@ fn nothing_outlives_any_end(mode: Mode) {
 
 /// When the exit is read, what was below the process is dead, whatever its group and session. Only
 /// what has lost its parent lives on, but not beyond the connection.
+#[apply(both)]
 fn kill_spares_only_daemons_and_these_until_the_connection_ends(mode: Mode) {
     let mut server = Server::start();
     let tricks = start_tricks(&mut server.client, mode);
@@ -268,6 +258,7 @@ fn kill_spares_only_daemons_and_these_until_the_connection_ends(mode: Mode) {
     }
 }
 
+#[apply(both)]
 fn timeout_spares_only_daemons_and_these_until_the_connection_ends(mode: Mode) {
     let mut server = Server::start();
     let marker = marker();
@@ -285,6 +276,7 @@ fn timeout_spares_only_daemons_and_these_until_the_connection_ends(mode: Mode) {
     must_die(&marker, "the end of input");
 }
 
+#[apply(both)]
 fn daemon_of_a_leader_that_exited_dies_with_the_connection(mode: Mode) {
     for end in [
         End::Input,
@@ -310,6 +302,7 @@ fn daemon_of_a_leader_that_exited_dies_with_the_connection(mode: Mode) {
 
 /// A daemon that is another process every millisecond: the one that was seen is dead already. It
 /// leaves a trace as long as it lives.
+#[apply(both)]
 fn what_only_forks_and_exits_dies_with_the_connection(mode: Mode) {
     let scratch = Scratch::new();
     for (index, end) in [End::Input, End::Guard(libc::SIGKILL), End::Server(libc::SIGKILL)]
@@ -341,6 +334,7 @@ fn what_only_forks_and_exits_dies_with_the_connection(mode: Mode) {
 }
 
 /// What was spawned with `detach`, with all that is below it; its neighbour dies all the same.
+#[apply(both)]
 fn detached_process_survives_every_end(mode: Mode) {
     for &end in ENDS {
         let mut server = Server::start();
@@ -368,6 +362,7 @@ fn detached_process_survives_every_end(mode: Mode) {
     }
 }
 
+#[apply(test)]
 fn exit_code_says_how_the_server_ended() {
     for (end, code) in [
         (End::Input, 0),
@@ -387,6 +382,7 @@ fn exit_code_says_how_the_server_ended() {
 }
 
 /// As if it had been sent SIGTERM: at once and in order, with every exit told.
+#[apply(test)]
 fn guard_that_is_killed_takes_the_server_along() {
     let mut server = Server::start();
     let marker = marker();
@@ -403,6 +399,7 @@ fn guard_that_is_killed_takes_the_server_along() {
 }
 
 /// Told to end, and stopped by a signal: after some seconds the guard kills it.
+#[apply(test)]
 fn server_that_is_stuck_is_killed_by_its_guard() {
     let mut server = Server::start();
     let marker = marker();

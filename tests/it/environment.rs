@@ -3,31 +3,9 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::harness::{Client, Mode, Scratch, Test, binary, both, test};
+use crate::harness::{Client, Mode, Scratch, apply, binary, both, test};
 use crate::spawn::{refused, silent_to_the_end, still_serves};
 use serde_json::{Value, json};
-
-pub const TESTS: &[Test] = &[
-    both!(variables_are_the_servers_with_the_given_ones_laid_over),
-    both!(nothing_is_added_to_an_empty_environment),
-    both!(variables_that_are_not_utf8_arrive_byte_for_byte),
-    both!(names_and_values_are_not_interpreted),
-    both!(variables_that_name_the_servers_descriptors_are_not_inherited),
-    both!(programs_are_found_along_the_childs_path),
-    both!(path_of_the_server_counts_only_where_it_is_inherited),
-    both!(relative_path_entries_start_at_the_childs_directory),
-    both!(without_a_path_the_systems_directories_are_searched),
-    both!(unusable_files_on_the_path_are_passed_over),
-    both!(only_unusable_files_on_the_path_say_why),
-    both!(relative_programs_start_at_the_childs_directory),
-    both!(name_is_kept_as_sent),
-    both!(any_directory_can_be_the_working_directory),
-    both!(servers_directory_is_the_default),
-    both!(server_may_lose_its_own_directory),
-    both!(only_what_is_named_is_inherited),
-    both!(the_path_counts_only_if_it_is_inherited),
-    test!(malformed_names_to_inherit_start_nothing),
-];
 
 /// Runs a program streamed and returns what it printed to stdout; it must succeed and print no errors.
 fn output(client: &mut Client, params: Value) -> Vec<u8> {
@@ -60,6 +38,7 @@ fn with(mut params: Value, member: &str, value: Value) -> Value {
 // ---- variables ----
 
 /// Set, replaced, unset, and set to nothing; the whole environment is compared.
+#[apply(both)]
 fn variables_are_the_servers_with_the_given_ones_laid_over(mode: Mode) {
     let mut server = binary();
     server.env_clear().envs([
@@ -101,6 +80,7 @@ fn variables_are_the_servers_with_the_given_ones_laid_over(mode: Mode) {
 }
 
 /// The descriptors are closed in every program, and some programs end at once where they are told of them.
+#[apply(both)]
 fn variables_that_name_the_servers_descriptors_are_not_inherited(mode: Mode) {
     let named = [
         ("NODE_CHANNEL_FD", "3"),
@@ -141,6 +121,7 @@ fn variables_that_name_the_servers_descriptors_are_not_inherited(mode: Mode) {
 }
 
 /// No TERM, no SHELL, no PATH, no PWD, in a terminal as little as without one.
+#[apply(both)]
 fn nothing_is_added_to_an_empty_environment(mode: Mode) {
     let mut server = binary();
     server.env_clear();
@@ -154,6 +135,7 @@ fn nothing_is_added_to_an_empty_environment(mode: Mode) {
     silent_to_the_end(client);
 }
 
+#[apply(both)]
 fn variables_that_are_not_utf8_arrive_byte_for_byte(mode: Mode) {
     let bytes = OsStr::from_bytes;
     let mut server = binary();
@@ -178,6 +160,7 @@ fn variables_that_are_not_utf8_arrive_byte_for_byte(mode: Mode) {
 }
 
 /// Only an empty name, `=` in a name, and NUL are refused; everything else goes through.
+#[apply(both)]
 fn names_and_values_are_not_interpreted(mode: Mode) {
     let mut server = binary();
     server.env_clear();
@@ -208,6 +191,7 @@ fn script(text: &str) -> String {
     format!("#!/bin/sh\necho {text}\n")
 }
 
+#[apply(both)]
 fn programs_are_found_along_the_childs_path(mode: Mode) {
     let scratch = Scratch::new();
     let (first, second) = (scratch.directory("first"), scratch.directory("second"));
@@ -225,6 +209,7 @@ fn programs_are_found_along_the_childs_path(mode: Mode) {
     still_serves(client, mode);
 }
 
+#[apply(both)]
 fn path_of_the_server_counts_only_where_it_is_inherited(mode: Mode) {
     let scratch = Scratch::new();
     let (servers, childs) = (scratch.directory("server"), scratch.directory("child"));
@@ -248,6 +233,7 @@ fn path_of_the_server_counts_only_where_it_is_inherited(mode: Mode) {
 }
 
 /// An empty entry is the working directory, too, wherever it stands.
+#[apply(both)]
 fn relative_path_entries_start_at_the_childs_directory(mode: Mode) {
     let scratch = Scratch::new();
     scratch.directory("bin");
@@ -272,6 +258,7 @@ fn relative_path_entries_start_at_the_childs_directory(mode: Mode) {
 }
 
 /// As `execvp` does, and never the working directory.
+#[apply(both)]
 fn without_a_path_the_systems_directories_are_searched(mode: Mode) {
     let scratch = Scratch::new();
     scratch.file("here", 0o755, script("here"));
@@ -288,6 +275,7 @@ fn without_a_path_the_systems_directories_are_searched(mode: Mode) {
 
 /// A file that may not be executed, a directory, a dangling link, a file in the place of a directory,
 /// and a script whose interpreter is missing: the next one of that name runs.
+#[apply(both)]
 fn unusable_files_on_the_path_are_passed_over(mode: Mode) {
     let scratch = Scratch::new();
     scratch.directory("plain");
@@ -310,6 +298,7 @@ fn unusable_files_on_the_path_are_passed_over(mode: Mode) {
 }
 
 /// Where nothing behind them runs, the error is that of what was found.
+#[apply(both)]
 fn only_unusable_files_on_the_path_say_why(mode: Mode) {
     let scratch = Scratch::new();
     scratch.directory("plain");
@@ -332,6 +321,7 @@ fn only_unusable_files_on_the_path_say_why(mode: Mode) {
     still_serves(client, mode);
 }
 
+#[apply(both)]
 fn relative_programs_start_at_the_childs_directory(mode: Mode) {
     let scratch = Scratch::new();
     scratch.directory("sub");
@@ -355,6 +345,7 @@ fn relative_programs_start_at_the_childs_directory(mode: Mode) {
 }
 
 /// The program sees the name it was asked for by, not the path it was found at.
+#[apply(both)]
 fn name_is_kept_as_sent(mode: Mode) {
     let scratch = Scratch::new();
     for name in ["odd name", "-dash", "é"] {
@@ -375,6 +366,7 @@ fn name_is_kept_as_sent(mode: Mode) {
 
 // ---- the working directory ----
 
+#[apply(both)]
 fn any_directory_can_be_the_working_directory(mode: Mode) {
     let scratch = Scratch::new();
     let spaces = scratch.directory("a b  c");
@@ -415,6 +407,7 @@ fn any_directory_can_be_the_working_directory(mode: Mode) {
     silent_to_the_end(client);
 }
 
+#[apply(both)]
 fn servers_directory_is_the_default(mode: Mode) {
     let scratch = Scratch::new();
     let mut server = binary();
@@ -430,6 +423,7 @@ fn servers_directory_is_the_default(mode: Mode) {
 }
 
 /// Programs start all the same, in a directory of their own or in none.
+#[apply(both)]
 fn server_may_lose_its_own_directory(mode: Mode) {
     let scratch = Scratch::new();
     let lost = scratch.directory("lost");
@@ -451,6 +445,7 @@ fn server_may_lose_its_own_directory(mode: Mode) {
 
 // ---- inheritEnv ----
 
+#[apply(both)]
 fn only_what_is_named_is_inherited(mode: Mode) {
     let mut server = binary();
     server.env_clear().envs([
@@ -506,6 +501,7 @@ fn only_what_is_named_is_inherited(mode: Mode) {
     silent_to_the_end(client);
 }
 
+#[apply(both)]
 fn the_path_counts_only_if_it_is_inherited(mode: Mode) {
     let scratch = Scratch::new();
     scratch.file("own", 0o700, "#!/bin/sh\nprintf own\n");
@@ -534,6 +530,7 @@ fn the_path_counts_only_if_it_is_inherited(mode: Mode) {
     silent_to_the_end(client);
 }
 
+#[apply(test)]
 fn malformed_names_to_inherit_start_nothing() {
     let mut client = Client::in_process();
     for (inherited, why) in [

@@ -1,21 +1,12 @@
 //! The end of a stream whose process lives on.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 
-use crate::harness::{Client, Mode, Test, decoded, test};
+use crate::harness::{Client, Mode, PATIENCE, apply, decoded, test};
 
-pub const TESTS: &[Test] = &[
-    test!(a_stream_that_ends_while_its_process_lives_says_so),
-    test!(an_ordinary_exit_costs_no_message),
-    test!(a_capped_stream_says_so_as_well),
-    test!(collected_output_has_no_such_delta),
-    test!(a_terminal_ends_with_its_process),
-    test!(a_client_that_does_not_read_gets_the_end_later),
-    test!(what_still_holds_the_stream_keeps_it_from_ending),
-];
-
+#[apply(test)]
 fn a_stream_that_ends_while_its_process_lives_says_so() {
     for (closes, stream) in [(">&-", "stdout"), ("2>&-", "stderr")] {
         let mut client = Client::in_process();
@@ -39,7 +30,7 @@ fn a_stream_that_ends_while_its_process_lives_says_so() {
                 "offset": 4, "eof": true,
             })
         );
-        assert!(began.elapsed() < Duration::from_secs(10));
+        assert!(began.elapsed() < PATIENCE);
         client.kill("e");
         client.exited("e");
         let (left, _) = client.finish();
@@ -49,6 +40,7 @@ fn a_stream_that_ends_while_its_process_lives_says_so() {
 }
 
 /// But for one whose end the machine has no time for.
+#[apply(test)]
 fn an_ordinary_exit_costs_no_message() {
     let mut client = Client::in_process();
     let mut told = 0;
@@ -62,6 +54,7 @@ fn an_ordinary_exit_costs_no_message() {
     client.finish();
 }
 
+#[apply(test)]
 fn a_capped_stream_says_so_as_well() {
     let mut client = Client::in_process();
     for (keep, cap) in [("head", 3), ("head", 0), ("tail", 3)] {
@@ -82,6 +75,7 @@ fn a_capped_stream_says_so_as_well() {
     client.finish();
 }
 
+#[apply(test)]
 fn collected_output_has_no_such_delta() {
     let mut client = Client::in_process();
     client.spawn(json!({
@@ -92,6 +86,7 @@ fn collected_output_has_no_such_delta() {
     client.finish();
 }
 
+#[apply(test)]
 fn a_terminal_ends_with_its_process() {
     let mut client = Client::in_process();
     let script = "exec </dev/null >/dev/null 2>&1; sleep 0.1; echo back >/dev/tty";
@@ -102,6 +97,7 @@ fn a_terminal_ends_with_its_process() {
     client.finish();
 }
 
+#[apply(test)]
 fn a_client_that_does_not_read_gets_the_end_later() {
     let mut client = Client::in_process();
     client.stop_reading();
@@ -124,6 +120,7 @@ fn a_client_that_does_not_read_gets_the_end_later() {
     client.finish();
 }
 
+#[apply(test)]
 fn what_still_holds_the_stream_keeps_it_from_ending() {
     let mut client = Client::in_process();
     // The shell has closed its own, and its child prints on.

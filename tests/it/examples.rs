@@ -6,22 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use crate::harness::{PROCWIRE, Scratch, Test, binary, is_alive, test};
-
-pub const TESTS: &[Test] = &[
-    test!(each_is_listed_and_run),
-    test!(sessions_pass_and_would_fail),
-    test!(timeout_tries_three_times_and_keeps_the_exit_code),
-    test!(kill_tree_leaves_nothing),
-    test!(server_ready_tests_a_server_and_ends_it),
-    test!(log_ends_shows_the_beginning_and_the_end),
-    test!(password_answers_one_prompt),
-    test!(repl_shows_every_answer),
-    test!(remote_reaches_every_host_and_tells_which_failed),
-    test!(build_log_shows_every_line_with_its_stream),
-    test!(compress_feeds_a_compressor),
-    test!(embed_serves_in_a_thread),
-];
+use crate::harness::{PROCWIRE, Scratch, apply, binary, example, is_alive, test};
 
 fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples"))
@@ -38,20 +23,11 @@ fn script(name: &str) -> Command {
     command
 }
 
-fn example(name: &str) -> Command {
-    let mut command = Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--example", name, "--"]);
-    command
-        .env("PROCWIRE", PROCWIRE)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stdin(Stdio::null());
-    command
-}
-
 fn run(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"))
 }
 
+#[apply(test)]
 fn each_is_listed_and_run() {
     let listed = std::fs::read_to_string(folder().join("README.md")).expect("the list is there");
     let here = include_str!("examples.rs");
@@ -81,6 +57,7 @@ fn each_is_listed_and_run() {
     assert!(count >= 10, "{count} examples");
 }
 
+#[apply(test)]
 fn sessions_pass_and_would_fail() {
     let scratch = Scratch::new();
     // A program that does otherwise is found out.
@@ -100,6 +77,7 @@ fn sessions_pass_and_would_fail() {
     }
 }
 
+#[apply(test)]
 fn timeout_tries_three_times_and_keeps_the_exit_code() {
     let output =
         run(script("timeout.sh").args(["2s", "sh", "-c", "echo try; setsid sleep 1000 & sleep 1000"]));
@@ -119,6 +97,7 @@ fn timeout_tries_three_times_and_keeps_the_exit_code() {
     assert_eq!(run(&mut script("timeout.sh")).status.code(), Some(2));
 }
 
+#[apply(test)]
 fn server_ready_tests_a_server_and_ends_it() {
     let scratch = Scratch::new();
     let file = scratch.path("child");
@@ -140,6 +119,7 @@ fn server_ready_tests_a_server_and_ends_it() {
     assert_eq!(run(&mut script("server_ready.sh")).status.code(), Some(2));
 }
 
+#[apply(test)]
 fn log_ends_shows_the_beginning_and_the_end() {
     let output = run(script("log_ends.sh").args(["sh", "-c", "seq 200000; echo last >&2; exit 5"]));
     assert_eq!(output.status.code(), Some(5), "{:?}", text(&output.stderr));
@@ -155,6 +135,7 @@ fn log_ends_shows_the_beginning_and_the_end() {
     assert_eq!(run(&mut script("log_ends.sh")).status.code(), Some(2));
 }
 
+#[apply(test)]
 fn password_answers_one_prompt() {
     let ask = "printf 'Secret? '; stty -echo; read word; stty echo; echo; \
                if [ \"$word\" = right ]; then echo welcome; exit 7; fi; \
@@ -197,6 +178,7 @@ fn password_answers_one_prompt() {
     }
 }
 
+#[apply(test)]
 fn repl_shows_every_answer() {
     let lines = [
         "6 * 7",
@@ -217,6 +199,7 @@ fn repl_shows_every_answer() {
     );
 }
 
+#[apply(test)]
 fn kill_tree_leaves_nothing() {
     let output = run(&mut script("kill_tree.sh"));
     assert!(output.status.success(), "{output:?}");
@@ -226,6 +209,7 @@ fn kill_tree_leaves_nothing() {
 }
 
 /// What stands for ssh here is a shell that sets the host's name; `remote.rs` has the real one.
+#[apply(test)]
 fn remote_reaches_every_host_and_tells_which_failed() {
     let via = format!("HOST=%s exec '{}'", PROCWIRE);
     let work = "echo \"I am $HOST\"; [ $HOST != web2 ] || exit 3";
@@ -240,6 +224,7 @@ fn remote_reaches_every_host_and_tells_which_failed() {
     assert_eq!(text(&output.stderr), "web2: failed with exit code 3\n");
 }
 
+#[apply(test)]
 fn build_log_shows_every_line_with_its_stream() {
     let build = "echo compiling; echo warning >&2; printf 'no end'; exit 2";
     let output = run(example("build_log").args(["sh", "-c", build]));
@@ -257,6 +242,7 @@ fn build_log_shows_every_line_with_its_stream() {
     assert_eq!(lines, ["err warning", "out compiling", "out no end"]);
 }
 
+#[apply(test)]
 fn compress_feeds_a_compressor() {
     // Far more than the pipes on the way hold.
     let input: Vec<u8> = (0..400_000)
@@ -290,6 +276,7 @@ fn compress_feeds_a_compressor() {
     assert!(compressed.stdout.len() * 2 < input.len());
 }
 
+#[apply(test)]
 fn embed_serves_in_a_thread() {
     let output = run(&mut example("embed"));
     assert!(output.status.success(), "{output:?}");

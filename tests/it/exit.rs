@@ -9,36 +9,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Footprint, Mode, PATIENCE, Scratch, Test, binary, both, children_of, decoded, is_alive,
+    Client, Footprint, Mode, PATIENCE, Scratch, apply, binary, both, children_of, decoded, is_alive,
     processes, test, times, wait_until,
 };
 use crate::spawn::silent_to_the_end;
 use serde_json::{Value, json};
-
-pub const TESTS: &[Test] = &[
-    both!(every_exit_code_is_exact),
-    both!(death_by_a_signal_is_128_and_its_number),
-    test!(core_dumps_are_reported_as_the_kernel_reports_them),
-    test!(members_are_those_of_the_protocol),
-    both!(timeout_is_124_and_told_apart_from_that_code),
-    both!(duration_is_from_start_to_exit),
-    test!(usage_is_that_of_the_process_and_its_children),
-    both!(bytes_behind_the_cap_are_counted),
-    both!(every_instant_exit_is_told_once),
-    test!(nothing_is_lost_while_the_client_does_not_read),
-    both!(stopped_is_not_exited),
-    test!(exit_codes_survive_a_client_that_ignores_sigchld),
-    test!(library_refuses_to_serve_where_exits_cannot_be_seen),
-    both!(output_held_open_delays_the_exit_by_the_drain_only),
-    both!(output_of_the_drain_is_delivered),
-    both!(stream_at_its_cap_does_not_time_the_drain_out),
-    test!(terminal_hangs_up_on_the_background),
-    test!(daemon_that_writes_on_is_let_go),
-    test!(pid_stays_taken_until_the_exit_is_told),
-    both!(background_of_the_group_is_dead_when_the_exit_is_told),
-    both!(detach_spares_the_background),
-    both!(what_left_the_group_lives_until_the_connection_ends),
-];
 
 /// Spawn params with the output collected where there is a choice.
 fn collected(mode: Mode, handle: &str, script: &str) -> Value {
@@ -71,6 +46,7 @@ fn kill_group(pgid: u32) {
 
 // ---- how it ended ----
 
+#[apply(both)]
 fn every_exit_code_is_exact(mode: Mode) {
     let mut client = Client::in_process();
     let codes: Vec<u32> = (0..=256).collect();
@@ -93,6 +69,7 @@ fn every_exit_code_is_exact(mode: Mode) {
     client.finish();
 }
 
+#[apply(both)]
 fn death_by_a_signal_is_128_and_its_number(mode: Mode) {
     let mut client = Client::in_process();
     for (number, name) in [
@@ -130,6 +107,7 @@ fn death_by_a_signal_is_128_and_its_number(mode: Mode) {
 }
 
 /// Whether there is a dump is for the machine to say; the answer must be that of a program started otherwise.
+#[apply(test)]
 fn core_dumps_are_reported_as_the_kernel_reports_them() {
     let scratch = Scratch::new();
     let mut client = Client::in_process();
@@ -148,6 +126,7 @@ fn core_dumps_are_reported_as_the_kernel_reports_them() {
             "command": ["sh", "-c", script],
             "processHandle": "a",
             "cwd": scratch.path(""),
+            "timeoutMs": null,
         }));
         assert_eq!(exited["coreDumped"], other.core_dumped(), "{script}: {exited}");
         assert_eq!(
@@ -158,6 +137,7 @@ fn core_dumps_are_reported_as_the_kernel_reports_them() {
     silent_to_the_end(client);
 }
 
+#[apply(test)]
 fn members_are_those_of_the_protocol() {
     let mut client = Client::in_process();
     let members = |exited: &Value| -> BTreeSet<String> {
@@ -240,13 +220,14 @@ fn members_are_those_of_the_protocol() {
     silent_to_the_end(client);
 }
 
+#[apply(both)]
 fn timeout_is_124_and_told_apart_from_that_code(mode: Mode) {
     let scratch = Scratch::new();
     let mut client = Client::in_process();
     let file = scratch.path("pid");
     let script = format!("trap '' TERM HUP; sleep 1000 & echo $! > '{file}'; wait; wait");
     let mut params = collected(mode, "a", &script);
-    params["timeoutMs"] = json!(300);
+    params["timeoutMs"] = json!(2_000);
     client.spawn(params);
     let background = reported_pid(&file);
     let exited = client.exited("a");
@@ -255,7 +236,7 @@ fn timeout_is_124_and_told_apart_from_that_code(mode: Mode) {
     assert_eq!(exited["timedOut"], true);
     assert_eq!(exited["signal"], "SIGKILL");
     let duration = exited["durationMs"].as_u64().expect("a number");
-    assert!((300..5_000).contains(&duration), "{exited}");
+    assert!((2_000..22_000).contains(&duration), "{exited}");
 
     client.spawn(collected(mode, "a", "exit 124"));
     let exited = client.exited("a");
@@ -265,6 +246,7 @@ fn timeout_is_124_and_told_apart_from_that_code(mode: Mode) {
     silent_to_the_end(client);
 }
 
+#[apply(both)]
 fn duration_is_from_start_to_exit(mode: Mode) {
     let mut client = Client::in_process();
     client.spawn(collected(mode, "a", "sleep 0.4"));
@@ -275,6 +257,7 @@ fn duration_is_from_start_to_exit(mode: Mode) {
     silent_to_the_end(client);
 }
 
+#[apply(test)]
 fn usage_is_that_of_the_process_and_its_children() {
     let mut client = Client::in_process();
     let of = |exited: &Value, member: &str| exited["usage"][member].as_u64().expect("a number");
@@ -303,6 +286,7 @@ fn usage_is_that_of_the_process_and_its_children() {
     silent_to_the_end(client);
 }
 
+#[apply(both)]
 fn bytes_behind_the_cap_are_counted(mode: Mode) {
     let mut client = Client::in_process();
     let script = "head -c 100000 /dev/zero; head -c 300 /dev/zero >&2";
@@ -330,6 +314,7 @@ fn bytes_behind_the_cap_are_counted(mode: Mode) {
 
 // ---- when it is said ----
 
+#[apply(both)]
 fn every_instant_exit_is_told_once(mode: Mode) {
     let count = match mode {
         Mode::Pipe => times(1_000),
@@ -360,6 +345,7 @@ fn every_instant_exit_is_told_once(mode: Mode) {
 }
 
 /// All of them have ended and been reaped before the client reads its first byte.
+#[apply(test)]
 fn nothing_is_lost_while_the_client_does_not_read() {
     const COUNT: usize = 20;
     let scratch = Scratch::new();
@@ -417,6 +403,7 @@ fn nothing_is_lost_while_the_client_does_not_read() {
     assert_eq!(end.expect("the server serves"), procwire::End::InputEnded);
 }
 
+#[apply(both)]
 fn stopped_is_not_exited(mode: Mode) {
     let mut client = Client::in_process();
     let pid = client.spawn(collected(mode, "a", "kill -STOP $$; exit 7"));
@@ -438,6 +425,7 @@ fn stopped_is_not_exited(mode: Mode) {
 // ---- SIGCHLD ----
 
 /// Ignoring it makes the kernel throw away how children ended, and is inherited through exec.
+#[apply(test)]
 fn exit_codes_survive_a_client_that_ignores_sigchld() {
     let mut server = binary();
     // SAFETY: signal(2) may be called between fork and exec.
@@ -466,6 +454,7 @@ fn exit_codes_survive_a_client_that_ignores_sigchld() {
 }
 
 /// The library leaves what is process-wide alone; it says what is wrong instead.
+#[apply(test)]
 fn library_refuses_to_serve_where_exits_cannot_be_seen() {
     // SAFETY: no handler is installed, and this process is the test's own.
     let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
@@ -483,6 +472,7 @@ fn library_refuses_to_serve_where_exits_cannot_be_seen() {
 // ---- what is left running ----
 
 /// Two seconds, not the thousand of the one that holds it; then that one is killed with its group.
+#[apply(both)]
 fn output_held_open_delays_the_exit_by_the_drain_only(mode: Mode) {
     let scratch = Scratch::new();
     let file = scratch.path("pid");
@@ -496,7 +486,7 @@ fn output_held_open_delays_the_exit_by_the_drain_only(mode: Mode) {
     let took = began.elapsed();
     assert!(!is_alive(background), "it is killed before the exit is told");
     assert!(took >= Duration::from_millis(1_900), "{took:?}");
-    assert!(took < Duration::from_secs(6), "{took:?}");
+    assert!(took < PATIENCE, "{took:?}");
     assert_eq!(exited["exitCode"], 6);
     assert_eq!(exited["outputDrainTimedOut"], true);
     // The drain does not count as run time of the process.
@@ -506,6 +496,7 @@ fn output_held_open_delays_the_exit_by_the_drain_only(mode: Mode) {
 }
 
 /// Nothing more was wanted of it, though something holds it open; of any other stream there was.
+#[apply(both)]
 fn stream_at_its_cap_does_not_time_the_drain_out(mode: Mode) {
     // Written to stdout and to stderr, whether stderr is held open as well, the cap, and what is told.
     let cases = [
@@ -555,6 +546,7 @@ fn stream_at_its_cap_does_not_time_the_drain_out(mode: Mode) {
 }
 
 /// What comes while the output is still held belongs to it, and its end ends the wait.
+#[apply(both)]
 fn output_of_the_drain_is_delivered(mode: Mode) {
     let mut client = Client::in_process();
     // A terminal hangs up on those in the foreground when its leader exits.
@@ -586,24 +578,27 @@ fn output_of_the_drain_is_delivered(mode: Mode) {
 }
 
 /// The exit of a terminal's leader ends what is in its foreground, so that nothing holds it open.
+#[apply(test)]
 fn terminal_hangs_up_on_the_background() {
     let mut client = Client::in_process();
-    let began = Instant::now();
-    client.spawn(collected(Mode::Tty, "a", "(sleep 1000 &); exit 4"));
-    let (_, _, exited) = client.streamed("a");
-    assert_eq!(
-        (&exited["exitCode"], &exited["outputDrainTimedOut"]),
-        (&json!(4), &json!(false))
-    );
-    assert!(
-        began.elapsed() < Duration::from_millis(1_900),
-        "{:?}",
+    let took = (0..3).map(|_| {
+        let began = Instant::now();
+        client.spawn(collected(Mode::Tty, "a", "(sleep 1000 &); exit 4"));
+        let (_, _, exited) = client.streamed("a");
+        assert_eq!(
+            (&exited["exitCode"], &exited["outputDrainTimedOut"]),
+            (&json!(4), &json!(false))
+        );
         began.elapsed()
-    );
+    });
+    // A busy machine is not busy all the time.
+    let took = took.min().expect("three times");
+    assert!(took < Duration::from_millis(1_900), "{took:?}");
     silent_to_the_end(client);
 }
 
 /// It is no longer listened to after the drain: no thread, no descriptor and no output is left of it.
+#[apply(test)]
 fn daemon_that_writes_on_is_let_go() {
     let scratch = Scratch::new();
     let file = scratch.path("pid");
@@ -633,6 +628,7 @@ fn daemon_that_writes_on_is_let_go() {
 }
 
 /// No other process can get the pid while the client may still name the handle: it is reaped last.
+#[apply(test)]
 fn pid_stays_taken_until_the_exit_is_told() {
     let mut client = Client::in_process();
     let pid = client.spawn(collected(Mode::Pipe, "a", "sleep 1000 & exit 6"));
@@ -656,9 +652,11 @@ fn pid_stays_taken_until_the_exit_is_told() {
 /// A background that ignores every polite signal, and writes nowhere.
 const BACKGROUND: &str = "(trap '' HUP TERM INT QUIT; echo ready; exec sleep 1000 </dev/null >/dev/null 2>&1) & echo $! > \"$0\"; read line; exit 5";
 
+#[apply(both)]
 fn background_of_the_group_is_dead_when_the_exit_is_told(mode: Mode) {
     let scratch = Scratch::new();
     let mut client = Client::in_process();
+    let mut took = Duration::MAX;
     for i in 0..times(10) {
         let file = scratch.path(&format!("{i}"));
         client.spawn_ready(mode.params("a", &["sh", "-c", BACKGROUND, &file]));
@@ -668,18 +666,20 @@ fn background_of_the_group_is_dead_when_the_exit_is_told(mode: Mode) {
         client.write("a", b"\n");
         let (_, _, exited) = client.streamed("a");
         assert!(!is_alive(background), "it outlives the exit");
-        assert!(
-            began.elapsed() < Duration::from_millis(1_900),
-            "its output is not held, so there is no drain"
-        );
+        took = took.min(began.elapsed());
         assert_eq!(
             (&exited["exitCode"], &exited["outputDrainTimedOut"]),
             (&json!(5), &json!(false))
         );
     }
+    assert!(
+        took < Duration::from_millis(1_900),
+        "its output is not held, so there is no drain"
+    );
     client.finish();
 }
 
+#[apply(both)]
 fn detach_spares_the_background(mode: Mode) {
     let scratch = Scratch::new();
     let file = scratch.path("pid");
@@ -698,6 +698,7 @@ fn detach_spares_the_background(mode: Mode) {
     wait_until("it has died", || !is_alive(background));
 }
 
+#[apply(both)]
 fn what_left_the_group_lives_until_the_connection_ends(mode: Mode) {
     let scratch = Scratch::new();
     let file = scratch.path("pid");

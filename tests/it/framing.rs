@@ -11,25 +11,8 @@ use procwire::Config;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Mode, PATIENCE, Test, binary, both, decoded, encode, pattern, private_bytes, test, wait,
+    Mode, PATIENCE, apply, binary, both, decoded, encode, pattern, private_bytes, test, wait,
 };
-
-pub const TESTS: &[Test] = &[
-    both!(headers_are_answered_with_headers),
-    test!(every_message_has_a_header_of_its_own),
-    test!(headers_and_lines_carry_the_same_messages),
-    test!(first_bytes_decide_for_good),
-    test!(names_case_order_and_other_headers_do_not_matter),
-    test!(pieces_of_any_size_make_the_same_messages),
-    test!(what_is_wrong_in_a_body_is_told_and_the_next_one_is_served),
-    test!(body_of_the_limit_passes_and_one_byte_more_does_not),
-    test!(endless_body_is_skipped_and_never_stored),
-    test!(bodies_in_another_charset_are_refused),
-    test!(bad_headers_are_told_and_the_next_good_ones_are_served),
-    test!(input_that_ends_inside_of_a_message_is_told),
-    test!(megabytes_go_both_ways),
-    test!(binary_speaks_headers_on_stdio),
-];
 
 /// A client that sends and gets headers, and takes nothing between one message and the next.
 struct Editor {
@@ -128,6 +111,7 @@ fn next_message(reader: &mut impl BufRead) -> Option<Value> {
 }
 
 /// Answers, deltas and exits have headers, and carry the version that the client's have.
+#[apply(both)]
 fn headers_are_answered_with_headers(mode: Mode) {
     for version in [true, false] {
         let mut editor = Editor::new();
@@ -162,6 +146,7 @@ fn headers_are_answered_with_headers(mode: Mode) {
 }
 
 /// Small messages share writes, but no headers.
+#[apply(test)]
 fn every_message_has_a_header_of_its_own() {
     let mut editor = Editor::new();
     let mut requests = Vec::new();
@@ -178,6 +163,7 @@ fn every_message_has_a_header_of_its_own() {
 }
 
 /// What is said does not depend on how it is framed.
+#[apply(test)]
 fn headers_and_lines_carry_the_same_messages() {
     let requests = [
         json!({"id": 1, "method": "process/spawn", "params": {"command": ["no-such-program"], "processHandle": "n"}}),
@@ -215,6 +201,7 @@ fn headers_and_lines_carry_the_same_messages() {
 }
 
 /// Headers among lines are a bad line, and a line among headers is a bad header.
+#[apply(test)]
 fn first_bytes_decide_for_good() {
     let list = r#"{"id":7,"method":"process/list"}"#;
     let mut editor = Editor::new();
@@ -236,6 +223,7 @@ fn first_bytes_decide_for_good() {
 }
 
 /// What other libraries may put around a body.
+#[apply(test)]
 fn names_case_order_and_other_headers_do_not_matter() {
     let body = r#"{"id":1,"method":"process/list"}"#;
     for head in [
@@ -263,6 +251,7 @@ fn names_case_order_and_other_headers_do_not_matter() {
 }
 
 /// However the bytes are cut into writes, the answers are the same.
+#[apply(test)]
 fn pieces_of_any_size_make_the_same_messages() {
     let mut input = Vec::new();
     for id in 0..60 {
@@ -285,6 +274,7 @@ fn pieces_of_any_size_make_the_same_messages() {
 }
 
 /// As with lines: one answer to each, and the connection goes on.
+#[apply(test)]
 fn what_is_wrong_in_a_body_is_told_and_the_next_one_is_served() {
     let mut editor = Editor::new();
     for (body, code) in [
@@ -307,6 +297,7 @@ fn what_is_wrong_in_a_body_is_told_and_the_next_one_is_served() {
 }
 
 /// The limit counts the body, not its header.
+#[apply(test)]
 fn body_of_the_limit_passes_and_one_byte_more_does_not() {
     let config = Config::default().max_message_bytes(100);
     let mut editor = Editor::with(config);
@@ -323,6 +314,7 @@ fn body_of_the_limit_passes_and_one_byte_more_does_not() {
 }
 
 /// It is refused when it is announced, before any of it is sent.
+#[apply(test)]
 fn endless_body_is_skipped_and_never_stored() {
     let mut editor = Editor::new();
     editor.assert_serving(1);
@@ -341,6 +333,7 @@ fn endless_body_is_skipped_and_never_stored() {
 }
 
 /// Nothing is guessed about bytes that are not said to be UTF-8.
+#[apply(test)]
 fn bodies_in_another_charset_are_refused() {
     let mut editor = Editor::new();
     let body = r#"{"id":1,"method":"process/list"}"#;
@@ -355,6 +348,7 @@ fn bodies_in_another_charset_are_refused() {
 }
 
 /// One error for each loss, nothing is run that only looks like a message, and what runs lives on.
+#[apply(test)]
 fn bad_headers_are_told_and_the_next_good_ones_are_served() {
     let mut editor = Editor::new();
     editor.request(
@@ -396,6 +390,7 @@ fn bad_headers_are_told_and_the_next_good_ones_are_served() {
 }
 
 /// A message that is cut off is not a message.
+#[apply(test)]
 fn input_that_ends_inside_of_a_message_is_told() {
     let whole = with_header(r#"{"id":1,"method":"process/list"}"#);
     for cut in 1..whole.len() {
@@ -417,6 +412,7 @@ fn input_that_ends_inside_of_a_message_is_told() {
 }
 
 /// Large bodies in, deltas out, exactly.
+#[apply(test)]
 fn megabytes_go_both_ways() {
     let mut editor = Editor::new();
     editor.request(1, "process/spawn", {
@@ -425,11 +421,11 @@ fn megabytes_go_both_ways() {
         params
     });
     assert!(editor.next()["result"]["pid"].is_u64());
-    let bytes = pattern(0, 24 << 20);
+    let bytes = pattern(0, 12 << 20);
     let writer = {
         let mut writer = editor.writer.try_clone().expect("a descriptor");
         let mut requests = Vec::new();
-        for (id, part) in (2..).zip(bytes.chunks(2 << 20)) {
+        for (id, part) in (2..).zip(bytes.chunks(1 << 20)) {
             let params = json!({"processHandle": "a", "deltaBase64": encode(part), "closeStdin": id == 13});
             let request = json!({"id": id, "method": "process/writeStdin", "params": params});
             requests.push(with_header(request.to_string()));
@@ -464,6 +460,7 @@ fn megabytes_go_both_ways() {
 }
 
 /// On stdio as well, and to the end.
+#[apply(test)]
 fn binary_speaks_headers_on_stdio() {
     let mut child = binary()
         .arg("--drain")

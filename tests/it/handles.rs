@@ -2,27 +2,11 @@
 
 use std::time::Instant;
 
-use crate::harness::{Client, Mode, Scratch, Test, both, encode, test, times};
+use crate::harness::{Client, Mode, Scratch, apply, both, encode, test, times};
 use serde_json::{Value, json};
 
-pub const TESTS: &[Test] = &[
-    both!(is_free_when_the_exit_is_read),
-    both!(is_free_when_the_spawn_has_failed),
-    both!(of_many_pipelined_spawns_one_wins),
-    both!(a_live_one_is_not_taken_over),
-    both!(an_unknown_one_is_an_error_everywhere),
-    test!(any_text_is_a_name),
-    both!(pipelined_requests_take_effect_in_order),
-    test!(a_resize_and_a_write_behind_the_spawn),
-    both!(requests_behind_a_failed_spawn_find_nothing),
-    both!(requests_behind_a_failed_and_another_spawn_find_the_other),
-    both!(a_second_spawn_behind_a_spawn_waits_for_its_fate),
-    test!(a_slow_spawn_delays_only_its_own_handle),
-    both!(a_stuck_process_delays_only_its_own_handle),
-    test!(a_hundred_conversations_do_not_mix),
-];
-
 /// The exit is the last word on a handle, so a client that has read it may use the handle at once.
+#[apply(both)]
 fn is_free_when_the_exit_is_read(mode: Mode) {
     let mut client = Client::in_process();
     for i in 0..times(150) {
@@ -35,6 +19,7 @@ fn is_free_when_the_exit_is_read(mode: Mode) {
     assert!(left.is_empty(), "{left:?}");
 }
 
+#[apply(both)]
 fn is_free_when_the_spawn_has_failed(mode: Mode) {
     let mut client = Client::in_process();
     for _ in 0..times(20) {
@@ -46,6 +31,7 @@ fn is_free_when_the_spawn_has_failed(mode: Mode) {
     client.finish();
 }
 
+#[apply(both)]
 fn of_many_pipelined_spawns_one_wins(mode: Mode) {
     let mut client = Client::in_process();
     let ids: Vec<i64> = (0..50)
@@ -66,6 +52,7 @@ fn of_many_pipelined_spawns_one_wins(mode: Mode) {
 }
 
 /// The second program never runs, and the first one does not notice.
+#[apply(both)]
 fn a_live_one_is_not_taken_over(mode: Mode) {
     let scratch = Scratch::new();
     let mark = scratch.path("mark");
@@ -81,6 +68,7 @@ fn a_live_one_is_not_taken_over(mode: Mode) {
     client.finish();
 }
 
+#[apply(both)]
 fn an_unknown_one_is_an_error_everywhere(mode: Mode) {
     let mut client = Client::in_process();
     client.spawn(mode.params("gone", &["true"]));
@@ -109,6 +97,7 @@ fn an_unknown_one_is_an_error_everywhere(mode: Mode) {
 }
 
 /// A name is compared as it is and comes back as it was sent; only the empty one is none.
+#[apply(test)]
 fn any_text_is_a_name() {
     let mut client = Client::in_process();
     let long = "long ".repeat(800);
@@ -159,6 +148,7 @@ fn copier(mode: Mode) -> Value {
 }
 
 /// Everything sent in one go: the spawn, what it reads, its end.
+#[apply(both)]
 fn pipelined_requests_take_effect_in_order(mode: Mode) {
     let mut client = Client::in_process();
     for _ in 0..times(10) {
@@ -201,6 +191,7 @@ fn pipelined_requests_take_effect_in_order(mode: Mode) {
     client.finish();
 }
 
+#[apply(test)]
 fn a_resize_and_a_write_behind_the_spawn() {
     let mut client = Client::in_process();
     for i in 0..times(10) {
@@ -223,6 +214,7 @@ fn a_resize_and_a_write_behind_the_spawn() {
     client.finish();
 }
 
+#[apply(both)]
 fn requests_behind_a_failed_spawn_find_nothing(mode: Mode) {
     let mut client = Client::in_process();
     for _ in 0..times(10) {
@@ -246,6 +238,7 @@ fn requests_behind_a_failed_spawn_find_nothing(mode: Mode) {
     assert!(left.is_empty(), "{left:?}");
 }
 
+#[apply(both)]
 fn requests_behind_a_failed_and_another_spawn_find_the_other(mode: Mode) {
     let mut client = Client::in_process();
     for _ in 0..times(10) {
@@ -282,6 +275,7 @@ fn requests_behind_a_failed_and_another_spawn_find_the_other(mode: Mode) {
 }
 
 /// It is refused if the first one runs, and takes effect if that one could not.
+#[apply(both)]
 fn a_second_spawn_behind_a_spawn_waits_for_its_fate(mode: Mode) {
     let mut client = Client::in_process();
     for (first, second) in [("/nonexistent", "sleep"), ("sleep", "/nonexistent")] {
@@ -300,6 +294,7 @@ fn a_second_spawn_behind_a_spawn_waits_for_its_fate(mode: Mode) {
 }
 
 /// A program that is being written is tried again for a while. Others start meanwhile.
+#[apply(test)]
 fn a_slow_spawn_delays_only_its_own_handle() {
     let scratch = Scratch::new();
     let program = scratch.path("program");
@@ -328,6 +323,7 @@ fn a_slow_spawn_delays_only_its_own_handle() {
     client.finish();
 }
 
+#[apply(both)]
 fn a_stuck_process_delays_only_its_own_handle(mode: Mode) {
     let mut client = Client::in_process();
     client.spawn(mode.params("stuck", &["sleep", "1000"]));
@@ -351,6 +347,7 @@ fn a_stuck_process_delays_only_its_own_handle(mode: Mode) {
 }
 
 /// Many processes at once, each with its own name, input, output and exit code.
+#[apply(test)]
 fn a_hundred_conversations_do_not_mix() {
     let mut client = Client::in_process();
     let count = times(100);

@@ -24,9 +24,9 @@ use base64_simd::STANDARD;
 use serde_json::{Value, json};
 
 /// How long any single thing may take. Generous: it is for the slowest machine, and only a failure waits for it.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a test may take in all, before its process is ended with what it has said so far.
-const WHOLE_TEST: Duration = Duration::from_secs(120);
+const WHOLE_TEST: Duration = Duration::from_secs(300);
 /// How many seconds the random sequences of `model.rs` are to last.
 pub const MODEL_SECONDS: &str = "PROCWIRE_MODEL_SECONDS";
 /// The binary to test, where it is not the one that was built with the tests.
@@ -38,10 +38,22 @@ pub const MAIN_THREAD_EXITS: &str = "main_thread_exits";
 /// Names the test to run to a process of its own.
 pub const RUN_ONE: &str = "PROCWIRE_RUN_ONE_TEST";
 
-/// One test. Made by [`test!`] and [`both!`], so that an unlisted test is a compiler warning.
+/// One test. Made by [`test!`] and [`both!`], which stand above its function and put it into the list of
+/// all; a function without either is unused, which the compiler says.
 pub struct Test {
-    pub name: &'static str,
+    /// The path of its function.
+    pub path: &'static str,
     pub body: Body,
+}
+
+inventory::collect!(Test);
+
+impl Test {
+    /// The path within this crate.
+    pub fn name(&self) -> &'static str {
+        let (_, name) = self.path.split_once("::").expect("a test is in a module");
+        name
+    }
 }
 
 /// What a test runs.
@@ -80,24 +92,35 @@ impl Mode {
     }
 }
 
-/// Lists a test that runs once.
+/// `#[apply(test)]`: a test that runs once.
 macro_rules! test {
-    ($name:ident) => {
-        $crate::harness::Test {
-            name: stringify!($name),
-            body: $crate::harness::Body::Once($name),
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident() $body:block) => {
+        $(#[$attribute])*
+        $visibility fn $name() $body
+
+        inventory::submit! {
+            $crate::harness::Test {
+                path: concat!(module_path!(), "::", stringify!($name)),
+                body: $crate::harness::Body::Once($name),
+            }
         }
     };
 }
-/// Lists a test that runs with pipes and with a PTY.
+/// `#[apply(both)]`: a test that runs with pipes and with a PTY.
 macro_rules! both {
-    ($name:ident) => {
-        $crate::harness::Test {
-            name: stringify!($name),
-            body: $crate::harness::Body::Both($name),
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident($mode:ident: $type:ty) $body:block) => {
+        $(#[$attribute])*
+        $visibility fn $name($mode: $type) $body
+
+        inventory::submit! {
+            $crate::harness::Test {
+                path: concat!(module_path!(), "::", stringify!($name)),
+                body: $crate::harness::Body::Both($name),
+            }
         }
     };
 }
+pub(crate) use macro_rules_attribute::apply;
 pub(crate) use {both, test};
 
 /// How often a race is run: `count`, times what the environment asks for.
@@ -197,7 +220,7 @@ impl Footprint {
 
     /// Waits until all is as it was, and fails if it does not become so.
     pub fn check(&self) {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let now = Footprint::take();
             let children = children_of(std::process::id());
@@ -232,7 +255,7 @@ pub fn descriptors(pid: &str) -> Vec<String> {
     all
 }
 
-pub use crate::proc::{Proc, processes};
+pub use crate::proc::{Proc, Waiting, processes, waiting};
 
 /// The children of `pid`, zombies included.
 pub fn children_of(pid: u32) -> Vec<Proc> {
@@ -251,6 +274,84 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Tells when nothing moves any more in some processes.
+#[derive(Default)]
+pub struct Rest {
+    last: Option<Waiting>,
+    same: u32,
+}
+
+impl Rest {
+    const PAUSE: Duration = Duration::from_millis(20);
+    const PAUSES: u32 = 5;
+    /// In a pause: a timer may wake a thread that then waits on.
+    const MAX_SWITCHES: u64 = 2;
+
+    /// Whether each thread of these processes but the calling one waits for something, and has not worked
+    /// between this look and the ones before. Pauses, and is to be asked again.
+    pub fn has_come(&mut self, pids: &[u32]) -> bool {
+        let now = waiting(pids);
+        let rests = match (&self.last, &now) {
+            (Some(last), Some(now)) => {
+                last.threads == now.threads && now.switches - last.switches <= Self::MAX_SWITCHES
+            }
+            _ => false,
+        };
+        self.same = if rests { self.same + 1 } else { 0 };
+        self.last = now;
+        std::thread::sleep(Self::PAUSE);
+        self.same >= Self::PAUSES
+    }
+}
+
+/// Waits until nothing moves any more in these processes; this one may be among them.
+pub fn wait_until_at_rest(what: &str, pids: impl Fn() -> Vec<u32>) {
+    let mut rest = Rest::default();
+    wait_until(what, || rest.has_come(&pids()));
+}
+
+/// Fails if anything else in this process runs for more than a moment, or is woken again and again, while
+/// this thread uses a tenth of a second of processor time: what spins gets its share in the meantime, however
+/// busy the machine is.
+pub fn must_idle() {
+    const MEANWHILE: Duration = Duration::from_millis(100);
+    const MOST: Duration = Duration::from_millis(20);
+    /// A timer of its own may wake a thread a hundred times a second.
+    const MAX_SWITCHES_PER_MS: f64 = 0.1;
+    let others =
+        || clock(libc::CLOCK_PROCESS_CPUTIME_ID).saturating_sub(clock(libc::CLOCK_THREAD_CPUTIME_ID));
+    let own = std::process::id();
+    wait_until_at_rest("what has been asked for is done", || vec![own]);
+    let switches = || {
+        let mut seen = None;
+        wait_until("all threads wait", || {
+            seen = waiting(&[own]);
+            seen.is_some()
+        });
+        seen.expect("it has been seen").switches
+    };
+    let (ran, switched, began) = (others(), switches(), Instant::now());
+    let end = clock(libc::CLOCK_THREAD_CPUTIME_ID) + MEANWHILE;
+    while clock(libc::CLOCK_THREAD_CPUTIME_ID) < end {}
+    let ran = others() - ran;
+    assert!(ran < MOST, "{ran:?} of processor time in {MEANWHILE:?}");
+    let (switched, took) = (switches() - switched, began.elapsed());
+    let most = 20.0 + MAX_SWITCHES_PER_MS * took.as_secs_f64() * 1000.0;
+    assert!((switched as f64) < most, "woken {switched} times in {took:?}");
+}
+
+/// What a clock says.
+fn clock(id: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the time is written to a value of ours.
+    let result = unsafe { libc::clock_gettime(id, &mut time) };
+    assert_eq!(result, 0, "there is such a clock");
+    Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
 }
 
 fn become_subreaper() {
@@ -477,6 +578,56 @@ impl Pause {
 enum Server {
     InProcess(JoinHandle<Result<procwire::End, procwire::Error>>),
     Binary(Child),
+}
+
+/// An example of this package as a command: the executable beside this one.
+///
+/// `cargo test` and `cargo nextest run` build the examples with the tests. `cargo test --test it` does
+/// not: what is missing then, or older than a file it is made of, is built here.
+pub fn example(name: &str) -> Command {
+    let own = std::env::current_exe().expect("a running program has a file");
+    let profile = own.ancestors().nth(2).expect("it is in PROFILE/deps");
+    let program = profile.join("examples").join(name);
+    if !is_up_to_date(&program) {
+        let target = profile.file_name().expect("the profile has a name");
+        let target = if target == "debug" {
+            OsStr::new("dev")
+        } else {
+            target
+        };
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--example", name, "--profile"])
+            .arg(target)
+            .arg("--target-dir")
+            .arg(profile.parent().expect("a profile is in a target directory"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdin(Stdio::null())
+            .status()
+            .expect("cargo starts");
+        assert!(status.success(), "{name} is not built: {status}");
+    }
+    let mut command = Command::new(&program);
+    command
+        .env("PROCWIRE", PROCWIRE)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::null());
+    command
+}
+
+/// Whether a program that Cargo has built is newer than all that the list beside it says it is made of.
+fn is_up_to_date(program: &Path) -> bool {
+    let changed = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
+    let (Some(built), Ok(list)) = (
+        changed(program),
+        std::fs::read_to_string(program.with_extension("d")),
+    ) else {
+        return false;
+    };
+    let (_, sources) = list.split_once(": ").expect("a list of Cargo has a colon");
+    // A space in a path has a backslash before it.
+    let sources = sources.trim_end().replace("\\ ", "\n");
+    let mut sources = sources.split(' ').map(|source| source.replace('\n', " "));
+    sources.all(|source| changed(Path::new(&source)).is_some_and(|at| at <= built))
 }
 
 /// The path of the binary under test: the one that was built with the tests, or what the environment
@@ -829,7 +980,8 @@ impl Client {
 
     /// Runs a program with its output collected; its exit.
     pub fn run(&mut self, command: &[&str]) -> Value {
-        self.run_with(json!({"processHandle": "run", "command": command}))
+        // The default would be a deadline of ten seconds.
+        self.run_with(json!({"processHandle": "run", "command": command, "timeoutMs": null}))
     }
 
     /// Runs a program with its output collected and these params; its exit.
@@ -1001,16 +1153,12 @@ pub fn private_bytes() -> u64 {
 
 /// The same of another process.
 pub fn private_bytes_of(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = kib.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kib.expect("a number") * 1024
+    crate::proc::private_bytes(pid).expect("the process runs")
 }
 
-/// What all threads of this process have used of the CPU.
+/// What all threads of this process have used of the processor.
 pub fn cpu_time() -> Duration {
-    let own = Proc::of(std::process::id()).expect("/proc is mounted");
-    Duration::from_millis(own.ticks * 10)
+    clock(libc::CLOCK_PROCESS_CPUTIME_ID)
 }
 
 /// Ends a process that the server is not meant to end.

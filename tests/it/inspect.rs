@@ -11,46 +11,10 @@ use std::ptr;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Client, Mode, Scratch, Test, binary, both, can, children_of, test, times, wait_until,
+    Client, Mode, Scratch, apply, binary, both, can, children_of, test, times, wait_until,
     without_a_usable_proc,
 };
 use crate::proc::Proc;
-
-pub const TESTS: &[Test] = &[
-    both!(each_way_of_waiting_is_told_apart),
-    both!(every_member_is_told),
-    both!(a_busy_program_waits_for_nothing),
-    both!(what_runs_beside_it_counts),
-    test!(a_shell_waits_at_its_prompt_and_its_job_in_the_foreground),
-    test!(a_pipeline_reads_another_pipe),
-    test!(a_password_prompt_reads_with_echo_off),
-    test!(what_has_left_the_terminal_and_reads_it_counts),
-    test!(which_terminal_dev_tty_was_is_not_known_outside_of_its_session),
-    test!(a_job_in_the_background_does_not_count),
-    both!(a_stopped_program_waits_for_nothing_until_it_is_continued),
-    test!(a_wait_that_a_stop_has_interrupted_is_the_same_wait),
-    test!(stdin_that_is_closed_is_not_waited_for),
-    both!(input_that_is_there_is_not_waited_for),
-    test!(a_zombie_is_shown_as_what_it_is),
-    test!(the_terminal_is_shown_as_it_is_now),
-    test!(a_long_command_is_cut_and_arguments_stay_apart),
-    test!(a_name_of_any_bytes_is_text),
-    test!(more_processes_than_an_answer_has_are_counted),
-    test!(a_program_that_may_not_be_looked_at_is_not_known),
-    test!(a_program_of_32_bits_is_not_known),
-    test!(it_waits_for_the_spawn_before_it),
-    test!(unknown_handles_and_malformed_params_are_refused),
-    test!(every_request_is_answered_however_many_there_are),
-    test!(a_thousand_do_not_delay_another_program),
-    both!(behind_the_exit_it_is_answered),
-    test!(a_process_that_does_not_let_go_of_its_memory_delays_nothing),
-    test!(with_descriptors_used_up_it_still_tells),
-    test!(without_a_usable_proc_nothing_is_made_up),
-    test!(in_an_inner_namespace_with_the_outer_proc_its_own_numbers_are_told),
-    test!(an_embedded_server_guarantees_what_it_can),
-    test!(the_binary_guarantees_more_than_the_library),
-    test!(the_rust_client_inspects),
-];
 
 // ---- programs that wait ----
 
@@ -309,6 +273,7 @@ fn spawn_waiting(client: &mut Client, mode: Mode, handle: &str, what: &str) -> u
     client.spawn_ready(mode.params(handle, &command))
 }
 
+#[apply(both)]
 fn each_way_of_waiting_is_told_apart(mode: Mode) {
     let (yes, no, unknown) = (json!(true), json!(false), Value::Null);
     let mut rows = vec![
@@ -357,6 +322,7 @@ fn each_way_of_waiting_is_told_apart(mode: Mode) {
     client.finish();
 }
 
+#[apply(both)]
 fn every_member_is_told(mode: Mode) {
     let mut client = Client::in_process();
     let pid = client.spawn_ready(mode.params("a", &["sh", "-c", "echo ready; cat; true"]));
@@ -421,6 +387,7 @@ fn every_member_is_told(mode: Mode) {
     client.finish();
 }
 
+#[apply(both)]
 fn a_busy_program_waits_for_nothing(mode: Mode) {
     let mut client = Client::in_process();
     client.spawn_ready(mode.params("a", &["sh", "-c", "echo ready; while :; do :; done"]));
@@ -434,6 +401,7 @@ fn a_busy_program_waits_for_nothing(mode: Mode) {
 }
 
 /// A child that reads what its parent was given.
+#[apply(both)]
 fn what_runs_beside_it_counts(mode: Mode) {
     let mut client = Client::in_process();
     // On a terminal the shell without job control has its children in its own group.
@@ -444,6 +412,7 @@ fn what_runs_beside_it_counts(mode: Mode) {
     client.finish();
 }
 
+#[apply(test)]
 fn a_shell_waits_at_its_prompt_and_its_job_in_the_foreground() {
     let mut client = Client::in_process();
     for shell in [&["sh", "-i"][..], &["bash", "--norc", "-i"]] {
@@ -473,6 +442,7 @@ fn a_shell_waits_at_its_prompt_and_its_job_in_the_foreground() {
     client.finish();
 }
 
+#[apply(test)]
 fn a_pipeline_reads_another_pipe() {
     let mut client = Client::in_process();
     for mode in [Mode::Pipe, Mode::Tty] {
@@ -491,6 +461,7 @@ fn a_pipeline_reads_another_pipe() {
     client.finish();
 }
 
+#[apply(test)]
 fn a_password_prompt_reads_with_echo_off() {
     let mut client = Client::in_process();
     let script =
@@ -507,6 +478,7 @@ fn a_password_prompt_reads_with_echo_off() {
     client.finish();
 }
 
+#[apply(test)]
 fn what_has_left_the_terminal_and_reads_it_counts() {
     let mut client = Client::in_process();
     let script = "exec 3<&0; setsid sh -c 'echo ready; exec cat <&3' & wait; sleep 1000";
@@ -521,6 +493,7 @@ fn what_has_left_the_terminal_and_reads_it_counts() {
     client.finish();
 }
 
+#[apply(test)]
 fn which_terminal_dev_tty_was_is_not_known_outside_of_its_session() {
     let mut client = Client::in_process();
     let script = "exec 3</dev/tty; setsid sh -c 'echo ready; exec cat <&3' & wait; sleep 1000";
@@ -534,6 +507,7 @@ fn which_terminal_dev_tty_was_is_not_known_outside_of_its_session() {
     client.finish();
 }
 
+#[apply(test)]
 fn a_job_in_the_background_does_not_count() {
     let mut client = Client::in_process();
     // The job is stopped by its read, and the shell waits for a program.
@@ -552,6 +526,7 @@ fn a_job_in_the_background_does_not_count() {
     client.finish();
 }
 
+#[apply(both)]
 fn a_stopped_program_waits_for_nothing_until_it_is_continued(mode: Mode) {
     let mut client = Client::in_process();
     client.spawn(mode.params("a", &["cat"]));
@@ -569,6 +544,7 @@ fn a_stopped_program_waits_for_nothing_until_it_is_continued(mode: Mode) {
 }
 
 /// The kernel goes on with such a call under another number.
+#[apply(test)]
 fn a_wait_that_a_stop_has_interrupted_is_the_same_wait() {
     let mut client = Client::in_process();
     for (what, expected) in [("poll-timed", json!(true)), ("poll-other", json!(false))] {
@@ -598,6 +574,7 @@ fn a_wait_that_a_stop_has_interrupted_is_the_same_wait() {
     client.finish();
 }
 
+#[apply(test)]
 fn stdin_that_is_closed_is_not_waited_for() {
     let mut client = Client::in_process();
     // No stdin at all, and one that has ended.
@@ -613,6 +590,7 @@ fn stdin_that_is_closed_is_not_waited_for() {
 
 /// Right after a write it is not said that the program waits, although the kernel takes a while to hand a
 /// line over on a terminal.
+#[apply(both)]
 fn input_that_is_there_is_not_waited_for(mode: Mode) {
     let mut client = Client::in_process();
     for round in 0..times(30) {
@@ -629,6 +607,7 @@ fn input_that_is_there_is_not_waited_for(mode: Mode) {
     client.finish();
 }
 
+#[apply(test)]
 fn a_zombie_is_shown_as_what_it_is() {
     let mut client = Client::in_process();
     // The shell becomes a program that does not wait for the child that it had.
@@ -646,6 +625,7 @@ fn a_zombie_is_shown_as_what_it_is() {
     client.finish();
 }
 
+#[apply(test)]
 fn the_terminal_is_shown_as_it_is_now() {
     let mut client = Client::in_process();
     let mut params = Mode::Tty.params("a", &["sh", "-c", "stty raw; echo ready; cat"]);
@@ -666,6 +646,7 @@ fn the_terminal_is_shown_as_it_is_now() {
     client.finish();
 }
 
+#[apply(test)]
 fn a_long_command_is_cut_and_arguments_stay_apart() {
     let mut client = Client::in_process();
     let command = |handle: &str, arguments: &[&str], client: &mut Client| {
@@ -697,6 +678,7 @@ fn a_long_command_is_cut_and_arguments_stay_apart() {
     client.finish();
 }
 
+#[apply(test)]
 fn a_name_of_any_bytes_is_text() {
     let mut client = Client::in_process();
     client.spawn_ready(Mode::Pipe.params(
@@ -717,6 +699,7 @@ fn a_name_of_any_bytes_is_text() {
     client.finish();
 }
 
+#[apply(test)]
 fn more_processes_than_an_answer_has_are_counted() {
     let mut client = Client::in_process();
     let pid = spawn_waiting(&mut client, Mode::Pipe, "a", "children-1010");
@@ -744,6 +727,7 @@ fn guarantees(client: &mut Client) -> Value {
     client.call("initialize", params)["guarantees"].clone()
 }
 
+#[apply(test)]
 fn a_program_that_may_not_be_looked_at_is_not_known() {
     let enter = "exec setpriv --reuid=65534 --regid=65534 --clear-groups";
     if !can("another user", &format!("{enter} true")) {
@@ -800,11 +784,13 @@ fn program_of_32_bits() -> Vec<u8> {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
+#[apply(test)]
 fn a_program_of_32_bits_is_not_known() {
     println!("not run: this machine has no programs of 32 bits");
 }
 
 #[cfg(target_arch = "x86_64")]
+#[apply(test)]
 fn a_program_of_32_bits_is_not_known() {
     let scratch = Scratch::new();
     let program = scratch.file("short", 0o755, program_of_32_bits());
@@ -821,6 +807,7 @@ fn a_program_of_32_bits_is_not_known() {
     client.finish();
 }
 
+#[apply(test)]
 fn it_waits_for_the_spawn_before_it() {
     let mut client = Client::in_process();
     let spawn = client.request("process/spawn", Mode::Pipe.params("a", &["cat"]));
@@ -835,6 +822,7 @@ fn it_waits_for_the_spawn_before_it() {
     client.finish();
 }
 
+#[apply(test)]
 fn unknown_handles_and_malformed_params_are_refused() {
     let mut client = Client::in_process();
     let refused = client.refuse("process/inspect", json!({"processHandle": "a"}));
@@ -857,6 +845,7 @@ fn unknown_handles_and_malformed_params_are_refused() {
     client.finish();
 }
 
+#[apply(test)]
 fn every_request_is_answered_however_many_there_are() {
     let mut client = Client::in_process();
     client.spawn(Mode::Pipe.params("a", &["cat"]));
@@ -872,6 +861,7 @@ fn every_request_is_answered_however_many_there_are() {
 }
 
 /// What is asked in between is answered in between.
+#[apply(test)]
 fn a_thousand_do_not_delay_another_program() {
     let mut client = Client::in_process();
     let busy = 8;
@@ -895,6 +885,7 @@ fn a_thousand_do_not_delay_another_program() {
     client.finish();
 }
 
+#[apply(both)]
 fn behind_the_exit_it_is_answered(mode: Mode) {
     let mut client = Client::in_process();
     for round in 0..times(50) {
@@ -1048,6 +1039,7 @@ impl Drop for SilentFile {
     }
 }
 
+#[apply(test)]
 fn a_process_that_does_not_let_go_of_its_memory_delays_nothing() {
     let scratch = Scratch::new();
     let Some(silent) = SilentFile::new(&scratch) else {
@@ -1096,6 +1088,7 @@ fn a_process_that_does_not_let_go_of_its_memory_delays_nothing() {
     client.finish();
 }
 
+#[apply(test)]
 fn with_descriptors_used_up_it_still_tells() {
     let mut client = Client::in_process();
     for mode in [Mode::Pipe, Mode::Tty] {
@@ -1128,6 +1121,7 @@ fn with_descriptors_used_up_it_still_tells() {
     client.finish();
 }
 
+#[apply(test)]
 fn without_a_usable_proc_nothing_is_made_up() {
     let scratch = Scratch::new();
     for (what, hide) in without_a_usable_proc(&scratch) {
@@ -1176,6 +1170,7 @@ fn without_a_usable_proc_nothing_is_made_up() {
     }
 }
 
+#[apply(test)]
 fn in_an_inner_namespace_with_the_outer_proc_its_own_numbers_are_told() {
     if !can("an outer /proc", "unshare --pid --fork true") {
         return;
@@ -1197,6 +1192,7 @@ fn in_an_inner_namespace_with_the_outer_proc_its_own_numbers_are_told() {
     client.finish();
 }
 
+#[apply(test)]
 fn an_embedded_server_guarantees_what_it_can() {
     let mut client = Client::in_process();
     let expected = json!({
@@ -1210,6 +1206,7 @@ fn an_embedded_server_guarantees_what_it_can() {
     client.finish();
 }
 
+#[apply(test)]
 fn the_binary_guarantees_more_than_the_library() {
     let expected = |survives: bool| {
         json!({
@@ -1225,6 +1222,7 @@ fn the_binary_guarantees_more_than_the_library() {
     client.finish();
 }
 
+#[apply(test)]
 fn the_rust_client_inspects() {
     use procwire::client::{Client, Command, Error};
     let client = Client::in_process(procwire::Config::default()).expect("a server");

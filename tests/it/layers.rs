@@ -1,21 +1,13 @@
 //! The folders of `src` are layers: each may use those below it, and no other. What differs between
 //! systems is in the lowest.
 
-use crate::harness::{Test, test};
+use crate::harness::{apply, test};
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
-
-pub const TESTS: &[Test] = &[
-    test!(no_import_runs_upward),
-    test!(systems_differ_only_in_sys),
-    test!(only_the_harness_names_the_binary),
-    test!(no_file_of_the_sources_is_long),
-    test!(unsafe_code_is_accounted_for),
-];
-
 /// From the top down.
 const LAYERS: [&str; 7] = ["cli", "client", "server", "process", "outbox", "wire", "sys"];
 
+#[apply(test)]
 fn no_import_runs_upward() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let folders = std::fs::read_dir(&src).expect("the sources").flatten();
@@ -57,6 +49,7 @@ fn no_import_runs_upward() {
 
 /// What a system lacks or does in another way is for `src/sys` to say. Signals are numbered by each system,
 /// and `src/lib.rs` refuses those that there is no code for.
+#[apply(test)]
 fn systems_differ_only_in_sys() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let spared = [src.join("sys"), src.join("wire/signal.rs"), src.join("lib.rs")];
@@ -67,6 +60,7 @@ fn systems_differ_only_in_sys() {
     assert!(!inside.is_empty(), "nothing was looked at");
 }
 
+#[apply(test)]
 fn only_the_harness_names_the_binary() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
     let mut named = lines_with(&tests, &[concat!("CARGO_BIN", "_EXE_procwire")]);
@@ -77,6 +71,7 @@ fn only_the_harness_names_the_binary() {
 /// Lines that a file may have besides its unit tests: beyond that it does two jobs.
 const MAX_LINES: usize = 600;
 
+#[apply(test)]
 fn no_file_of_the_sources_is_long() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = files(&src);
@@ -92,6 +87,7 @@ fn no_file_of_the_sources_is_long() {
 }
 
 /// Each file that has unsafe code is in the table of the architecture, with the reason and how often.
+#[apply(test)]
 fn unsafe_code_is_accounted_for() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let document = std::fs::read_to_string(root.join("docs/architecture.md")).expect("the document");

@@ -3,24 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::harness::{Client, Mode, Scratch, Test, binary, both, test};
+use crate::harness::{Client, Mode, Scratch, apply, binary, both, test};
 use crate::resources::leave_root;
 use crate::spawn::silent_to_the_end;
 use serde_json::{Value, json};
-
-pub const TESTS: &[Test] = &[
-    both!(each_limit_is_seen_by_the_program),
-    test!(limits_are_of_the_program_alone),
-    test!(the_largest_number_means_no_limit),
-    test!(limits_strike),
-    test!(few_descriptors_are_enough_to_start),
-    test!(a_limit_of_descriptors_is_laid_over_the_servers),
-    test!(limits_hold_for_scripts_and_programs_on_the_path),
-    test!(what_the_machine_refuses_is_named),
-    test!(what_starves_the_start_is_told),
-    test!(malformed_limits_start_nothing),
-    test!(the_rust_client_sets_limits),
-];
 
 fn limited(command: &[&str], limits: Value) -> Value {
     json!({"processHandle": "a", "command": command, "limits": limits, "timeoutMs": null})
@@ -50,6 +36,7 @@ const NAMES: [(&str, &str); 7] = [
 ];
 
 /// Soft and hard alike, each alone and all together, and the others as they were.
+#[apply(both)]
 fn each_limit_is_seen_by_the_program(mode: Mode) {
     let mut client = Client::in_process();
     let mut run = |script: &str, limits: Value| {
@@ -102,6 +89,7 @@ fn each_limit_is_seen_by_the_program(mode: Mode) {
 }
 
 /// The child sets them while it shares the memory of the server.
+#[apply(test)]
 fn limits_are_of_the_program_alone() {
     let own = || {
         let read = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).expect("it is there");
@@ -124,6 +112,7 @@ fn limits_are_of_the_program_alone() {
     client.finish();
 }
 
+#[apply(test)]
 fn the_largest_number_means_no_limit() {
     let mut client = Client::in_process();
     let limits = json!({"cpuSeconds": u64::MAX, "fileBytes": u64::MAX, "dataBytes": u64::MAX});
@@ -136,6 +125,7 @@ fn the_largest_number_means_no_limit() {
 }
 
 /// What each does to a program that goes beyond.
+#[apply(test)]
 fn limits_strike() {
     let scratch = Scratch::new();
     let file = scratch.path("file");
@@ -171,6 +161,7 @@ fn limits_strike() {
 }
 
 /// The kernel executes a program without one, and the word of a failure needs none either.
+#[apply(test)]
 fn few_descriptors_are_enough_to_start() {
     let mut client = Client::in_process();
     for files in [0, 1, 2, 3] {
@@ -193,6 +184,7 @@ fn few_descriptors_are_enough_to_start() {
 }
 
 /// The binary has raised its own soft limit, and gives its programs the one it was started with.
+#[apply(test)]
 fn a_limit_of_descriptors_is_laid_over_the_servers() {
     let mut client = Client::command(binary());
     let show = ["sh", "-c", "ulimit -Sn; ulimit -Hn"];
@@ -211,6 +203,7 @@ fn a_limit_of_descriptors_is_laid_over_the_servers() {
     silent_to_the_end(client);
 }
 
+#[apply(test)]
 fn limits_hold_for_scripts_and_programs_on_the_path() {
     let scratch = Scratch::new();
     let unusable = scratch.directory("first");
@@ -225,6 +218,7 @@ fn limits_hold_for_scripts_and_programs_on_the_path() {
     client.finish();
 }
 
+#[apply(test)]
 fn what_the_machine_refuses_is_named() {
     let scratch = Scratch::new();
     let mark = scratch.path("mark");
@@ -262,6 +256,7 @@ fn what_the_machine_refuses_is_named() {
 }
 
 /// Arguments take a quarter of the stack at most, whatever the limit is.
+#[apply(test)]
 fn what_starves_the_start_is_told() {
     let mut client = Client::in_process();
     let long = "x".repeat(100_000);
@@ -280,6 +275,7 @@ fn what_starves_the_start_is_told() {
     silent_to_the_end(client);
 }
 
+#[apply(test)]
 fn malformed_limits_start_nothing() {
     let mut client = Client::in_process();
     for (limits, why) in [
@@ -314,6 +310,7 @@ fn malformed_limits_start_nothing() {
     silent_to_the_end(client);
 }
 
+#[apply(test)]
 fn the_rust_client_sets_limits() {
     use procwire::client::{Client, Command, Error};
     use procwire::protocol::{LimitName, ResourceLimits, Stage};

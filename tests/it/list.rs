@@ -2,23 +2,9 @@
 
 use std::time::SystemTime;
 
-use crate::harness::{Client, HungProgram, Mode, Scratch, Test, both, test, times, wait_until};
+use crate::harness::{Client, HungProgram, Mode, Scratch, apply, both, test, times, wait_until};
 use crate::spawn::silent_to_the_end;
 use serde_json::{Value, json};
-
-pub const TESTS: &[Test] = &[
-    test!(nothing_runs_at_first),
-    both!(every_member_is_told),
-    both!(counts_follow_the_streams),
-    test!(pipelined_behind_spawns_it_has_them_all),
-    test!(spawns_that_failed_are_not_in_it),
-    test!(a_spawn_behind_one_that_failed_is_in_it),
-    test!(spawns_that_come_later_do_not_delay_it),
-    test!(what_has_exited_is_not_in_it),
-    test!(program_that_does_not_start_does_not_hold_it_up),
-    test!(process_is_listed_once_its_spawn_is_answered),
-    test!(a_name_used_again_is_listed_with_its_new_process),
-];
 
 fn list(client: &mut Client) -> Vec<Value> {
     listed(&client.call("process/list", json!({})))
@@ -38,6 +24,7 @@ fn handles(processes: &[Value]) -> Vec<&str> {
         .collect()
 }
 
+#[apply(test)]
 fn nothing_runs_at_first() {
     let mut client = Client::in_process();
     assert_eq!(client.call("process/list", json!({})), json!({"processes": []}));
@@ -48,6 +35,7 @@ fn nothing_runs_at_first() {
     silent_to_the_end(client);
 }
 
+#[apply(both)]
 fn every_member_is_told(mode: Mode) {
     let scratch = Scratch::new();
     let now = || {
@@ -90,6 +78,7 @@ fn every_member_is_told(mode: Mode) {
     client.finish();
 }
 
+#[apply(both)]
 fn counts_follow_the_streams(mode: Mode) {
     let mut client = Client::in_process();
     let script =
@@ -122,6 +111,7 @@ fn counts_follow_the_streams(mode: Mode) {
 }
 
 /// It waits for those before it, so it never misses one that is still being started.
+#[apply(test)]
 fn pipelined_behind_spawns_it_has_them_all() {
     let mut client = Client::in_process();
     for round in 0..times(10) {
@@ -152,6 +142,7 @@ fn pipelined_behind_spawns_it_has_them_all() {
     client.finish();
 }
 
+#[apply(test)]
 fn spawns_that_failed_are_not_in_it() {
     let scratch = Scratch::new();
     // A program that is open for writing takes a while to fail.
@@ -179,6 +170,7 @@ fn spawns_that_failed_are_not_in_it() {
 }
 
 /// The second spawn of the handle has to wait for the first to fail; the list waits for both.
+#[apply(test)]
 fn a_spawn_behind_one_that_failed_is_in_it() {
     let mut client = Client::in_process();
     for i in 0..times(100) {
@@ -196,6 +188,7 @@ fn a_spawn_behind_one_that_failed_is_in_it() {
     client.finish();
 }
 
+#[apply(test)]
 fn spawns_that_come_later_do_not_delay_it() {
     let scratch = Scratch::new();
     let busy = scratch.file("busy", 0o755, "#!/bin/sh\n");
@@ -215,6 +208,7 @@ fn spawns_that_come_later_do_not_delay_it() {
 }
 
 /// A handle is free before its exit can be read.
+#[apply(test)]
 fn what_has_exited_is_not_in_it() {
     let mut client = Client::in_process();
     client.spawn(Mode::Pipe.params("stays", &["cat"]));
@@ -226,6 +220,7 @@ fn what_has_exited_is_not_in_it() {
     client.finish();
 }
 
+#[apply(test)]
 fn a_name_used_again_is_listed_with_its_new_process() {
     let mut client = Client::in_process();
     for _ in 0..times(30) {
@@ -242,6 +237,7 @@ fn a_name_used_again_is_listed_with_its_new_process() {
 }
 
 /// A list is of what runs; a program on a disk that does not answer is left out after a while.
+#[apply(test)]
 fn program_that_does_not_start_does_not_hold_it_up() {
     let scratch = Scratch::new();
     let Some(hung) = HungProgram::new(&scratch) else {
@@ -270,6 +266,7 @@ fn program_that_does_not_start_does_not_hold_it_up() {
     client.finish();
 }
 
+#[apply(test)]
 fn process_is_listed_once_its_spawn_is_answered() {
     // On one processor, the answer's reader often takes it from the thread that sent the answer.
     on_one_processor();

@@ -68,59 +68,14 @@ mod told;
 // Everything at once.
 mod model;
 
+use std::collections::BTreeMap;
+use std::thread::available_parallelism;
+
 use harness::{Body, Mode, Test};
 use libtest_mimic::{Arguments, Trial};
 
-/// The subjects in reading order.
-const SUBJECTS: &[(&str, &[Test])] = &[
-    ("documents", documents::TESTS),
-    ("examples", examples::TESTS),
-    ("cast", cast::TESTS),
-    ("layers", layers::TESTS),
-    ("schema", schema::TESTS),
-    ("client", client::TESTS),
-    ("client::as_std", client::as_std::TESTS),
-    ("client::hostile", client::hostile::TESTS),
-    ("command_line", command_line::TESTS),
-    ("run", run::TESTS),
-    ("recording", recording::TESTS),
-    ("check", check::TESTS),
-    ("completions", completions::TESTS),
-    ("man", man::TESTS),
-    ("mcp", mcp::TESTS),
-    ("spawn", spawn::TESTS),
-    ("environment", environment::TESTS),
-    ("argv", argv::TESTS),
-    ("streams", streams::TESTS),
-    ("limits", limits::TESTS),
-    ("exit", exit::TESTS),
-    ("list", list::TESTS),
-    ("inspect", inspect::TESTS),
-    ("start_state", start_state::TESTS),
-    ("stdin", stdin::TESTS),
-    ("output", output::TESTS),
-    ("keep", keep::TESTS),
-    ("eof", eof::TESTS),
-    ("close_output", close_output::TESTS),
-    ("wait", wait::TESTS),
-    ("pty", pty::TESTS),
-    ("handles", handles::TESTS),
-    ("timeout", timeout::TESTS),
-    ("kill", kill::TESTS),
-    ("protocol", protocol::TESTS),
-    ("framing", framing::TESTS),
-    ("memory", memory::TESTS),
-    ("connection", connection::TESTS),
-    ("ends", ends::TESTS),
-    ("sweep", sweep::TESTS),
-    ("told", told::TESTS),
-    ("remote", remote::TESTS),
-    ("resources", resources::TESTS),
-    ("refused", refused::TESTS),
-    ("sandbox", sandbox::TESTS),
-    ("portable", portable::TESTS),
-    ("model", model::TESTS),
-];
+/// How many tests run at once for each processor: most of them wait for a process.
+const TESTS_PER_PROCESSOR: usize = 3;
 
 fn main() {
     // A server that is started with it ignored, as in the background of a script, keeps it so.
@@ -138,15 +93,14 @@ fn main() {
     }
     if let Some(name) = std::env::var_os(harness::RUN_ONE) {
         let name = name.into_string().expect("test names are ASCII");
-        let (_, run) = all()
-            .into_iter()
-            .find(|(known, _)| *known == name)
-            .expect("a test of that name");
-        harness::run_alone(run);
+        harness::run_alone(all().remove(&name).expect("a test of that name"));
         return;
     }
-    let arguments = Arguments::from_args();
-    let trials = all().into_iter().map(|(name, _)| {
+    let mut arguments = Arguments::from_args();
+    arguments
+        .test_threads
+        .get_or_insert_with(|| TESTS_PER_PROCESSOR * available_parallelism().map_or(1, usize::from));
+    let trials = all().into_keys().map(|name| {
         let own_name = name.clone();
         let missing = remote::missing(&name)
             .or_else(|| completions::missing(&name))
@@ -164,20 +118,16 @@ fn main() {
     libtest_mimic::run(&arguments, trials.collect()).exit();
 }
 
-/// Every test with its full name; those for both modes twice.
-fn all() -> Vec<(String, Box<dyn FnOnce()>)> {
-    let mut all: Vec<(String, Box<dyn FnOnce()>)> = Vec::new();
-    for (subject, tests) in SUBJECTS {
-        for test in *tests {
-            match test.body {
-                Body::Once(body) => all.push((format!("{subject}::{}", test.name), Box::new(body))),
-                Body::Both(body) => {
-                    for (mode, suffix) in [(Mode::Pipe, "pipe"), (Mode::Tty, "tty")] {
-                        all.push((
-                            format!("{subject}::{}::{suffix}", test.name),
-                            Box::new(move || body(mode)),
-                        ));
-                    }
+/// Every test by its name, which is its path in this crate; those for both modes twice.
+fn all() -> BTreeMap<String, Box<dyn FnOnce()>> {
+    let mut all: BTreeMap<String, Box<dyn FnOnce()>> = BTreeMap::new();
+    for test in inventory::iter::<Test> {
+        let name = test.name();
+        match test.body {
+            Body::Once(body) => drop(all.insert(name.to_owned(), Box::new(body))),
+            Body::Both(body) => {
+                for (mode, suffix) in [(Mode::Pipe, "pipe"), (Mode::Tty, "tty")] {
+                    all.insert(format!("{name}::{suffix}"), Box::new(move || body(mode)));
                 }
             }
         }

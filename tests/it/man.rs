@@ -8,13 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Scratch, Test, binary, test};
-
-pub const TESTS: &[Test] = &[
-    test!(every_command_has_a_page_with_all_of_its_help),
-    test!(formatters_find_nothing_wrong),
-    test!(one_page_is_printed_and_all_are_written),
-];
+use crate::harness::{Scratch, apply, binary, test};
 
 const REQUIRE_MAN: &str = "PROCWIRE_REQUIRE_MAN";
 /// Each formats a page from stdin as plain text.
@@ -97,6 +91,7 @@ fn words(text: &str) -> String {
     text.split_whitespace().collect::<Vec<&str>>().join(" ")
 }
 
+#[apply(test)]
 fn every_command_has_a_page_with_all_of_its_help() {
     let commands = commands();
     assert!(commands.contains(&"run".to_owned()) && commands.contains(&"man".to_owned()));
@@ -169,6 +164,7 @@ fn every_command_has_a_page_with_all_of_its_help() {
     }
 }
 
+#[apply(test)]
 fn formatters_find_nothing_wrong() {
     for command in commands() {
         let page = printed(&["man", &command]);
@@ -185,6 +181,7 @@ fn formatters_find_nothing_wrong() {
     }
 }
 
+#[apply(test)]
 fn one_page_is_printed_and_all_are_written() {
     let scratch = Scratch::new();
     let folder = scratch.path("share/man1");

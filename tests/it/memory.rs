@@ -2,7 +2,8 @@
 //! what is bounded while the client does not receive.
 
 use crate::harness::{
-    PATIENCE, Proc, Scratch, Test, children_of, is_alive, private_bytes, test, times, wait_until,
+    PATIENCE, Scratch, apply, children_of, is_alive, private_bytes, test, times, wait_until,
+    wait_until_at_rest,
 };
 use procwire::protocol::{
     Capabilities, ClientInfo, Exited, InitializeParams, KillParams, Limit, ListReply, PtySize, Redirect,
@@ -10,40 +11,8 @@ use procwire::protocol::{
     Stream, WriteStdinParams, code,
 };
 use procwire::{ClientEnd, Config, Connection, ConnectionEnded, End, Error};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-pub const TESTS: &[Test] = &[
-    test!(bytes_go_both_ways_as_they_are),
-    test!(ids_come_back_as_given),
-    test!(every_request_has_its_reply),
-    test!(errors_are_typed),
-    test!(params_are_checked_without_a_parser),
-    test!(dropping_the_client_ends_everything),
-    test!(dropping_the_sender_leaves_the_rest_to_be_received),
-    test!(dropping_the_receiver_ends_everything),
-    test!(drain_waits_for_the_processes),
-    test!(stopper_ends_the_connection),
-    test!(stopper_may_come_first_or_too_late),
-    test!(servers_share_nothing),
-    test!(timed_receiving_gives_up_in_time),
-    test!(flood_waits_for_its_receiver),
-    test!(requests_wait_for_their_receiver),
-    test!(long_ids_wait_for_their_receiver),
-    test!(long_lists_wait_for_their_receiver),
-    test!(long_handles_are_forgotten),
-    test!(long_ids_of_writes_that_wait_are_bounded),
-    test!(long_spawns_that_are_held_back_wait_for_their_receiver),
-    test!(lists_behind_spawns_wait_for_their_receiver),
-    test!(lists_that_waited_together_are_sent_one_by_one),
-    test!(lists_that_leave_no_room_for_requests_are_answered),
-    test!(handle_used_again_is_answered_after_its_last_exit),
-    test!(opting_out_is_the_same_in_memory),
-    test!(other_children_of_the_program_are_left_alone),
-    test!(ignored_sigchld_is_refused),
-];
 
 /// A server on a thread, and the client's end.
 fn serve(config: Config) -> (ClientEnd, JoinHandle<Result<End, Error>>) {
@@ -165,6 +134,7 @@ fn collect(client: &mut ClientEnd, handle: &str, of: Stream) -> (Vec<u8>, Exited
 }
 
 /// All byte values, in and out, with nothing that would change them in between.
+#[apply(test)]
 fn bytes_go_both_ways_as_they_are() {
     let all: Vec<u8> = (0..=u8::MAX).cycle().take(300_000).collect();
     for of in [Stream::Stdout, Stream::Stderr] {
@@ -195,6 +165,7 @@ fn bytes_go_both_ways_as_they_are() {
     ended(server);
 }
 
+#[apply(test)]
 fn ids_come_back_as_given() {
     let (mut client, server) = serve(Config::default());
     let ids = [
@@ -219,6 +190,7 @@ fn ids_come_back_as_given() {
     ended(server);
 }
 
+#[apply(test)]
 fn every_request_has_its_reply() {
     let (mut client, server) = serve(Config::default());
     let hello = InitializeParams {
@@ -296,6 +268,7 @@ fn every_request_has_its_reply() {
     ended(server);
 }
 
+#[apply(test)]
 fn errors_are_typed() {
     let (mut client, server) = serve(Config::default());
     let error = ask_only(
@@ -317,6 +290,7 @@ fn errors_are_typed() {
 }
 
 /// What a line's parser would refuse on the wire is refused here, too.
+#[apply(test)]
 fn params_are_checked_without_a_parser() {
     let (mut client, server) = serve(Config::default());
     let good = || params("a", &["true"]);
@@ -439,6 +413,7 @@ fn stubborn_tree(client: &mut ClientEnd) -> [u32; 2] {
     }
 }
 
+#[apply(test)]
 fn dropping_the_client_ends_everything() {
     let (mut client, server) = serve(Config::default());
     let tree = stubborn_tree(&mut client);
@@ -448,6 +423,7 @@ fn dropping_the_client_ends_everything() {
 }
 
 /// The end of input is not the end of output: what is known is still told, the exits last.
+#[apply(test)]
 fn dropping_the_sender_leaves_the_rest_to_be_received() {
     let (mut client, server) = serve(Config::default());
     let tree = stubborn_tree(&mut client);
@@ -472,6 +448,7 @@ fn dropping_the_sender_leaves_the_rest_to_be_received() {
 }
 
 /// Who receives nothing any more has gone, even if it could still send.
+#[apply(test)]
 fn dropping_the_receiver_ends_everything() {
     let (mut client, server) = serve(Config::default());
     let tree = stubborn_tree(&mut client);
@@ -482,6 +459,7 @@ fn dropping_the_receiver_ends_everything() {
     assert_eq!(sender.send(1, Request::List), Err(ConnectionEnded));
 }
 
+#[apply(test)]
 fn drain_waits_for_the_processes() {
     let config = Config::default().drain(true);
     let (mut client, server) = serve(config);
@@ -506,6 +484,7 @@ fn drain_waits_for_the_processes() {
     assert_eq!(ended(server), End::InputEnded);
 }
 
+#[apply(test)]
 fn stopper_ends_the_connection() {
     for drain in [false, true] {
         let config = Config::default().drain(drain);
@@ -530,6 +509,7 @@ fn stopper_ends_the_connection() {
     }
 }
 
+#[apply(test)]
 fn stopper_may_come_first_or_too_late() {
     let (connection, mut client) = Connection::memory();
     let stopper = connection.stopper();
@@ -552,6 +532,7 @@ fn stopper_may_come_first_or_too_late() {
 }
 
 /// The same handle on many servers of one program; the end of one is not the end of another.
+#[apply(test)]
 fn servers_share_nothing() {
     let mut all: Vec<_> = (0..8).map(|_| serve(Config::default())).collect();
     let mut pids = Vec::new();
@@ -577,6 +558,7 @@ fn servers_share_nothing() {
     }
 }
 
+#[apply(test)]
 fn timed_receiving_gives_up_in_time() {
     let (mut client, server) = serve(Config::default());
     let before = Instant::now();
@@ -592,6 +574,7 @@ fn timed_receiving_gives_up_in_time() {
 
 /// The client does not receive: the flood stops at a bound and the server's memory with it, the same process is
 /// killed at once, and then everything that was written is there without a gap.
+#[apply(test)]
 fn flood_waits_for_its_receiver() {
     let (mut client, server) = serve(Config::default());
     let before = private_bytes();
@@ -599,16 +582,8 @@ fn flood_waits_for_its_receiver() {
         &mut client,
         streamed("a", &["head", "-c", "1000000000", "/dev/zero"]),
     );
-    // It is stopped by the full pipe: it uses no more processor time.
-    let used = || Proc::of(pid).expect("it waits").ticks;
-    let mut last = (used(), Instant::now());
-    wait_until("the flood has stopped", || {
-        let now = used();
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        last.1.elapsed() > Duration::from_millis(200)
-    });
+    // It is stopped by the full pipe.
+    wait_until_at_rest("the flood has stopped", || vec![std::process::id(), pid]);
     let grown = private_bytes().saturating_sub(before);
     assert!(grown < 16 << 20, "{grown} bytes that were not received");
     client.send(1, kill("a")).expect("the server is there");
@@ -625,6 +600,7 @@ fn flood_waits_for_its_receiver() {
 }
 
 /// More requests than may be unanswered: the sender waits for the receiver, and none is lost.
+#[apply(test)]
 fn requests_wait_for_their_receiver() {
     let (client, server) = serve(Config::default());
     let (sender, receiver) = client.split();
@@ -637,7 +613,7 @@ fn requests_wait_for_their_receiver() {
         }
     });
     // While the client does not receive, the last of them can never be taken.
-    std::thread::sleep(Duration::from_millis(100));
+    at_rest("no more is taken");
     assert!(!feeder.is_finished(), "{count} answers are waiting");
     let mut expected = 0;
     for message in receiver {
@@ -652,6 +628,13 @@ fn requests_wait_for_their_receiver() {
     assert_eq!(ended(server), End::InputEnded);
 }
 
+/// Waits until the server in this process, and what it has started, wait for something.
+fn at_rest(what: &str) {
+    let own = std::process::id();
+    let children = || children_of(own).into_iter().map(|child| child.pid);
+    wait_until_at_rest(what, || children().chain([own]).collect());
+}
+
 /// Sends `requests` without receiving: at a bound no more is taken, and what the server holds by
 /// then is less than 100 MiB. Then everything is received; how many answers and how many exits.
 fn received_late(
@@ -660,24 +643,12 @@ fn received_late(
 ) -> (usize, usize) {
     let (sender, receiver) = client.split();
     let before = private_bytes();
-    let sent = Arc::new(AtomicUsize::new(0));
-    let feeder = std::thread::spawn({
-        let sent = Arc::clone(&sent);
-        move || {
-            for (id, request) in requests {
-                sender.send(id, request).expect("the server is there");
-                sent.fetch_add(1, SeqCst);
-            }
+    let feeder = std::thread::spawn(move || {
+        for (id, request) in requests {
+            sender.send(id, request).expect("the server is there");
         }
     });
-    let mut last = (0, Instant::now());
-    wait_until("no more is taken", || {
-        let now = sent.load(SeqCst);
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        last.1.elapsed() > Duration::from_millis(500)
-    });
+    at_rest("no more is taken");
     let grown = private_bytes().saturating_sub(before);
     assert!(grown < 100 << 20, "{grown} bytes that were not received");
     let (mut answers, mut exits) = (0, 0);
@@ -707,6 +678,7 @@ fn spawn_long(client: &mut ClientEnd, handle: &str) {
 }
 
 /// An answer's id is a part of what waits for the client.
+#[apply(test)]
 fn long_ids_wait_for_their_receiver() {
     let (client, server) = serve(Config::default());
     let requests = (0..3_000).map(|n| (long("id", n, 100_000).as_str().into(), kill("none")));
@@ -715,6 +687,7 @@ fn long_ids_wait_for_their_receiver() {
 }
 
 /// So are the arguments that a list shows.
+#[apply(test)]
 fn long_lists_wait_for_their_receiver() {
     let (mut client, server) = serve(Config::default());
     spawn_long(&mut client, "a");
@@ -724,6 +697,7 @@ fn long_lists_wait_for_their_receiver() {
 }
 
 /// What is remembered of processes whose exit has been received is bounded by its bytes.
+#[apply(test)]
 fn long_handles_are_forgotten() {
     let (mut client, server) = serve(Config::default());
     let mut before = 0;
@@ -743,6 +717,7 @@ fn long_handles_are_forgotten() {
 
 /// Of a write that waits for its process the id is kept. Past a bound further ones are refused, also
 /// to a client that receives everything, and each has its one answer.
+#[apply(test)]
 fn long_ids_of_writes_that_wait_are_bounded() {
     let (mut client, server) = serve(Config::default());
     spawn(&mut client, streamed("a", &["sleep", "1000"]));
@@ -800,17 +775,15 @@ fn leave_exits(client: &mut ClientEnd, alive: usize) -> usize {
             Request::Spawn(params(&format!("left{n}"), &["head", "-c", "1000000", "/dev/zero"]).into());
         client.send("left", request).expect("the server is there");
     }
-    let mut since = Instant::now();
     wait_until("they have exited", || {
-        if children_of(std::process::id()).len() > alive {
-            since = Instant::now();
-        }
-        since.elapsed() > Duration::from_millis(300)
+        at_rest("they have exited");
+        children_of(std::process::id()).len() <= alive
     });
     COUNT
 }
 
 /// What is asked of spawns that are held back, and those themselves, are bounded by their bytes.
+#[apply(test)]
 fn long_spawns_that_are_held_back_wait_for_their_receiver() {
     let (mut client, server) = serve(Config::default());
     let left = leave_exits(&mut client, 0);
@@ -831,6 +804,7 @@ fn long_spawns_that_are_held_back_wait_for_their_receiver() {
 }
 
 /// What a list has to know of the spawns before it is bounded, too.
+#[apply(test)]
 fn lists_behind_spawns_wait_for_their_receiver() {
     let (mut client, server) = serve(Config::default());
     let left = leave_exits(&mut client, 0);
@@ -846,6 +820,7 @@ fn lists_behind_spawns_wait_for_their_receiver() {
 }
 
 /// Lists that have waited for the same spawn are not all made at once when it starts.
+#[apply(test)]
 fn lists_that_waited_together_are_sent_one_by_one() {
     let (mut client, server) = serve(Config::default());
     spawn_long(&mut client, "long");
@@ -881,8 +856,8 @@ fn lists_that_waited_together_are_sent_one_by_one() {
             _ => {}
         }
     }
-    // What must not come has no signal: this is time enough for all lists to be made.
-    std::thread::sleep(Duration::from_secs(1));
+    // As many lists are made as ever will be while none is received.
+    at_rest("no more lists are made");
     let grown = private_bytes().saturating_sub(before);
     assert!(grown < 100 << 20, "{grown} bytes that were not received");
     while answers < 300 {
@@ -895,6 +870,7 @@ fn lists_that_waited_together_are_sent_one_by_one() {
 }
 
 /// As many requests as are taken, and all of them lists that wait for a spawn which does not come to its end.
+#[apply(test)]
 fn lists_that_leave_no_room_for_requests_are_answered() {
     let scratch = Scratch::new();
     let fifo = crate::streams::fifo(&scratch, "fifo");
@@ -931,6 +907,7 @@ fn lists_that_leave_no_room_for_requests_are_answered() {
     assert_eq!(ended(server), End::InputEnded);
 }
 
+#[apply(test)]
 fn opting_out_is_the_same_in_memory() {
     let (mut client, server) = serve(Config::default());
     let hello = InitializeParams {
@@ -951,6 +928,7 @@ fn opting_out_is_the_same_in_memory() {
 }
 
 /// A library waits for its own children only, and kills no other.
+#[apply(test)]
 fn other_children_of_the_program_are_left_alone() {
     let mut own = std::process::Command::new("sleep")
         .arg("1000")
@@ -979,6 +957,7 @@ fn other_children_of_the_program_are_left_alone() {
 }
 
 /// Where the kernel throws away how children end, nothing is served.
+#[apply(test)]
 fn ignored_sigchld_is_refused() {
     let set = |handler| {
         // SAFETY: this test has its process to itself, and no handler is a function.
@@ -1003,6 +982,7 @@ fn ignored_sigchld_is_refused() {
 
 /// A client that does not wait for the exit before it uses the handle again can tell whose output
 /// and exit it receives: those of the first process come before the answer to the second spawn.
+#[apply(test)]
 fn handle_used_again_is_answered_after_its_last_exit() {
     let scratch = Scratch::new();
     for round in 0..times(3) {
@@ -1010,12 +990,16 @@ fn handle_used_again_is_answered_after_its_last_exit() {
         let run = |name: &str, attempts: std::ops::Range<i64>| {
             let done = scratch.path(&format!("{name}{round}"));
             let script = format!("printf {name}; : > {done}");
-            for id in attempts {
+            for id in attempts.clone() {
                 let request = Request::Spawn(streamed("a", &["sh", "-c", &script]).into());
                 client.send(id, request).expect("the server is there");
                 let sent = Instant::now();
                 // Between the end of a process and its handle's there is a moment, in which it is refused.
-                while sent.elapsed() < Duration::from_secs(2) {
+                let patience = match attempts.end - attempts.start {
+                    1 => PATIENCE,
+                    _ => Duration::from_secs(2),
+                };
+                while sent.elapsed() < patience {
                     if std::path::Path::new(&done).exists() {
                         wait_until("it has been reaped", || {
                             children_of(std::process::id()).is_empty()

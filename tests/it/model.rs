@@ -22,13 +22,8 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::json;
 
 use crate::harness::{
-    Client, MODEL_SECONDS, Test, forget_transcript, kill_descendants, model_seconds, test, times,
+    Client, MODEL_SECONDS, apply, forget_transcript, kill_descendants, model_seconds, test, times,
 };
-
-pub const TESTS: &[Test] = &[
-    test!(sequences),
-    test!(a_kill_that_is_refused_and_a_handle_in_use_exclude_each_other),
-];
 
 /// How long it takes where nothing else is said.
 const USUAL: Duration = Duration::from_secs(12);
@@ -43,6 +38,7 @@ const SEED: &str = "PROCWIRE_MODEL_SEED";
 static RUNNING: Mutex<String> = Mutex::new(String::new());
 
 /// Any sequence of requests keeps every guarantee.
+#[apply(test)]
 fn sequences() {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -91,6 +87,7 @@ fn sequences() {
 }
 
 /// A kill that came while its process ended must not say there is none, and the spawn after it that there is.
+#[apply(test)]
 fn a_kill_that_is_refused_and_a_handle_in_use_exclude_each_other() {
     let mut client = Client::in_process();
     let params = json!({"processHandle": "a", "command": ["true"]});

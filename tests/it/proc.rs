@@ -14,6 +14,8 @@ pub struct Proc {
     pub parent: u32,
     pub group: u32,
     pub session: u32,
+    /// The group in the foreground of its terminal, if it has one.
+    pub foreground: Option<u32>,
     /// Of its main thread: see [`Proc::is_dead`].
     pub state: String,
     pub name: String,
@@ -42,6 +44,7 @@ impl Proc {
             parent: id(1)?,
             group: id(2)?,
             session: id(3)?,
+            foreground: id(5),
             state: (*fields.first()?).to_owned(),
             name: name.to_owned(),
             threads: id(17)?,
@@ -67,6 +70,78 @@ impl Proc {
         let of_all = tasks.filter_map(|task| fs::read(task.path().join("cmdline")).ok());
         of_all.max_by_key(Vec::len).unwrap_or_default()
     }
+}
+
+/// What `/proc/PID/status` says under this name; `None` if it has no such line or there is no process.
+pub fn status(pid: u32, name: &str) -> Option<String> {
+    said(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, name).map(str::to_owned)
+}
+
+/// What a text of such lines says under this name.
+fn said<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    let rest = |line: &'a str| line.strip_prefix(name)?.strip_prefix(':');
+    status.lines().find_map(rest).map(str::trim)
+}
+
+/// A size in `/proc/PID/status`, in bytes.
+fn size(pid: u32, name: &str) -> Option<u64> {
+    let kib: u64 = status(pid, name)?.strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// What the process has in memory that is of no file, in bytes.
+pub fn private_bytes(pid: u32) -> Option<u64> {
+    size(pid, "RssAnon")
+}
+
+/// What the process has in memory, in bytes.
+pub fn resident(pid: u32) -> Option<u64> {
+    size(pid, "VmRSS")
+}
+
+/// The most it has had there.
+pub fn peak_resident(pid: u32) -> Option<u64> {
+    size(pid, "VmHWM")
+}
+
+/// How many threads it has.
+pub fn threads(pid: u32) -> Option<u64> {
+    status(pid, "Threads")?.parse().ok()
+}
+
+/// Threads that all wait for something or are stopped.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub threads: Vec<u32>,
+    /// How often they have been taken off a processor, all together.
+    pub switches: u64,
+}
+
+/// All threads of these processes but the calling one; `None` if one of them runs.
+pub fn waiting(pids: &[u32]) -> Option<Waiting> {
+    let own = fs::read_link("/proc/thread-self").ok();
+    let own: Option<u32> = own.and_then(|path| path.file_name()?.to_str()?.parse().ok());
+    let (mut threads, mut switches) = (Vec::new(), 0);
+    for pid in pids {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter();
+        for task in tasks.flatten().flatten() {
+            let id = task.file_name().to_str()?.parse().ok()?;
+            let Ok(text) = fs::read_to_string(task.path().join("status")) else {
+                continue;
+            };
+            if Some(id) == own {
+                continue;
+            }
+            if said(&text, "State")?.starts_with(['R', 'D']) {
+                return None;
+            }
+            for kind in ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"] {
+                switches += said(&text, kind)?.parse::<u64>().ok()?;
+            }
+            threads.push(id);
+        }
+    }
+    Some(Waiting { threads, switches })
 }
 
 /// The numbers of all processes of the machine.

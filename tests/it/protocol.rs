@@ -1,46 +1,10 @@
 //! The envelope: framing, ids, lines that are not requests, the handshake. After each bad line the next one is served.
 
-use crate::harness::{Client, Mode, Test, both, encode, private_bytes, test};
+use crate::harness::{Client, Mode, apply, both, encode, private_bytes, test};
 use procwire::Config;
 use serde_json::{Value, json};
 use std::io::{Cursor, Write};
 use std::sync::{Arc, Mutex};
-
-pub const TESTS: &[Test] = &[
-    test!(crlf_blank_lines_and_spaces_are_tolerated),
-    test!(last_line_needs_no_end),
-    test!(members_may_come_in_any_order_and_escaped),
-    test!(pieces_of_any_size_make_the_same_lines),
-    both!(jsonrpc_is_written_exactly_when_the_first_message_had_it),
-    test!(the_first_message_that_can_be_read_decides),
-    test!(another_version_is_refused),
-    test!(handshake_tells_a_home_for_codex),
-    test!(ids_come_back_as_sent),
-    test!(other_ids_are_refused),
-    test!(same_id_twice_is_answered_twice),
-    test!(invalid_json_is_a_parse_error),
-    test!(invalid_utf8_is_a_parse_error),
-    test!(what_is_not_a_request_is_refused_with_its_id),
-    test!(batches_are_refused_and_nothing_in_them_runs),
-    test!(nesting_costs_no_stack),
-    test!(notifications_are_never_answered),
-    test!(responses_from_a_client_are_refused),
-    test!(unknown_methods_are_told_apart_from_bad_params),
-    test!(unknown_members_are_ignored),
-    test!(members_given_twice_are_refused),
-    test!(line_of_the_limit_passes_and_one_byte_more_does_not),
-    test!(default_limit_is_16_mib),
-    test!(endless_line_is_skipped_and_never_stored),
-    test!(handshake_is_optional_and_comes_once),
-    test!(handshake_tells_every_limit_in_force),
-    test!(malformed_handshake_does_not_count),
-    both!(deltas_can_be_opted_out_of),
-    both!(exits_can_be_opted_out_of),
-    test!(only_exact_names_opt_out),
-    test!(every_line_gets_exactly_one_answer),
-    test!(handles_have_a_limit),
-    test!(errors_quote_two_hundred_characters_at_most),
-];
 
 /// Whatever came before it, the server still answers.
 fn assert_serving(client: &mut Client) {
@@ -71,6 +35,7 @@ fn code_of(response: &Value) -> i64 {
 }
 
 /// Requests separated by every kind of line end and blank line are all understood.
+#[apply(test)]
 fn crlf_blank_lines_and_spaces_are_tolerated() {
     let mut client = Client::in_process();
     client.send_raw(b"\n\r\n   \n\t\r\n");
@@ -85,6 +50,7 @@ fn crlf_blank_lines_and_spaces_are_tolerated() {
 }
 
 /// A request that the end of input cuts off before its line end is carried out.
+#[apply(test)]
 fn last_line_needs_no_end() {
     let mut client = Client::in_process();
     client.send_raw(b"{\"id\":1,\"method\":\"process/list\"}\n{\"id\":2,\"method\":\"process/list\"}");
@@ -104,6 +70,7 @@ fn last_line_needs_no_end() {
 }
 
 /// The order of members and the spelling of their names in JSON carry no meaning.
+#[apply(test)]
 fn members_may_come_in_any_order_and_escaped() {
     let mut client = Client::in_process();
     client.send_raw(
@@ -117,6 +84,7 @@ fn members_may_come_in_any_order_and_escaped() {
 }
 
 /// However the bytes are cut into writes, the answers are the same.
+#[apply(test)]
 fn pieces_of_any_size_make_the_same_lines() {
     let mut input = Vec::new();
     for id in 0..200 {
@@ -145,6 +113,7 @@ fn pieces_of_any_size_make_the_same_lines() {
 }
 
 /// The first message decides for answers, errors and notifications alike; later ones change nothing.
+#[apply(both)]
 fn jsonrpc_is_written_exactly_when_the_first_message_had_it(mode: Mode) {
     let request = |with: bool, id: i64, method: &str, params: Value| {
         let mut message = json!({"id": id, "method": method, "params": params});
@@ -206,6 +175,7 @@ fn jsonrpc_is_written_exactly_when_the_first_message_had_it(mode: Mode) {
 }
 
 /// A line that is not a message decides nothing for those after it, the version included.
+#[apply(test)]
 fn the_first_message_that_can_be_read_decides() {
     let unreadable: [&[u8]; 5] = [
         b"nonsense\n",
@@ -243,6 +213,7 @@ fn the_first_message_that_can_be_read_decides() {
 }
 
 /// In every kind of message; nothing of it is done.
+#[apply(test)]
 fn another_version_is_refused() {
     let mut client = Client::in_process();
     client.spawn(json!({"processHandle": "a", "command": ["cat"], "streamStdin": true, "timeoutMs": null}));
@@ -294,6 +265,7 @@ fn another_version_is_refused() {
 }
 
 /// As codex finds it; a client that was written for that insists on it.
+#[apply(test)]
 fn handshake_tells_a_home_for_codex() {
     for (codex, home, told) in [
         (Some("/over/there"), Some("/home/me"), "/over/there"),
@@ -318,6 +290,7 @@ fn handshake_tells_a_home_for_codex() {
 }
 
 /// Strings of any kind and integers of the whole 64-bit range.
+#[apply(test)]
 fn ids_come_back_as_sent() {
     let mut client = Client::in_process();
     let ids = [
@@ -348,6 +321,7 @@ fn ids_come_back_as_sent() {
 }
 
 /// An id that is neither a string nor such an integer cannot be given back, and is told so.
+#[apply(test)]
 fn other_ids_are_refused() {
     let mut client = Client::in_process();
     for id in [
@@ -369,6 +343,7 @@ fn other_ids_are_refused() {
 }
 
 /// An id is the client's business: used twice at once, it is answered twice.
+#[apply(test)]
 fn same_id_twice_is_answered_twice() {
     let mut client = Client::in_process();
     client.send_raw(
@@ -389,6 +364,7 @@ fn same_id_twice_is_answered_twice() {
     client.finish();
 }
 
+#[apply(test)]
 fn invalid_json_is_a_parse_error() {
     let mut client = Client::in_process();
     for line in [
@@ -417,6 +393,7 @@ fn invalid_json_is_a_parse_error() {
     client.finish();
 }
 
+#[apply(test)]
 fn invalid_utf8_is_a_parse_error() {
     let mut client = Client::in_process();
     for line in [
@@ -435,6 +412,7 @@ fn invalid_utf8_is_a_parse_error() {
 }
 
 /// JSON, and no request: the id comes back wherever one can be read.
+#[apply(test)]
 fn what_is_not_a_request_is_refused_with_its_id() {
     let mut client = Client::in_process();
     for line in [
@@ -465,6 +443,7 @@ fn what_is_not_a_request_is_refused_with_its_id() {
 }
 
 /// A batch is one refusal, not several answers.
+#[apply(test)]
 fn batches_are_refused_and_nothing_in_them_runs() {
     let mut client = Client::in_process();
     let spawn =
@@ -485,6 +464,7 @@ fn batches_are_refused_and_nothing_in_them_runs() {
 }
 
 /// Millions of brackets are an error or are skipped, wherever they are.
+#[apply(test)]
 fn nesting_costs_no_stack() {
     let mut client = Client::in_process();
     assert_eq!(code_of(&refused(&mut client, &vec![b'['; 2_000_000])), -32700);
@@ -539,6 +519,7 @@ fn nesting_costs_no_stack() {
 }
 
 /// Neither known nor unknown ones, nor requests that leave out their id; none of these does anything.
+#[apply(test)]
 fn notifications_are_never_answered() {
     let mut client = Client::in_process();
     client.send(&json!({"method": "initialized"}));
@@ -554,6 +535,7 @@ fn notifications_are_never_answered() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+#[apply(test)]
 fn responses_from_a_client_are_refused() {
     let mut client = Client::in_process();
     for message in [
@@ -575,6 +557,7 @@ fn responses_from_a_client_are_refused() {
     client.finish();
 }
 
+#[apply(test)]
 fn unknown_methods_are_told_apart_from_bad_params() {
     let mut client = Client::in_process();
     for method in [
@@ -692,6 +675,7 @@ fn unknown_methods_are_told_apart_from_bad_params() {
 }
 
 /// A client of a later version can say more than this server knows.
+#[apply(test)]
 fn unknown_members_are_ignored() {
     let mut client = Client::in_process();
     client.send(&json!({
@@ -704,6 +688,7 @@ fn unknown_members_are_ignored() {
 }
 
 /// Which of the two would be meant is not known, so neither is taken.
+#[apply(test)]
 fn members_given_twice_are_refused() {
     let mut client = Client::in_process();
     for line in [
@@ -738,6 +723,7 @@ fn padded(id: i64, length: usize) -> Vec<u8> {
     line
 }
 
+#[apply(test)]
 fn line_of_the_limit_passes_and_one_byte_more_does_not() {
     let config = Config::default().max_message_bytes(1000);
     let mut client = Client::in_process_with(config);
@@ -781,6 +767,7 @@ fn line_of_the_limit_passes_and_one_byte_more_does_not() {
 }
 
 /// A long line is carried out as any other, up to the limit that `initialize` reports.
+#[apply(test)]
 fn default_limit_is_16_mib() {
     let mut client = Client::in_process();
     let limit = client.call("initialize", json!({"clientInfo": {"name": "t"}}))["limits"]["maxMessageBytes"]
@@ -808,6 +795,7 @@ fn default_limit_is_16_mib() {
 }
 
 /// The refusal comes as soon as the limit is passed, and the rest of the line costs no memory.
+#[apply(test)]
 fn endless_line_is_skipped_and_never_stored() {
     let config = Config::default().max_message_bytes(64 * 1024);
     let mut client = Client::in_process_with(config);
@@ -827,6 +815,7 @@ fn endless_line_is_skipped_and_never_stored() {
 }
 
 /// Before it and without it everything works; a second one is refused and changes nothing.
+#[apply(test)]
 fn handshake_is_optional_and_comes_once() {
     let mut client = Client::in_process();
     assert_eq!(client.run(&["echo", "before"])["stdout"], "before\n");
@@ -851,6 +840,7 @@ fn handshake_is_optional_and_comes_once() {
     client.finish();
 }
 
+#[apply(test)]
 fn handshake_tells_every_limit_in_force() {
     let hello = json!({"clientInfo": {"name": "t"}});
     let defaults = json!({
@@ -890,6 +880,7 @@ fn handshake_tells_every_limit_in_force() {
     client.finish();
 }
 
+#[apply(test)]
 fn malformed_handshake_does_not_count() {
     let mut client = Client::in_process();
     for params in [
@@ -918,6 +909,7 @@ fn opting_out(methods: &[&str]) -> Client {
 }
 
 /// Nothing is sent of the output, nothing of it holds the program up, and all of it is counted.
+#[apply(both)]
 fn deltas_can_be_opted_out_of(mode: Mode) {
     let mut client = opting_out(&["process/outputDelta"]);
     let mut params = mode.params("a", &["head", "-c", "4000000", "/dev/zero"]);
@@ -931,6 +923,7 @@ fn deltas_can_be_opted_out_of(mode: Mode) {
 }
 
 /// The output still comes, and the handle is free again without a word.
+#[apply(both)]
 fn exits_can_be_opted_out_of(mode: Mode) {
     let mut client = opting_out(&["process/exited", "no/such"]);
     for round in 0..3 {
@@ -959,6 +952,7 @@ fn exits_can_be_opted_out_of(mode: Mode) {
     );
 }
 
+#[apply(test)]
 fn only_exact_names_opt_out() {
     let mut client = opting_out(&[
         "process/",
@@ -990,6 +984,7 @@ impl Write for Sheet {
 }
 
 /// Good and bad lines in one go: as many answers as questions, each to its own, in their order.
+#[apply(test)]
 fn every_line_gets_exactly_one_answer() {
     let mut input = Vec::new();
     let mut expected = Vec::new();
@@ -1029,6 +1024,7 @@ fn every_line_gets_exactly_one_answer() {
 }
 
 /// 4 KiB of UTF-8, for every method that names one.
+#[apply(test)]
 fn handles_have_a_limit() {
     let mut client = Client::in_process();
     let longest = "é".repeat(2_048);
@@ -1057,6 +1053,7 @@ fn handles_have_a_limit() {
 }
 
 /// A megabyte that comes back in an error would be sent and held for nothing.
+#[apply(test)]
 fn errors_quote_two_hundred_characters_at_most() {
     let mut client = Client::in_process();
     let long = "é".repeat(100_000);

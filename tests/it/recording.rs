@@ -4,16 +4,8 @@ use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::{PROCWIRE, Scratch, Test, binary, test};
+use crate::harness::{PROCWIRE, Scratch, apply, binary, test};
 use crate::run::in_terminal;
-
-pub const TESTS: &[Test] = &[
-    test!(recording_holds_what_was_shown),
-    test!(recording_of_a_terminal_has_its_sizes_and_not_what_was_typed_unseen),
-    test!(characters_are_whole_in_a_recording),
-    test!(recording_that_cannot_be_written_is_told),
-    test!(recording_needs_something_that_is_shown),
-];
 
 /// A recording: its header and its events.
 fn read(path: &str) -> (Value, Vec<(f64, String, String)>) {
@@ -38,6 +30,7 @@ fn run(arguments: &[&str]) -> Output {
     output.expect("the binary starts")
 }
 
+#[apply(test)]
 fn recording_holds_what_was_shown() {
     let scratch = Scratch::new();
     let path = scratch.path("a.cast");
@@ -71,6 +64,7 @@ fn recording_holds_what_was_shown() {
     assert_eq!(output(&read(&path).1), "again\r\n");
 }
 
+#[apply(test)]
 fn recording_of_a_terminal_has_its_sizes_and_not_what_was_typed_unseen() {
     let scratch = Scratch::new();
     let path = scratch.path("a.cast");
@@ -104,6 +98,7 @@ fn recording_of_a_terminal_has_its_sizes_and_not_what_was_typed_unseen() {
     assert_eq!(sizes, ["132x40"]);
 }
 
+#[apply(test)]
 fn characters_are_whole_in_a_recording() {
     let scratch = Scratch::new();
     let path = scratch.path("a.cast");
@@ -114,6 +109,7 @@ fn characters_are_whole_in_a_recording() {
     assert_eq!(output(&read(&path).1), "😀\r\n\u{fffd}A\u{fffd}");
 }
 
+#[apply(test)]
 fn recording_that_cannot_be_written_is_told() {
     let scratch = Scratch::new();
     let missing = scratch.path("missing/a.cast");
@@ -145,6 +141,7 @@ fn recording_that_cannot_be_written_is_told() {
     assert!(stderr.contains("fifo: Broken pipe"), "{stderr}");
 }
 
+#[apply(test)]
 fn recording_needs_something_that_is_shown() {
     for flag in ["--json", "--detach"] {
         let refused = run(&["--record", "/dev/null", flag, "--", "true"]);

@@ -11,29 +11,13 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, PROCWIRE, Scratch, Test, test, wait};
+use crate::harness::{Client, PROCWIRE, Scratch, apply, test, wait};
 use session::Call;
 
 // Shared with the example that prints the table.
 #[allow(dead_code)]
 #[path = "../refused/session.rs"]
 pub mod session;
-
-pub const TESTS: &[Test] = &[
-    test!(a_call_that_is_not_allowed_hangs_nothing_and_is_named),
-    test!(a_call_that_is_missing_hangs_nothing_and_is_named),
-    test!(a_call_that_finds_a_table_full_hangs_nothing_and_is_named),
-    test!(a_sandbox_may_choose_its_error),
-    test!(sandboxes_and_older_kernels_are_served),
-    test!(every_call_is_in_the_table),
-    test!(without_close_range_programs_get_three_descriptors),
-    test!(without_faccessat2_permissions_are_seen),
-    test!(without_pidfds_exits_are_seen_in_time),
-    test!(a_thread_that_memory_does_not_allow_is_an_answer),
-    test!(a_burst_with_little_memory_is_answered),
-    test!(output_that_memory_does_not_hold_is_dropped),
-    test!(with_too_little_memory_to_start_it_says_so),
-];
 
 fn server() -> &'static Path {
     Path::new(&*PROCWIRE)
@@ -68,14 +52,17 @@ fn every_call_with(errno: i32) {
     check_all(&tries);
 }
 
+#[apply(test)]
 fn a_call_that_is_not_allowed_hangs_nothing_and_is_named() {
     every_call_with(libc::EPERM);
 }
 
+#[apply(test)]
 fn a_call_that_is_missing_hangs_nothing_and_is_named() {
     every_call_with(libc::ENOSYS);
 }
 
+#[apply(test)]
 fn a_call_that_finds_a_table_full_hangs_nothing_and_is_named() {
     let tries = [
         ("pipe2", libc::EMFILE),
@@ -103,6 +90,7 @@ fn a_call_that_finds_a_table_full_hangs_nothing_and_is_named() {
 }
 
 /// EPERM is usual, and no more than that.
+#[apply(test)]
 fn a_sandbox_may_choose_its_error() {
     for name in [
         "clone with CLONE_PIDFD",
@@ -128,6 +116,7 @@ fn a_sandbox_may_choose_its_error() {
 }
 
 /// What is refused together.
+#[apply(test)]
 fn sandboxes_and_older_kernels_are_served() {
     let before_5_2 = [
         "clone with CLONE_PIDFD",
@@ -173,6 +162,7 @@ fn sandboxes_and_older_kernels_are_served() {
     }
 }
 
+#[apply(test)]
 fn every_call_is_in_the_table() {
     let file = format!("{}/docs/refused.md", env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(&file).expect("the page is there");
@@ -193,6 +183,7 @@ fn every_call_is_in_the_table() {
 }
 
 /// The server has others open, of its own and inherited ones, low numbers and high ones.
+#[apply(test)]
 fn without_close_range_programs_get_three_descriptors() {
     for names in [
         &["close_range"][..],
@@ -247,6 +238,7 @@ fn without_close_range_programs_get_three_descriptors() {
     }
 }
 
+#[apply(test)]
 fn without_faccessat2_permissions_are_seen() {
     let scratch = Scratch::new();
     let (first, second) = (scratch.directory("first"), scratch.directory("second"));
@@ -289,6 +281,7 @@ fn without_faccessat2_permissions_are_seen() {
 
 /// A thread waits for each process then: its code, its signal and its timeout are told as ever, and the
 /// thread goes with it.
+#[apply(test)]
 fn without_pidfds_exits_are_seen_in_time() {
     let names = ["clone with CLONE_PIDFD", "pidfd_open", "pidfd_send_signal"];
     let mut client = Client::command(session::command(server(), &session::named(&names), libc::ENOSYS));
@@ -366,6 +359,7 @@ fn serves_and_ends(mut client: Client, kib: u64, live: usize) {
     assert_eq!(status.code(), Some(0), "{kib} KiB: {status}");
 }
 
+#[apply(test)]
 fn a_thread_that_memory_does_not_allow_is_an_answer() {
     let mib = (24..48).step_by(3).chain([60, 90, 140, 200]);
     let mut any_refused = 0;
@@ -402,6 +396,7 @@ fn least_mib_to_serve() -> u64 {
     (10..100).find(serves).expect("that is enough for any build")
 }
 
+#[apply(test)]
 fn a_burst_with_little_memory_is_answered() {
     let least = least_mib_to_serve();
     // What is put by for the end comes on top.
@@ -426,6 +421,7 @@ fn a_burst_with_little_memory_is_answered() {
 }
 
 /// The server that aborts takes all other processes with it.
+#[apply(test)]
 fn output_that_memory_does_not_hold_is_dropped() {
     for mib in [40, 70] {
         let mut client = Client::command(with_addresses(mib * 1024));
@@ -467,6 +463,7 @@ fn output_that_memory_does_not_hold_is_dropped() {
     }
 }
 
+#[apply(test)]
 fn with_too_little_memory_to_start_it_says_so() {
     let (mut starts, mut refusals) = (0, 0);
     let least = least_mib_to_serve();

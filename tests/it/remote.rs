@@ -16,18 +16,8 @@ use procwire::client;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Client, Mode, PROCWIRE, Scratch, Test, binary, children_of, decoded, is_alive, test, wait, wait_until,
+    Client, Mode, PROCWIRE, Scratch, apply, binary, children_of, decoded, is_alive, test, wait, wait_until,
 };
-
-pub const TESTS: &[Test] = &[
-    test!(a_program_over_ssh_is_as_if_it_ran_here),
-    test!(a_terminal_over_ssh_is_resized),
-    test!(a_lost_ssh_leaves_nothing_alive),
-    test!(a_lost_session_of_sshd_leaves_nothing_alive),
-    test!(a_transcript_over_ssh_is_the_local_one),
-    test!(the_rust_client_works_over_ssh),
-    test!(a_static_binary_serves_in_an_empty_root),
-];
 
 /// As the distributions install it; it insists on being called by its whole path.
 const SSHD: &str = "/usr/sbin/sshd";
@@ -152,6 +142,7 @@ fn free_port() -> u16 {
     listener.local_addr().expect("it is bound").port()
 }
 
+#[apply(test)]
 fn a_program_over_ssh_is_as_if_it_ran_here() {
     let sshd = Sshd::start();
     let script = "cat; echo err >&2; echo \"$SSH_CONNECTION\" | cut -d' ' -f1; exit 7";
@@ -174,6 +165,7 @@ fn a_program_over_ssh_is_as_if_it_ran_here() {
     assert_eq!(output.status.code(), Some(7));
 }
 
+#[apply(test)]
 fn a_terminal_over_ssh_is_resized() {
     let sshd = Sshd::start();
     let script = "stty size; tty; echo ready; while read x; do stty size; done";
@@ -235,6 +227,7 @@ fn assert_all_gone(pids: &[u32]) {
     });
 }
 
+#[apply(test)]
 fn a_lost_ssh_leaves_nothing_alive() {
     let sshd = Sshd::start();
     let mut client = over_ssh(&sshd);
@@ -245,6 +238,7 @@ fn a_lost_ssh_leaves_nothing_alive() {
     client.finish_anyhow();
 }
 
+#[apply(test)]
 fn a_lost_session_of_sshd_leaves_nothing_alive() {
     let sshd = Sshd::start();
     let mut client = over_ssh(&sshd);
@@ -321,6 +315,7 @@ fn masked(line: &str) -> String {
     line
 }
 
+#[apply(test)]
 fn a_transcript_over_ssh_is_the_local_one() {
     let sshd = Sshd::start();
     let local = replayed(&format!("'{PROCWIRE}'"), &sshd.scratch);
@@ -329,6 +324,7 @@ fn a_transcript_over_ssh_is_the_local_one() {
     assert_eq!(local, remote);
 }
 
+#[apply(test)]
 fn the_rust_client_works_over_ssh() {
     let sshd = Sshd::start();
     let mut ssh = Command::new("ssh");
@@ -353,6 +349,7 @@ fn the_rust_client_works_over_ssh() {
     drop(client);
 }
 
+#[apply(test)]
 fn a_static_binary_serves_in_an_empty_root() {
     let scratch = Scratch::new();
     let file = std::env::var(STATIC).expect("the environment names the static binary");

@@ -3,32 +3,11 @@
 
 use crate::connection::{must_come_to_rest, server_below};
 use crate::harness::{
-    Client, Footprint, Mode, Proc, Scratch, Test, both, children_of, is_alive, private_bytes,
+    Client, Footprint, Mode, Proc, Scratch, apply, both, children_of, is_alive, private_bytes,
     private_bytes_of, processes, reap_adopted, test, times, wait_until,
 };
 use serde_json::{Value, json};
 use std::os::fd::AsRawFd;
-
-pub const TESTS: &[Test] = &[
-    test!(writes_that_wait_hold_up_no_kill),
-    test!(unread_exits_hold_up_no_kill),
-    both!(any_descriptor_may_be_the_one_too_many),
-    both!(descriptors_run_out_and_come_back),
-    both!(a_kill_needs_no_descriptor),
-    both!(any_thread_or_process_may_be_the_one_too_many),
-    test!(threads_run_out_and_come_back),
-    both!(tiny_pipes_lose_nothing),
-    test!(thousand_live_processes_echo_and_end),
-    both!(many_spawns_leave_nothing),
-    test!(burst_of_requests_is_never_refused),
-    test!(burst_of_spawns_is_never_refused),
-    both!(many_floods_share_a_bounded_memory),
-    both!(chatty_children_never_mix),
-    both!(flood_holds_up_no_other_process),
-    test!(daemons_cost_no_thread),
-    test!(environments_are_not_kept_behind_the_start),
-    test!(an_idle_server_has_less_than_a_megabyte),
-];
 
 // ---- limits ----
 
@@ -79,6 +58,7 @@ fn threads() -> usize {
 }
 
 /// Every step of a spawn fails in turn: the error is told, nothing was run, and nothing is left.
+#[apply(both)]
 fn any_descriptor_may_be_the_one_too_many(mode: Mode) {
     let scratch = Scratch::new();
     let mut client = Client::in_process();
@@ -130,6 +110,7 @@ fn any_descriptor_may_be_the_one_too_many(mode: Mode) {
 }
 
 /// With no descriptor left, what lives goes on living, can be killed, and makes room again.
+#[apply(both)]
 fn descriptors_run_out_and_come_back(mode: Mode) {
     let mut client = Client::in_process();
     // Its own threads run once it has answered.
@@ -162,6 +143,7 @@ fn descriptors_run_out_and_come_back(mode: Mode) {
 }
 
 /// What has left the group is found and dead as ever, though all that finds it takes descriptors.
+#[apply(both)]
 fn a_kill_needs_no_descriptor(mode: Mode) {
     let mut client = Client::in_process();
     let script = "setsid sh -c 'setsid sleep 1000 & sleep 1000' & echo ready; wait";
@@ -186,6 +168,7 @@ fn a_kill_needs_no_descriptor(mode: Mode) {
 }
 
 /// The thread of a process cannot be started, or the process itself: told, and nothing is left.
+#[apply(both)]
 fn any_thread_or_process_may_be_the_one_too_many(mode: Mode) {
     let alone = leave_root();
     let mut client = Client::in_process();
@@ -234,6 +217,7 @@ fn any_thread_or_process_may_be_the_one_too_many(mode: Mode) {
 }
 
 /// With no thread to be had, everything that needs none goes on.
+#[apply(test)]
 fn threads_run_out_and_come_back() {
     let alone = leave_root();
     let mut client = Client::in_process();
@@ -258,6 +242,7 @@ fn threads_run_out_and_come_back() {
 }
 
 /// A user whose pipes hold too much already gets new ones of a page or two, that cannot be enlarged.
+#[apply(both)]
 fn tiny_pipes_lose_nothing(mode: Mode) {
     leave_root();
     let mut hoard = Vec::new();
@@ -310,6 +295,7 @@ fn tiny_pipes_lose_nothing(mode: Mode) {
 
 /// Each answers and each is killed, and every thread and descriptor comes back; then the end of
 /// input has to end as many.
+#[apply(test)]
 fn thousand_live_processes_echo_and_end() {
     let hard = limit(libc::RLIMIT_NOFILE, u64::MAX).max(limit(libc::RLIMIT_NOFILE, u64::MAX));
     let count = 1000.min(hard as usize / 8);
@@ -371,6 +357,7 @@ fn thousand_live_processes_echo_and_end() {
     assert_eq!(exits.count(), count);
 }
 
+#[apply(both)]
 fn many_spawns_leave_nothing(mode: Mode) {
     let mut client = Client::in_process();
     let mut round = |count: usize| {
@@ -399,6 +386,7 @@ fn many_spawns_leave_nothing(mode: Mode) {
 }
 
 /// Ten thousand requests in one write: each is answered, in order where they name one handle.
+#[apply(test)]
 fn burst_of_requests_is_never_refused() {
     let mut client = Client::in_process();
     client.spawn(Mode::Pipe.params("a", &["cat"]));
@@ -439,6 +427,7 @@ fn burst_of_requests_is_never_refused() {
     client.finish();
 }
 
+#[apply(test)]
 fn burst_of_spawns_is_never_refused() {
     let mut client = Client::in_process();
     let count = times(400);
@@ -473,6 +462,7 @@ fn burst_of_spawns_is_never_refused() {
 
 /// Many write as fast as they can to a client that reads nothing: what waits for it is bounded, each
 /// can be killed, and what was taken of each is delivered as it was.
+#[apply(both)]
 fn many_floods_share_a_bounded_memory(mode: Mode) {
     let count = 100;
     let mut client = Client::binary(&[]);
@@ -519,6 +509,7 @@ fn many_floods_share_a_bounded_memory(mode: Mode) {
 }
 
 /// A hundred at once, in pieces of every size: each line of the connection is whole, and so is each stream.
+#[apply(both)]
 fn chatty_children_never_mix(mode: Mode) {
     let count = 100;
     let mut client = Client::in_process();
@@ -547,6 +538,7 @@ fn chatty_children_never_mix(mode: Mode) {
 }
 
 /// Next to a flood that the client reads as fast as it can, another process answers, and so does the server.
+#[apply(both)]
 fn flood_holds_up_no_other_process(mode: Mode) {
     let mut client = Client::in_process();
     let mut params = mode.params("flood", &["yes"]);
@@ -566,6 +558,7 @@ fn flood_holds_up_no_other_process(mode: Mode) {
 
 /// What they leave behind holds their pipes open: after the wait for that nothing of it is kept, and
 /// the end of the connection finds the daemons.
+#[apply(test)]
 fn daemons_cost_no_thread() {
     let mut client = Client::binary(&[]);
     client.run(&["true"]);
@@ -615,6 +608,7 @@ fn daemons_cost_no_thread() {
 
 /// A process that does not read, and more writes to it than may be in flight: they wait aside, and
 /// the kill after them is read.
+#[apply(test)]
 fn writes_that_wait_hold_up_no_kill() {
     let mut client = Client::in_process();
     client.spawn(Mode::Pipe.params("a", &["sleep", "1000"]));
@@ -634,6 +628,7 @@ fn writes_that_wait_hold_up_no_kill() {
 }
 
 /// More collected output than is let in unread: processes wait to be started, and a kill is obeyed.
+#[apply(test)]
 fn unread_exits_hold_up_no_kill() {
     let mut client = Client::binary(&[]);
     let victim = client.spawn(Mode::Pipe.params("a", &["sleep", "1000"]));
@@ -657,6 +652,7 @@ fn unread_exits_hold_up_no_kill() {
 }
 
 /// A megabyte of variables for each is of no use once the programs run.
+#[apply(test)]
 fn environments_are_not_kept_behind_the_start() {
     let mut client = Client::binary(&[]);
     client.call("process/list", json!({}));
@@ -679,6 +675,7 @@ fn environments_are_not_kept_behind_the_start() {
 }
 
 /// Private memory, of the guard and the server together.
+#[apply(test)]
 fn an_idle_server_has_less_than_a_megabyte() {
     let mut client = Client::binary(&[]);
     client.call(

@@ -8,42 +8,9 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Client, Mode, PROCWIRE, Scratch, Test, binary, children_of, is_alive, kill_stray, processes, test, wait,
-    wait_until,
+    Client, Mode, PROCWIRE, Proc, Scratch, apply, binary, children_of, is_alive, kill_stray, processes, test,
+    wait, wait_until,
 };
-
-pub const TESTS: &[Test] = &[
-    test!(it_dies_as_its_program_died),
-    test!(a_signal_without_a_name_here_is_an_exit_code),
-    test!(a_typed_interrupt_ends_the_loop_it_is_in),
-    test!(a_signal_to_the_server_as_well_is_what_ended_the_start),
-    test!(a_typed_interrupt_is_not_for_the_server),
-    test!(no_input_is_dev_null),
-    test!(input_that_cannot_be_read_is_an_error),
-    test!(modes_of_the_terminal_are_carried_over),
-    test!(modes_of_another_programs_terminal_are_not_carried_over),
-    test!(variables_that_would_mislead_are_not_passed_on),
-    test!(a_timeout_asks_before_it_kills),
-    test!(a_timeout_holds_where_output_is_not_read),
-    test!(a_timeout_of_zero_is_none),
-    test!(a_silent_server_is_not_waited_for),
-    test!(a_server_that_is_given_up_leaves_the_terminal_as_it_was),
-    test!(what_the_server_says_cannot_control_the_terminal),
-    test!(a_terminal_is_given_where_there_is_one),
-    test!(the_background_neither_reads_nor_stops),
-    test!(no_stdin_leaves_the_input_to_others),
-    test!(control_z_stops_the_whole_job),
-    test!(a_full_screen_program_that_stops_itself_stops),
-    test!(a_shell_inside_stops_its_own_jobs),
-    test!(the_screen_is_cleaned_up_after_an_abnormal_end),
-    test!(the_terminal_is_restored_after_sigkill),
-    test!(stats_are_one_line),
-    test!(a_detached_program_stays),
-    test!(help_fits_a_terminal),
-    test!(merged_output_is_in_order),
-    test!(both_ends_of_long_output_are_kept),
-    test!(limits_and_a_clean_environment_reach_the_program),
-];
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -161,6 +128,7 @@ fn run_below(pid: u32) -> u32 {
 
 // ---- how it ends ----
 
+#[apply(test)]
 fn it_dies_as_its_program_died() {
     let server = format!("--server={PROCWIRE}");
     for (name, number) in [
@@ -200,6 +168,7 @@ fn it_dies_as_its_program_died() {
 }
 
 /// Numbers of signals differ between machines; only a name means the same.
+#[apply(test)]
 fn a_signal_without_a_name_here_is_an_exit_code() {
     for (name, code) in [("SIGFLY", 143), ("SIGTSTP", 148), ("SIGCHLD", 145)] {
         let server = format!("{PROCWIRE} | sed -u s/SIGTERM/{name}/");
@@ -214,6 +183,7 @@ fn a_signal_without_a_name_here_is_an_exit_code() {
 }
 
 /// A shell ends its loop only if it has heard the interrupt, and if its child has died of it.
+#[apply(test)]
 fn a_typed_interrupt_ends_the_loop_it_is_in() {
     for tty in ["auto", "never", "always"] {
         let program = "sh -c 'echo ready; exec sleep 1000'";
@@ -244,6 +214,7 @@ fn a_typed_interrupt_ends_the_loop_it_is_in() {
 const KIND_OF_STDIN: &str = "if [ -p /dev/stdin ]; then echo pipe; elif [ -t 0 ]; then echo terminal; elif [ -c /dev/stdin ]; then echo null; fi";
 
 /// As a key on a terminal and `timeout` signal: the whole group.
+#[apply(test)]
 fn a_signal_to_the_server_as_well_is_what_ended_the_start() {
     for (name, number) in [
         ("INT", libc::SIGINT),
@@ -263,6 +234,7 @@ fn a_signal_to_the_server_as_well_is_what_ended_the_start() {
     }
 }
 
+#[apply(test)]
 fn a_typed_interrupt_is_not_for_the_server() {
     let script = "trap 'echo caught; exit 4' INT; echo on; sleep 1000 & wait";
     let mut command = binary();
@@ -284,6 +256,7 @@ fn a_typed_interrupt_is_not_for_the_server() {
     assert_eq!((rest.as_str(), wait(&mut child).code()), ("caught\n", Some(4)));
 }
 
+#[apply(test)]
 fn no_input_is_dev_null() {
     let server = format!("--server {PROCWIRE}");
     for flags in ["", "--json", &server] {
@@ -320,6 +293,7 @@ fn no_input_is_dev_null() {
     assert!(text(&output.stdout).ends_with("0\r\n"), "{output:?}");
 }
 
+#[apply(test)]
 fn input_that_cannot_be_read_is_an_error() {
     for (input, why) in [
         ("</", "(os error 21)"),
@@ -347,6 +321,7 @@ fn input_that_cannot_be_read_is_an_error() {
     assert!(text(&output.stderr).ends_with("\n3\n"), "{output:?}");
 }
 
+#[apply(test)]
 fn no_stdin_leaves_the_input_to_others() {
     let output = shell("printf 'a\\nb\\n' | while read x; do $PW -n -- echo got $x; done");
     assert_eq!(text(&output.stdout), "got a\ngot b\n");
@@ -354,6 +329,7 @@ fn no_stdin_leaves_the_input_to_others() {
 
 // ---- what it starts with ----
 
+#[apply(test)]
 fn modes_of_the_terminal_are_carried_over() {
     let all = "stty -a | tr ';' '\\n' | grep -v -e speed -e rows -e line";
     let script = format!(
@@ -380,6 +356,7 @@ fn modes_of_the_terminal_are_carried_over() {
 
 /// A program in the background starts while the shell edits its next line, for which it has switched the
 /// terminal to modes of its own.
+#[apply(test)]
 fn modes_of_another_programs_terminal_are_not_carried_over() {
     let scratch = Scratch::new();
     let go = scratch.path("go");
@@ -401,6 +378,7 @@ fn modes_of_another_programs_terminal_are_not_carried_over() {
     leave(screen);
 }
 
+#[apply(test)]
 fn variables_that_would_mislead_are_not_passed_on() {
     let scratch = Scratch::new();
     let inner = scratch.directory("inner");
@@ -436,6 +414,7 @@ fn variables_that_would_mislead_are_not_passed_on() {
 /// Long enough for a program to start on a machine that has much to do.
 const TIMEOUT: &str = "3s";
 
+#[apply(test)]
 fn a_timeout_asks_before_it_kills() {
     let asked = "trap 'echo asked; exit 5' TERM; echo ready; while :; do sleep 0.01; done";
     let deaf = "trap '' TERM; while :; do sleep 0.01; done";
@@ -474,11 +453,13 @@ fn a_timeout_asks_before_it_kills() {
 }
 
 /// A pipe that is not read does not hold up the end.
+#[apply(test)]
 fn a_timeout_holds_where_output_is_not_read() {
     let mut child = start(&["--timeout", TIMEOUT, "--grace", "0", "--", "yes"]);
     assert_eq!(wait(&mut child).code(), Some(124));
 }
 
+#[apply(test)]
 fn a_timeout_of_zero_is_none() {
     for zero in ["0", "0s", "0ms"] {
         let output = run(&["--timeout", zero, "--", "sh", "-c", "sleep 0.05; exit 3"]);
@@ -488,6 +469,7 @@ fn a_timeout_of_zero_is_none() {
     }
 }
 
+#[apply(test)]
 fn a_silent_server_is_not_waited_for() {
     for server in ["exec sleep 1000", "exec cat >/dev/null", "sleep 1000; true"] {
         for (flag, code) in [("--timeout", 124), ("--connect-timeout", 125)] {
@@ -518,6 +500,7 @@ fn a_silent_server_is_not_waited_for() {
 
 /// As an ssh that asks for a password: without echo, and with a child of its own. That nothing of it
 /// is left, the harness checks.
+#[apply(test)]
 fn a_server_that_is_given_up_leaves_the_terminal_as_it_was() {
     let server = "stty -F /dev/tty -echo; echo asking >/dev/tty; sleep 1000; true";
     let (mut screen, _) = in_terminal(&format!(
@@ -531,6 +514,7 @@ fn a_server_that_is_given_up_leaves_the_terminal_as_it_was() {
 
 // ---- what is shown ----
 
+#[apply(test)]
 fn what_the_server_says_cannot_control_the_terminal() {
     let hostile = "\\u001b]0;x\\u0007\\u009b31m\\u007f\\u202e\\u2066\\n";
     let answer = |id: u32| format!(r#"{{"id":{id},"error":{{"code":-32603,"message":"{hostile}x"}}}}"#);
@@ -561,6 +545,7 @@ fn what_the_server_says_cannot_control_the_terminal() {
     }
 }
 
+#[apply(test)]
 fn stats_are_one_line() {
     let output = run(&["--stats", "--", "sh", "-c", "exit 3"]);
     let stderr = text(&output.stderr);
@@ -580,6 +565,7 @@ fn stats_are_one_line() {
     );
 }
 
+#[apply(test)]
 fn help_fits_a_terminal() {
     let output = run(&["--help"]);
     for line in text(&output.stdout).lines() {
@@ -589,6 +575,7 @@ fn help_fits_a_terminal() {
 
 // ---- a terminal of its own ----
 
+#[apply(test)]
 fn a_terminal_is_given_where_there_is_one() {
     let kind = "for fd in 0 1 2; do test -t $fd && printf t || printf p; done >&2";
     for (flags, redirect, kinds) in [
@@ -618,6 +605,7 @@ fn a_terminal_is_given_where_there_is_one() {
     assert_eq!(output.status.code(), Some(2));
 }
 
+#[apply(test)]
 fn the_background_neither_reads_nor_stops() {
     for tty in ["auto", "never"] {
         let (mut screen, shell) = in_shell();
@@ -632,9 +620,7 @@ fn the_background_neither_reads_nor_stops() {
         // Before it reads, the shell has given it the terminal.
         let job = run_below(shell);
         wait_until("it is in the foreground", || {
-            let stat = std::fs::read_to_string(format!("/proc/{job}/stat")).unwrap_or_default();
-            let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-            fields.get(2) == fields.get(5)
+            Proc::of(job).is_some_and(|job| job.foreground == Some(job.group))
         });
         screen.write("mine\r");
         screen.until("got mine\r\n");
@@ -645,6 +631,7 @@ fn the_background_neither_reads_nor_stops() {
     }
 }
 
+#[apply(test)]
 fn control_z_stops_the_whole_job() {
     for program in [
         "sh -c 'echo be''gun; exec cat'",
@@ -690,6 +677,7 @@ while key=$(dd bs=1 count=1 2>/dev/null | od -An -c | tr -d ' '); do
 done
 "#;
 
+#[apply(test)]
 fn a_full_screen_program_that_stops_itself_stops() {
     let scratch = Scratch::new();
     let program = scratch.file("program", 0o755, FULL_SCREEN);
@@ -724,6 +712,7 @@ fn a_full_screen_program_that_stops_itself_stops() {
     leave(screen);
 }
 
+#[apply(test)]
 fn a_shell_inside_stops_its_own_jobs() {
     let (mut screen, shell) = in_shell();
     screen.write("PS1='outer> '; $PW -e PS1='in''ner> ' -- bash --norc --noprofile -i\n");
@@ -761,6 +750,7 @@ fn a_shell_inside_stops_its_own_jobs() {
     leave(screen);
 }
 
+#[apply(test)]
 fn the_screen_is_cleaned_up_after_an_abnormal_end() {
     let program = "printf \"\\033[?1049h\\033[?1000h\\033[?2004h\\033[?25lready\"; exec sleep 1000";
     for (flags, end, code) in [
@@ -803,6 +793,7 @@ fn the_screen_is_cleaned_up_after_an_abnormal_end() {
     assert!(screen.ended().0.ends_with("end"));
 }
 
+#[apply(test)]
 fn the_terminal_is_restored_after_sigkill() {
     let program = "printf \"\\033[?1049h\\033[?1000h\\033[1mready\"; exec sleep 1000";
     let (mut screen, shell) = in_terminal(&format!(
@@ -821,6 +812,7 @@ fn the_terminal_is_restored_after_sigkill() {
 
 // ---- a program that stays ----
 
+#[apply(test)]
 fn a_detached_program_stays() {
     let scratch = Scratch::new();
     let (begun, go, done) = (scratch.path("begun"), scratch.path("go"), scratch.path("done"));
@@ -902,6 +894,7 @@ fn start(arguments: &[&str]) -> Child {
 
 // ---- what the program may print and use ----
 
+#[apply(test)]
 fn merged_output_is_in_order() {
     let script = "for n in $(seq 200); do echo out$n; echo err$n >&2; done";
     let expected: String = (1..=200).map(|n| format!("out{n}\nerr{n}\n")).collect();
@@ -921,6 +914,7 @@ fn merged_output_is_in_order() {
     assert_eq!(screen.ended().0, "out\r\nerr\r\n");
 }
 
+#[apply(test)]
 fn both_ends_of_long_output_are_kept() {
     let script = "seq 100000; echo short >&2";
     let all: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
@@ -953,6 +947,7 @@ fn both_ends_of_long_output_are_kept() {
     }
 }
 
+#[apply(test)]
 fn limits_and_a_clean_environment_reach_the_program() {
     let script = "ulimit -t; ulimit -c; ulimit -n; nice; cat /proc/self/oom_score_adj";
     let limits = [

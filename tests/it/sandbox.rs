@@ -8,59 +8,55 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use crate::ends::{self, End, marked, marker, must_die, must_sleep, start_tricks};
-use crate::harness::{Mode, PROCWIRE, Test, kill_stray, reap_adopted, test, wait};
+use crate::harness::{Mode, PROCWIRE, apply, kill_stray, reap_adopted, test, wait};
 use crate::refused::session::{
     self,
     profile::{self, Profile},
 };
 
-pub const TESTS: &[Test] = &[
-    test!(four_enosys),
-    test!(four_eperm),
-    test!(docker_old),
-    test!(linux_4_18),
-    test!(gvisor),
-    test!(gvisor_old),
-    test!(no_vfork),
-    test!(every_profile_is_tested_and_in_the_table),
-    test!(a_thread_that_glibc_cannot_start_is_named),
-];
-
+#[apply(test)]
 fn four_enosys() {
     serves_under("four-enosys");
 }
 
+#[apply(test)]
 fn four_eperm() {
     serves_under("four-eperm");
 }
 
+#[apply(test)]
 fn docker_old() {
     serves_under("docker-old");
 }
 
+#[apply(test)]
 fn linux_4_18() {
     serves_under("linux-4.18");
 }
 
+#[apply(test)]
 fn gvisor() {
     serves_under("gvisor");
 }
 
+#[apply(test)]
 fn gvisor_old() {
     serves_under("gvisor-old");
 }
 
+#[apply(test)]
 fn no_vfork() {
     serves_under("no-vfork");
 }
 
+#[apply(test)]
 fn every_profile_is_tested_and_in_the_table() {
     let file = format!("{}/docs/platforms.md", env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(&file).expect("the page is there");
     for Profile { name, about, .. } in profile::ALL {
         let function = name.replace(['-', '.'], "_");
         assert!(
-            TESTS.iter().any(|test| test.name == function),
+            crate::all().contains_key(&format!("sandbox::{function}")),
             "no test {function}"
         );
         assert!(
@@ -82,6 +78,7 @@ fn server() -> &'static Path {
     Path::new(&*PROCWIRE)
 }
 
+#[apply(test)]
 fn a_thread_that_glibc_cannot_start_is_named() {
     let outcome = session::run(server(), &session::named(&["clone3"]), libc::EPERM);
     if outcome.did_not_start {

@@ -5,17 +5,7 @@ use std::process::Stdio;
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, PATIENCE, PROCWIRE, Scratch, Test, binary, test, wait};
-
-pub const TESTS: &[Test] = &[
-    test!(copies_are_what_the_types_say_and_the_binary_prints),
-    test!(documented_sessions_follow_the_schema),
-    test!(it_accepts_exactly_what_the_server_accepts),
-    test!(every_number_has_the_range_that_the_server_takes),
-    test!(it_says_nothing_that_a_strict_validator_does_not_know),
-    test!(openrpc_names_exactly_the_methods_of_the_server),
-    test!(every_reference_leads_somewhere),
-];
+use crate::harness::{Client, PATIENCE, PROCWIRE, Scratch, apply, binary, test, wait};
 
 fn printed(arguments: &[&str]) -> String {
     let output = binary().arg("schema").args(arguments).output();
@@ -54,6 +44,7 @@ fn check(validator: &Validator, message: &Value) {
 }
 
 /// What `procwire schema` prints is in the binary as text. `PROCWIRE_RECORD_SCHEMA=1` writes the text anew.
+#[apply(test)]
 fn copies_are_what_the_types_say_and_the_binary_prints() {
     let (schema, openrpc) = (procwire::schema::json_schema(), procwire::schema::openrpc());
     let mut messages = schema.clone();
@@ -82,6 +73,7 @@ fn copies_are_what_the_types_say_and_the_binary_prints() {
 }
 
 /// Replays every session of the documents with both directions recorded.
+#[apply(test)]
 fn documented_sessions_follow_the_schema() {
     let scratch = Scratch::new();
     let (sent, got) = (scratch.path("sent"), scratch.path("got"));
@@ -512,6 +504,7 @@ fn refused_for_its_shape(response: &Value) -> bool {
     }
 }
 
+#[apply(test)]
 fn it_accepts_exactly_what_the_server_accepts() {
     let schema = document(&[]);
     let client_message = validator(&schema, "ClientMessage");
@@ -612,6 +605,7 @@ fn integers(document: &Value, schema: &Value, path: &str, found: &mut Vec<Ranged
 }
 
 /// Both sides of both ends of every number, as the schema has them, sent to the server.
+#[apply(test)]
 fn every_number_has_the_range_that_the_server_takes() {
     let schema = document(&[]);
     let client_message = validator(&schema, "ClientMessage");
@@ -724,6 +718,7 @@ fn every_number_has_the_range_that_the_server_takes() {
 }
 
 /// Ajv stops at a keyword or a format that it does not know.
+#[apply(test)]
 fn it_says_nothing_that_a_strict_validator_does_not_know() {
     const KEYWORDS: &[&str] = &[
         "$schema",
@@ -796,6 +791,7 @@ fn it_says_nothing_that_a_strict_validator_does_not_know() {
     }
 }
 
+#[apply(test)]
 fn openrpc_names_exactly_the_methods_of_the_server() {
     let document = document(&["--openrpc"]);
     let mut client = Client::binary(&[]);
@@ -841,6 +837,7 @@ fn openrpc_names_exactly_the_methods_of_the_server() {
     client.finish();
 }
 
+#[apply(test)]
 fn every_reference_leads_somewhere() {
     fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
         match value {

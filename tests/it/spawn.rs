@@ -5,44 +5,10 @@ use std::os::fd::AsRawFd;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Mode, Scratch, Test, binary, both, children_of, is_alive, test, wait_until};
+use crate::harness::{
+    Client, Mode, PATIENCE, Scratch, apply, binary, both, children_of, is_alive, test, wait_until,
+};
 use serde_json::{Value, json};
-
-pub const TESTS: &[Test] = &[
-    test!(answered_before_exit),
-    test!(answer_is_the_pid_and_nothing_else),
-    both!(missing_program_is_an_error_and_frees_the_handle),
-    both!(file_without_execute_permission_is_an_error),
-    both!(directory_is_not_a_program),
-    both!(missing_interpreter_is_an_error),
-    both!(text_without_interpreter_line_runs_in_the_shell),
-    both!(binary_of_another_machine_is_not_given_to_the_shell),
-    both!(one_argument_of_the_kernels_limit_passes_and_one_byte_more_is_an_error),
-    both!(too_many_arguments_are_an_error),
-    both!(program_held_open_for_writing_is_an_error_in_a_second),
-    test!(program_held_open_delays_no_other_handle),
-    test!(many_programs_held_open_delay_no_other_handle),
-    test!(program_released_in_time_starts),
-    test!(fresh_scripts_always_start),
-    both!(unusable_directories_are_errors),
-    both!(directory_without_permission_is_an_error),
-    test!(active_handle_is_refused_and_starts_nothing),
-    test!(one_of_many_spawns_of_a_handle_wins),
-    test!(failed_spawn_hands_the_handle_to_the_next_request),
-    test!(spawns_that_fail_at_the_end_are_answered_and_nothing_is_logged),
-    test!(empty_names_are_invalid_requests),
-    test!(params_that_do_not_fit_are_invalid_params),
-    test!(null_and_absent_are_the_same_where_the_protocol_says_so),
-    both!(timeouts_of_any_size_are_accepted),
-    both!(timeout_of_zero_ends_it_at_once),
-    test!(default_timeout_applies_only_where_it_is_left_out),
-    test!(defaults_are_those_of_the_protocol),
-    test!(sizes_reach_the_terminal),
-    test!(tty_implies_both_stream_flags),
-    test!(stdin_that_is_not_streamed_is_dev_null),
-    test!(without_descriptors_the_error_names_the_step),
-    both!(detached_process_outlives_the_connection),
-];
 
 /// Sends a spawn that the machine must refuse and checks the whole error: code, data, and a message that
 /// begins as clients know it, names what it is about, of a long name the beginning, and says what the system
@@ -99,6 +65,7 @@ pub fn silent_to_the_end(client: Client) {
 }
 
 /// The answer comes first, then the exit, every time.
+#[apply(test)]
 fn answered_before_exit() {
     let mut client = Client::in_process();
     for i in 0..crate::harness::times(200) {
@@ -115,6 +82,7 @@ fn answered_before_exit() {
     client.finish();
 }
 
+#[apply(test)]
 fn answer_is_the_pid_and_nothing_else() {
     let mut client = Client::in_process();
     let result = client.call(
@@ -129,6 +97,7 @@ fn answer_is_the_pid_and_nothing_else() {
 
 // ---- what the machine refuses ----
 
+#[apply(both)]
 fn missing_program_is_an_error_and_frees_the_handle(mode: Mode) {
     let mut client = Client::in_process();
     for program in ["/nonexistent/program", "./nonexistent"] {
@@ -157,6 +126,7 @@ fn missing_program_is_an_error_and_frees_the_handle(mode: Mode) {
     still_serves(client, mode);
 }
 
+#[apply(both)]
 fn file_without_execute_permission_is_an_error(mode: Mode) {
     let scratch = Scratch::new();
     let file = scratch.file("plain", 0o644, "#!/bin/sh\necho ran\n");
@@ -171,6 +141,7 @@ fn file_without_execute_permission_is_an_error(mode: Mode) {
     still_serves(client, mode);
 }
 
+#[apply(both)]
 fn directory_is_not_a_program(mode: Mode) {
     let mut client = Client::in_process();
     refused(
@@ -185,6 +156,7 @@ fn directory_is_not_a_program(mode: Mode) {
 }
 
 /// A script whose interpreter is missing is refused, in a terminal as well, and nothing is printed there.
+#[apply(both)]
 fn missing_interpreter_is_an_error(mode: Mode) {
     let scratch = Scratch::new();
     let script = scratch.file("script", 0o755, "#!/nonexistent/interpreter\n");
@@ -201,6 +173,7 @@ fn missing_interpreter_is_an_error(mode: Mode) {
 }
 
 /// As `execvp` does it: the shell gets the path it was found at, and the arguments after it.
+#[apply(both)]
 fn text_without_interpreter_line_runs_in_the_shell(mode: Mode) {
     let scratch = Scratch::new();
     let script = scratch.file("script", 0o755, "echo \"$0|$#|$1|$2\"\nexit 3\n");
@@ -231,6 +204,7 @@ fn text_without_interpreter_line_runs_in_the_shell(mode: Mode) {
 }
 
 /// The shell would take its bytes for commands, and its exit code for the program's.
+#[apply(both)]
 fn binary_of_another_machine_is_not_given_to_the_shell(mode: Mode) {
     let scratch = Scratch::new();
     let commands = b"\n echo hello > created\n";
@@ -274,6 +248,7 @@ fn binary_of_another_machine_is_not_given_to_the_shell(mode: Mode) {
 }
 
 /// The kernel takes 131,072 bytes a string, its NUL included.
+#[apply(both)]
 fn one_argument_of_the_kernels_limit_passes_and_one_byte_more_is_an_error(mode: Mode) {
     const LONGEST: usize = 131_071;
     let longest = "x".repeat(LONGEST);
@@ -305,6 +280,7 @@ fn one_argument_of_the_kernels_limit_passes_and_one_byte_more_is_an_error(mode: 
 }
 
 /// Together they may take a quarter of the stack's limit, and never more than 6 MiB.
+#[apply(both)]
 fn too_many_arguments_are_an_error(mode: Mode) {
     let argument = "x".repeat(100_000);
     let of = |count: usize| {
@@ -321,6 +297,7 @@ fn too_many_arguments_are_an_error(mode: Mode) {
 }
 
 /// The kernel executes nothing that is open for writing. That is waited out, but not for long.
+#[apply(both)]
 fn program_held_open_for_writing_is_an_error_in_a_second(mode: Mode) {
     let scratch = Scratch::new();
     let script = scratch.file("script", 0o755, "#!/bin/sh\n");
@@ -335,7 +312,7 @@ fn program_held_open_for_writing_is_an_error_in_a_second(mode: Mode) {
         libc::ETXTBSY,
         &script,
     );
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     drop(held);
     client.spawn(mode.params("a", &[&script]));
     assert_eq!(client.streamed("a").2["exitCode"], 0);
@@ -370,6 +347,7 @@ fn meanwhile(client: &mut Client, count: usize, script: &str, mut work: impl FnM
     panic!("this machine is too busy to tell");
 }
 
+#[apply(test)]
 fn program_held_open_delays_no_other_handle() {
     let scratch = Scratch::new();
     let script = scratch.file("script", 0o755, "#!/bin/sh\n");
@@ -384,6 +362,7 @@ fn program_held_open_delays_no_other_handle() {
 }
 
 /// More than there are slots for, at a server that has enough descriptors open to use them.
+#[apply(test)]
 fn many_programs_held_open_delay_no_other_handle() {
     let scratch = Scratch::new();
     let script = scratch.file("script", 0o755, "#!/bin/sh\n");
@@ -409,6 +388,7 @@ fn many_programs_held_open_delay_no_other_handle() {
     silent_to_the_end(client);
 }
 
+#[apply(test)]
 fn program_released_in_time_starts() {
     let scratch = Scratch::new();
     let script = scratch.file("script", 0o755, "#!/bin/sh\nexit 9\n");
@@ -435,6 +415,7 @@ fn has_thread(prefix: &str) -> bool {
 
 /// A program that was written a moment ago starts, however many others are being started: none of
 /// them holds it open.
+#[apply(test)]
 fn fresh_scripts_always_start() {
     let count = crate::harness::times(150);
     let scratch = Scratch::new();
@@ -462,6 +443,7 @@ fn fresh_scripts_always_start() {
     silent_to_the_end(client);
 }
 
+#[apply(both)]
 fn unusable_directories_are_errors(mode: Mode) {
     let scratch = Scratch::new();
     let file = scratch.file("file", 0o755, "");
@@ -491,6 +473,7 @@ fn unusable_directories_are_errors(mode: Mode) {
     still_serves(client, mode);
 }
 
+#[apply(both)]
 fn directory_without_permission_is_an_error(mode: Mode) {
     give_up_root_powers_over_files();
     let scratch = Scratch::new();
@@ -544,6 +527,7 @@ fn give_up_root_powers_over_files() {
 }
 
 /// No terminal can be opened, or no pipe: the error says which, and there are some again later.
+#[apply(test)]
 fn without_descriptors_the_error_names_the_step() {
     const ROOM: usize = 20;
     let mut client = Client::in_process();
@@ -615,6 +599,7 @@ fn set_descriptor_limit(soft: u64) {
 
 // ---- handles ----
 
+#[apply(test)]
 fn active_handle_is_refused_and_starts_nothing() {
     let scratch = Scratch::new();
     let mark = scratch.path("mark");
@@ -642,6 +627,7 @@ fn active_handle_is_refused_and_starts_nothing() {
     still_serves(client, Mode::Pipe);
 }
 
+#[apply(test)]
 fn one_of_many_spawns_of_a_handle_wins() {
     let mut client = Client::in_process();
     let ids: Vec<i64> = (0..50)
@@ -662,6 +648,7 @@ fn one_of_many_spawns_of_a_handle_wins() {
 
 /// Requests of one handle take effect in order: those after a spawn that fails find no process, and
 /// the next spawn finds the handle free.
+#[apply(test)]
 fn failed_spawn_hands_the_handle_to_the_next_request() {
     let mut client = Client::in_process();
     for _ in 0..crate::harness::times(30) {
@@ -685,6 +672,7 @@ fn failed_spawn_hands_the_handle_to_the_next_request() {
 
 // ---- what is refused without asking the machine ----
 
+#[apply(test)]
 fn empty_names_are_invalid_requests() {
     let mut client = Client::in_process();
     for (params, message) in [
@@ -714,6 +702,7 @@ fn empty_names_are_invalid_requests() {
 }
 
 /// Each is refused with the params' own code and a message that names the member, and starts nothing.
+#[apply(test)]
 fn params_that_do_not_fit_are_invalid_params() {
     let mut client = Client::in_process();
     let mut cases: Vec<(&str, Value, &str)> = Vec::new();
@@ -836,6 +825,7 @@ fn params_that_do_not_fit_are_invalid_params() {
     still_serves(client, Mode::Pipe);
 }
 
+#[apply(test)]
 fn null_and_absent_are_the_same_where_the_protocol_says_so() {
     let mut client = Client::in_process();
     let exited = client.run_with(json!({
@@ -852,6 +842,7 @@ fn null_and_absent_are_the_same_where_the_protocol_says_so() {
 
 // ---- time ----
 
+#[apply(both)]
 fn timeouts_of_any_size_are_accepted(mode: Mode) {
     let mut client = Client::in_process();
     for timeout in [
@@ -872,6 +863,7 @@ fn timeouts_of_any_size_are_accepted(mode: Mode) {
     silent_to_the_end(client);
 }
 
+#[apply(both)]
 fn timeout_of_zero_ends_it_at_once(mode: Mode) {
     let mut client = Client::in_process();
     for timeout in [0, 1] {
@@ -880,7 +872,7 @@ fn timeout_of_zero_ends_it_at_once(mode: Mode) {
         let began = Instant::now();
         client.spawn(params);
         let (_, _, exited) = client.streamed("a");
-        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
         assert_eq!(exited["exitCode"], 124);
         assert_eq!(exited["timedOut"], true);
         assert_eq!(exited["signal"], "SIGKILL");
@@ -888,6 +880,7 @@ fn timeout_of_zero_ends_it_at_once(mode: Mode) {
     silent_to_the_end(client);
 }
 
+#[apply(test)]
 fn default_timeout_applies_only_where_it_is_left_out() {
     let config = procwire::Config::default().default_timeout(Duration::from_millis(50));
     let mut client = Client::in_process_with(config);
@@ -908,6 +901,7 @@ fn default_timeout_applies_only_where_it_is_left_out() {
 }
 
 /// Ten seconds, a mebibyte a stream, and a terminal of 24 lines and 80 columns.
+#[apply(test)]
 fn defaults_are_those_of_the_protocol() {
     let mut client = Client::in_process();
     let result = client.call("initialize", json!({"clientInfo": {"name": "test"}}));
@@ -920,6 +914,7 @@ fn defaults_are_those_of_the_protocol() {
 
 // ---- streams ----
 
+#[apply(test)]
 fn sizes_reach_the_terminal() {
     let mut client = Client::in_process();
     for (size, printed) in [
@@ -938,6 +933,7 @@ fn sizes_reach_the_terminal() {
     silent_to_the_end(client);
 }
 
+#[apply(test)]
 fn tty_implies_both_stream_flags() {
     let mut client = Client::in_process();
     client.spawn(json!({
@@ -957,6 +953,7 @@ fn tty_implies_both_stream_flags() {
     silent_to_the_end(client);
 }
 
+#[apply(test)]
 fn stdin_that_is_not_streamed_is_dev_null() {
     let mut client = Client::in_process();
     let exited = client.run(&["sh", "-c", "readlink /proc/self/fd/0; cat; echo $?"]);
@@ -965,6 +962,7 @@ fn stdin_that_is_not_streamed_is_dev_null() {
 }
 
 /// With `detach` the process lives on when its connection has ended, and the server has let go of it.
+#[apply(both)]
 fn detached_process_outlives_the_connection(mode: Mode) {
     let mut client = Client::in_process();
     // A terminal's end is a hang-up, which one that wants to live on ignores.
@@ -990,6 +988,7 @@ fn silent_about_detached(client: Client) {
 }
 
 /// The end comes while the dispatcher has not heard yet that they have failed.
+#[apply(test)]
 fn spawns_that_fail_at_the_end_are_answered_and_nothing_is_logged() {
     const SPAWNS: usize = 64;
     let spawn = |number| {

@@ -8,24 +8,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-use crate::harness::{Client, Mode, Test, binary, both, descriptors, test, times};
+use crate::harness::{Client, Mode, apply, binary, both, descriptors, test, times};
 use crate::spawn::silent_to_the_end;
 use serde_json::{Value, json};
-
-pub const TESTS: &[Test] = &[
-    both!(signals_are_default_and_unblocked),
-    both!(signals_are_so_below_a_program_that_blocks_and_ignores_them),
-    both!(broken_pipe_kills_as_usual),
-    both!(session_is_its_own),
-    both!(servers_terminal_is_out_of_reach),
-    both!(descriptors_are_three),
-    both!(inherited_and_missing_descriptors_of_the_server_do_not_matter),
-    test!(no_process_holds_pipes_of_another),
-    both!(limits_and_priorities_are_the_servers),
-    test!(soft_limit_of_descriptors_is_for_programs_only),
-    test!(nothing_is_forked),
-    test!(terminals_start_while_threads_allocate),
-];
 
 fn text(client: &mut Client, params: Value) -> String {
     let handle = params["processHandle"].as_str().expect("a handle").to_owned();
@@ -100,6 +85,7 @@ fn block_all() {
     };
 }
 
+#[apply(both)]
 fn signals_are_default_and_unblocked(mode: Mode) {
     type Condition = fn() -> std::io::Result<()>;
     let conditions: [(&str, Condition); 5] = [
@@ -139,6 +125,7 @@ fn signals_are_default_and_unblocked(mode: Mode) {
 }
 
 /// The library's callers do with their signals what they like.
+#[apply(both)]
 fn signals_are_so_below_a_program_that_blocks_and_ignores_them(mode: Mode) {
     for signal in (1..=64).filter(|s| *s != libc::SIGCHLD) {
         ignore(signal);
@@ -150,6 +137,7 @@ fn signals_are_so_below_a_program_that_blocks_and_ignores_them(mode: Mode) {
 }
 
 /// A writer whose reader has gone dies silently of SIGPIPE, as in any shell.
+#[apply(both)]
 fn broken_pipe_kills_as_usual(mode: Mode) {
     let mut client = Client::in_process();
     let script = "exec 3>&1; (yes; echo $? >&3) | head -n 1";
@@ -169,6 +157,7 @@ fn stat_of(text: &str) -> Vec<i64> {
 }
 
 /// Leader of its session and its group; with a terminal, in the foreground of that one, else without any.
+#[apply(both)]
 fn session_is_its_own(mode: Mode) {
     let mut client = Client::in_process();
     let pid = client.spawn(mode.params("a", &["cat", "/proc/self/stat"]));
@@ -193,6 +182,7 @@ const ASK_FOR_TERMINAL: &str = "if (: </dev/tty) 2>/dev/null; then echo reached 
                                 tty </dev/tty || :";
 
 /// A server in a user's terminal: its children have their own or none, and never that one.
+#[apply(both)]
 fn servers_terminal_is_out_of_reach(mode: Mode) {
     let (mut master, mut slave) = (-1, -1);
     // SAFETY: both integers have room for a descriptor, and nothing else is asked for.
@@ -284,6 +274,7 @@ fn three_descriptors(pid: u32, mode: Mode) -> Vec<String> {
 }
 
 /// However many others there are at the same time.
+#[apply(both)]
 fn descriptors_are_three(mode: Mode) {
     let mut client = Client::in_process();
     let handles: Vec<String> = (0..20).map(|i| format!("{i}")).collect();
@@ -314,6 +305,7 @@ fn descriptors_are_three(mode: Mode) {
     client.finish();
 }
 
+#[apply(both)]
 fn inherited_and_missing_descriptors_of_the_server_do_not_matter(mode: Mode) {
     for script in [
         "exec 3</dev/null 9</dev/zero",
@@ -337,6 +329,7 @@ fn inherited_and_missing_descriptors_of_the_server_do_not_matter(mode: Mode) {
 }
 
 /// Started all at once, each ends alone when its own stdin is closed, which it would not if another held it.
+#[apply(test)]
 fn no_process_holds_pipes_of_another() {
     let mut client = Client::in_process();
     let handles: Vec<String> = (0..times(40)).map(|i| format!("{i}")).collect();
@@ -355,6 +348,7 @@ fn no_process_holds_pipes_of_another() {
 // ---- the rest ----
 
 /// Compared with a program that the same shell starts without a server in between.
+#[apply(both)]
 fn limits_and_priorities_are_the_servers(mode: Mode) {
     const CONDITION: &str = "umask 027; ulimit -S -n 300; ulimit -S -c 0; ulimit -S -s 4096; \
                              echo 300 >/proc/self/oom_score_adj; renice -n 5 -p $$ >/dev/null";
@@ -377,6 +371,7 @@ fn limits_and_priorities_are_the_servers(mode: Mode) {
 }
 
 /// A process takes five descriptors of the server, and a usual soft limit is 1,024.
+#[apply(test)]
 fn soft_limit_of_descriptors_is_for_programs_only() {
     let mut client = Client::command(server_behind("ulimit -S -n 64"));
     for i in 0..100 {
@@ -394,6 +389,7 @@ fn soft_limit_of_descriptors_is_for_programs_only() {
 }
 
 /// A fork would run the handlers that programs register for it, and copy the page tables of all threads.
+#[apply(test)]
 fn nothing_is_forked() {
     static FORKS: AtomicUsize = AtomicUsize::new(0);
     unsafe extern "C" fn count() {
@@ -424,6 +420,7 @@ fn nothing_is_forked() {
 }
 
 /// A child that had to allocate before its exec could wait forever for a lock that another thread held.
+#[apply(test)]
 fn terminals_start_while_threads_allocate() {
     let over = Arc::new(AtomicBool::new(false));
     let busy: Vec<_> = (0..2)

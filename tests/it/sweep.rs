@@ -15,29 +15,10 @@ use std::time::{Duration, Instant};
 
 use crate::ends::{marked, marker, must_die, must_sleep};
 use crate::harness::{
-    Client, HungProgram, Mode, Proc, Scratch, Test, binary, can, children_of, is_alive, kill_stray,
+    Client, HungProgram, Mode, Proc, Scratch, apply, binary, can, children_of, is_alive, kill_stray,
     processes, reap_adopted, test, wait, wait_until, without_a_usable_proc,
 };
 use serde_json::json;
-
-pub const TESTS: &[Test] = &[
-    test!(process_without_a_main_thread_is_ended),
-    test!(what_proc_hides_is_ended_with_the_connection),
-    test!(in_an_inner_namespace_with_the_outer_proc_only_its_own_are_ended),
-    test!(without_a_usable_proc_its_own_are_ended_and_the_detached_are_spared),
-    test!(where_nothing_can_be_listed_its_own_are_ended),
-    test!(what_a_wrapper_has_started_before_is_spared),
-    test!(what_was_there_before_a_check_is_spared),
-    test!(first_process_of_a_namespace_ends_as_any_other),
-    test!(what_cannot_be_killed_holds_the_end_up_for_seconds_only_and_is_named),
-    test!(zombie_that_a_tracer_holds_holds_nothing_up),
-    test!(limit_of_file_size_ends_neither_guard_nor_server),
-    test!(stopped_server_is_ended_when_its_client_goes_away),
-    test!(stopped_server_goes_on_when_it_is_continued),
-    test!(stopped_server_whose_thread_waits_for_a_disk_is_ended_when_its_client_goes_away),
-    test!(stopped_guard_is_continued_when_the_connection_has_ended),
-    test!(starts_by_way_of_the_dynamic_loader),
-];
 
 /// An end takes three seconds at most; twice that on a busy machine.
 const IN_TIME: Duration = Duration::from_secs(6);
@@ -180,6 +161,7 @@ fn clean_up(marker: &str) {
 // ---- what is alive ----
 
 /// `/proc/PID/stat` says of it what it says of the dead.
+#[apply(test)]
 fn process_without_a_main_thread_is_ended() {
     for end in ["kill", "timeout", "input", "server"] {
         let mut server = Server::start("exec \"$@\"");
@@ -230,6 +212,7 @@ fn process_without_a_main_thread_is_ended() {
 
 // ---- what can be seen ----
 
+#[apply(test)]
 fn what_proc_hides_is_ended_with_the_connection() {
     let enter = "mount -t proc -o hidepid=2 proc /proc && \
                  exec setpriv --reuid=65534 --regid=65534 --clear-groups";
@@ -300,6 +283,7 @@ fn what_proc_hides_is_ended_with_the_connection() {
 
 /// The shell that is the first process of the namespace goes on until it is let go, so that what is
 /// left can be seen: the end of the namespace ends all in it.
+#[apply(test)]
 fn in_an_inner_namespace_with_the_outer_proc_only_its_own_are_ended() {
     if !can("an outer /proc", "unshare --pid --fork true") {
         return;
@@ -366,6 +350,7 @@ fn in_an_inner_namespace_with_the_outer_proc_only_its_own_are_ended() {
     }
 }
 
+#[apply(test)]
 fn without_a_usable_proc_its_own_are_ended_and_the_detached_are_spared() {
     let scratch = Scratch::new();
     for (what, hide) in without_a_usable_proc(&scratch) {
@@ -455,6 +440,7 @@ fn refuse_to_list(command: &mut Command) {
     }
 }
 
+#[apply(test)]
 fn where_nothing_can_be_listed_its_own_are_ended() {
     for end in ["input", "server"] {
         let mut command = binary();
@@ -498,6 +484,7 @@ fn where_nothing_can_be_listed_its_own_are_ended() {
 
 /// A shell that starts something and then becomes the server has the same pid, and so the children of
 /// that shell are the server's.
+#[apply(test)]
 fn what_a_wrapper_has_started_before_is_spared() {
     for end in ["input", "wrapper", "guard", "server"] {
         let (kept, marker) = (marker(), marker());
@@ -559,6 +546,7 @@ fn what_a_wrapper_has_started_before_is_spared() {
 }
 
 /// A session that differs is followed by a sweep of what its server has left.
+#[apply(test)]
 fn what_was_there_before_a_check_is_spared() {
     let scratch = Scratch::new();
     let session = "--> {\"id\":1,\"method\":\"process/list\"}\n<-- {\"id\":1,\"result\":{}}\n";
@@ -580,6 +568,7 @@ fn what_was_there_before_a_check_is_spared() {
 }
 
 /// As in a container without an init: it has the pid 1, and the end of it is the end of all others.
+#[apply(test)]
 fn first_process_of_a_namespace_ends_as_any_other() {
     if !can(
         "the first process of a namespace",
@@ -612,6 +601,7 @@ fn first_process_of_a_namespace_ends_as_any_other() {
 }
 
 /// Another user's process, as that of a `sudo`.
+#[apply(test)]
 fn what_cannot_be_killed_holds_the_end_up_for_seconds_only_and_is_named() {
     if !can(
         "a process of another user",
@@ -661,6 +651,7 @@ fn what_cannot_be_killed_holds_the_end_up_for_seconds_only_and_is_named() {
     }
 }
 
+#[apply(test)]
 fn zombie_that_a_tracer_holds_holds_nothing_up() {
     for end in ["input", "server"] {
         let mut server = Server::start("exec \"$@\"");
@@ -697,6 +688,7 @@ fn zombie_that_a_tracer_holds_holds_nothing_up() {
 
 // ---- what guard and server survive ----
 
+#[apply(test)]
 fn limit_of_file_size_ends_neither_guard_nor_server() {
     let mut command = binary();
     command.env("RUST_LOG", "debug");
@@ -736,6 +728,7 @@ enum Away {
     Shutdown,
 }
 
+#[apply(test)]
 fn stopped_server_is_ended_when_its_client_goes_away() {
     for away in [Away::Input, Away::Output, Away::Shutdown] {
         let mut command = binary();
@@ -793,6 +786,7 @@ fn stopped_server_is_ended_when_its_client_goes_away() {
     }
 }
 
+#[apply(test)]
 fn stopped_server_goes_on_when_it_is_continued() {
     let mut server = Server::start("exec \"$@\"");
     let below = server.processes()[1];
@@ -825,6 +819,7 @@ fn stopped_server_goes_on_when_it_is_continued() {
 }
 
 /// A thread in the kernel does not stop, and until all have stopped the parent is not told of it.
+#[apply(test)]
 fn stopped_server_whose_thread_waits_for_a_disk_is_ended_when_its_client_goes_away() {
     let scratch = Scratch::new();
     let Some(hung) = HungProgram::new(&scratch) else {
@@ -854,6 +849,7 @@ fn stopped_server_whose_thread_waits_for_a_disk_is_ended_when_its_client_goes_aw
 }
 
 /// One of its programs may stop it, too; and where a wrapper has children, there is one more above it.
+#[apply(test)]
 fn stopped_guard_is_continued_when_the_connection_has_ended() {
     for (wrapper, above) in [
         ("exec \"$@\"", 1),
@@ -878,6 +874,7 @@ fn stopped_guard_is_continued_when_the_connection_has_ended() {
 }
 
 /// As bundles do that bring a newer C library along: the file that is executed is the loader then.
+#[apply(test)]
 fn starts_by_way_of_the_dynamic_loader() {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
     let files = maps

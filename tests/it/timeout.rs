@@ -2,34 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Mode, Scratch, Test, both, is_alive, processes, test, times, wait_until};
+use crate::harness::{
+    Client, Mode, PATIENCE, Scratch, apply, both, is_alive, processes, test, times, wait_until,
+};
 use serde_json::{Value, json};
-
-pub const TESTS: &[Test] = &[
-    both!(is_told_apart_from_every_other_exit),
-    both!(ends_the_whole_tree),
-    both!(ends_what_ignores_signals_or_is_stopped),
-    test!(collected_output_comes_with_it),
-    test!(null_is_none_and_left_out_is_the_default),
-    test!(the_default_is_the_servers_to_set),
-    both!(nothing_is_too_short_or_too_long),
-    test!(malformed_timeouts_start_nothing),
-    both!(may_race_the_exit),
-    test!(many_at_once_are_on_time),
-    test!(an_exit_in_time_is_not_undone_by_the_drain),
-    both!(a_kill_that_comes_first_is_a_kill),
-    both!(a_grace_lets_a_program_end_itself),
-    both!(what_outlasts_its_grace_is_killed),
-    test!(a_grace_is_for_the_whole_group),
-    test!(a_grace_that_has_passed_ends_the_whole_tree),
-    test!(output_of_a_grace_is_delivered),
-    both!(a_kill_in_the_grace_acts_at_once),
-    test!(the_end_of_the_connection_is_the_end_of_a_grace),
-    test!(waits_are_answered_in_time_while_a_grace_goes_on),
-    both!(a_grace_is_nothing_without_a_timeout),
-    test!(malformed_graces_start_nothing),
-    test!(many_graces_at_once_leave_nothing),
-];
 
 fn with_timeout(mode: Mode, handle: &str, script: &str, timeout: impl Into<Value>) -> Value {
     let mut params = mode.params(handle, &["sh", "-c", script]);
@@ -43,17 +19,18 @@ fn check_timed_out(exited: &Value, timeout: u64) {
     assert_eq!(exited["signal"], "SIGKILL");
     let took = exited["durationMs"].as_u64().expect("a number");
     assert!(
-        took >= timeout && took < timeout + 5_000,
+        took >= timeout && took < timeout + PATIENCE.as_millis() as u64,
         "{took} ms instead of {timeout}"
     );
 }
 
+#[apply(both)]
 fn is_told_apart_from_every_other_exit(mode: Mode) {
     let mut client = Client::in_process();
-    client.spawn(with_timeout(mode, "c", "printf before; sleep 1000", 200));
+    client.spawn(with_timeout(mode, "c", "printf before; sleep 1000", READY));
     let (stdout, _, exited) = client.streamed("c");
     assert_eq!(stdout, b"before");
-    check_timed_out(&exited, 200);
+    check_timed_out(&exited, READY);
     // A program may use the same code.
     client.spawn(with_timeout(mode, "c", "exit 124", 60_000));
     let exited = client.exited("c");
@@ -65,10 +42,11 @@ fn is_told_apart_from_every_other_exit(mode: Mode) {
 }
 
 /// The group, and descendants that left it.
+#[apply(both)]
 fn ends_the_whole_tree(mode: Mode) {
     let mut client = Client::in_process();
     let script = "sleep 1000 & setsid sleep 1000 & printf ready; wait";
-    let pid = client.spawn_ready(with_timeout(mode, "c", script, 400));
+    let pid = client.spawn_ready(with_timeout(mode, "c", script, READY));
     let sleeps = || -> Vec<u32> {
         let below = processes()
             .into_iter()
@@ -77,27 +55,29 @@ fn ends_the_whole_tree(mode: Mode) {
     };
     wait_until("both sleep", || sleeps().len() == 2);
     let all = sleeps();
-    check_timed_out(&client.exited("c"), 400);
+    check_timed_out(&client.exited("c"), READY);
     assert!(all.into_iter().all(|pid| !is_alive(pid)));
     client.finish();
 }
 
+#[apply(both)]
 fn ends_what_ignores_signals_or_is_stopped(mode: Mode) {
     let mut client = Client::in_process();
     let script = "trap '' TERM HUP INT; printf ready; kill -STOP $$; sleep 1000";
-    client.spawn_ready(with_timeout(mode, "c", script, 200));
-    check_timed_out(&client.exited("c"), 200);
+    client.spawn_ready(with_timeout(mode, "c", script, READY));
+    check_timed_out(&client.exited("c"), READY);
     client.finish();
 }
 
+#[apply(test)]
 fn collected_output_comes_with_it() {
     let mut client = Client::in_process();
     let exited = client.run_with(json!({
         "processHandle": "c",
         "command": ["sh", "-c", "printf out; printf err >&2; sleep 1000"],
-        "timeoutMs": 200,
+        "timeoutMs": READY,
     }));
-    check_timed_out(&exited, 200);
+    check_timed_out(&exited, READY);
     assert_eq!(
         (&exited["stdout"], &exited["stderr"]),
         (&json!("out"), &json!("err"))
@@ -106,6 +86,7 @@ fn collected_output_comes_with_it() {
 }
 
 /// Ten seconds, as the handshake says; only what is said is checked here, not the ten seconds.
+#[apply(test)]
 fn null_is_none_and_left_out_is_the_default() {
     let mut client = Client::in_process();
     let answer = client.call("initialize", json!({"clientInfo": {"name": "test"}}));
@@ -127,6 +108,7 @@ fn null_is_none_and_left_out_is_the_default() {
     client.finish();
 }
 
+#[apply(test)]
 fn the_default_is_the_servers_to_set() {
     let config = procwire::Config::default().default_timeout(None);
     let mut client = Client::in_process_with(config);
@@ -143,6 +125,7 @@ fn the_default_is_the_servers_to_set() {
 }
 
 /// Zero is over at once; what is past the end of time never comes, and overflows nothing.
+#[apply(both)]
 fn nothing_is_too_short_or_too_long(mode: Mode) {
     let mut client = Client::in_process();
     for timeout in [0, 1] {
@@ -160,6 +143,7 @@ fn nothing_is_too_short_or_too_long(mode: Mode) {
     client.finish();
 }
 
+#[apply(test)]
 fn malformed_timeouts_start_nothing() {
     let mut client = Client::in_process();
     for timeout in [
@@ -179,6 +163,7 @@ fn malformed_timeouts_start_nothing() {
 }
 
 /// Whichever comes first, there is one exit, and it is consistent.
+#[apply(both)]
 fn may_race_the_exit(mode: Mode) {
     let mut client = Client::in_process();
     let count = times(40);
@@ -200,6 +185,7 @@ fn may_race_the_exit(mode: Mode) {
 }
 
 /// Each keeps its own time, however many there are and in whatever order they were started.
+#[apply(test)]
 fn many_at_once_are_on_time() {
     let mut client = Client::in_process();
     let count = times(100) as u64;
@@ -217,6 +203,7 @@ fn many_at_once_are_on_time() {
 }
 
 /// The time is the process's own. What delays the end of its output does not make it late.
+#[apply(test)]
 fn an_exit_in_time_is_not_undone_by_the_drain() {
     let mut client = Client::in_process();
     let started = Instant::now();
@@ -232,6 +219,7 @@ fn an_exit_in_time_is_not_undone_by_the_drain() {
     client.finish();
 }
 
+#[apply(both)]
 fn a_kill_that_comes_first_is_a_kill(mode: Mode) {
     let mut client = Client::in_process();
     client.spawn_ready(with_timeout(mode, "c", "printf ready; sleep 1000", 60_000));
@@ -267,6 +255,7 @@ fn was_graced(exited: &Value, signal: Value) {
 }
 
 /// In its own way, or by the signal itself: the code is that of a timeout, and no grace is waited for.
+#[apply(both)]
 fn a_grace_lets_a_program_end_itself(mode: Mode) {
     let mut client = Client::in_process();
     let traps = "trap 'printf bye; exit 3' TERM; printf ready; while :; do sleep 0.05; done";
@@ -289,6 +278,7 @@ fn a_grace_lets_a_program_end_itself(mode: Mode) {
     client.finish();
 }
 
+#[apply(both)]
 fn what_outlasts_its_grace_is_killed(mode: Mode) {
     let mut client = Client::in_process();
     for grace in [0, 1, 300] {
@@ -309,6 +299,7 @@ fn what_outlasts_its_grace_is_killed(mode: Mode) {
 }
 
 /// The leader ends at once, and nothing but its group keeps the exit from being told.
+#[apply(test)]
 fn a_grace_is_for_the_whole_group() {
     let scratch = Scratch::new();
     let done = scratch.path("done");
@@ -334,6 +325,7 @@ fn a_grace_is_for_the_whole_group() {
 }
 
 /// What ignores SIGTERM, and what has left the group and got none, though its parent has ended.
+#[apply(test)]
 fn a_grace_that_has_passed_ends_the_whole_tree() {
     let mut client = Client::in_process();
     for deaf_leader in [false, true] {
@@ -365,6 +357,7 @@ fn a_grace_that_has_passed_ends_the_whole_tree() {
 }
 
 /// What is written in the grace arrives, by whomever, though the leader ended long before.
+#[apply(test)]
 fn output_of_a_grace_is_delivered() {
     let mut client = Client::in_process();
     let child = "trap 'sleep 2.5; echo last words; exit' TERM; echo ready; while :; do sleep 0.05; done";
@@ -383,6 +376,7 @@ fn output_of_a_grace_is_delivered() {
     client.finish();
 }
 
+#[apply(both)]
 fn a_kill_in_the_grace_acts_at_once(mode: Mode) {
     let mut client = Client::in_process();
     let deaf = "trap 'printf heard' TERM; printf ready; while :; do sleep 0.05; done";
@@ -410,6 +404,7 @@ fn a_kill_in_the_grace_acts_at_once(mode: Mode) {
     client.finish();
 }
 
+#[apply(test)]
 fn the_end_of_the_connection_is_the_end_of_a_grace() {
     for detach in [false, true] {
         let mut client = Client::in_process();
@@ -420,11 +415,7 @@ fn the_end_of_the_connection_is_the_end_of_a_grace() {
         client.until("c", "heard");
         let started = Instant::now();
         let (left, _) = client.finish();
-        assert!(
-            started.elapsed() < Duration::from_secs(10),
-            "{:?}",
-            started.elapsed()
-        );
+        assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
         assert!(!is_alive(pid), "its time was up");
         let exited = left
             .iter()
@@ -435,6 +426,7 @@ fn the_end_of_the_connection_is_the_end_of_a_grace() {
 }
 
 /// The leader has ended, and its child is what the grace is for.
+#[apply(test)]
 fn waits_are_answered_in_time_while_a_grace_goes_on() {
     let mut client = Client::in_process();
     let script =
@@ -455,6 +447,7 @@ fn waits_are_answered_in_time_while_a_grace_goes_on() {
     client.finish();
 }
 
+#[apply(both)]
 fn a_grace_is_nothing_without_a_timeout(mode: Mode) {
     let mut client = Client::in_process();
     for timeout in [Value::Null, json!(u64::MAX)] {
@@ -478,6 +471,7 @@ fn a_grace_is_nothing_without_a_timeout(mode: Mode) {
     client.finish();
 }
 
+#[apply(test)]
 fn malformed_graces_start_nothing() {
     let mut client = Client::in_process();
     for grace in [
@@ -503,6 +497,7 @@ fn malformed_graces_start_nothing() {
     client.finish();
 }
 
+#[apply(test)]
 fn many_graces_at_once_leave_nothing() {
     let mut client = Client::in_process();
     let count = times(60);

@@ -7,23 +7,10 @@ use std::process::Command;
 
 use crate::ends::{ENDS, End, Server, marked, marker, must_die, must_sleep, send, start_tricks};
 use crate::harness::{
-    Mode, Proc, Scratch, Test, binary, both, children_of, is_alive, kill_stray, reap_adopted, test,
+    Mode, Proc, Scratch, apply, binary, both, children_of, is_alive, kill_stray, reap_adopted, test,
     wait_until,
 };
 use serde_json::json;
-
-pub const TESTS: &[Test] = &[
-    both!(what_has_not_left_its_session_and_its_parent_outlives_no_end),
-    both!(detached_process_survives_every_end),
-    test!(exit_code_tells_how_the_server_was_ended),
-    test!(guard_that_is_killed_takes_the_server_along),
-    test!(stopped_guard_holds_nothing_up_and_ends_all_when_it_is_continued),
-    test!(server_that_is_stuck_is_killed_by_its_guard),
-    test!(what_has_ended_is_not_ended_again),
-    test!(what_was_there_before_is_spared),
-    test!(waiting_fifo_does_not_outlive_a_killed_server),
-    test!(no_more_is_guaranteed_than_is_done),
-];
 
 fn told() -> Command {
     let mut command = binary();
@@ -42,6 +29,7 @@ fn clean_up(marker: &str) {
     must_die(marker, "its cleaning up");
 }
 
+#[apply(both)]
 fn what_has_not_left_its_session_and_its_parent_outlives_no_end(mode: Mode) {
     for &end in ENDS {
         let mut server = Server::of(told());
@@ -59,6 +47,7 @@ fn what_has_not_left_its_session_and_its_parent_outlives_no_end(mode: Mode) {
     }
 }
 
+#[apply(both)]
 fn detached_process_survives_every_end(mode: Mode) {
     for &end in ENDS {
         let mut server = Server::of(told());
@@ -84,6 +73,7 @@ fn detached_process_survives_every_end(mode: Mode) {
     }
 }
 
+#[apply(test)]
 fn exit_code_tells_how_the_server_was_ended() {
     for (end, code) in [
         (End::Input, 0),
@@ -97,6 +87,7 @@ fn exit_code_tells_how_the_server_was_ended() {
 }
 
 /// As if the server had been sent SIGTERM: at once and in order, with every exit told.
+#[apply(test)]
 fn guard_that_is_killed_takes_the_server_along() {
     let mut server = Server::of(told());
     let marker = marker();
@@ -117,6 +108,7 @@ fn is_stopped(pid: u32) -> bool {
     Proc::of(pid).is_some_and(|process| process.state == "T")
 }
 
+#[apply(test)]
 fn stopped_guard_holds_nothing_up_and_ends_all_when_it_is_continued() {
     let mut server = Server::of(told());
     send(server.guard as libc::pid_t, libc::SIGSTOP);
@@ -142,6 +134,7 @@ fn stopped_guard_holds_nothing_up_and_ends_all_when_it_is_continued() {
 }
 
 /// Told to end, and stopped by a signal: after some seconds the guard kills it.
+#[apply(test)]
 fn server_that_is_stuck_is_killed_by_its_guard() {
     let mut server = Server::of(told());
     let marker = marker();
@@ -157,6 +150,7 @@ fn server_that_is_stuck_is_killed_by_its_guard() {
 }
 
 /// A number whose process has been reaped means another from then on, which may be anything.
+#[apply(test)]
 fn what_has_ended_is_not_ended_again() {
     let mut server = Server::of(told());
     for _ in 0..100 {
@@ -175,6 +169,7 @@ fn what_has_ended_is_not_ended_again() {
 }
 
 /// A wrapper that starts something and then becomes procwire.
+#[apply(test)]
 fn what_was_there_before_is_spared() {
     for end in [End::Input, End::Guard(libc::SIGTERM), End::Server(libc::SIGKILL)] {
         let (kept, marker) = (marker(), marker());
@@ -198,6 +193,7 @@ fn what_was_there_before_is_spared() {
 }
 
 /// The process that waits for the other end is neither a program nor told of.
+#[apply(test)]
 fn waiting_fifo_does_not_outlive_a_killed_server() {
     let scratch = Scratch::new();
     let fifo = scratch.path("fifo");
@@ -219,6 +215,7 @@ fn waiting_fifo_does_not_outlive_a_killed_server() {
     });
 }
 
+#[apply(test)]
 fn no_more_is_guaranteed_than_is_done() {
     let mut server = Server::of(told());
     let params = json!({"clientInfo": {"name": "test", "version": "1"}});

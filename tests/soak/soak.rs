@@ -696,16 +696,10 @@ fn children(pid: u32) -> Vec<u32> {
 }
 
 fn held(pid: u32) -> Usage {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let number = |name: &str| {
-        let line = status.lines().find_map(|l| l.strip_prefix(name));
-        let word = line.and_then(|l| l.split_whitespace().next());
-        word.and_then(|w| w.parse::<u64>().ok()).unwrap_or(0)
-    };
     let is_zombie = |pid: &u32| Proc::of(*pid).is_some_and(|p| p.is_dead());
     Usage {
-        private: number("RssAnon:") * 1024,
-        threads: number("Threads:"),
+        private: proc::private_bytes(pid).unwrap_or(0),
+        threads: proc::threads(pid).unwrap_or(0),
         descriptors: fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |d| d.count() as u64),
         zombies: children(pid).iter().filter(|c| is_zombie(c)).count() as u64,
     }

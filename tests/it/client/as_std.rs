@@ -12,33 +12,13 @@ use std::time::Duration;
 use procwire::client::{Client, Command, Control, Error, Events, ExitStatus, Output, Process, Stdin};
 
 use super::{in_process, launched, pid, read_until, spawn_ready};
-use crate::harness::{PATIENCE, Scratch, Test, is_alive, pattern, private_bytes, test, times, wait_until};
-
-pub const TESTS: &[Test] = &[
-    test!(an_exit_code_is_reported_and_can_be_asked_for_twice),
-    test!(a_signal_is_reported),
-    test!(the_streams_work),
-    test!(status_says_how_it_ended_and_keeps_nothing),
-    test!(output_has_both_streams_and_no_input),
-    test!(output_with_input_writes_while_it_reads),
-    test!(output_keeps_all_of_a_flood),
-    test!(a_command_is_built_step_by_step_and_used_again),
-    test!(paths_and_os_strings_are_taken),
-    test!(what_cannot_be_sent_is_invalid_input),
-    test!(errors_are_those_of_std),
-    test!(the_environment_is_that_of_the_server),
-    test!(a_terminal_and_a_directory_are_not_contradicted_by_the_environment),
-    test!(a_shell_is_asked_for),
-    test!(several_threads_wait_and_one_kills),
-    test!(trying_and_waiting_for_a_time_leave_it_running),
-    test!(a_dropped_output_ends_an_endless_program),
-    test!(everything_can_be_shared_between_threads),
-];
+use crate::harness::{PATIENCE, Scratch, apply, is_alive, pattern, private_bytes, test, times, wait_until};
 
 fn kind(error: Error) -> ErrorKind {
     io::Error::from(error).kind()
 }
 
+#[apply(test)]
 fn an_exit_code_is_reported_and_can_be_asked_for_twice() {
     let client = in_process();
     let mut ends = client.spawn(Command::new("true")).expect("it starts");
@@ -49,6 +29,7 @@ fn an_exit_code_is_reported_and_can_be_asked_for_twice() {
     assert_eq!((again.code(), again.success()), (Some(1), false));
 }
 
+#[apply(test)]
 fn a_signal_is_reported() {
     let client = in_process();
     let mut shell = client.spawn(Command::shell("read a")).expect("it starts");
@@ -58,6 +39,7 @@ fn a_signal_is_reported() {
     assert!(!status.success() && !status.timed_out() && !status.core_dumped());
 }
 
+#[apply(test)]
 fn the_streams_work() {
     let client = in_process();
     let mut shell = client
@@ -84,6 +66,7 @@ fn the_streams_work() {
 }
 
 /// Nothing of what it prints is even sent, and it finds no input.
+#[apply(test)]
 fn status_says_how_it_ended_and_keeps_nothing() {
     for client in [in_process(), launched()] {
         assert_eq!(
@@ -106,6 +89,7 @@ fn status_says_how_it_ended_and_keeps_nothing() {
     }
 }
 
+#[apply(test)]
 fn output_has_both_streams_and_no_input() {
     let client = in_process();
     let Output {
@@ -126,6 +110,7 @@ fn output_has_both_streams_and_no_input() {
     assert_eq!(output.stdout, b"");
 }
 
+#[apply(test)]
 fn output_with_input_writes_while_it_reads() {
     for client in [in_process(), launched()] {
         let input = pattern(0, 4_000_000);
@@ -145,6 +130,7 @@ fn output_with_input_writes_while_it_reads() {
 }
 
 /// What it prints goes to the memory of the one who asked, so no limit on unread output is in its way.
+#[apply(test)]
 fn output_keeps_all_of_a_flood() {
     for client in [in_process(), launched()] {
         let mut head = Command::new("head");
@@ -158,6 +144,7 @@ fn output_keeps_all_of_a_flood() {
     }
 }
 
+#[apply(test)]
 fn a_command_is_built_step_by_step_and_used_again() {
     let client = in_process();
     let mut command = Command::new("sh");
@@ -176,6 +163,7 @@ fn a_command_is_built_step_by_step_and_used_again() {
     assert_eq!(output.stdout, b"zero one b none\n");
 }
 
+#[apply(test)]
 fn paths_and_os_strings_are_taken() {
     let client = in_process();
     let scratch = Scratch::new();
@@ -189,6 +177,7 @@ fn paths_and_os_strings_are_taken() {
     assert_eq!(client.output(&say).expect("it runs").stdout, b"hi /v /\n");
 }
 
+#[apply(test)]
 fn what_cannot_be_sent_is_invalid_input() {
     let no_text = OsStr::from_bytes(b"a\xff");
     for client in [in_process(), launched()] {
@@ -232,6 +221,7 @@ fn what_cannot_be_sent_is_invalid_input() {
     }
 }
 
+#[apply(test)]
 fn errors_are_those_of_std() {
     let scratch = Scratch::new();
     let plain = scratch.file("plain", 0o600, "echo\n");
@@ -278,6 +268,7 @@ fn errors_are_those_of_std() {
 
 /// That of the server as it was at its start, with the changes of the command. (std's is that of the
 /// program when the process starts.)
+#[apply(test)]
 fn the_environment_is_that_of_the_server() {
     // SAFETY: the test has this process for itself, and has no other thread yet.
     unsafe { std::env::set_var("PROCWIRE_TEST_B", "456") };
@@ -294,6 +285,7 @@ fn the_environment_is_that_of_the_server() {
     }
 }
 
+#[apply(test)]
 fn a_terminal_and_a_directory_are_not_contradicted_by_the_environment() {
     // SAFETY: the test has this process for itself, and has no other thread yet.
     unsafe {
@@ -340,6 +332,7 @@ fn a_terminal_and_a_directory_are_not_contradicted_by_the_environment() {
     }
 }
 
+#[apply(test)]
 fn a_shell_is_asked_for() {
     let client = in_process();
     let output = client
@@ -353,6 +346,7 @@ fn a_shell_is_asked_for() {
     assert_eq!(output.stdout, b"$HOME; exit 3\n");
 }
 
+#[apply(test)]
 fn several_threads_wait_and_one_kills() {
     for client in [in_process(), launched()] {
         let mut process = client
@@ -388,6 +382,7 @@ fn several_threads_wait_and_one_kills() {
     }
 }
 
+#[apply(test)]
 fn trying_and_waiting_for_a_time_leave_it_running() {
     let client = in_process();
     let mut cat = client.spawn(Command::new("cat")).expect("it starts");
@@ -407,6 +402,7 @@ fn trying_and_waiting_for_a_time_leave_it_running() {
 }
 
 /// The program is told by SIGPIPE, as with std.
+#[apply(test)]
 fn a_dropped_output_ends_an_endless_program() {
     for client in [in_process(), launched()] {
         let mut yes = client.spawn(Command::new("yes")).expect("it starts");
@@ -456,6 +452,7 @@ fn a_dropped_output_ends_an_endless_program() {
     }
 }
 
+#[apply(test)]
 fn everything_can_be_shared_between_threads() {
     fn shared<T: Send + Sync + std::fmt::Debug>() {}
     shared::<Client>();

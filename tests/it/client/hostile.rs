@@ -13,28 +13,7 @@ use procwire::client::{Client, Command, Error, Event, OutputLost, ServerCommand}
 use serde_json::{Value, json};
 
 use super::Shut;
-use crate::harness::{PATIENCE, Test, encode, kill_stray, private_bytes, test, wait_until};
-
-pub const TESTS: &[Test] = &[
-    test!(the_handshake_comes_first),
-    test!(what_is_not_a_server_is_named_with_what_it_did),
-    test!(a_handshake_has_a_deadline),
-    test!(a_server_is_ended_before_it_has_answered),
-    test!(a_server_that_knows_no_handshake_serves),
-    test!(a_server_that_answers_as_the_reference_does_serves),
-    test!(a_reference_that_was_launched_is_given_a_directory),
-    test!(an_answer_means_what_was_asked),
-    test!(a_server_that_could_not_read_a_request_is_given_up),
-    test!(events_end_with_the_connection),
-    test!(floods_of_what_was_not_asked_for_are_dropped),
-    test!(endless_output_that_is_not_read_is_bounded),
-    test!(an_endless_line_ends_the_connection),
-    test!(what_a_server_says_is_shown_short_and_without_control_characters),
-    test!(collected_output_that_was_not_asked_for_is_not_kept),
-    test!(a_server_that_does_not_end_is_killed),
-    test!(a_server_that_stops_reading_holds_up_no_drop),
-    test!(what_is_posted_keeps_its_order),
-];
+use crate::harness::{PATIENCE, apply, encode, kill_stray, private_bytes, test, wait_until};
 
 /// The other end of a client's connection.
 struct Peer {
@@ -146,6 +125,7 @@ fn assert_harmless(text: &str) {
     );
 }
 
+#[apply(test)]
 fn the_handshake_comes_first() {
     let (client, server) = try_served(|peer| {
         let initialize = peer.next().expect("the handshake");
@@ -162,6 +142,7 @@ fn the_handshake_comes_first() {
     assert_eq!(end, None);
 }
 
+#[apply(test)]
 fn what_is_not_a_server_is_named_with_what_it_did() {
     for (command, expected) in [
         (&["cat"][..], "\"cat\" is not a server: it echoes its input"),
@@ -201,6 +182,7 @@ fn what_is_not_a_server_is_named_with_what_it_did() {
     // Nothing is left running, which the harness checks.
 }
 
+#[apply(test)]
 fn a_handshake_has_a_deadline() {
     let begun = Instant::now();
     let short = Duration::from_millis(50);
@@ -262,6 +244,7 @@ fn a_handshake_has_a_deadline() {
     assert!(begun.elapsed() < PATIENCE);
 }
 
+#[apply(test)]
 fn a_server_is_ended_before_it_has_answered() {
     let mut builder = Client::builder();
     let connecting = builder
@@ -280,6 +263,7 @@ fn a_server_is_ended_before_it_has_answered() {
     );
 }
 
+#[apply(test)]
 fn a_server_that_knows_no_handshake_serves() {
     let (client, server) = try_served(|peer| {
         let initialize = peer.next().expect("the handshake");
@@ -298,6 +282,7 @@ fn a_server_that_knows_no_handshake_serves() {
 }
 
 /// `{}` to a spawn, no pid, no offsets, exits with the least members, errors without data.
+#[apply(test)]
 fn a_server_that_answers_as_the_reference_does_serves() {
     let (client, server) = served(|peer| {
         let spawn = peer.next().expect("a spawn");
@@ -339,6 +324,7 @@ fn a_server_that_answers_as_the_reference_does_serves() {
 }
 
 /// The reference refuses a spawn without one. A server that reports its limits does not need one.
+#[apply(test)]
 fn a_reference_that_was_launched_is_given_a_directory() {
     for (limits, given) in [
         ("", true),
@@ -363,6 +349,7 @@ fn a_reference_that_was_launched_is_given_a_directory() {
 }
 
 /// What is not the answer to a request is an error of that request, and of no other.
+#[apply(test)]
 fn an_answer_means_what_was_asked() {
     let (client, server) = served(|peer| {
         for result in [
@@ -398,6 +385,7 @@ fn an_answer_means_what_was_asked() {
     join(server);
 }
 
+#[apply(test)]
 fn a_server_that_could_not_read_a_request_is_given_up() {
     let (client, server) = served(|peer| {
         peer.next();
@@ -410,6 +398,7 @@ fn a_server_that_could_not_read_a_request_is_given_up() {
     assert_eq!(join(server), None);
 }
 
+#[apply(test)]
 fn events_end_with_the_connection() {
     let (client, server) = served(|peer| {
         let spawn = peer.next().expect("a spawn");
@@ -430,6 +419,7 @@ fn delta(handle: &str, bytes: usize) -> Value {
 }
 
 /// Some 300 MB of each kind, and then the answer.
+#[apply(test)]
 fn floods_of_what_was_not_asked_for_are_dropped() {
     let (client, server) = served(|peer| {
         let spawn = peer.next().expect("a spawn");
@@ -474,6 +464,7 @@ fn floods_of_what_was_not_asked_for_are_dropped() {
 }
 
 /// In big pieces and in tiny ones, for which there is more to keep than the bytes.
+#[apply(test)]
 fn endless_output_that_is_not_read_is_bounded() {
     let (client, server) = served(|peer| {
         for bytes in [100_000, 1] {
@@ -487,7 +478,7 @@ fn endless_output_that_is_not_read_is_bounded() {
             };
             // Streams take turns, so that no piece can be joined to the last.
             let both = format!("{}\n{}", line("stdout"), line("stderr"));
-            let (batch, batches) = if bytes == 1 { (1_000, 40) } else { (1, 600) };
+            let (batch, batches) = if bytes == 1 { (1_000, 40) } else { (1, 300) };
             let batch = vec![both; batch].join("\n");
             for _ in 0..batches {
                 assert!(peer.send(&batch), "it is still there");
@@ -521,6 +512,7 @@ fn endless_output_that_is_not_read_is_bounded() {
     join(server);
 }
 
+#[apply(test)]
 fn an_endless_line_ends_the_connection() {
     let (client, server) = served(|peer| {
         peer.next();
@@ -545,6 +537,7 @@ fn an_endless_line_ends_the_connection() {
     assert!(sent < 100_000_000, "{sent} bytes were taken");
 }
 
+#[apply(test)]
 fn what_a_server_says_is_shown_short_and_without_control_characters() {
     let hostile = "\x1b]0;owned\x07\x1b[2J\u{9b}31m\u{202e}\u{2066}\x7f\r\n";
     let long = "x".repeat(2_000_000);
@@ -612,6 +605,7 @@ fn what_a_server_says_is_shown_short_and_without_control_characters() {
 }
 
 /// All output is streamed, so an exit has none; a hostile one is not kept for as long as its status.
+#[apply(test)]
 fn collected_output_that_was_not_asked_for_is_not_kept() {
     let (client, server) = served(|peer| {
         let long = "x".repeat(8_000_000);
@@ -641,6 +635,7 @@ fn collected_output_that_was_not_asked_for_is_not_kept() {
 }
 
 /// Neither the end of its input nor a request that it does not take holds up the end.
+#[apply(test)]
 fn a_server_that_does_not_end_is_killed() {
     let client = patient(["sh", "-c", &stops_reading_after(1)]);
     let process = client.spawn(Command::new("x").no_stdin()).expect("it says so");
@@ -674,6 +669,7 @@ fn stops_reading_after(spawns: usize) -> String {
 }
 
 /// What is not waited for does not wait for the server either: drops, and what is posted.
+#[apply(test)]
 fn a_server_that_stops_reading_holds_up_no_drop() {
     let client = patient(["sh", "-c", &stops_reading_after(3)]);
     let spawn = || client.spawn(Command::new("x")).expect("it says so");
@@ -700,6 +696,7 @@ fn a_server_that_stops_reading_holds_up_no_drop() {
 }
 
 /// What was posted while the server did not read comes before what is sent afterwards, in its order.
+#[apply(test)]
 fn what_is_posted_keeps_its_order() {
     let (resume, resumed) = mpsc::channel();
     let (client, server) = served(move |peer| {
