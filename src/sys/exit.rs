@@ -31,7 +31,7 @@ pub(crate) fn ends_by(child: &Child, deadline: Instant) -> io::Result<bool> {
 
 /// The pid of one process, as rustix takes it.
 pub(super) fn pid_of(pid: Pid) -> io::Result<rustix::process::Pid> {
-    // It panics at a negative one where debug assertions are on.
+    // rustix panics at a negative one where debug assertions are on.
     let known = rustix::process::Pid::from_raw(pid.max(0));
     known.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
