@@ -114,22 +114,32 @@ impl Admission {
         let used = &self.used[kind as usize];
         self.wants_room.unless(|| used.load(Relaxed) < kind.limit())
     }
+
+    fn give_back(&self, kind: Kind, bytes: usize) {
+        let used = self.used[kind as usize].fetch_sub(bytes, Relaxed) - bytes;
+        // One kind of room is enough to tell of: what waits for another finds out, and asks again.
+        if used < kind.limit() && self.wants_room.take() {
+            self.tell_of_room();
+        }
+    }
+
+    #[cold]
+    fn tell_of_room(&self) {
+        let _ = self.notices.send(Notice::Room);
+    }
 }
 
 impl Permit {
+    // Nearly always there is nothing to change.
+    #[inline]
     fn hold(&mut self, kind: Kind, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let before = std::mem::replace(&mut self.held[kind as usize], bytes);
-        let used = &self.admission.used[kind as usize];
         if bytes > before {
+            let used = &self.admission.used[kind as usize];
             used.fetch_add((bytes - before) as usize, Relaxed);
         } else if bytes < before {
-            let less = (before - bytes) as usize;
-            let used = used.fetch_sub(less, Relaxed) - less;
-            // One kind of room is enough to tell of: what waits for another finds out, and asks again.
-            if used < kind.limit() && self.admission.wants_room.take() {
-                let _ = self.admission.notices.send(Notice::Room);
-            }
+            self.admission.give_back(kind, (before - bytes) as usize);
         }
     }
 
