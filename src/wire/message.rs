@@ -307,6 +307,7 @@ pub(crate) fn member<T: Serialize + ?Sized>(out: &mut Vec<u8>, name: &str, value
 
 /// What JSON says. All that is read of it is read here or as the text of a message, so that each type is
 /// compiled for one kind of input.
+#[cfg(feature = "cli")]
 pub(crate) fn from_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> serde_json::Result<T> {
     let text = str::from_utf8(json).map_err(serde::de::Error::custom)?;
     serde_json::from_str(text)

@@ -73,7 +73,7 @@ fn what_a_client_encodes_the_server_understands() {
             capabilities: Some(Capabilities::default()),
         }),
         Request::Spawn(Box::new(spawn)),
-        Request::Spawn(Box::new(SpawnParams::default())),
+        Request::Spawn(Box::default()),
         Request::WriteStdin(WriteStdinParams {
             process_handle: "h".into(),
             delta: Some(vec![0, 255, 10]),
