@@ -36,10 +36,12 @@ fn told() -> Command {
 const LOST_AT_HANGUP: &[&str] = &["session", "far forks"];
 
 fn clean_up(marker: &str) {
-    for (pid, _) in marked(marker) {
-        kill_stray(pid);
-    }
-    must_die(marker, "its cleaning up");
+    // What starts others has to be found and killed before them.
+    wait_until("it is cleaned up", || {
+        let left = marked(marker);
+        left.iter().for_each(|(pid, _)| kill_stray(*pid));
+        left.is_empty()
+    });
 }
 
 fn what_has_not_left_its_session_and_its_parent_outlives_no_end(mode: Mode) {
