@@ -58,8 +58,9 @@ impl Child {
     /// Ends one whose spawn was given up.
     pub(crate) fn end(self) {
         let _ = sys::kill_group(self.pid, libc::SIGKILL);
-        let _ = sys::readable_by(&self.pidfd, Instant::now() + KILL_WAIT);
-        if !matches!(sys::try_reap(self.pid), Ok(Some(_))) {
+        let deadline = Instant::now() + KILL_WAIT;
+        let _ = sys::readable_by(&self.pidfd, deadline);
+        if !sys::reap_by(self.pid, deadline) {
             log::warn!(
                 "process {} was killed before its program ran, and has not ended",
                 self.pid

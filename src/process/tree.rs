@@ -285,7 +285,11 @@ fn freeze(
 
 /// Sends SIGKILL to all of `held`, and keeps those that got it. The death of another user's process is
 /// not waited for: it was not signalled.
+///
+/// Children die before their parents, which are frozen: if this process is killed meanwhile, a guard still
+/// finds the rest below them.
 pub(crate) fn kill_all(held: &mut Vec<HeldProcess>) {
+    held.reverse();
     held.retain(|process| process.signal(libc::SIGKILL).is_ok());
 }
 

@@ -14,7 +14,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use super::error::check;
 #[cfg(target_os = "linux")]
 use super::error::{check_size, may_be_refused};
-use super::poll::readable_by;
+use super::poll::{poll, readable_by};
 use super::{Pid, end_of_child};
 
 /// Only the children of the calling thread. Elsewhere no thread has children of its own.
@@ -104,6 +104,21 @@ pub(crate) fn try_reap(pid: Pid) -> io::Result<Option<(Status, Usage)>> {
         },
     )))
 }
+
+/// Reaps a child of ours whose end has been told, but not past `deadline`; whether it is reaped. On some
+/// systems the end is told a moment before it can be.
+pub(crate) fn reap_by(pid: Pid, deadline: Instant) -> bool {
+    while !matches!(try_reap(pid), Ok(Some(_))) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        let _ = poll(&mut [], Some(REAP_AGAIN));
+    }
+    true
+}
+
+/// How long that moment is taken to be.
+const REAP_AGAIN: Duration = Duration::from_millis(1);
 
 /// `wait4`; with `WNOHANG`, the pid is 0 if no child has ended. Never fails with `EINTR`.
 fn wait(pid: Pid, options: libc::c_int) -> io::Result<(Pid, Status, libc::rusage)> {

@@ -139,7 +139,9 @@ pub(super) fn sweep_until(deadline: Instant, scope: Scope<'_>, last: bool) -> Ve
                 break;
             }
         }
-        // One that belongs to another user is not waited for.
+        // Children first, so that a guard finds the rest if this process is killed meanwhile. One that belongs
+        // to another user is not waited for.
+        targets.reverse();
         let count = targets.len();
         targets.retain(|target| target.signal(libc::SIGKILL));
         let refused = count - targets.len();
