@@ -122,18 +122,3 @@ fn native(size: PtySize) -> portable_pty::PtySize {
         pixel_height: 0,
     }
 }
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use super::*;
-
-    /// It is the same whoever tells it.
-    #[test]
-    fn the_slave_has_its_name_without_proc() {
-        let terminal = FreshTerminal::open(PtySize::default(), None).unwrap();
-        assert_eq!(
-            sys::name_of_slave(terminal.descriptor.as_fd()).unwrap(),
-            terminal.name
-        );
-    }
-}

@@ -110,6 +110,11 @@ fn serves_under(name: &str) {
         expected,
         "docs/examples/hello.jsonl under {name}"
     );
+    let outcome = session::run_command(command(), server());
+    assert!(
+        outcome.works && outcome.status == Some(0) && outcome.survivors.is_empty(),
+        "a session under {name}: {outcome:?}"
+    );
     let backend = std::env::var("PROCWIRE_BACKEND").unwrap_or(profile.backend.to_owned());
     let log = logged(command());
     assert!(log.contains(&format!("backend {backend}: ")), "{log}");

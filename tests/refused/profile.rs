@@ -63,7 +63,7 @@ const fn flag(number: u32, argument: u32, when: When) -> Rule {
 
 /// Not known, so refused and not ignored.
 const CLONE_PIDFD: Rule = flag(CLONE, 0, When::HasBits(libc::CLONE_PIDFD.cast_unsigned()));
-const WAIT_FOR_PIDFD: Rule = flag(WAITID, 0, When::Is(libc::P_PIDFD as u32));
+const WAIT_FOR_PIDFD: Rule = flag(WAITID, 0, When::Is(libc::P_PIDFD));
 
 /// Every profile.
 pub const ALL: &[Profile] = &[
