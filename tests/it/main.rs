@@ -76,9 +76,11 @@ use libtest_mimic::{Arguments, Trial};
 const TESTS_PER_PROCESSOR: usize = 3;
 
 fn main() {
-    // A server that is started with it ignored, as in the background of a script, keeps it so.
-    // SAFETY: no memory is involved, and there is no other thread yet.
-    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+    // A shell starts what it runs in the background of a script with both ignored, and a server keeps them so.
+    for signal in [libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: no memory is involved, and there is no other thread yet.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     refused::session::launch_if_asked();
     if std::env::args().nth(1).as_deref() == Some(sweep::PLAY) {
         sweep::play(std::env::args().skip(2));
