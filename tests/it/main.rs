@@ -2,7 +2,8 @@
 //!
 //! Each test runs in a process of its own, started by this one, so that what it leaves behind can be
 //! seen exactly: threads, descriptors, children and grandchildren (see `harness.rs`). Names can be
-//! filtered as usual: `cargo test --test it kill`.
+//! filtered as usual: `cargo test --test it kill`. A test is a function below `#[apply(test)]` or
+//! `#[apply(both)]`, which is all it takes to be run.
 //!
 //! Races and soaks run longer with `PROCWIRE_TEST_FACTOR=10`.
 
