@@ -906,16 +906,17 @@ fn flags_are_in_force() {
         "serve",
         "--max-message-bytes=500",
         "--default-timeout-ms",
-        "200",
+        "2000",
         "--default-output-cap=3",
         "--max-pending-stdin",
         "50000",
     ]);
     assert_eq!(told["maxMessageBytes"], 500);
-    assert_eq!(told["defaultTimeoutMs"], 200);
+    assert_eq!(told["defaultTimeoutMs"], 2000);
     assert_eq!(told["defaultOutputBytesCap"], 3);
     assert_eq!(told["maxPendingStdinBytes"], 50_000);
-    let exited = client.run(&["sh", "-c", "echo 12345; exec sleep 1000"]);
+    let command = ["sh", "-c", "echo 12345; exec sleep 1000"];
+    let exited = client.run_with(json!({"processHandle": "a", "command": command}));
     assert_eq!(
         (&exited["exitCode"], &exited["stdout"]),
         (&json!(124), &json!("123"))

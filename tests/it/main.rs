@@ -2,7 +2,8 @@
 //!
 //! Each test runs in a process of its own, started by this one, so that what it leaves behind can be
 //! seen exactly: threads, descriptors, children and grandchildren (see `harness.rs`). Names can be
-//! filtered as usual: `cargo test --test it kill`.
+//! filtered as usual: `cargo test --test it kill`. A test is a function below `#[apply(test)]` or
+//! `#[apply(both)]`, which is all it takes to be run.
 //!
 //! Races and soaks run longer with `PROCWIRE_TEST_FACTOR=10`.
 
@@ -78,9 +79,11 @@ use libtest_mimic::{Arguments, Trial};
 const TESTS_PER_PROCESSOR: usize = 3;
 
 fn main() {
-    // A server that is started with it ignored, as in the background of a script, keeps it so.
-    // SAFETY: no memory is involved, and there is no other thread yet.
-    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+    // A shell starts what it runs in the background of a script with both ignored, and a server keeps them so.
+    for signal in [libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: no memory is involved, and there is no other thread yet.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     refused::session::launch_if_asked();
     if std::env::args().nth(1).as_deref() == Some(sweep::PLAY) {
         sweep::play(std::env::args().skip(2));
