@@ -53,22 +53,3 @@ pub(crate) fn terminal_settings(fd: BorrowedFd<'_>) -> io::Result<Termios> {
 pub(crate) fn set_terminal_settings(fd: BorrowedFd<'_>, settings: &Termios) -> io::Result<()> {
     Ok(rustix::termios::tcsetattr(fd, OptionalActions::Now, settings)?)
 }
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use super::*;
-    use std::os::fd::AsFd;
-
-    /// It is the one that the C library tells.
-    #[test]
-    fn the_slave_has_its_name_without_proc() {
-        let options = std::fs::File::options().read(true).write(true).open("/dev/ptmx");
-        let master = options.unwrap();
-        let mut name = [0; 64];
-        // SAFETY: room for so many bytes, which the call ends with a NUL.
-        let told = unsafe { libc::ptsname_r(master.as_raw_fd(), name.as_mut_ptr().cast(), name.len()) };
-        assert_eq!(told, 0);
-        let told = std::ffi::CStr::from_bytes_until_nul(&name).unwrap();
-        assert_eq!(name_of_slave(master.as_fd()).unwrap().as_c_str(), told);
-    }
-}
