@@ -364,14 +364,14 @@ fn modes_of_another_programs_terminal_are_not_carried_over() {
     let terminal = std::fs::read_link(format!("/proc/{shell}/fd/0")).expect("it has one");
     let wait = format!("until [ -e {go} ]; do sleep 0.01; done");
     screen.write(&format!(
-        "({wait}; exec $PW --tty -- sh -c 'stty -a; echo do''ne') &\n"
+        "({wait}; exec $PW --tty -- sh -c 'stty -a; echo fi''nished') &\n"
     ));
     wait_until("the shell edits its next line", || {
         let modes = Command::new("stty").arg("-F").arg(&terminal).arg("-a").output();
         text(&modes.expect("stty starts").stdout).contains("-icanon")
     });
     std::fs::write(&go, "").expect("a file");
-    let modes = screen.until("done");
+    let modes = screen.until("finished");
     for mode in [" icanon", " icrnl", " echo "] {
         assert!(modes.contains(mode), "{mode}: {modes}");
     }

@@ -1,3 +1,5 @@
+//! Tests of what is told: the latest word for a pid counts, and a guard that does not read holds up nothing.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
