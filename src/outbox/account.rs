@@ -1,4 +1,4 @@
-//! What counts while it is held: an account, and a charge on it that is given back when it is dropped.
+//! Counting what is held: an account, and a charge on it that is given back when it is dropped.
 //!
 //! **Thread:** any.
 //! **Owns:** one number each.
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 #[derive(Debug, Default)]
 pub(crate) struct Account(AtomicUsize);
 
-/// What one holder has on an [`Account`].
+/// The share of one holder in an [`Account`].
 #[derive(Debug)]
 pub(crate) struct Charge {
     account: Arc<Account>,

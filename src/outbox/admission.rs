@@ -36,7 +36,7 @@ enum Kind {
     Exit,
 }
 
-/// The room that a request has, or a process and later its exit. Dropped, it is another's.
+/// The room that a request has, or a process and later its exit. It is given back by being dropped.
 pub(crate) struct Permit {
     admission: Arc<Admission>,
     /// The bytes of each [`Kind`].
@@ -117,7 +117,7 @@ impl Admission {
 
     fn give_back(&self, kind: Kind, bytes: usize) {
         let used = self.used[kind as usize].fetch_sub(bytes, Relaxed) - bytes;
-        // One kind of room is enough to tell of: what waits for another finds out, and asks again.
+        // One notice for all kinds: a waiter that needs another kind asks again.
         if used < kind.limit() && self.wants_room.take() {
             self.tell_of_room();
         }
@@ -184,7 +184,7 @@ impl Ticket {
         self.permit = None;
     }
 
-    /// Gives it up for its answer, which holds so many bytes.
+    /// Turns it into the permit of its answer, which holds so many bytes.
     pub(super) fn into_answer(self, admission: &Arc<Admission>, bytes: usize) -> (Option<RequestId>, Permit) {
         let permit = match self.permit {
             Some(mut permit) => {

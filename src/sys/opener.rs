@@ -98,7 +98,7 @@ fn open_in_child(path: &CStr, flags: libc::c_int, socket: RawFd) {
     };
     #[cfg(target_os = "freebsd")]
     let _ = super::freebsd::signal_at_parents_death(libc::SIGKILL);
-    // Nothing of ours shall stay open as long as this takes.
+    // No other descriptor of the server stays open meanwhile.
     // SAFETY: the table is the child's own.
     unsafe {
         if socket != SOCKET {

@@ -1,7 +1,8 @@
-//! What a server tells its guard, so that this knows whom to end and whom to spare if the server is killed.
+//! What a server reports to its guard, so that the guard knows what to kill and what to spare if the server
+//! is killed.
 //!
-//! **Thread:** any of the server's, whichever starts or reaps a process; `guard`, for what there was no
-//! room for; and the main thread of the guard, which reads.
+//! **Thread:** each thread of the server that starts or reaps a process; `guard`, for records that there was
+//! no room for; and the main thread of the guard, which reads.
 //! **Owns:** the server's end of the pipe, and what has not been written to it yet.
 //! **Never:** waits for the guard: what the pipe does not take is kept, one record for each process, and
 //! written when there is room.
@@ -16,18 +17,18 @@ use std::sync::Mutex;
 use super::sweep::Started;
 use crate::sys::{self, EventFd, Pid, PollFd};
 
-/// What there is to tell of a process.
+/// What is reported of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
-    /// It is to be spared, with all that is below it.
+    /// It is spared, with all processes below it.
     Detached = 1,
-    /// It leads a group and a session, which are to be ended.
+    /// It leads a group and a session, which are killed.
     Leads,
-    /// Its number is about to be free for another.
+    /// Its pid may be used again from now on.
     Reaped,
 }
 
-/// What is told of one process.
+/// The report of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) what: What,
@@ -50,7 +51,7 @@ impl Record {
         bytes
     }
 
-    /// `None` for what no server writes.
+    /// `None` for bytes that no server writes.
     fn from_bytes(bytes: &[u8; RECORD_BYTES]) -> Option<Record> {
         let (what, rest) = bytes.split_first_chunk()?;
         let (pid, rest) = rest.split_first_chunk()?;
@@ -64,16 +65,16 @@ impl Record {
     }
 }
 
-/// What has been told, as both sides keep it.
+/// All that has been reported, as both sides keep it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) detached: Started,
-    /// Who has not been reaped, where orphans are not adopted.
+    /// Leaders that have not been reaped, where orphans are not adopted.
     pub(super) leaders: Started,
 }
 
 impl Told {
-    /// What was said of the number before was about another process.
+    /// An earlier record of the same pid was about another process.
     pub(super) fn take(&mut self, record: Record) {
         let Record { what, pid, started } = record;
         self.leaders.remove(&pid);
@@ -102,12 +103,12 @@ impl Told {
     }
 }
 
-/// What has not been written yet.
+/// Records that have not been written yet.
 #[derive(Debug, Default)]
 struct Ledger {
-    /// The last word about each process.
+    /// The latest record of each process.
     pending: BTreeMap<Pid, Record>,
-    /// Whom the guard takes for a leader.
+    /// Processes that the guard takes for leaders.
     known: BTreeSet<Pid>,
 }
 
@@ -115,7 +116,7 @@ impl Ledger {
     fn note(&mut self, record: Record) {
         let Record { what, pid, .. } = record;
         if what == What::Reaped && !self.known.contains(&pid) {
-            // It has not been told of that one.
+            // The guard has not heard of that one.
             self.pending.remove(&pid);
         } else {
             self.pending.insert(pid, record);
@@ -155,7 +156,7 @@ impl Teller {
         })
     }
 
-    /// Tells it now if the pipe has room, or else later.
+    /// Writes it now if the pipe has room, or else later.
     pub(super) fn tell(&self, record: Record) {
         let mut ledger = sys::lock(&self.ledger);
         ledger.note(record);
@@ -171,7 +172,7 @@ impl Teller {
                 Ok(_) => ledger.is_written(record),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
-                // There is no guard to be told any more.
+                // The guard has gone.
                 Err(_) => ledger.pending.clear(),
             }
         }
