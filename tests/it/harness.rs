@@ -314,8 +314,19 @@ pub fn wait_until_at_rest(what: &str, pids: impl Fn() -> Vec<u32>) {
 
 /// Fails if anything else in this process runs for more than a moment, or is woken again and again, while
 /// this thread uses a tenth of a second of processor time: what spins gets its share in the meantime, however
-/// busy the machine is.
+/// busy the machine is. What spins does so every time; a late wake-up does not, so it is looked at again.
 pub fn must_idle() {
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        match idles() {
+            Ok(()) => return,
+            Err(what) => seen.push(what),
+        }
+    }
+    panic!("something does not rest: {seen:?}");
+}
+
+fn idles() -> Result<(), String> {
     const MEANWHILE: Duration = Duration::from_millis(100);
     const MOST: Duration = Duration::from_millis(20);
     /// A timer of its own may wake a thread a hundred times a second.
@@ -336,10 +347,15 @@ pub fn must_idle() {
     let end = clock(libc::CLOCK_THREAD_CPUTIME_ID) + MEANWHILE;
     while clock(libc::CLOCK_THREAD_CPUTIME_ID) < end {}
     let ran = others() - ran;
-    assert!(ran < MOST, "{ran:?} of processor time in {MEANWHILE:?}");
+    if ran >= MOST {
+        return Err(format!("{ran:?} of processor time in {MEANWHILE:?}"));
+    }
     let (switched, took) = (switches() - switched, began.elapsed());
     let most = 20.0 + MAX_SWITCHES_PER_MS * took.as_secs_f64() * 1000.0;
-    assert!((switched as f64) < most, "woken {switched} times in {took:?}");
+    if switched as f64 >= most {
+        return Err(format!("woken {switched} times in {took:?}"));
+    }
+    Ok(())
 }
 
 /// What a clock says.
