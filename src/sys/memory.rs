@@ -93,11 +93,13 @@ fn map_reserve() -> io::Result<()> {
 /// Puts memory by from now on. As long as there is none, no thread is started.
 pub(crate) fn keep_reserve() {
     #[cfg(target_env = "gnu")]
-    if limit_of(libc::RLIMIT_AS as _).is_ok_and(|limit| limit.rlim_cur != libc::RLIM_INFINITY) {
+    if [libc::RLIMIT_AS, libc::RLIMIT_DATA]
+        .into_iter()
+        .any(|limit| limit_of(limit as _).is_ok_and(|limit| limit.rlim_cur != libc::RLIM_INFINITY))
+    {
         // SAFETY: no memory is involved.
         unsafe {
-            // Each thread would have an arena of 64 MiB of its own, as addresses; that is what is
-            // limited.
+            // Each thread would have an arena of its own, of which little is used and all counts.
             libc::mallopt(libc::M_ARENA_MAX, 1);
             // What is large is mapped by itself, and goes back when it is freed. Otherwise the C
             // library learns from the first large block to keep blocks of that size.

@@ -1,7 +1,7 @@
 //! Starting a program with what POSIX has: `posix_spawn`, and `fork` for what that cannot do.
 //!
 //! **Thread:** the process thread of the child, which waits until the program runs.
-//! **Owns:** nothing.
+//! **Owns:** the order of forks.
 //! **Never:** allocates, locks or panics in a child of a fork.
 //!
 //! `posix_spawn` cannot open a controlling terminal, lower a limit, or say which step has failed. A fork
@@ -10,11 +10,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Mutex;
 
 use super::child::{Plan, SAID_BYTES};
 use super::descriptors::{pipe, read};
 use super::error::check;
 use super::exit::reap;
+use super::lock::lock;
 use super::signals::kill_group;
 use super::spawn::{MAKE_PIPE, SpawnError};
 use super::{ExitWatch, Pid};
@@ -36,13 +38,23 @@ pub(super) fn spawn(plan: Plan<'_>) -> Result<(Pid, OwnedFd), SpawnError> {
     })
 }
 
+/// One fork at a time: the C library stops its allocator for each, and the memory is copied under one lock.
+/// Threads that wait here hold neither, so they do not keep the end of a connection from going on.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// Has a copy of this process carry out `plan`.
 fn by_fork(mut plan: Plan<'_>) -> Result<Pid, SpawnError> {
     let refused = |call| move |error| SpawnError::new(call, error);
     let (reader, writer) = pipe().map_err(refused(MAKE_PIPE))?;
     plan.report = writer.as_raw_fd();
+    let turn = lock(&TURN);
+    if plan.birth.is_given_up() {
+        let given_up = io::Error::from_raw_os_error(libc::ECANCELED);
+        return Err(SpawnError::new("fork", given_up));
+    }
     // SAFETY: the child makes system calls and nothing else, so what other threads hold does not matter.
-    let pid = match check(unsafe { libc::fork() }).map_err(refused("fork"))? {
+    let forked = check(unsafe { libc::fork() });
+    let pid = match forked.map_err(refused("fork"))? {
         0 => {
             // SAFETY: the copy has this thread alone, and the plan is in its memory as well.
             unsafe { plan.carry_out() };
@@ -51,6 +63,7 @@ fn by_fork(mut plan: Plan<'_>) -> Result<Pid, SpawnError> {
         }
         pid => pid,
     };
+    drop(turn);
     plan.birth.is_born(pid);
     plan.birth.tell_birth(pid);
     drop(writer);

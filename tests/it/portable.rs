@@ -1,7 +1,10 @@
 //! What the portable backend cannot do, test by test. With `PROCWIRE_BACKEND=portable` these are left out,
 //! and each says why; every other test holds with it.
 
-use crate::harness::{apply, test};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Client, apply, binary, test};
 
 /// What chooses the backend.
 const BACKEND: &str = "PROCWIRE_BACKEND";
@@ -81,4 +84,23 @@ fn every_test_that_is_left_out_is_one() {
             "no test {left_out}"
         );
     }
+}
+
+/// Each start copies the server's memory, one after the other; what has not begun when the connection ends is
+/// given up, and keeps nothing else from going on.
+#[apply(test)]
+fn starts_that_are_under_way_do_not_hold_up_the_end() {
+    let mut command = binary();
+    command.env(BACKEND, "portable");
+    let mut client = Client::command(command);
+    for i in 0..1_500 {
+        let params = json!({"processHandle": format!("h{i}"), "command": ["sleep", "1000"]});
+        client.request("process/spawn", params);
+    }
+    client.call("process/kill", json!({"processHandle": "h300"}));
+    let ends = Instant::now();
+    let (_, status) = client.finish();
+    assert_eq!(status.and_then(|s| s.code()), Some(0));
+    let took = ends.elapsed();
+    assert!(took < Duration::from_secs(9), "the end took {took:?}");
 }
