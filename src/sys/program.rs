@@ -11,8 +11,6 @@ use std::ptr;
 
 use super::Pid;
 use super::descriptors::{pipe, read, write};
-#[cfg(not(target_os = "linux"))]
-use super::error::unsupported;
 use super::error::{check, may_be_refused, spawn_check};
 use super::exit::reap;
 use super::posix_spawn::Attributes;
