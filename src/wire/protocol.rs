@@ -12,7 +12,7 @@
 //!     SpawnParams, WaitParams, WriteStdinParams,
 //! };
 //!
-//! let build = Request::Spawn(SpawnParams {
+//! let build = Request::Spawn(Box::new(SpawnParams {
 //!     command: vec!["make".into(), "-j8".into()],
 //!     process_handle: "build".into(),
 //!     inherit_env: InheritEnv::Only(vec!["PATH".into(), "LC_*".into()]),
@@ -24,15 +24,15 @@
 //!         ..ResourceLimits::default()
 //!     })),
 //!     ..SpawnParams::default()
-//! });
-//! let shell = Request::Spawn(SpawnParams {
+//! }));
+//! let shell = Request::Spawn(Box::new(SpawnParams {
 //!     command: vec!["sh".into()],
 //!     process_handle: "shell".into(),
 //!     tty: true,
 //!     size: Some(PtySize { rows: 30, cols: 100 }),
 //!     timeout_ms: Limit::Unlimited,
 //!     ..SpawnParams::default()
-//! });
+//! }));
 //! let prompt = Request::Wait(WaitParams {
 //!     process_handle: "shell".into(),
 //!     until: vec![Condition::Input, Condition::Exit],
