@@ -267,7 +267,7 @@ impl Process {
     /// # use procwire::client::{Client, Command};
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let client = Client::in_process(procwire::Config::default())?;
-    /// let process = client.spawn(&Command::shell("echo listening on port 80; exec sleep 1000"))?;
+    /// let process = client.spawn(&Command::shell("while :; do echo listening on port 80; sleep 0.1; done"))?;
     /// assert_eq!(process.expect(&["port"])?, Some(0));
     /// # Ok(())
     /// # }
