@@ -1186,7 +1186,8 @@ class Closing(TestCase):
         wait_until("it has ended", lambda: not self.server.list())
 
     def test_what_was_written_before_the_close_ends_nothing(self):
-        script = "echo one; echo two; echo three; echo err >&2; read x; exit 7"
+        # In one write: what it would write after the close would kill it.
+        script = "printf 'one\\ntwo\\nthree\\n'; echo err >&2; read x; exit 7"
         with self.popen(["sh", "-c", script], stdin=PIPE) as process:
             self.assertEqual(process.stdout.readline(), b"one\n")
             process.stdout.close()
@@ -1320,7 +1321,8 @@ class Older(unittest.TestCase):
         self.assertEqual(within(PATIENCE, process.wait), 128 + signal.SIGKILL)
 
     def test_what_was_written_before_the_close_ends_nothing(self):
-        script = "echo one; echo two; echo three; echo err >&2; read x; exit 7"
+        # In one write: what it would write after the close would kill it.
+        script = "printf 'one\\ntwo\\nthree\\n'; echo err >&2; read x; exit 7"
         # However long the rest of it is on its way.
         with mock.patch.object(procwire, "_CLOSE_GRACE", 1000):
             with self.server("before").popen(["sh", "-c", script], stdin=PIPE) as process:

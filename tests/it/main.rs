@@ -76,7 +76,7 @@ use harness::{Body, Mode, Test};
 use libtest_mimic::{Arguments, Trial};
 
 /// How many tests run at once for each processor: most of them wait for a process.
-const TESTS_PER_PROCESSOR: usize = 3;
+const TESTS_PER_PROCESSOR: usize = 2;
 
 fn main() {
     // A shell starts what it runs in the background of a script with both ignored, and a server keeps them so.
