@@ -208,14 +208,10 @@ mod for_the_binary {
             // SAFETY: an initialised set.
             if unsafe { libc::sigismember(&pending, *signal) } == 1 {
                 // It came before: only what comes from now on is told, blocked or not.
-                kill(own_pid()?, *signal)?;
+                kill(rustix::process::getpid().as_raw_pid(), *signal)?;
             }
         }
         Ok(queue)
-    }
-
-    fn own_pid() -> io::Result<Pid> {
-        Pid::try_from(std::process::id()).map_err(io::Error::other)
     }
 
     /// The next signal of a [`signal_fd`], if there is one, and whether a terminal may have sent it: the

@@ -20,6 +20,7 @@ use super::error::{check, check_size};
 use super::exit::reap;
 use super::open::{OPEN, OPEN_IN_TIME};
 use super::poll::{PollFd, poll, readable_by};
+use super::portable::fork_in_turn;
 use super::signals::kill;
 use super::spawn::{Birth, SpawnError};
 
@@ -50,8 +51,7 @@ pub(super) fn open_by_child(
     (ours, childs): (OwnedFd, OwnedFd),
     birth: &Birth,
 ) -> Result<OwnedFd, SpawnError> {
-    // SAFETY: the child makes system calls and nothing else, so what other threads hold does not matter.
-    let pid = match check(unsafe { libc::fork() }).map_err(|e| SpawnError::new("fork", e))? {
+    let pid = match fork_in_turn(birth)? {
         0 => {
             open_in_child(path, flags, childs.as_raw_fd());
             // SAFETY: ends the child alone, and runs nothing of ours.
@@ -59,7 +59,6 @@ pub(super) fn open_by_child(
         }
         pid => pid,
     };
-    birth.is_born(pid);
     drop(childs);
     let waited = match deadline {
         Some(deadline) => readable_by(&ours, deadline),

@@ -18,7 +18,7 @@ use super::error::check;
 use super::exit::reap;
 use super::lock::lock;
 use super::signals::kill_group;
-use super::spawn::{MAKE_PIPE, SpawnError};
+use super::spawn::{Birth, MAKE_PIPE, SpawnError};
 use super::{ExitWatch, Pid};
 
 /// Starts a program as [`super::spawn::spawn`] says.
@@ -42,19 +42,30 @@ pub(super) fn spawn(plan: Plan<'_>) -> Result<(Pid, OwnedFd), SpawnError> {
 /// Threads that wait here hold neither, so they do not keep the end of a connection from going on.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Has a copy of this process carry out `plan`.
-fn by_fork(mut plan: Plan<'_>) -> Result<Pid, SpawnError> {
-    let refused = |call| move |error| SpawnError::new(call, error);
-    let (reader, writer) = pipe().map_err(refused(MAKE_PIPE))?;
-    plan.report = writer.as_raw_fd();
+/// The child of a fork, which `birth` knows of from now on, or 0 in that child, which may only make system
+/// calls. Of a birth that was given up while it waited for its turn there is none.
+pub(super) fn fork_in_turn(birth: &Birth) -> Result<Pid, SpawnError> {
+    let refused = |error| SpawnError::new("fork", error);
     let turn = lock(&TURN);
-    if plan.birth.is_given_up() {
-        let given_up = io::Error::from_raw_os_error(libc::ECANCELED);
-        return Err(SpawnError::new("fork", given_up));
+    if birth.is_given_up() {
+        return Err(refused(io::Error::from_raw_os_error(libc::ECANCELED)));
     }
     // SAFETY: the child makes system calls and nothing else, so what other threads hold does not matter.
-    let forked = check(unsafe { libc::fork() });
-    let pid = match forked.map_err(refused("fork"))? {
+    let pid = check(unsafe { libc::fork() }).map_err(refused)?;
+    if pid == 0 {
+        std::mem::forget(turn);
+    } else {
+        drop(turn);
+        birth.is_born(pid);
+    }
+    Ok(pid)
+}
+
+/// Has a copy of this process carry out `plan`.
+fn by_fork(mut plan: Plan<'_>) -> Result<Pid, SpawnError> {
+    let (reader, writer) = pipe().map_err(|error| SpawnError::new(MAKE_PIPE, error))?;
+    plan.report = writer.as_raw_fd();
+    let pid = match fork_in_turn(plan.birth)? {
         0 => {
             // SAFETY: the copy has this thread alone, and the plan is in its memory as well.
             unsafe { plan.carry_out() };
@@ -63,8 +74,6 @@ fn by_fork(mut plan: Plan<'_>) -> Result<Pid, SpawnError> {
         }
         pid => pid,
     };
-    drop(turn);
-    plan.birth.is_born(pid);
     plan.birth.tell_birth(pid);
     drop(writer);
     let mut said = [0; SAID_BYTES];
