@@ -192,6 +192,15 @@ impl Server {
         Server { client, guard, below }
     }
 
+    /// Runs a shell as the handle `a` until it says that it is ready; the marker that is in its `%`.
+    pub(crate) fn run_marked(&mut self, script: &str) -> String {
+        let marker = marker();
+        let script = script.replace('%', &marker);
+        self.client
+            .spawn_ready(Mode::Pipe.params("a", &["sh", "-c", &script]));
+        marker
+    }
+
     /// Brings the end about, and waits until guard and server are gone; the guard's status.
     pub(crate) fn end(mut self, end: End) -> ExitStatus {
         match end {
@@ -353,11 +362,15 @@ fn fork_loop_dies(mode: Mode, end: End, go: &str, trace: &str) -> bool {
     true
 }
 
-/// What was spawned with `detach`, with all that is below it; its neighbour dies all the same.
 #[apply(both)]
 fn detached_process_survives_every_end(mode: Mode) {
+    check_detached(mode, Server::start);
+}
+
+/// What was spawned with `detach`, with all that is below it, survives; its neighbour dies all the same.
+pub(crate) fn check_detached(mode: Mode, start: impl Fn() -> Server) {
     for &end in ENDS {
-        let mut server = Server::start();
+        let mut server = start();
         let (kept, neighbour) = (marker(), marker());
         // A terminal's end is a hang-up, which one that wants to live on ignores.
         let script = "trap '' HUP; setsid sleep 1000.% & sleep 1001.% & echo ready; wait";
@@ -379,11 +392,21 @@ fn detached_process_survives_every_end(mode: Mode) {
             kill_stray(pid);
         }
         must_die(&kept, "its cleaning up");
+        reap_adopted();
     }
 }
 
 #[apply(test)]
 fn exit_code_says_how_the_server_ended() {
+    check_exit_codes(Server::start);
+    assert_eq!(
+        Server::start().end(End::Guard(libc::SIGKILL)).signal(),
+        Some(libc::SIGKILL)
+    );
+}
+
+/// The guard's own end is that of the server, but for SIGKILL to the guard.
+pub(crate) fn check_exit_codes(start: impl Fn() -> Server) {
     for (end, code) in [
         (End::Input, 0),
         (End::Guard(libc::SIGHUP), 129),
@@ -393,23 +416,18 @@ fn exit_code_says_how_the_server_ended() {
         (End::Server(libc::SIGKILL), 137),
         (End::Server(libc::SIGABRT), 134),
     ] {
-        assert_eq!(Server::start().end(end).code(), Some(code), "{end:?}");
+        assert_eq!(start().end(end).code(), Some(code), "{end:?}");
     }
-    assert_eq!(
-        Server::start().end(End::Guard(libc::SIGKILL)).signal(),
-        Some(libc::SIGKILL)
-    );
 }
 
-/// As if it had been sent SIGTERM: at once and in order, with every exit told.
 #[apply(test)]
 fn guard_that_is_killed_takes_the_server_along() {
-    let mut server = Server::start();
-    let marker = marker();
-    let script = "sleep 1000.% & echo ready; wait".replace('%', &marker);
-    server
-        .client
-        .spawn_ready(Mode::Pipe.params("a", &["sh", "-c", &script]));
+    check_killed_guard(Server::start(), "sleep 1000.% & echo ready; wait");
+}
+
+/// As if the server had been sent SIGTERM: at once and in order, with every exit told.
+pub(crate) fn check_killed_guard(mut server: Server, script: &str) {
+    let marker = server.run_marked(script);
     send(server.guard as libc::pid_t, libc::SIGKILL);
     assert_eq!(server.client.exited("a")["signal"], "SIGKILL");
     assert!(marked(&marker).is_empty());
@@ -418,15 +436,15 @@ fn guard_that_is_killed_takes_the_server_along() {
     gone(server.below);
 }
 
-/// Told to end, and stopped by a signal: after some seconds the guard kills it.
 #[apply(test)]
 fn server_that_is_stuck_is_killed_by_its_guard() {
-    let mut server = Server::start();
-    let marker = marker();
-    let script = "setsid sleep 1000.% & echo ready; wait".replace('%', &marker);
-    server
-        .client
-        .spawn_ready(Mode::Pipe.params("a", &["sh", "-c", &script]));
+    check_stuck_server(Server::start());
+}
+
+/// Told to end, and stopped by a signal: after some seconds the guard kills it.
+pub(crate) fn check_stuck_server(mut server: Server) {
+    let marker = server.run_marked("setsid sleep 1000.% & echo ready; wait");
+    must_sleep(&marker, 1);
     send(server.below as libc::pid_t, libc::SIGSTOP);
     assert_eq!(server.end(End::Guard(libc::SIGTERM)).code(), Some(143));
     must_die(&marker, "the server's end");

@@ -5,17 +5,20 @@
 
 use std::process::Command;
 
-use crate::ends::{ENDS, End, Server, marked, marker, must_die, must_sleep, send, start_tricks};
+use crate::ends::{
+    ENDS, End, Server, check_detached, check_exit_codes, check_killed_guard, check_stuck_server, marked,
+    marker, must_die, must_sleep, send, start_tricks,
+};
 use crate::harness::{
     Mode, Proc, Scratch, apply, binary, both, children_of, is_alive, kill_stray, reap_adopted, test,
     wait_until,
 };
 use serde_json::json;
 
-fn told() -> Command {
+fn start() -> Server {
     let mut command = binary();
     command.env("PROCWIRE_GUARD", "told");
-    command
+    Server::of(command)
 }
 
 /// Tricks whose shell is ended by the hang-up of its terminal, before the guard can look. What has a session
@@ -34,7 +37,7 @@ fn clean_up(marker: &str) {
 #[apply(both)]
 fn what_has_not_left_its_session_and_its_parent_outlives_no_end(mode: Mode) {
     for &end in ENDS {
-        let mut server = Server::of(told());
+        let mut server = start();
         let tricks = start_tricks(&mut server.client, mode);
         server.end(end);
         // On a machine that is too slow, a guard that was told to end kills its server after 2.3 s.
@@ -53,59 +56,17 @@ fn what_has_not_left_its_session_and_its_parent_outlives_no_end(mode: Mode) {
 
 #[apply(both)]
 fn detached_process_survives_every_end(mode: Mode) {
-    for &end in ENDS {
-        let mut server = Server::of(told());
-        let (kept, neighbour) = (marker(), marker());
-        // A terminal's end is a hang-up, which one that wants to live on ignores.
-        let script = "trap '' HUP; setsid sleep 1000.% & sleep 1001.% & echo ready; wait";
-        let mut params = mode.params("kept", &["sh", "-c", &script.replace('%', &kept)]);
-        params["detach"] = json!(true);
-        server.client.spawn_ready(params);
-        let script = script.replace('%', &neighbour);
-        server
-            .client
-            .spawn_ready(mode.params("neighbour", &["sh", "-c", &script]));
-        must_sleep(&kept, 2);
-        must_sleep(&neighbour, 2);
-        let before = marked(&kept);
-        server.end(end);
-        must_die(&neighbour, &format!("{end:?}"));
-        // The sweeps are over: guard and server are gone.
-        assert_eq!(marked(&kept), before, "after {end:?}");
-        clean_up(&kept);
-        reap_adopted();
-    }
+    check_detached(mode, start);
 }
 
 #[apply(test)]
-fn exit_code_tells_how_the_server_was_ended() {
-    for (end, code) in [
-        (End::Input, 0),
-        (End::Guard(libc::SIGHUP), 129),
-        (End::Guard(libc::SIGTERM), 143),
-        (End::Server(libc::SIGTERM), 143),
-        (End::Server(libc::SIGKILL), 137),
-    ] {
-        assert_eq!(Server::of(told()).end(end).code(), Some(code), "{end:?}");
-    }
+fn exit_code_says_how_the_server_ended() {
+    check_exit_codes(start);
 }
 
-/// As if the server had been sent SIGTERM: at once and in order, with every exit told.
 #[apply(test)]
 fn guard_that_is_killed_takes_the_server_along() {
-    let mut server = Server::of(told());
-    let marker = marker();
-    let script = "setsid sleep 1000.% & echo ready; wait".replace('%', &marker);
-    server
-        .client
-        .spawn_ready(Mode::Pipe.params("a", &["sh", "-c", &script]));
-    send(server.guard as libc::pid_t, libc::SIGKILL);
-    assert_eq!(server.client.exited("a")["signal"], "SIGKILL");
-    assert!(marked(&marker).is_empty());
-    let (left, _) = server.client.finish_anyhow();
-    assert!(left.is_empty(), "{left:?}");
-    wait_until("the server is gone", || !is_alive(server.below));
-    reap_adopted();
+    check_killed_guard(start(), "setsid sleep 1000.% & echo ready; wait");
 }
 
 fn is_stopped(pid: u32) -> bool {
@@ -114,17 +75,13 @@ fn is_stopped(pid: u32) -> bool {
 
 #[apply(test)]
 fn stopped_guard_holds_nothing_up_and_ends_all_when_it_is_continued() {
-    let mut server = Server::of(told());
+    let mut server = start();
     send(server.guard as libc::pid_t, libc::SIGSTOP);
     wait_until("the guard is stopped", || is_stopped(server.guard));
     for _ in 0..20 {
         assert_eq!(server.client.run(&["echo", "hi"])["stdout"], "hi\n");
     }
-    let marker = marker();
-    let script = "setsid sleep 1000.% & sleep 1001.% & echo ready; wait".replace('%', &marker);
-    server
-        .client
-        .spawn_ready(Mode::Pipe.params("a", &["sh", "-c", &script]));
+    let marker = server.run_marked("setsid sleep 1000.% & sleep 1001.% & echo ready; wait");
     must_sleep(&marker, 2);
     let before = marked(&marker);
     send(server.below as libc::pid_t, libc::SIGKILL);
@@ -137,26 +94,16 @@ fn stopped_guard_holds_nothing_up_and_ends_all_when_it_is_continued() {
     reap_adopted();
 }
 
-/// Told to end, and stopped by a signal: after some seconds the guard kills it.
 #[apply(test)]
 fn server_that_is_stuck_is_killed_by_its_guard() {
-    let mut server = Server::of(told());
-    let marker = marker();
-    let script = "setsid sleep 1000.% & echo ready; wait".replace('%', &marker);
-    server
-        .client
-        .spawn_ready(Mode::Pipe.params("a", &["sh", "-c", &script]));
-    must_sleep(&marker, 1);
-    send(server.below as libc::pid_t, libc::SIGSTOP);
-    assert_eq!(server.end(End::Guard(libc::SIGTERM)).code(), Some(143));
-    must_die(&marker, "the server's end");
+    check_stuck_server(start());
     reap_adopted();
 }
 
 /// A number whose process has been reaped means another from then on, which may be anything.
 #[apply(test)]
 fn what_has_ended_is_not_ended_again() {
-    let mut server = Server::of(told());
+    let mut server = start();
     for _ in 0..100 {
         server.client.run(&["true"]);
     }
@@ -176,16 +123,13 @@ fn what_has_ended_is_not_ended_again() {
 #[apply(test)]
 fn what_was_there_before_is_spared() {
     for end in [End::Input, End::Guard(libc::SIGTERM), End::Server(libc::SIGKILL)] {
-        let (kept, marker) = (marker(), marker());
+        let kept = marker();
         let mut command = Command::new("sh");
         let wrapper = format!("sleep 1000.{kept} >/dev/null 2>&1 & exec \"$@\"");
         command.args(["-c", &wrapper, "sh"]).arg(binary().get_program());
         command.env("PROCWIRE_GUARD", "told");
         let mut server = Server::besides(command, 1);
-        let script = format!("sleep 1000.{marker} & sleep 1001.{marker} & echo ready; wait");
-        server
-            .client
-            .spawn_ready(Mode::Pipe.params("a", &["sh", "-c", &script]));
+        let marker = server.run_marked("sleep 1000.% & sleep 1001.% & echo ready; wait");
         must_sleep(&marker, 2);
         must_sleep(&kept, 1);
         server.end(end);
@@ -203,7 +147,7 @@ fn waiting_fifo_does_not_outlive_a_killed_server() {
     let fifo = scratch.path("fifo");
     let made = Command::new("mkfifo").arg(&fifo).status().expect("it runs");
     assert!(made.success());
-    let mut server = Server::of(told());
+    let mut server = start();
     let mut params = Mode::Pipe.params("a", &["cat"]);
     params["stdin"] = json!({"file": fifo});
     params["streamStdin"] = json!(false);
@@ -221,7 +165,7 @@ fn waiting_fifo_does_not_outlive_a_killed_server() {
 
 #[apply(test)]
 fn no_more_is_guaranteed_than_is_done() {
-    let mut server = Server::of(told());
+    let mut server = start();
     let params = json!({"clientInfo": {"name": "test", "version": "1"}});
     let guarantees = server.client.call("initialize", params)["guarantees"].clone();
     assert_eq!(guarantees["killsTree"], true);
@@ -229,12 +173,9 @@ fn no_more_is_guaranteed_than_is_done() {
     assert_eq!(guarantees["survivesServerKill"], false);
     server.end(End::Input);
     // A daemon does outlive both.
-    let mut server = Server::of(told());
-    let marker = marker();
+    let mut server = start();
     let script = "setsid sh -c 'sleep 1000.% </dev/null >/dev/null 2>&1 &'; echo ready; sleep 1001.%";
-    server
-        .client
-        .spawn_ready(Mode::Pipe.params("a", &["sh", "-c", &script.replace('%', &marker)]));
+    let marker = server.run_marked(script);
     must_sleep(&marker, 2);
     server.end(End::Input);
     assert_eq!(marked(&marker).len(), 1, "{:?}", marked(&marker));
