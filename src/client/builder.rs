@@ -262,8 +262,8 @@ impl Builder {
             server.rename(name);
         }
         let deadline = self.handshake_timeout.and_then(|t| Instant::now().checked_add(t));
-        let connection = Arc::new(ClientConnection::new(writer, server, self.unread_limit));
         let (ended, reading) = bounded(0);
+        let connection = Arc::new(ClientConnection::new(writer, server, self.unread_limit, reading));
         let (pending, server) = (Arc::clone(&connection.pending), Arc::clone(&connection.server));
         let reader = sys::start_thread("client-read", sys::THREAD_STACK_BYTES, move || {
             receive::run(incoming, &server, &pending);
@@ -290,11 +290,7 @@ impl Builder {
         };
         let answer = connection.send::<method::Initialize>(params);
         Ok(Connecting {
-            client: Client {
-                connection,
-                reader,
-                reading,
-            },
+            client: Client { connection, reader },
             answer,
             deadline,
             timeout: self.handshake_timeout,

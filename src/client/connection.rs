@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
@@ -23,6 +23,9 @@ use crate::wire::client;
 use crate::wire::methods::Method;
 use crate::wire::protocol::{InitializeReply, Request, RequestId};
 
+/// How long a server may take to end after its input has. It promises 3 s; this is for a machine that
+/// has much else to do.
+pub(super) const CLOSE_WAIT: Duration = Duration::from_secs(10);
 /// What one request writes at most.
 const MAX_WRITE_BYTES: usize = 256 * 1024;
 /// What the line of a write has besides its bytes: braces, names, an id, a handle.
@@ -38,6 +41,8 @@ pub(super) struct ClientConnection {
     max_message_bytes: AtomicUsize,
     pub(super) initialized: OnceLock<InitializeReply>,
     pub(super) unread: Arc<Total>,
+    /// Disconnected when `client-read` is about to end, and so after its server has.
+    reading: Receiver<()>,
 }
 
 /// An answer that is waited for.
@@ -87,7 +92,7 @@ impl<M: Method> Call<M> {
 }
 
 impl ClientConnection {
-    pub(super) fn new(writer: Writer, server: Server, unread_limit: usize) -> Self {
+    pub(super) fn new(writer: Writer, server: Server, unread_limit: usize, reading: Receiver<()>) -> Self {
         ClientConnection {
             writer,
             pending: Arc::default(),
@@ -96,7 +101,13 @@ impl ClientConnection {
             max_message_bytes: AtomicUsize::new(usize::MAX),
             initialized: OnceLock::new(),
             unread: Total::new(unread_limit),
+            reading,
         }
+    }
+
+    /// Waits until the server has ended, for [`CLOSE_WAIT`] at most; whether it has.
+    pub(super) fn has_ended_in_time(&self) -> bool {
+        self.reading.recv_timeout(CLOSE_WAIT) == Err(RecvTimeoutError::Disconnected)
     }
 
     pub(super) fn next_number(&self) -> i64 {
@@ -169,6 +180,19 @@ impl ClientConnection {
     /// that cannot be sent has no server any more, and so no process either.
     pub(super) fn tell<M: Method>(&self, params: M::Params) {
         self.writer.post(self.next_number(), M::request(params));
+    }
+}
+
+impl Drop for ClientConnection {
+    /// A server in this program is waited for: what it has not killed when the program ends would live on.
+    /// Any other outlives this program, and does that by itself.
+    fn drop(&mut self) {
+        if let Writer::Memory(_) = self.writer {
+            self.writer.end();
+            if !self.has_ended_in_time() {
+                log::warn!("the server has not ended within {CLOSE_WAIT:?} of the end of its connection");
+            }
+        }
     }
 }
 

@@ -52,7 +52,8 @@
 //! ([`Client::close`]) are waited for with a timeout; any other answer is waited for without one, so a
 //! server that stops answering has to be killed ([`Client::server_pid`]). Calls without an answer never
 //! wait for the server, even if it does not read: dropping anything, [`Process::wait_timeout`] and
-//! [`Process::post_signal`]. A server in this program is trusted.
+//! [`Process::post_signal`]. A server in this program is trusted, and waited for when the last thing that
+//! holds its connection is dropped.
 
 // **Thread:** whichever calls; `client-read`, one a client, takes what the server sends to where it
 // is waited for; `client-post`, one a client and only while a server does not read, writes what was
@@ -79,9 +80,6 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::time::Duration;
-
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 pub use builder::{Builder, Connecting, ServerCommand};
 pub use command::Command;
@@ -99,18 +97,16 @@ use crate::server::Config;
 use crate::sys::{self, Thread};
 use crate::wire::methods::method;
 use crate::wire::protocol::{Guarantees, Limit, NoParams, ProcessInfo, SpawnParams, SpawnReply};
-use connection::ClientConnection;
+use connection::{CLOSE_WAIT, ClientConnection};
 use process::Pipes;
 use unread::Shared;
-
-/// How long a server may take to end after its input has. It promises 3 s; this is for a machine that
-/// has much else to do.
-const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 /// A client of one server.
 ///
 /// The connection lives as long as the client or anything that came from it, and when it ends, so
-/// does every process that was started on it, except those spawned with [`Command::detach`].
+/// does every process that was started on it, except those spawned with [`Command::detach`]. With a
+/// server in this program, dropping the last of them waits until these have ended, for milliseconds as a
+/// rule and 10 seconds at most, so that none lives on when `main` returns.
 ///
 /// ```
 /// # use procwire::client::{Client, Command};
@@ -125,14 +121,12 @@ const CLOSE_WAIT: Duration = Duration::from_secs(10);
 pub struct Client {
     connection: Arc<ClientConnection>,
     reader: Thread<()>,
-    /// Disconnected when `client-read` is about to end.
-    reading: Receiver<()>,
 }
 
 impl Client {
     /// A server on a thread of this program, with neither JSON nor base64 in between. If this program
-    /// is killed, its processes live on; where that must not be, [`launch`](Self::launch) the binary,
-    /// which has a guard.
+    /// is killed, or calls [`std::process::exit`] while the connection is open, its processes live on;
+    /// where that must not be, [`launch`](Self::launch) the binary, which has a guard.
     ///
     /// ```
     /// # use procwire::client::{Client, Command};
@@ -461,7 +455,8 @@ impl Client {
     }
 
     /// Ends the connection, whatever still holds on to it, and waits until the server has ended
-    /// what was started and itself. Dropping everything does the same without waiting.
+    /// what was started and itself. Dropping everything does the same, but waits only for a server in
+    /// this program.
     ///
     /// ```
     /// # use procwire::client::{Client, Command};
@@ -487,7 +482,7 @@ impl Client {
             })?;
         }
         self.connection.pending.let_go();
-        if let Err(RecvTimeoutError::Timeout) = self.reading.recv_timeout(CLOSE_WAIT) {
+        if !self.connection.has_ended_in_time() {
             let server = &self.connection.server;
             return Err(Error::Ended(Some(format!(
                 "{} has not closed its output within {CLOSE_WAIT:?} of the end of its input{}",

@@ -330,6 +330,46 @@ fn what_is_dropped_is_killed_unless_told_otherwise() {
     wait_until("what was left is gone with the connection", || !is_alive(id));
 }
 
+/// A program that returns from `main` has dropped all it had, and nothing of it runs later: whatever holds
+/// the connection last, dropping it waits for a server in this program.
+#[apply(test)]
+fn what_is_dropped_last_waits_until_nothing_lives() {
+    for script in ["printf ready; sleep 1000", "printf ready; exec yes"] {
+        let start = || {
+            let client = in_process();
+            let mut command = sh(script);
+            command
+                .kill_on_drop(false)
+                .unread_limit(64 * 1024)
+                .wait_when_unread();
+            let process = spawn_ready(&client, command);
+            (client, pid(&process), process)
+        };
+        let (client, id, process) = start();
+        drop((process, client));
+        assert!(!is_alive(id), "{script}: the client was last");
+
+        let (client, id, process) = start();
+        drop((client, process));
+        assert!(!is_alive(id), "{script}: the process was last");
+
+        let (client, id, process) = start();
+        let control = process.control();
+        drop((client, process, control));
+        assert!(!is_alive(id), "{script}: its control was last");
+
+        let (client, id, mut process) = start();
+        let stdin = process.stdin.take();
+        drop((client, process, stdin));
+        assert!(!is_alive(id), "{script}: its input was last");
+
+        let (client, id, mut process) = start();
+        let stdout = process.stdout.take();
+        drop((client, process, stdout));
+        assert!(!is_alive(id), "{script}: its output was last");
+    }
+}
+
 /// Two floods that are not read, one of each kind of connection: all others are served, and what
 /// is read later is an unbroken beginning, then the loss, then the end.
 #[apply(test)]
