@@ -4,6 +4,8 @@
 //! **Owns:** the table of names.
 //! **Never:** sends a signal.
 
+use std::ops::RangeInclusive;
+
 use crate::sys::{FIRST_REALTIME_SIGNAL, LAST_SIGNAL};
 use crate::wire::protocol::{SignalName, shortened};
 
@@ -53,11 +55,23 @@ pub(crate) const NULL: i32 = 0;
 pub(crate) const NULL_NAME: &str = "0";
 /// The highest number the kernel knows.
 pub(crate) const LAST: i32 = LAST_SIGNAL;
+/// The real-time signals, where there are some.
+const REALTIME: Option<RangeInclusive<i32>> = match FIRST_REALTIME_SIGNAL {
+    Some(first) => Some(first..=LAST),
+    None => None,
+};
 
-/// The names without `SIG`.
+/// A regular expression for the names without `SIG`.
 #[cfg(feature = "schema")]
-pub(crate) fn bare_names() -> impl Iterator<Item = &'static str> {
-    NAMES.iter().filter_map(|(_, name)| name.strip_prefix("SIG"))
+pub(crate) fn bare_names() -> String {
+    let names = NAMES.iter().filter_map(|(_, name)| name.strip_prefix("SIG"));
+    let mut names: Vec<_> = names.map(str::to_owned).collect();
+    if let Some(first) = FIRST_REALTIME_SIGNAL {
+        let counts: Vec<_> = (1..=LAST - first).map(|n| n.to_string()).collect();
+        let counts = counts.join("|");
+        names.push(format!("RTMIN(?:\\+(?:{counts}))?|RTMAX(?:-(?:{counts}))?"));
+    }
+    names.join("|")
 }
 
 /// The number a client means, or a sentence that says why it means none.
@@ -68,10 +82,12 @@ pub(crate) fn number(signal: &SignalName) -> Result<i32, String> {
         SignalName::Name(name) if name == NULL_NAME => Ok(NULL),
         SignalName::Name(name) => {
             let bare = name.strip_prefix("SIG").unwrap_or(name);
+            let is_meant = |full: &str| full.strip_prefix("SIG") == Some(bare);
             NAMES
                 .iter()
-                .find(|(_, known)| known.strip_prefix("SIG") == Some(bare))
+                .find(|(_, known)| is_meant(known))
                 .map(|(n, _)| *n)
+                .or_else(|| REALTIME?.find(|&n| is_meant(&after_first(n)) || is_meant(&before_last(n))))
                 .ok_or_else(|| {
                     let name = shortened(name);
                     format!(
@@ -84,12 +100,27 @@ pub(crate) fn number(signal: &SignalName) -> Result<i32, String> {
 
 /// The name of signal `n`; real-time signals count from SIGRTMIN.
 pub(crate) fn name(n: i32) -> String {
-    match (NAMES.iter().find(|(known, _)| *known == n), FIRST_REALTIME_SIGNAL) {
-        (Some((_, name)), _) => (*name).to_owned(),
-        _ if n == NULL => "signal 0".to_owned(),
-        (None, Some(first)) if n == first => "SIGRTMIN".to_owned(),
-        (None, Some(first)) if n > first => format!("SIGRTMIN+{}", n - first),
-        _ => format!("SIG{n}"),
+    match NAMES.iter().find(|(known, _)| *known == n) {
+        Some((_, name)) => (*name).to_owned(),
+        None if n == NULL => "signal 0".to_owned(),
+        None if REALTIME.is_some_and(|realtime| realtime.contains(&n)) => after_first(n),
+        None => format!("SIG{n}"),
+    }
+}
+
+/// The name of a real-time signal, counted from the first.
+fn after_first(n: i32) -> String {
+    match FIRST_REALTIME_SIGNAL.map_or(0, |first| n - first) {
+        0 => "SIGRTMIN".to_owned(),
+        more => format!("SIGRTMIN+{more}"),
+    }
+}
+
+/// The same, counted from the last.
+fn before_last(n: i32) -> String {
+    match LAST - n {
+        0 => "SIGRTMAX".to_owned(),
+        less => format!("SIGRTMAX-{less}"),
     }
 }
 
@@ -105,6 +136,31 @@ mod tests {
             assert_eq!(number(&SignalName::Name(bare.into())), Ok(n));
             assert_eq!(number(&SignalName::Number(n)), Ok(n));
             assert_eq!(name(n), full);
+        }
+    }
+
+    #[test]
+    fn every_name_that_is_reported_is_understood() {
+        for n in 1..=LAST {
+            let full = name(n);
+            // The C library keeps those between the ordinary and the real-time signals for itself.
+            if full != format!("SIG{n}") {
+                assert_eq!(number(&SignalName::Name(full)), Ok(n));
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn realtime_signals_count_from_either_end() {
+        let number = |name: &str| number(&SignalName::Name(name.into()));
+        assert_eq!((number("RTMIN"), number("SIGRTMIN+1")), (Ok(34), Ok(35)));
+        assert_eq!((number("RTMIN+30"), number("SIGRTMAX")), (Ok(64), Ok(64)));
+        assert_eq!((number("RTMAX-1"), number("SIGRTMAX-30")), (Ok(63), Ok(34)));
+        for bad in [
+            "RTMIN+0", "RTMIN+31", "RTMIN+01", "RTMIN-1", "RTMIN+", "RTMAX-31", "RTMAX+1", "RT",
+        ] {
+            assert!(number(bad).unwrap_err().contains(&format!("{bad:?}")));
         }
     }
 

@@ -276,16 +276,18 @@ fn signals_by_name_and_number(mode: Mode) {
 }
 
 #[apply(test)]
-fn real_time_signals_by_number() {
+fn real_time_signals_by_number_and_by_the_name_that_is_reported() {
     let mut client = Client::in_process();
     for (number, name) in [(34, "SIGRTMIN"), (37, "SIGRTMIN+3"), (64, "SIGRTMIN+30")] {
-        client.spawn(Mode::Pipe.params("c", &["sleep", "1000"]));
-        signal(&mut client, "c", number);
-        let exited = client.exited("c");
-        assert_eq!(
-            (&exited["signal"], &exited["exitCode"]),
-            (&json!(name), &json!(128 + number))
-        );
+        for sent in [json!(number), json!(name)] {
+            client.spawn(Mode::Pipe.params("c", &["sleep", "1000"]));
+            signal(&mut client, "c", sent);
+            let exited = client.exited("c");
+            assert_eq!(
+                (&exited["signal"], &exited["exitCode"]),
+                (&json!(name), &json!(128 + number))
+            );
+        }
     }
     client.finish();
 }

@@ -180,12 +180,11 @@ impl JsonSchema for SignalName {
         "SignalName".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let names: Vec<&str> = signal::bare_names().collect();
         json_schema!({
             "description": "A signal, by number or by name.",
             "anyOf": [
                 { "type": "integer", "minimum": signal::NULL, "maximum": signal::LAST },
-                { "type": "string", "pattern": format!("^(?:(?:SIG)?(?:{})|{})$", names.join("|"), signal::NULL_NAME) },
+                { "type": "string", "pattern": format!("^(?:(?:SIG)?(?:{})|{})$", signal::bare_names(), signal::NULL_NAME) },
             ],
         })
     }
