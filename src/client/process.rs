@@ -2,7 +2,8 @@
 //!
 //! **Thread:** whichever calls.
 //! **Owns:** the three streams until they are taken, and the program's life unless it was told not to.
-//! **Never:** waits when it is dropped.
+//! **Never:** waits when it is dropped, unless nothing else holds its connection and the server is in this
+//! program.
 
 use std::sync::Arc;
 use std::time::Duration;
