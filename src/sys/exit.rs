@@ -126,7 +126,7 @@ fn wait(pid: Pid, options: libc::c_int) -> io::Result<(Pid, Status, libc::rusage
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     loop {
         // SAFETY: both pointers are valid for writes.
-        let waited = check(unsafe { libc::wait4(pid, &mut status, options, usage.as_mut_ptr()) });
+        let waited = check(unsafe { wait4(pid, &mut status, options, usage.as_mut_ptr()) });
         let (pid, status) = match waited {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             #[cfg(target_os = "linux")]
@@ -139,6 +139,20 @@ fn wait(pid: Pid, options: libc::c_int) -> io::Result<(Pid, Status, libc::rusage
         return Ok((pid, status, unsafe { usage.assume_init() }));
     }
 }
+
+/// The system call itself: the function of musl leaves the usage out on machines of 32 bits.
+///
+/// # Safety
+///
+/// The pointers are valid for writes.
+#[cfg(target_os = "linux")]
+unsafe fn wait4(pid: Pid, status: *mut libc::c_int, options: libc::c_int, usage: *mut libc::rusage) -> Pid {
+    // SAFETY: as here. It returns a pid or -1.
+    unsafe { libc::syscall(libc::SYS_wait4, pid, status, options, usage) as Pid }
+}
+
+#[cfg(not(target_os = "linux"))]
+use libc::wait4;
 
 /// The same by `waitid`, whose system call returns the usage as well.
 #[cfg(target_os = "linux")]

@@ -256,14 +256,21 @@ pub(crate) fn wait_of(entry: Pid, thread: Pid) -> Wait {
     }
 }
 
-/// Whether the system calls of the process have the numbers of this program's. A program of 32 bits on a
-/// machine of 64 has others, and half as long entries in its auxiliary vector: the first number there is
-/// small, and is followed by one that is not 0.
+/// Whether the system calls of the process have the numbers of this program's. On a machine of 64 bits,
+/// those of a program of 32 bits are others.
 fn is_of_this_machine(entry: Pid, thread: Pid) -> bool {
     let vector = read(&format!("/proc/{entry}/task/{thread}/auxv")).unwrap_or_default();
-    vector
-        .first_chunk()
-        .is_some_and(|first| usize::from_ne_bytes(*first) < 0x1_0000)
+    word_bits(&vector) == Some(usize::BITS)
+}
+
+/// How long the words of a program are, by its auxiliary vector. That begins with a small number, the upper
+/// half of which is 0 in 64 bits, and a value, which is not 0.
+fn word_bits(vector: &[u8]) -> Option<u32> {
+    match vector.as_chunks::<4>().0 {
+        [a, b, ..] if [a, b].contains(&&[0; 4]) => Some(64),
+        [_, _, ..] => Some(32),
+        _ => None,
+    }
 }
 
 struct Call {

@@ -73,3 +73,18 @@ fn the_number_of_a_terminal_is_the_one_of_stat() {
         assert_eq!(slave.number_in_stat(), expected, "/dev/pts/{number}");
     }
 }
+
+#[test]
+fn the_auxiliary_vector_tells_how_long_words_are() {
+    let vector = |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_ne_bytes()).collect() };
+    // AT_SYSINFO_EHDR with an address; AT_HWCAP with bits.
+    assert_eq!(word_bits(&vector(&[33, 0, 0xf7fc_9000, 0x7ffd])), Some(64));
+    assert_eq!(word_bits(&vector(&[32, 0xf7f1_8570, 33, 0xf7f1_8000])), Some(32));
+    assert_eq!(word_bits(&vector(&[16, 0x178b_fbff, 6, 4096])), Some(32));
+    assert_eq!(word_bits(&vector(&[33])), None);
+    assert_eq!(word_bits(&[]), None);
+    assert_eq!(
+        word_bits(&fs::read("/proc/self/auxv").expect("it is there")),
+        Some(usize::BITS)
+    );
+}
