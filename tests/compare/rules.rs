@@ -31,10 +31,11 @@ impl Difference {
 /// What only one side needs to have, by the end of the fact's name; the flag
 /// says that no two runs agree on it, so that it is not compared where both have
 /// it either.
-const ADDITIONS: [(&str, bool); 17] = [
+const ADDITIONS: [(&str, bool); 18] = [
     // Ours.
     (" process/spawn.pid", true),
     (" outputDelta.offset", false),
+    (" outputDelta.eof", false),
     (" exited.pid", true),
     (" exited.signal", false),
     (" exited.coreDumped", false),
