@@ -191,6 +191,8 @@ fn sibling(name: &str) -> PathBuf {
 fn cells(page: &str) -> Vec<(String, String, String)> {
     let rows: Vec<Vec<&str>> = page
         .lines()
+        // The page has a sum before its grid.
+        .skip_while(|line| !line.starts_with("| what the program does"))
         .filter(|line| line.starts_with("| "))
         .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
         .collect();
