@@ -1,7 +1,8 @@
 //! The sending half of a client's connection: requests, and the answers that are waited for.
 //!
 //! **Thread:** whichever calls.
-//! **Owns:** the way to the server, the numbers of the requests, and what the server has said of itself.
+//! **Owns:** the way to the server, the numbers of the requests, and what the server has said of itself. When
+//! it is dropped, it waits for the end of a server in this program.
 //! **Never:** reads what the server sends; `client-read` does.
 
 use std::marker::PhantomData;

@@ -53,6 +53,7 @@ pub(super) fn fork_in_turn(birth: &Birth) -> Result<Pid, SpawnError> {
     // SAFETY: the child makes system calls and nothing else, so what other threads hold does not matter.
     let pid = check(unsafe { libc::fork() }).map_err(refused)?;
     if pid == 0 {
+        // A copy: no thread waits for it, and giving it back is more than a system call.
         std::mem::forget(turn);
     } else {
         drop(turn);

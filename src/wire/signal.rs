@@ -63,7 +63,7 @@ const REALTIME: Option<RangeInclusive<i32>> = match FIRST_REALTIME_SIGNAL {
 
 /// A regular expression for the names without `SIG`.
 #[cfg(feature = "schema")]
-pub(crate) fn bare_names() -> String {
+pub(crate) fn bare_name_pattern() -> String {
     let names = NAMES.iter().filter_map(|(_, name)| name.strip_prefix("SIG"));
     let mut names: Vec<_> = names.map(str::to_owned).collect();
     if let Some(first) = FIRST_REALTIME_SIGNAL {

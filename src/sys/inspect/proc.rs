@@ -267,7 +267,7 @@ fn is_of_this_machine(entry: Pid, thread: Pid) -> bool {
 /// half of which is 0 in 64 bits, and a value, which is not 0.
 fn word_bits(vector: &[u8]) -> Option<u32> {
     match vector.as_chunks::<4>().0 {
-        [a, b, ..] if [a, b].contains(&&[0; 4]) => Some(64),
+        [[0, 0, 0, 0], _, ..] | [_, [0, 0, 0, 0], ..] => Some(64),
         [_, _, ..] => Some(32),
         _ => None,
     }

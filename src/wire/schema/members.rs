@@ -184,7 +184,7 @@ impl JsonSchema for SignalName {
             "description": "A signal, by number or by name.",
             "anyOf": [
                 { "type": "integer", "minimum": signal::NULL, "maximum": signal::LAST },
-                { "type": "string", "pattern": format!("^(?:(?:SIG)?(?:{})|{})$", signal::bare_names(), signal::NULL_NAME) },
+                { "type": "string", "pattern": format!("^(?:(?:SIG)?(?:{})|{})$", signal::bare_name_pattern(), signal::NULL_NAME) },
             ],
         })
     }
